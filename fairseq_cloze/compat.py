@@ -1,0 +1,230 @@
+"""Everything that depends on which fairseq, torch or apex is installed.
+
+Two distributions of fairseq are supported: ``ve-fairseq`` 0.12.3 (Python 3.11 and later) and the official ``fairseq``
+0.12.2 (before 3.11).  Both are imported as ``fairseq``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import os
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+from types import MethodType, TracebackType
+from typing import Any, Callable, List, Optional, Tuple, Type
+
+from .errors import CheckpointError, ClozeError, SetupError
+
+MINIMUM_TORCH = (2, 1)
+
+INSTALL_FAIRSEQ = (
+    "pip install ve-fairseq==0.12.3"
+    if sys.version_info >= (3, 11)
+    else "pip install 'pip<24.1' && pip install fairseq==0.12.2"
+)
+
+
+def require_fairseq() -> None:
+    """Import fairseq, or say in one line what to install.
+
+    Raises:
+        SetupError: fairseq or torch is missing, they do not fit, or another project's ``apex`` is in the way
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise SetupError(f"torch cannot be imported ({error}): pip install 'torch>=2.1'") from error
+    if _version(torch.__version__) < MINIMUM_TORCH:
+        raise SetupError(f"torch {torch.__version__} is too old, 2.1 or newer is needed: pip install 'torch>=2.1'")
+    refuse_wrong_apex()
+    if importlib.util.find_spec("fairseq") is None:
+        raise SetupError(f"fairseq is not installed: {INSTALL_FAIRSEQ}")
+    try:
+        importlib.import_module("fairseq")
+    except Exception as error:  # whatever a package raises that does not fit its surroundings
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        python = ".".join(map(str, sys.version_info[:2]))
+        raise SetupError(
+            f"the installed fairseq does not work with Python {python} and torch {torch.__version__} ({reason}): "
+            f"pip uninstall -y fairseq ve-fairseq; {INSTALL_FAIRSEQ}"
+        ) from error
+
+
+def refuse_wrong_apex() -> None:
+    """Refuse the ``apex`` of PyPI, a web toolkit that has nothing to do with NVIDIA's.
+
+    Raises:
+        SetupError: the installed ``apex`` is not NVIDIA's
+    """
+    spec = importlib.util.find_spec("apex")
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    if spec and not any(Path(folder, "optimizers").is_dir() for folder in folders):
+        raise SetupError(
+            "the installed 'apex' is not NVIDIA's but another project of that name from PyPI: pip uninstall -y apex "
+            "(NVIDIA's is optional: https://github.com/NVIDIA/apex)"
+        )
+
+
+def _version(text: str) -> Tuple[int, ...]:
+    numbers: List[int] = []
+    for part in text.split("+")[0].split("."):
+        if not part.isdigit():
+            break
+        numbers.append(int(part))
+    return tuple(numbers)
+
+
+# -- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+def allow_checkpoint_types() -> None:
+    """Let ``torch.load`` read fairseq's checkpoints without trusting them with code.
+
+    From torch 2.6 on, ``torch.load`` admits plain data only; older RoBERTa checkpoints, and new ones of ``--arch
+    roberta_base``, hold an ``argparse.Namespace``.
+    """
+    import torch
+
+    if hasattr(torch.serialization, "add_safe_globals"):
+        torch.serialization.add_safe_globals([argparse.Namespace])
+
+
+def load_checkpoint(path: Path) -> Any:
+    """Read a checkpoint into CPU memory, mapped where its format allows; code in it does not run from torch 2.6 on.
+
+    Raises:
+        CheckpointError: missing, truncated, or not a checkpoint
+    """
+    import torch
+
+    allow_checkpoint_types()
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint; check the path")
+    safe = {"weights_only": True} if hasattr(torch.serialization, "add_safe_globals") else {}
+    try:
+        return torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), **safe)
+    except Exception as error:  # torch raises many kinds for damaged files
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{path}: cannot be read as a checkpoint, {path.stat().st_size:,} bytes ({reason[:200]}); "
+            "the file is truncated or no PyTorch file, copy it again"
+        ) from error
+
+
+#: Second copies of an encoder layer's parameters in fairseq 0.12.2.
+DEAD_PARAMETERS = tuple(
+    f"{name}_{kind}" for name in ("in_proj", "out_proj", "fc1", "fc2") for kind in ("weight", "bias")
+)
+
+
+def is_dead_parameter(name: str) -> bool:
+    """Whether a name in a checkpoint is one of fairseq 0.12.2's second copies, which other releases reject."""
+    parts = name.split(".")
+    return "layers" in parts and parts[-1] in DEAD_PARAMETERS and parts[-2].isdigit()
+
+
+def drop_dead_parameters(model: Any) -> None:
+    """Take the second copies out of a model of fairseq 0.12.2, which never trains them but stores and saves them.
+
+    They feed a fast path for inference that rounds otherwise than training does; without them it is off.
+    """
+    from torch import nn
+
+    for layer in model.encoder.sentence_encoder.layers:
+        if hasattr(layer, "load_to_BT"):
+            for name in DEAD_PARAMETERS:
+                delattr(layer, name)
+            layer.can_use_fastpath = False
+            layer._load_from_state_dict = MethodType(nn.Module._load_from_state_dict, layer)
+
+
+# -- changes to fairseq itself ---------------------------------------------------------------------------------------
+
+
+def copy_checkpoints_atomically() -> None:
+    """Make fairseq copy ``checkpoint_best.pt`` and ``checkpoint_last.pt`` under a temporary name first.
+
+    fairseq writes the first file of a save by rename, but its copies in place: a run that is killed meanwhile leaves
+    half a ``checkpoint_last.pt`` and cannot resume, and a watcher can read half a file.
+    """
+    from fairseq.file_io import PathManager
+
+    if getattr(PathManager.copy, "atomic", False):
+        return
+    plain_copy = PathManager.copy
+
+    def copy(src_path: str, dst_path: str, overwrite: bool = False) -> Any:
+        if "://" in src_path or "://" in dst_path or (os.path.exists(dst_path) and not overwrite):
+            return plain_copy(src_path, dst_path, overwrite)
+        temporary = f"{dst_path}.tmp"
+        shutil.copyfile(src_path, temporary)
+        os.replace(temporary, dst_path)
+        return True
+
+    copy.atomic = True  # type: ignore[attr-defined]
+    PathManager.copy = staticmethod(copy)
+
+
+def broadcast_by_torch() -> None:
+    """Let torch.distributed send a loaded checkpoint from the first worker to the others.
+
+    fairseq sends its configuration through ``torch.load``, which from torch 2.6 on refuses OmegaConf's types: every
+    training on several GPUs that starts from a checkpoint would stop there.
+    """
+    import torch.distributed
+    from fairseq.distributed import utils
+
+    def broadcast(obj: Any, src_rank: int, group: Any, dist_device: Any) -> Any:
+        box = [obj]
+        torch.distributed.broadcast_object_list(box, src=src_rank, group=group, device=dist_device)
+        return box[0]
+
+    utils._broadcast_object_slow = broadcast
+
+
+def print_errors_plainly() -> None:
+    """Print a :class:`ClozeError` that ends the process as its text alone, as our own command line does.
+
+    ``FAIRSEQ_CLOZE_TRACEBACK=1`` brings the traceback back.
+    """
+    previous: Callable[..., Any] = sys.excepthook
+    if getattr(previous, "plain_cloze_errors", False):
+        return
+
+    def hook(kind: Type[BaseException], error: BaseException, trace: Optional[TracebackType]) -> None:
+        if isinstance(error, ClozeError) and not os.environ.get("FAIRSEQ_CLOZE_TRACEBACK"):
+            sys.stdout.flush()
+            print(f"Error: {error}", file=sys.stderr)
+        else:
+            previous(kind, error, trace)
+
+    hook.plain_cloze_errors = True  # type: ignore[attr-defined]
+    sys.excepthook = hook
+
+
+def is_distributed() -> bool:
+    """Whether this process is one of several that train together."""
+    import torch.distributed
+
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def refuse_independent_processes() -> None:
+    """Refuse to train as one of several processes that do not know of each other.
+
+    ``torchrun`` with ve-fairseq starts N complete trainings that overwrite each other's checkpoints.
+
+    Raises:
+        SetupError: ``WORLD_SIZE`` says there are several processes, torch.distributed says there is one
+    """
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started > 1 and not is_distributed():
+        raise SetupError(
+            f"{started} processes were started (WORLD_SIZE), but fairseq runs each alone, all writing the same "
+            "checkpoints; start each rank with --distributed-init-method tcp://HOST:PORT --distributed-world-size "
+            f"{started} --distributed-rank RANK --distributed-no-spawn (see docs/training.md, Several processes)"
+        )
