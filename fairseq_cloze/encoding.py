@@ -1,0 +1,173 @@
+"""Encoding: a passage as embedding rows, with its blanks, candidates and sentence starts.
+
+Encoded passages travel and rest as *columns*: flat numpy arrays over many passages, described by :data:`COLUMNS`.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import asdict, dataclass
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
+
+import numpy as np
+
+from .errors import ClozeError
+from .passages import Passage
+from .text import BLANK, NOTHING, TEXT_NORMS, capitalise, normalise, opens_sentence, sentence_breaks
+from .vocabulary import Vocabulary
+
+Columns = Dict[str, np.ndarray]
+
+#: Name of a column → its type and what one entry of it is.  Lists are flat, their lengths are a column of their own.
+COLUMNS: Mapping[str, Tuple[str, str]] = {
+    "id_bytes": ("uint8", "byte of a passage id, UTF-8"),
+    "id_length": ("int64", "passage"),
+    "tokens": ("token", "token of a passage: embedding row, a blank is one <mask>, no <s> and </s>"),
+    "token_count": ("int64", "passage"),
+    "sentence_start": ("int32", "sentence: offset of its first token in the passage"),
+    "sentence_count": ("int64", "passage"),
+    "blank_position": ("int32", "blank: offset of its <mask> in the passage"),
+    "blank_count": ("int64", "passage"),
+    "gold": ("int8", "blank: index of the right candidate, -1 where it is not known"),
+    "candidate_count": ("int64", "blank"),
+    "candidate_first": ("int8", "candidate: index of the first candidate of the blank with the same text"),
+    "candidate_rank": ("float32", "candidate: graded relevance; 1 for gold and 0 for the others where none was given"),
+    "candidate_tokens": ("token", "token of a candidate, with the leading space the blank has; none for 'nothing'"),
+    "candidate_length": ("int64", "candidate"),
+}
+
+
+@dataclass(frozen=True)
+class EncodingOptions:
+    """How text becomes tokens; recorded in the manifest and in every result.
+
+    Attributes:
+        text_norm: ``standard`` or ``none``, see :func:`fairseq_cloze.text.normalise`
+        sentence_case: capitalise candidates of blanks that open a sentence
+    """
+
+    text_norm: str = "standard"
+    sentence_case: bool = False
+
+    def __post_init__(self) -> None:
+        if self.text_norm not in TEXT_NORMS:
+            raise ClozeError(f"text_norm: expected one of {', '.join(TEXT_NORMS)}, found '{self.text_norm}'")
+
+    def to_dict(self) -> Dict[str, Any]:
+        """As JSON writes it."""
+        return asdict(self)
+
+
+DEFAULT_ENCODING = EncodingOptions()
+
+
+def encode_passages(
+    passages: Sequence[Passage], vocabulary: Vocabulary, options: EncodingOptions = DEFAULT_ENCODING
+) -> Columns:
+    """Encode passages into columns.
+
+    The text between two blanks loses its trailing white space, as ``<mask>`` takes it in RoBERTa's pretraining input;
+    a candidate gets one leading space where its blank had white space before it.  Text is cut at blanks and between
+    sentences before it is encoded, which changes no token: byte-level BPE never merges across those places.
+
+    Args:
+        passages: checked passages, at least one
+        vocabulary: BPE and dictionary
+        options: text normalisation and capitalisation
+
+    Returns:
+        the arrays of :data:`COLUMNS`
+    """
+    texts: List[str] = []
+    plans = [_plan(passage, options, texts) for passage in passages]
+    encoded = iter(vocabulary.encode(texts))
+    mask = np.array([vocabulary.mask])
+    nothing = mask[:0]
+    out: Dict[str, List[Any]] = {name: [] for name in COLUMNS}
+    for passage, plan in zip(passages, plans):
+        sentences: List[int] = []
+        positions: List[int] = []
+        length = 0
+        for piece in plan:
+            if piece is _Piece.SENTENCE:
+                sentences.append(length)
+                continue
+            if piece is _Piece.BLANK:
+                positions.append(length)
+            tokens = mask if piece is _Piece.BLANK else next(encoded)
+            out["tokens"].append(tokens)
+            length += len(tokens)
+        passage_id = passage.id.encode("utf-8")
+        out["id_bytes"].append(np.frombuffer(passage_id, dtype=np.uint8))
+        out["id_length"].append(len(passage_id))
+        out["token_count"].append(length)
+        out["sentence_start"] += sentences
+        out["sentence_count"].append(len(sentences))
+        out["blank_position"] += positions
+        out["blank_count"].append(len(positions))
+        out["gold"] += passage.gold
+        for blank, choices in enumerate(passage.candidates):
+            keys = ["" if choice in NOTHING else choice for choice in choices]
+            out["candidate_count"].append(len(choices))
+            out["candidate_first"] += [keys.index(key) for key in keys]
+            if passage.ranks is not None:
+                out["candidate_rank"] += passage.ranks[blank]
+            else:
+                out["candidate_rank"] += [float(index == passage.gold[blank]) for index in range(len(choices))]
+            for key in keys:
+                tokens = next(encoded) if key else nothing
+                out["candidate_tokens"].append(tokens)
+                out["candidate_length"].append(len(tokens))
+    return {name: _column(values, column_dtype(name, len(vocabulary))) for name, values in out.items()}
+
+
+def column_dtype(name: str, rows: int) -> np.dtype:
+    """Type of a column in memory and on disk, for a dictionary of *rows* embedding rows."""
+    dtype = COLUMNS[name][0]
+    if dtype == "token":
+        dtype = "uint16" if rows <= 1 << 16 else "uint32"
+    return np.dtype(dtype)
+
+
+class _Piece(enum.Enum):
+    TEXT = enum.auto()
+    BLANK = enum.auto()
+    SENTENCE = enum.auto()  # a sentence starts here
+
+
+def _plan(passage: Passage, options: EncodingOptions, texts: List[str]) -> List[_Piece]:
+    """Append the texts of a passage to *texts* (pieces of the article, then candidates); return the pieces' order."""
+    article = normalise(passage.article, options.text_norm)
+    blanks = [match.span() for match in BLANK.finditer(article)]
+    breaks = iter([*sentence_breaks(article), len(article) + 1])
+    upcoming = next(breaks)
+    plan = [_Piece.SENTENCE]
+    candidate_texts: List[str] = []
+    start = 0
+    for number, (blank_start, blank_end) in enumerate([*blanks, (len(article), len(article))]):
+        segment = article[start:blank_start]
+        end = start + len(segment.rstrip()) if number < len(blanks) else blank_start
+        while start < end:
+            cut = min(upcoming, end)
+            texts.append(article[start:cut])
+            plan.append(_Piece.TEXT)
+            if cut == upcoming:
+                plan.append(_Piece.SENTENCE)
+                upcoming = next(breaks)
+            start = cut
+        if number < len(blanks):
+            plan.append(_Piece.BLANK)
+            space = " " if end < blank_start else ""
+            upper = options.sentence_case and opens_sentence(article[:blank_start])
+            for choice in passage.candidates[number]:
+                if choice not in NOTHING:
+                    candidate_texts.append(space + (capitalise(choice) if upper else choice))
+        start = blank_end
+    texts += candidate_texts
+    return plan
+
+
+def _column(values: List[Any], dtype: np.dtype) -> np.ndarray:
+    if values and isinstance(values[0], np.ndarray):
+        return np.concatenate(values).astype(dtype)
+    return np.asarray(values, dtype=dtype)
