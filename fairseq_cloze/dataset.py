@@ -1,0 +1,140 @@
+"""Dataset: items of a view in batches that fairseq can ask for."""
+
+from __future__ import annotations
+
+from typing import List, Optional, Sequence
+
+import numpy as np
+import torch
+from fairseq.data import FairseqDataset
+
+from .errors import ClozeError
+from .passages import UNLABELLED
+from .views import Item, Sample, View
+
+#: Rows that differ by less than this many tokens count as equally long when training data are shuffled.
+BUCKET_WIDTH = 8
+
+
+class ClozeDataset(FairseqDataset):
+    """Batches of a view's items, by true cost.
+
+    A batch costs its rows times its longest row: every candidate that is filled in counts, and so does padding.
+    Training data are shuffled inside length buckets, anew in every epoch; other data run longest first, so that the
+    batch that needs most memory comes at once.
+
+    Args:
+        view: the items
+        shuffle: whether these are training data
+        seed: start of the shuffling
+    """
+
+    def __init__(self, view: View, shuffle: bool, seed: int = 1) -> None:
+        super().__init__()
+        self.view = view
+        self.shuffle = shuffle
+        self.seed = seed
+        self.epoch = 1
+        #: the number of batches is made a multiple of this, by fillers that count for nothing
+        self.batches_multiple = 1
+
+    def __len__(self) -> int:
+        return len(self.view)
+
+    def __getitem__(self, index: int) -> Item:
+        """An item; ``-1 - n`` is item ``n`` as a filler."""
+        if index < 0:
+            return {**self.view.item(-1 - int(index)), "filler": True}
+        return self.view.item(int(index))
+
+    def collater(self, samples: Sequence[Item]) -> Sample:
+        """Make a batch of items, see :mod:`fairseq_cloze.views`; empty for no items, as fairseq pads its shards."""
+        if not len(samples):
+            return {}
+        sample = self.view.collate(samples)
+        if "filler" in samples[0]:
+            sample.update(gold=torch.full_like(sample["gold"], UNLABELLED), nsentences=0, ntokens=0)
+        return sample
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Tokens of each item's longest row."""
+        return self.view.row_length
+
+    def size(self, index: int) -> int:
+        """Tokens of the item's longest row."""
+        return int(self.view.row_length[index])
+
+    def num_tokens(self, index: int) -> int:
+        """Tokens the item costs in a batch of its own: rows × longest row."""
+        return int(self.view.row_length[index] * self.view.rows[index])
+
+    def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
+        """:meth:`num_tokens` of many items."""
+        return self.view.row_length[indices] * self.view.rows[indices]
+
+    @property
+    def can_reuse_epoch_itr_across_epochs(self) -> bool:
+        """Training batches change with the epoch, which also makes a resumed run see what it would have seen."""
+        return not self.shuffle
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order :meth:`ordered_indices` gives."""
+        self.epoch = epoch
+
+    def ordered_indices(self) -> np.ndarray:
+        """Items by length, ``int64 (items,)``."""
+        length = self.view.row_length
+        if not self.shuffle:
+            return np.argsort(-length, kind="stable")
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self))
+        return order[np.argsort(length[order] // BUCKET_WIDTH, kind="stable")]
+
+    def batch_by_size(
+        self,
+        indices: np.ndarray,
+        max_tokens: Optional[int] = None,
+        max_sentences: Optional[int] = None,
+        required_batch_size_multiple: int = 1,
+    ) -> List[np.ndarray]:
+        """Cut an order of items into batches.
+
+        Args:
+            indices: the order
+            max_tokens: most tokens a batch may cost
+            max_sentences: most items in a batch
+            required_batch_size_multiple: ignored; batches are as full as the two limits allow and none is dropped
+
+        Raises:
+            ClozeError: an item costs more than *max_tokens* on its own
+        """
+        if max_tokens is not None:
+            self._check_cost(max_tokens)
+        lengths = self.view.row_length[indices].tolist()
+        rows = self.view.rows[indices].tolist()
+        ends = []
+        longest = height = items = 0
+        for number, (length, count) in enumerate(zip(lengths, rows)):
+            longest, height, items = max(longest, length), height + count, items + 1
+            full = max_tokens is not None and longest * height > max_tokens
+            if number and (full or (max_sentences is not None and items > max_sentences)):
+                ends.append(number)
+                longest, height, items = length, count, 1
+        batches = np.split(indices, ends) if len(indices) else []
+        return batches + self._fillers(-len(batches) % self.batches_multiple)
+
+    def _check_cost(self, max_tokens: int) -> None:
+        cost = self.view.row_length * self.view.rows
+        worst = int(cost.argmax())
+        if cost[worst] > max_tokens:
+            rows, length = int(self.view.rows[worst]), int(self.view.row_length[worst])
+            passage = self.view.store.id(self.view.passage_of(worst))
+            raise ClozeError(
+                f"--max-tokens {max_tokens:,} is too small: passage '{passage}' costs {rows} x {length} = "
+                f"{cost[worst]:,} tokens; pass --max-tokens {cost[worst]} or more, or --batch-size instead"
+            )
+
+    def _fillers(self, count: int) -> List[np.ndarray]:
+        """Batches of the cheapest item, unlabelled."""
+        cheapest = int((self.view.row_length * self.view.rows).argmin()) if count else 0
+        return [np.array([-1 - cheapest])] * count

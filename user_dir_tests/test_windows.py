@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from typing import List, Tuple
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fairseq_cloze.windows import Window, cut_windows, window_around
+
+
+@st.composite
+def long_passages(draw: st.DrawFn) -> Tuple[int, List[int], List[int], int]:
+    """Length, sentence starts, blank positions, limit."""
+    limit = draw(st.integers(2, 60))
+    length = draw(st.integers(limit, 400))
+    starts = draw(st.sets(st.integers(1, length - 1), max_size=40)) if length > 1 else set()
+    blanks = draw(st.sets(st.integers(0, length - 1), min_size=1, max_size=40))
+    return length, sorted({0, *starts}), sorted(blanks), limit
+
+
+@settings(max_examples=1000, deadline=None)
+@given(long_passages())
+def test_every_blank_once_where_its_poorer_side_is_richest(case: Tuple[int, List[int], List[int], int]) -> None:
+    length, starts, blanks, limit = case
+    windows = cut_windows(length, starts, blanks, limit)
+    assert [number for window in windows for number in range(window.first_blank, window.last_blank)] == list(
+        range(len(blanks))
+    )
+    for window in windows:
+        assert 0 <= window.start < window.end <= length and window.end - window.start <= limit
+        for number in range(window.first_blank, window.last_blank):
+            position = blanks[number]
+            assert window.start <= position < window.end
+            own = min(position - window.start, window.end - 1 - position)
+            for other in windows:
+                assert own >= min(position - other.start, other.end - 1 - position)
+
+
+@settings(max_examples=500, deadline=None)
+@given(long_passages())
+def test_windows_cover_the_passage(case: Tuple[int, List[int], List[int], int]) -> None:
+    length, starts, _, limit = case
+    windows = cut_windows(length, starts, range(length), limit)  # a blank everywhere: no window is left out
+    covered = np.zeros(length, dtype=int)
+    for window in windows:
+        covered[window.start : window.end] += 1
+    assert covered.min() >= 1
+    assert len(windows) <= 2 + 8 * length // limit
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.integers(60, 400), st.integers(3, 9), st.integers(40, 60))
+def test_cuts_stand_between_short_sentences(length: int, sentence: int, limit: int) -> None:
+    """With a sentence break in every reach, every cut is one, and every window overlaps the next by a quarter."""
+    starts = list(range(0, length, sentence))
+    windows = cut_windows(length, starts, range(length), limit)
+    for window in windows:
+        assert window.start in starts
+        assert window.end in (*starts, length)
+    for left, right in zip(windows[:-1], windows[1:]):
+        assert left.end - right.start >= limit // 4
+
+
+def test_a_passage_by_hand() -> None:
+    # 60 tokens, sentences of 10, windows of 32 at most: [0, 30), [10, 40), [20, 50), [30, 60)
+    blanks = [1, 19, 20, 29, 30, 39, 40, 59]
+    assert cut_windows(60, range(0, 60, 10), blanks, 32) == [
+        Window(0, 30, 0, 2),
+        Window(10, 40, 2, 4),
+        Window(20, 50, 4, 6),
+        Window(30, 60, 6, 8),
+    ]
+
+
+@settings(max_examples=1000, deadline=None)
+@given(long_passages(), st.data())
+def test_window_around(case: Tuple[int, List[int], List[int], int], data: st.DataObject) -> None:
+    length, starts, _, limit = case
+    left = data.draw(st.integers(0, length))
+    right = data.draw(st.integers(left, min(length, left + limit)))
+    start, end = window_around(length, starts, left, right, limit)
+    assert 0 <= start <= left <= right <= end <= length
+    assert end - start <= limit
+    if length <= limit:
+        assert (start, end) == (0, length)
+    # Cut at a sentence, at the passage's end, or at the limit where no sentence starts in reach.
+    assert start in starts or not any(limit_start <= left and limit_start >= start for limit_start in starts)
+    assert end in (*starts, length) or not any(right <= limit_end <= end for limit_end in starts)
+
+
+def test_window_around_is_balanced() -> None:
+    assert window_around(100, [0], 50, 50, 20) == (40, 60)
+    assert window_around(100, [0], 3, 3, 20) == (0, 20)
+    assert window_around(100, [0], 98, 98, 20) == (80, 100)
+    assert window_around(100, [0, 44, 47, 56, 58], 50, 50, 20) == (44, 58)
