@@ -1,0 +1,197 @@
+"""Model: RoBERTa that projects to candidate rows only.
+
+``cloze_roberta`` is fairseq's RoBERTa with the same parameter names, so checkpoints go both ways.  It differs in three
+points: the LM head multiplies with the embedding rows of the candidates instead of the whole vocabulary; its shape
+comes from the checkpoint it starts from, where the command line does not say otherwise; and the epsilon of its layer
+norms is an option, as Hugging Face models of the family disagree on it.
+"""
+
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Dict, Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from fairseq.dataclass import FairseqDataclass
+from fairseq.dataclass.utils import gen_parser_from_dataclass
+from fairseq.models import register_model, register_model_architecture
+from fairseq.models.roberta import RobertaModel
+from fairseq.models.roberta.model import RobertaLMHead
+from omegaconf import DictConfig, open_dict
+from torch import Tensor, nn
+
+from .checkpoints import HEADS
+from .compat import drop_dead_parameters, is_dead_parameter
+from .errors import CheckpointError
+from .scoring import HEAD_NAME
+
+MODEL_NAME = "cloze_roberta"
+
+BASE: Dict[str, Any] = {
+    "encoder_layers": 12,
+    "encoder_embed_dim": 768,
+    "encoder_ffn_embed_dim": 3072,
+    "encoder_attention_heads": 12,
+    "max_positions": 512,
+    "activation_fn": "gelu",
+    "layer_norm_eps": 1e-5,
+}
+LARGE: Dict[str, Any] = {
+    **BASE,
+    "encoder_layers": 24,
+    "encoder_embed_dim": 1024,
+    "encoder_ffn_embed_dim": 4096,
+    "encoder_attention_heads": 16,
+}
+
+_FROM_CHECKPOINT = "(default: as in the checkpoint; {} from scratch)"
+
+
+@dataclass
+class ClozeRobertaConfig(FairseqDataclass):
+    """Options of ``--arch cloze_roberta``; what is ``None`` comes from the checkpoint."""
+
+    encoder_layers: Optional[int] = field(
+        default=None, metadata={"help": "number of layers " + _FROM_CHECKPOINT.format(12)}
+    )
+    encoder_embed_dim: Optional[int] = field(
+        default=None, metadata={"help": "width of the encoder " + _FROM_CHECKPOINT.format(768)}
+    )
+    encoder_ffn_embed_dim: Optional[int] = field(
+        default=None, metadata={"help": "width of the feed-forward layers " + _FROM_CHECKPOINT.format(3072)}
+    )
+    encoder_attention_heads: Optional[int] = field(
+        default=None, metadata={"help": "attention heads " + _FROM_CHECKPOINT.format(12)}
+    )
+    max_positions: Optional[int] = field(
+        default=None, metadata={"help": "tokens of the longest input " + _FROM_CHECKPOINT.format(512)}
+    )
+    activation_fn: Optional[str] = field(
+        default=None, metadata={"help": "activation function " + _FROM_CHECKPOINT.format("gelu")}
+    )
+    layer_norm_eps: Optional[float] = field(
+        default=None, metadata={"help": "epsilon of the layer norms " + _FROM_CHECKPOINT.format("1e-5")}
+    )
+    untie_weights_roberta: bool = field(
+        default=False, metadata={"help": "keep embeddings and LM head apart (taken from the checkpoint)"}
+    )
+    dropout: float = field(default=0.1, metadata={"help": "dropout probability"})
+    attention_dropout: float = field(default=0.1, metadata={"help": "dropout probability of attention weights"})
+    activation_dropout: float = field(
+        default=0.0, metadata={"help": "dropout probability inside the feed-forward layers"}
+    )
+    pooler_dropout: float = field(default=0.0, metadata={"help": "dropout probability inside the ranking head"})
+    pooler_activation_fn: str = field(default="tanh", metadata={"help": "activation function of the ranking head"})
+    encoder_layerdrop: float = field(default=0.0, metadata={"help": "LayerDrop probability"})
+    checkpoint_activations: bool = field(
+        default=False, metadata={"help": "recompute activations in the backward pass, which saves memory"}
+    )
+
+
+@register_model(MODEL_NAME, dataclass=ClozeRobertaConfig)
+class ClozeRobertaModel(RobertaModel):
+    """fairseq's RoBERTa with a projection to candidate rows."""
+
+    #: set where a checkpoint without a ranking head must not load
+    head_required = False
+
+    @staticmethod
+    def add_args(parser: Any) -> None:
+        """Add the options of :class:`ClozeRobertaConfig`; architectures set those that are not given."""
+        gen_parser_from_dataclass(parser, ClozeRobertaConfig(), delete_default=True)
+
+    def forward(
+        self,
+        src_tokens: Tensor,
+        features_only: bool = False,
+        return_all_hiddens: bool = False,
+        classification_head_name: Optional[str] = None,
+        blank_positions: Optional[Tensor] = None,
+        candidate_tokens: Optional[Tensor] = None,
+        **kwargs: Any,
+    ) -> Tuple[Tensor, Dict[str, Any]]:
+        """As :meth:`fairseq.models.roberta.RobertaModel.forward`, and with *candidate_tokens* their logits alone.
+
+        Args:
+            src_tokens: ``int64 (rows, length)``
+            blank_positions: offsets into the flattened *src_tokens*, ``int64 (blanks,)``
+            candidate_tokens: embedding rows to score at each position, ``int64 (blanks, candidates, pieces)``
+
+        Returns:
+            logits ``(blanks, candidates, pieces)`` in the model's type, and fairseq's extras
+        """
+        if candidate_tokens is None or blank_positions is None:
+            return super().forward(src_tokens, features_only, return_all_hiddens, classification_head_name, **kwargs)
+        features, extra = self.encoder.extract_features(src_tokens, return_all_hiddens)
+        length = src_tokens.size(1)
+        at_blanks = features[torch.div(blank_positions, length, rounding_mode="floor"), blank_positions % length]
+        return candidate_logits(self.encoder.lm_head, at_blanks, candidate_tokens), extra
+
+    def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
+        """Rename older weights, drop heads of other tasks; refuse a checkpoint without the head that is to be used."""
+        if self.head_required and not any(key.startswith(f"{HEADS}{HEAD_NAME}.") for key in state_dict):
+            raise CheckpointError(
+                "the checkpoint has no ranking head, its scores would be random; pass --scorer lm, or train one first"
+            )
+        for key in filter(is_dead_parameter, list(state_dict)):
+            del state_dict[key]
+        super().upgrade_state_dict_named(state_dict, name)
+
+
+def candidate_logits(lm_head: RobertaLMHead, features: Tensor, candidate_tokens: Tensor) -> Tensor:
+    """Logits of some embedding rows only.
+
+    Args:
+        lm_head: RoBERTa's
+        features: encoder output at the positions, ``(blanks, width)``
+        candidate_tokens: embedding rows, ``int64 (blanks, candidates, pieces)``
+
+    Returns:
+        ``(blanks, candidates, pieces)``, what the full projection gives at those rows
+    """
+    x = lm_head.layer_norm(lm_head.activation_fn(lm_head.dense(features)))
+    rows = F.embedding(candidate_tokens.flatten(1), lm_head.weight)  # (blanks, candidates * pieces, width)
+    logits = torch.bmm(rows, x.unsqueeze(2)).squeeze(2)
+    return (logits + lm_head.bias[candidate_tokens.flatten(1)]).view_as(candidate_tokens)
+
+
+def finish_model(model: nn.Module, layer_norm_eps: Optional[float]) -> None:
+    """What fairseq's constructors have no option for.
+
+    Args:
+        model: a RoBERTa, just built
+        layer_norm_eps: epsilon of every layer norm; fairseq builds them with 1e-5
+    """
+    drop_dead_parameters(model)
+    if layer_norm_eps is None:
+        return
+    for module in model.modules():
+        if hasattr(module, "normalized_shape"):  # torch's LayerNorm and apex's
+            setattr(module, "eps", float(layer_norm_eps))  # noqa: B010
+
+
+def rest_lm_head(model: nn.Module) -> None:
+    """Take the LM head, but for embeddings it shares, out of training; DDP waits for gradients of all that is in it."""
+    encoder: Any = model.encoder
+    for name, parameter in encoder.lm_head.named_parameters():
+        parameter.requires_grad = name == "weight" and parameter is encoder.sentence_encoder.embed_tokens.weight
+
+
+def fill_config(config: Any, values: Dict[str, Any]) -> None:
+    """Set the options of a model configuration that nobody has set."""
+    with open_dict(config) if isinstance(config, DictConfig) else nullcontext():
+        for name, value in values.items():
+            if getattr(config, name, None) is None:
+                setattr(config, name, value)
+
+
+@register_model_architecture(MODEL_NAME, "cloze_roberta_base")
+def cloze_roberta_base(args: Any) -> None:
+    """RoBERTa-base: 12 layers of 768."""
+    fill_config(args, BASE)
+
+
+@register_model_architecture(MODEL_NAME, "cloze_roberta_large")
+def cloze_roberta_large(args: Any) -> None:
+    """RoBERTa-large: 24 layers of 1024."""
+    fill_config(args, LARGE)

@@ -1,0 +1,181 @@
+"""Scores against transformers, and against slow loops; invariance to the batch."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any, Dict, List
+
+import pytest
+import torch
+from transformers import RobertaForMaskedLM
+
+from fairseq_cloze import register
+from fairseq_cloze.encoding import encode_passages
+from fairseq_cloze.passages import Passage, read_passages
+from fairseq_cloze.store import Store
+
+from .conftest import PASSAGES
+from .test_views import odd_passages
+
+register()
+
+from fairseq_cloze.criterion import LOSSES, ranking_losses  # noqa: E402
+from fairseq_cloze.evaluate import Scorer, Settings  # noqa: E402
+from fairseq_cloze.ranking import predictions  # noqa: E402
+from fairseq_cloze.scoring import HEAD_NAME, candidate_scores  # noqa: E402
+from fairseq_cloze.views import make_view  # noqa: E402
+
+VIEWS = [("joint", "lm"), ("full", "lm"), ("neighbors", "lm"), ("full", "head"), ("neighbors", "head")]
+
+
+@pytest.fixture(scope="module")
+def scorer(pretrained: Path) -> Scorer:
+    return Scorer(pretrained / "model.pt")
+
+
+@pytest.fixture(scope="module")
+def headed(pretrained: Path) -> Scorer:
+    built = Scorer(pretrained / "model.pt")
+    torch.manual_seed(5)
+    built.model.register_classification_head(HEAD_NAME, num_classes=1)
+    return built
+
+
+@pytest.fixture(scope="module")
+def passages() -> List[Passage]:
+    return [*odd_passages(), *list(read_passages([PASSAGES / "valid"]))[:4]]
+
+
+@pytest.fixture(scope="module")
+def store(passages: List[Passage], scorer: Scorer) -> Store:
+    return Store.from_columns([encode_passages(passages, scorer.vocabulary)], len(scorer.vocabulary))
+
+
+def scores_of(scorer: Scorer, store: Store, name: str, kind: str, batch_size: int) -> Dict[int, List[float]]:
+    """Finite scores per blank, batched as asked."""
+    view = make_view(name, store, scorer.vocabulary, 126, "remove")
+    out = {}
+    order = torch.randperm(len(view), generator=torch.Generator().manual_seed(batch_size)).tolist()
+    for start in range(0, len(order), batch_size):
+        sample = view.collate([view.item(index) for index in order[start : start + batch_size]])
+        with torch.inference_mode():
+            scores = candidate_scores(scorer.model, sample, kind)
+        assert scores.dtype == torch.float32
+        assert scores.isfinite().equal(sample["distinct"])
+        for blank, row in zip(sample["blanks"].tolist(), scores.tolist()):
+            out[blank] = [value for value in row if value != float("-inf")]
+    return out
+
+
+@pytest.mark.parametrize(("name", "kind"), VIEWS)
+def test_scores_do_not_depend_on_the_batch(headed: Scorer, store: Store, name: str, kind: str) -> None:
+    alone = scores_of(headed, store, name, kind, 1)
+    assert sorted(alone) == list(range(store.blanks))
+    for batch_size in (3, 7, 100):
+        together = scores_of(headed, store, name, kind, batch_size)
+        for blank in alone:
+            assert together[blank] == pytest.approx(alone[blank], abs=1e-5)
+
+
+def test_joint_equals_a_transformers_loop(hf_folder: Path, scorer: Scorer, store: Store) -> None:
+    """One passage at a time, the whole vocabulary at every mask, mean logit of the candidate's tokens."""
+    model = RobertaForMaskedLM.from_pretrained(hf_folder).eval()
+    found = scores_of(scorer, store, "joint", "lm", 4)
+    view = make_view("joint", store, scorer.vocabulary, 126, "remove")
+    compared = 0
+    for index in range(len(view)):
+        item = view.item(index)
+        with torch.inference_mode():
+            logits = model(torch.tensor(item["tokens"][None])).logits[0]
+        for blank, position in zip(item["blanks"].tolist(), item["positions"].tolist()):
+            candidates = by_blank(store)[blank]
+            expected = [
+                logits[position][torch.tensor(tokens if tokens else scorer.vocabulary.nothing.tolist())].mean().item()
+                for number, tokens in enumerate(candidates)
+                if tokens not in candidates[:number]
+            ]
+            assert found[blank] == pytest.approx(expected, abs=1e-4)
+            compared += 1
+    assert compared == store.blanks
+
+
+def by_blank(store: Store) -> List[List[List[int]]]:
+    return [[tokens.tolist() for tokens in row] for number in range(len(store)) for row in store[number].candidates]
+
+
+@pytest.mark.parametrize("name", ["full", "neighbors"])
+def test_filled_text_equals_a_transformers_loop(hf_folder: Path, scorer: Scorer, store: Store, name: str) -> None:
+    """One row at a time: mean log-probability of the candidate's tokens and of one neighbour on each side."""
+    model = RobertaForMaskedLM.from_pretrained(hf_folder).eval()
+    found = scores_of(scorer, store, name, "lm", 5)
+    view = make_view(name, store, scorer.vocabulary, 126, "remove")
+    for index in range(len(view)):
+        item = view.item(index)
+        expected = []
+        for row, (start, end) in zip(item["rows"], item["spans"]):
+            with torch.inference_mode():
+                log_p = model(torch.tensor(row[None])).logits[0].log_softmax(dim=-1)
+            own = [log_p[position, row[position]].item() for position in range(start - 1, end + 1)]
+            expected.append(sum(own) / len(own))
+        assert found[index] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_plain_roberta_gives_the_same_scores(scorer: Scorer, store: Store) -> None:
+    """``--arch roberta_base`` projects to the whole vocabulary."""
+    from fairseq.models.roberta import RobertaModel
+
+    class Plain(torch.nn.Module):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            return RobertaModel.forward(scorer.model, *args, **kwargs)
+
+    view = make_view("joint", store, scorer.vocabulary, 126, "remove")
+    sample = view.collate([view.item(index) for index in range(len(view))])
+    with torch.inference_mode():
+        one, two = candidate_scores(scorer.model, sample), candidate_scores(Plain(), sample)
+    assert (one - two)[sample["distinct"]].abs().max() < 1e-5
+
+
+def test_repeated_candidates_are_one(scorer: Scorer, store: Store) -> None:
+    """The second blank of the first passage offers one word twice; the first wins and may be gold."""
+    scores = scorer.score(store)
+    shares = scores.probabilities[1]
+    assert shares[0] == shares[2] > 0
+    assert shares[:4].sum() == pytest.approx(1.0, abs=1e-6)
+    assert scores.answers[1] != 2
+
+
+@pytest.mark.parametrize(("name", "kind"), VIEWS[:3])
+def test_scorer_settings_and_counts(pretrained: Path, store: Store, name: str, kind: str) -> None:
+    scorer = Scorer(pretrained / "model.pt", settings=Settings(view=name))
+    results = [scorer.score(store, batch_size=size) for size in (1, 7, 64)]
+    assert [result.counts["n_blanks"] for result in results] == [store.blanks - 1] * 3
+    assert [result.counts["n_unlabelled"] for result in results] == [1] * 3
+    assert results[0].counts == results[1].counts == results[2].counts
+    assert results[0].answers.tolist() == results[2].answers.tolist()
+    assert abs(results[0].probabilities - results[2].probabilities).max() < 1e-5
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(("name", "kind"), VIEWS)
+def test_a_batch_can_be_learned(headed: Scorer, store: Store, name: str, kind: str, loss: str) -> None:
+    """Gradients reach the weights by every way of scoring: forty steps take most of the loss of one batch."""
+    model = copy.deepcopy(headed.model)
+    view = make_view(name, store, headed.vocabulary, 126, "remove")
+    items = [view.item(index) for index in ((3,) if name == "joint" else (4, 5, 6, 7))]
+    sample = view.collate(items)
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    history = []
+    for _ in range(40):
+        optimizer.zero_grad()
+        scores = candidate_scores(model, sample, kind)
+        total = ranking_losses(scores, sample, loss).mean()
+        history.append(total.item())
+        total.backward()
+        optimizer.step()
+    floor = 0.0  # what remains when the scores are as good as can be
+    if loss == "listnet":
+        target = sample["relevance"].masked_fill(~sample["distinct"], float("-inf")).softmax(dim=1)
+        floor = float(torch.special.entr(target).sum(dim=1).mean())
+    assert history[-1] - floor < 0.25 * (history[0] - floor)
+    assert predictions(scores).tolist() == sample["gold"].tolist()
