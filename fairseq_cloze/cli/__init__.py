@@ -1,0 +1,51 @@
+"""Command line: one file per sub-command, none of which holds logic that Python callers cannot reach."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, List, Optional
+
+import click
+
+from .. import __version__
+from ..errors import ClozeError
+
+#: Sub-command → its module here; loaded when it is used, as torch alone takes seconds.
+COMMANDS = {
+    "prepare": "prepare",
+    "import-hf": "import_hf",
+    "export-hf": "export_hf",
+    "learn-bpe": "learn_bpe",
+    "evaluate": "evaluate",
+    "predict": "predict",
+}
+
+
+class _Group(click.Group):
+    """Sub-commands by name; a :class:`ClozeError` ends the process with its text and exit code."""
+
+    def list_commands(self, ctx: click.Context) -> List[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> Optional[click.Command]:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f".{COMMANDS[cmd_name]}", __name__)
+        command: click.Command = module.command
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ClozeError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(error.exit_code)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="fairseq-cloze")
+def main() -> None:
+    """Prepare cloze passages, move RoBERTa weights, score checkpoints.
+
+    Training and validation are fairseq's own: fairseq-train --user-dir fairseq_cloze --task cloze_ranking.
+    """

@@ -1,0 +1,43 @@
+"""``fairseq-cloze evaluate``"""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import click
+
+from .options import scoring_options
+
+
+@click.command("evaluate")
+@click.argument("checkpoint")
+@click.argument("data_bin", metavar="DATA-BIN")
+@click.option("--split", default="valid", show_default=True, help="Split of the data-bin.")
+@click.option("--json", "json_path", metavar="OUT", help="File to write the result to as JSON.")
+@scoring_options
+def command(
+    checkpoint: str,
+    data_bin: str,
+    split: str,
+    json_path: Optional[str],
+    view: Optional[str],
+    scorer: Optional[str],
+    other_blanks: Optional[str],
+    batch_size: Optional[int],
+    max_tokens: Optional[int],
+    device: Optional[str],
+    fp16: bool,
+) -> None:
+    """Score a split of a data-bin: accuracy, MRR, chance, speed."""
+    from .. import register
+
+    register()
+    from ..evaluate import Settings, evaluate
+    from ..files import write_text
+
+    settings = Settings(view, scorer, other_blanks)
+    result = evaluate(checkpoint, data_bin, split, settings, batch_size, max_tokens, device, fp16)
+    for line in result.lines():
+        click.echo(line)
+    if json_path:
+        write_text(json_path, result.to_json())

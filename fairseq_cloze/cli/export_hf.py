@@ -1,0 +1,15 @@
+"""``fairseq-cloze export-hf``"""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("export-hf")
+@click.argument("checkpoint")
+@click.option("--out", required=True, metavar="DIR", help="Folder to write.")
+def command(checkpoint: str, out: str) -> None:
+    """Turn a fairseq checkpoint into a Hugging Face folder."""
+    from ..pretrained import export_hf
+
+    click.echo(f"wrote {out}, load it with transformers.{export_hf(checkpoint, out)}.from_pretrained")

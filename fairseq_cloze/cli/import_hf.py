@@ -1,0 +1,22 @@
+"""``fairseq-cloze import-hf``"""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import click
+
+
+@click.command("import-hf")
+@click.argument("source")
+@click.option("--out", required=True, metavar="DIR", help="Folder to write model.pt, dict.txt and BPE files into.")
+@click.option("--gpt2-bpe", metavar="DIR",
+              help="Folder with encoder.json, vocab.bpe and dict.txt, if SOURCE has no tokenizer files.")  # fmt: skip
+def command(source: str, out: str, gpt2_bpe: Optional[str]) -> None:
+    """Turn a Hugging Face RoBERTa into weights for fairseq.
+
+    SOURCE is a local folder, or the name of a model on the hub where huggingface_hub is installed.
+    """
+    from ..pretrained import import_hf
+
+    click.echo(f"wrote {import_hf(source, out, gpt2_bpe)}")

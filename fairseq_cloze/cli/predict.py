@@ -1,0 +1,59 @@
+"""``fairseq-cloze predict``"""
+
+from __future__ import annotations
+
+import json
+from typing import Optional, Tuple
+
+import click
+
+from ..encoding import EncodingOptions
+from ..text import TEXT_NORMS
+from .options import scoring_options
+
+
+@click.command("predict")
+@click.argument("checkpoint")
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option("--out", required=True, metavar="FILE", help="JSON file to write: the answers by passage id.")
+@click.option("--scores", is_flag=True, help="Add the probability of every candidate.")
+@click.option("--text-norm", type=click.Choice(TEXT_NORMS), help="Text normalisation.  [default: as in training]")
+@click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True,
+              help="What to do with a passage that does not fit.")  # fmt: skip
+@scoring_options
+def command(
+    checkpoint: str,
+    inputs: Tuple[str, ...],
+    out: str,
+    scores: bool,
+    text_norm: Optional[str],
+    on_error: str,
+    view: Optional[str],
+    scorer: Optional[str],
+    other_blanks: Optional[str],
+    batch_size: Optional[int],
+    max_tokens: Optional[int],
+    device: Optional[str],
+    fp16: bool,
+) -> None:
+    """Answer raw passages: JSON or JSONL files, or folders of them."""
+    from .. import register
+
+    register()
+    from ..evaluate import Settings, predict
+    from ..files import write_text
+    from ..ranking import metrics_of
+
+    encoding = EncodingOptions(text_norm) if text_norm else None
+    settings = Settings(view, scorer, other_blanks)
+    result = predict(checkpoint, inputs, scores, settings, encoding, on_error, batch_size, max_tokens, device, fp16)
+    write_text(out, json.dumps(result.answers, ensure_ascii=False, indent=1) + "\n")
+    for source, reason in result.tally.skipped:
+        click.echo(f"skipped {source}: {reason}")
+    click.echo(f"{result.tally.summary()}; wrote {out}")
+    if result.counts["n_blanks"]:
+        metrics = metrics_of(result.counts)
+        blanks = result.counts["n_blanks"]
+        click.echo(
+            f"accuracy {metrics['accuracy']:.2f}% of {blanks:,} labelled blanks, chance {metrics['chance']:.2f}%"
+        )

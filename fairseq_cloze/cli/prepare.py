@@ -1,0 +1,46 @@
+"""``fairseq-cloze prepare``"""
+
+from __future__ import annotations
+
+from typing import Optional, Tuple
+
+import click
+
+from ..encoding import EncodingOptions
+from ..text import TEXT_NORMS
+
+
+@click.command("prepare")
+@click.option("--train", multiple=True, metavar="PATH", help="Passages to train on: a JSON or JSONL file, or a folder.")
+@click.option("--valid", multiple=True, metavar="PATH", help="Passages to validate on.")
+@click.option("--test", multiple=True, metavar="PATH", help="Passages to test on; may be unlabelled.")
+@click.option("--pretrained", required=True, metavar="DIR", help="Folder of the weights, for their BPE and dictionary.")
+@click.option("--out", required=True, metavar="DATA-BIN", help="Folder to write.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes that encode.  [default: one per core]")
+@click.option("--text-norm", type=click.Choice(TEXT_NORMS), default="standard", show_default=True,
+              help="Normalise white space and the space before punctuation, or keep the text as it is.")  # fmt: skip
+@click.option("--sentence-case", is_flag=True, help="Capitalise the options of blanks that open a sentence.")
+@click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True,
+              help="What to do with a passage that does not fit.")  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="Replace DATA-BIN if it exists.")
+def command(
+    train: Tuple[str, ...],
+    valid: Tuple[str, ...],
+    test: Tuple[str, ...],
+    pretrained: str,
+    out: str,
+    workers: Optional[int],
+    text_norm: str,
+    sentence_case: bool,
+    on_error: str,
+    overwrite: bool,
+) -> None:
+    """Encode passages into a data-bin for fairseq."""
+    from ..prepare import prepare
+
+    inputs = {split: paths for split, paths in (("train", train), ("valid", valid), ("test", test)) if paths}
+    options = EncodingOptions(text_norm, sentence_case)
+    for report in prepare(inputs, pretrained, out, options, workers, on_error, overwrite):
+        for line in report.lines():
+            click.echo(line)
+    click.echo(f"wrote {out}")

@@ -1,0 +1,304 @@
+"""Task: ties data, view, model and criterion to fairseq, and proves that the pretrained weights were loaded."""
+
+import logging
+from argparse import Namespace
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import torch.distributed
+from fairseq import utils
+from fairseq.data import Dictionary
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
+from fairseq.tasks import FairseqTask, register_task
+from omegaconf import II, MISSING
+from torch import nn
+
+from . import compat
+from .checkpoints import (
+    STATE_KEY,
+    Architecture,
+    State,
+    carried_vocabulary,
+    check_vocabulary,
+    compare_vocabularies,
+    load_state,
+    prove_load,
+    read_architecture,
+    read_task_state,
+    task_state,
+)
+from .criterion import CRITERION_NAME, ClozeRankingCriterionConfig
+from .databin import DataBin
+from .dataset import ClozeDataset
+from .errors import CheckpointError, ClozeError, DataBinError
+from .model import BASE, MODEL_NAME, ClozeRobertaModel, fill_config, finish_model, rest_lm_head
+from .scoring import HEAD_NAME, SCORERS
+from .views import OTHER_BLANKS, VIEWS, make_view
+from .vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
+
+TASK_NAME = "cloze_ranking"
+
+_DEFAULT_RESTORE_FILE = "checkpoint_last.pt"
+
+
+@dataclass
+class ClozeRankingConfig(FairseqDataclass):
+    """Options of ``--task cloze_ranking``."""
+
+    data: str = field(
+        default=MISSING,
+        metadata={
+            "help": "data-bin of 'fairseq-cloze prepare'; several with colons between them are shards, one per epoch"
+        },
+    )
+    view: ChoiceEnum(VIEWS) = field(  # type: ignore[valid-type]
+        default="joint",
+        metadata={
+            "help": "how a passage becomes input. joint: the passage once, every blank a mask; full: the passage with "
+            "one candidate filled in; neighbors: from the previous blank to the next one, candidate filled in"
+        },
+    )
+    scorer: ChoiceEnum(SCORERS) = field(  # type: ignore[valid-type]
+        default="lm",
+        metadata={
+            "help": "lm: score with the LM head the model has; head: a new ranking head (views full and neighbors)"
+        },
+    )
+    other_blanks: ChoiceEnum(OTHER_BLANKS) = field(  # type: ignore[valid-type]
+        default="remove", metadata={"help": "what stands in the other blanks of view full"}
+    )
+    from_scratch: bool = field(
+        default=False, metadata={"help": "start from random weights; otherwise a run without pretrained weights stops"}
+    )
+    # What the proof of load and the batches need to know of the other groups.
+    seed: int = II("common.seed")
+    train_subset: str = II("dataset.train_subset")
+    update_freq: Any = II("optimization.update_freq")
+    save_dir: str = II("checkpoint.save_dir")
+    restore_file: str = II("checkpoint.restore_file")
+    finetune_from_model: Optional[str] = II("checkpoint.finetune_from_model")
+
+
+@register_task(TASK_NAME, dataclass=ClozeRankingConfig)
+class ClozeRankingTask(FairseqTask):
+    """Rank the candidates of each blank of a passage."""
+
+    cfg: ClozeRankingConfig
+
+    def __init__(self, cfg: ClozeRankingConfig, **kwargs: Any) -> None:
+        super().__init__(cfg, **kwargs)
+        self.view = _value(cfg.view)
+        self.scorer = _value(cfg.scorer)
+        self.other_blanks = _value(cfg.other_blanks)
+        if self.view == "joint" and self.scorer == "head":
+            raise ClozeError(
+                "--scorer head needs --view full or neighbors; view joint scores with the LM head (--scorer lm)"
+            )
+        self.shards = [DataBin(path) for path in utils.split_paths(cfg.data)]
+        self.vocabulary: Vocabulary = self.shards[0].vocabulary
+        for shard in self.shards[1:]:
+            _check_shard(shard, self.shards[0])
+        self._dictionary = make_dictionary(self.vocabulary)
+        self._max_positions: int = BASE["max_positions"]
+        self._source: Optional[Path] = None  # checkpoint that training starts from
+        self._loads_checkpoint = False  # a model was built for a checkpoint that fairseq loads, not for training
+        self._proved = False
+        self.state.merge_state_dict({STATE_KEY: self._own_state()})
+
+    # -- dictionary and data -----------------------------------------------------------------------------------------
+
+    @property
+    def source_dictionary(self) -> Dictionary:
+        """The dictionary of the data-bin, ``<mask>`` included."""
+        return self._dictionary
+
+    @property
+    def target_dictionary(self) -> Dictionary:
+        """The same."""
+        return self._dictionary
+
+    def load_dataset(self, split: str, combine: bool = False, epoch: int = 1, **kwargs: Any) -> None:
+        """Open a split; for training, the shard whose turn it is in this epoch."""
+        shard = self.shards[(epoch - 1) % len(self.shards)] if split == self.cfg.train_subset else self.shards[0]
+        view = make_view(self.view, shard.open(split), self.vocabulary, self._max_positions, self.other_blanks)
+        self.datasets[split] = ClozeDataset(view, shuffle=split == self.cfg.train_subset, seed=self.cfg.seed)
+
+    def get_batch_iterator(
+        self, dataset: ClozeDataset, max_positions: Any = None, required_batch_size_multiple: int = 1, **kwargs: Any
+    ) -> Any:
+        """As fairseq's, but no item is dropped.
+
+        Nothing is too long, as over-long passages are windows, and no last batch goes missing because its size is no
+        multiple of ``--required-batch-size-multiple``.
+        """
+        # fairseq fills up workers that lack a batch, but forgets all that a worker counted in an update that ends so.
+        accumulates = max(self.cfg.update_freq) > 1
+        dataset.batches_multiple = kwargs.get("num_shards", 1) if accumulates and dataset.shuffle else 1
+        return super().get_batch_iterator(dataset, max_positions=None, required_batch_size_multiple=1, **kwargs)
+
+    # -- model and criterion -----------------------------------------------------------------------------------------
+
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
+        """Build the model; before a training, make sure that the checkpoint it starts from fits.
+
+        Raises:
+            ClozeError: no pretrained weights were given, or they do not belong to the data or the model
+        """
+        self._loads_checkpoint = from_checkpoint
+        name = getattr(cfg, "_name", None)
+        if ARCH_MODEL_REGISTRY.get(name) is ClozeRobertaModel:
+            ARCH_CONFIG_REGISTRY[name](cfg)  # hydra leaves it to the builder
+        if not from_checkpoint:
+            compat.refuse_independent_processes()
+            self._source = self._find_source()
+            if self._source is not None:
+                self._check_source(self._source, cfg)
+        if name == MODEL_NAME:
+            fill_config(cfg, BASE)
+        model = super().build_model(cfg, from_checkpoint)
+        finish_model(model, getattr(cfg, "layer_norm_eps", None))
+        if self.scorer == "head":
+            model.register_classification_head(HEAD_NAME, num_classes=1)
+            model.head_required = from_checkpoint
+            rest_lm_head(model)
+        self._max_positions = model.max_positions()
+        return model
+
+    def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
+        """Build the criterion.
+
+        Raises:
+            ClozeError: training with another criterion than ``cloze_ranking``
+        """
+        name = getattr(cfg, "_name", None) or getattr(cfg, "criterion", None)
+        if name != CRITERION_NAME:
+            if not self._loads_checkpoint:
+                raise ClozeError(f"--task {TASK_NAME} needs --criterion {CRITERION_NAME}, found --criterion {name}")
+            # A checkpoint of masked-LM pretraining names its own criterion.
+            logger.info("the checkpoint's criterion is %s, scoring with %s", name, CRITERION_NAME)
+            config = ClozeRankingCriterionConfig()
+            cfg = Namespace(criterion=CRITERION_NAME, **{key: getattr(config, key) for key in vars(config)})
+        return super().build_criterion(cfg)
+
+    # -- the checkpoint training starts from -------------------------------------------------------------------------
+
+    def _find_source(self) -> Optional[Path]:
+        """Which checkpoint fairseq is going to load, by fairseq's own rules; ``None`` for random weights.
+
+        Raises:
+            CheckpointError: it is missing, or none was given and ``--from-scratch`` neither
+        """
+        cfg = self.cfg
+        if cfg.from_scratch and (cfg.finetune_from_model or cfg.restore_file != _DEFAULT_RESTORE_FILE):
+            raise CheckpointError("--from-scratch starts from random weights; leave it out, or the checkpoint")
+        last = Path(cfg.save_dir, _DEFAULT_RESTORE_FILE)
+        if cfg.restore_file != _DEFAULT_RESTORE_FILE:
+            return _existing(Path(cfg.restore_file), "--restore-file")
+        if last.exists():
+            logger.info("resuming from %s", last)
+            return last
+        if cfg.finetune_from_model:
+            return _existing(Path(cfg.finetune_from_model), "--finetune-from-model")
+        if cfg.from_scratch:
+            logger.warning("training starts from random weights, as --from-scratch asks for")
+            return None
+        raise CheckpointError(
+            "no pretrained weights: pass --finetune-from-model MODEL.PT (made by 'fairseq-cloze import-hf', or RoBERTa "
+            "of fairseq), or --from-scratch to start from random weights on purpose"
+        )
+
+    def _check_source(self, path: Path, cfg: Any) -> None:
+        state = load_state(path)
+        logger.info("%s", check_vocabulary(state, path, self.vocabulary, f"data-bin {self.shards[0].folder}"))
+        architecture = read_architecture(state, path)
+        if getattr(cfg, "_name", None) == MODEL_NAME:
+            fill_config(cfg, vars(architecture))
+        elif isinstance(cfg, Namespace):
+            cfg.layer_norm_eps = architecture.layer_norm_eps
+        _check_architecture(architecture, cfg, path)
+
+    def begin_epoch(self, epoch: int, model: nn.Module) -> None:
+        """Before the first update, prove that the model holds the checkpoint's weights.
+
+        Raises:
+            CheckpointError: it does not; names encoder or LM head.  Every worker stops with the same text.
+        """
+        if self._proved or self._source is None:
+            return
+        problem: List[Optional[str]] = [None]
+        if not compat.is_distributed() or torch.distributed.get_rank() == 0:
+            try:
+                logger.info("%s", prove_load(self._source, load_state(self._source), model))
+            except CheckpointError as error:
+                problem = [str(error)]
+        if compat.is_distributed():
+            torch.distributed.broadcast_object_list(problem)
+        if problem[0] is not None:
+            raise CheckpointError(problem[0])
+        self._proved = True
+
+    # -- checkpoints of this task ------------------------------------------------------------------------------------
+
+    def _own_state(self) -> State:
+        return task_state(self.vocabulary, self.shards[0].encoding, self.view, self.scorer, self.other_blanks)
+
+    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
+        """Compare the state of a checkpoint that fairseq loads with the data-bin, rather than take it over.
+
+        Raises:
+            CheckpointError: dictionary or BPE differ
+        """
+        carried = read_task_state({"task_state": state_dict})
+        if carried:
+            where = f"data-bin {self.shards[0].folder}"
+            compare_vocabularies(
+                carried_vocabulary(carried, "the checkpoint"), self.vocabulary, "the checkpoint", where
+            )
+            encoding = self.shards[0].encoding.to_dict()
+            if carried["encoding"] != encoding:
+                logger.warning(
+                    "the checkpoint's text was encoded with %s, the data-bin's with %s", carried["encoding"], encoding
+                )
+
+
+def make_dictionary(vocabulary: Vocabulary) -> Dictionary:
+    """fairseq's dictionary of a vocabulary; the rows are the same."""
+    dictionary = Dictionary()
+    for symbol in vocabulary.symbols[dictionary.nspecial :]:
+        dictionary.add_symbol(symbol)
+    return dictionary
+
+
+def _check_shard(shard: DataBin, first: DataBin) -> None:
+    for key in ("vocabulary", "encoding"):
+        if shard.manifest[key] != first.manifest[key]:
+            raise DataBinError(
+                f"{shard.folder}: shards must be prepared alike, its {key} differs from that of {first.folder}; "
+                "prepare both with the same options"
+            )
+
+
+def _check_architecture(architecture: Architecture, cfg: Any, path: Path) -> None:
+    differences: List[str] = architecture.differences(cfg)
+    if differences:
+        raise CheckpointError(
+            f"{path} does not fit the model: {'; '.join(differences)}; "
+            f"pass --arch {MODEL_NAME}, which takes its shape from the checkpoint"
+        )
+
+
+def _existing(path: Path, option: str) -> Path:
+    if not path.is_file():
+        raise CheckpointError(
+            f"{option} {path}: no such checkpoint; training would start from random weights, check the path"
+        )
+    return path
+
+
+def _value(choice: Any) -> str:
+    """Text of a ``ChoiceEnum`` option, which fairseq gives as text or as an enum."""
+    return str(getattr(choice, "value", choice))

@@ -1,0 +1,179 @@
+"""CLOTH and real weights: exact counts, identical tokens, equal predictions.  Optional local data, see conftest."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any, Dict, List
+
+import pytest
+import torch
+
+from fairseq_cloze import register
+from fairseq_cloze.encoding import encode_passages
+from fairseq_cloze.passages import LETTERS, read_passages
+from fairseq_cloze.prepare import prepare
+from fairseq_cloze.pretrained import import_hf
+from fairseq_cloze.text import BLANK, NOTHING, normalise
+from fairseq_cloze.vocabulary import Vocabulary
+
+from .conftest import run
+from .test_vocabulary import fairseq_ids
+
+register()
+
+from fairseq_cloze.evaluate import Scorer, evaluate, predict  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory, roberta6: Path, gpt2_bpe: Path) -> Path:
+    folder = tmp_path_factory.mktemp("roberta6")
+    import_hf(str(roberta6), folder, gpt2_bpe)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cloth_bin(tmp_path_factory: pytest.TempPathFactory, cloth: Path, gpt2_bpe: Path) -> Path:
+    folder = tmp_path_factory.mktemp("cloth") / "bin"
+    done = run(
+        *("fairseq-cloze", "prepare", "--train", cloth / "train", "--valid", cloth / "valid"),
+        *("--pretrained", gpt2_bpe, "--out", folder),
+    )
+    (folder / "report.txt").write_text(done.text)
+    return folder
+
+
+def test_prepare_reports_every_passage_and_blank(cloth_bin: Path, cloth: Path) -> None:
+    assert (cloth_bin / "report.txt").read_text().splitlines() == [
+        "train: 5,513 passages, 76,850 blanks, 1 skipped",
+        f"  skipped {cloth}/train/high/high515.json: no blank: the article holds no underscore",
+        "valid: 805 passages, 11,067 blanks, 0 skipped",
+        f"wrote {cloth_bin}",
+    ]
+
+
+def test_official_vocabulary_is_rebuilt_from_the_merges(gpt2_bpe: Path) -> None:
+    """What an import of roberta-base writes is what fairseq distributes."""
+    official = Vocabulary.load(gpt2_bpe)
+    tokens = list(official.token_rows())[4:-1]
+    rebuilt = Vocabulary.build(tokens, official.merges, "test")
+    assert len(official) == 50265
+    assert json.loads(rebuilt.files["encoder.json"]) == json.loads(official.files["encoder.json"])
+    assert rebuilt.dictionary_digest == official.dictionary_digest
+    assert rebuilt.bpe_digest == official.bpe_digest
+
+
+@pytest.mark.slow
+def test_tokens_are_fairseqs_on_all_of_cloth_train(cloth: Path, gpt2_bpe: Path) -> None:
+    vocabulary = Vocabulary.load(gpt2_bpe)
+    encode, _ = fairseq_ids(gpt2_bpe)
+    passages = blanks = 0
+    for passage in read_passages([cloth / "train"]):
+        segments = BLANK.split(normalise(passage.article))
+        expected: List[int] = []
+        for segment in segments[:-1]:
+            expected += [*(encode(segment.rstrip()) if segment.rstrip() else []), vocabulary.mask]
+        expected += encode(segments[-1]) if segments[-1] else []
+        columns = encode_passages([passage], vocabulary)
+        assert columns["tokens"].tolist() == expected, passage.id
+        candidates: List[int] = []
+        for segment, row in zip(segments, passage.candidates):
+            space = " " if segment != segment.rstrip() else ""
+            for choice in row:
+                candidates += encode(space + choice) if choice not in NOTHING else []
+        assert columns["candidate_tokens"].tolist() == candidates, passage.id
+        passages, blanks = passages + 1, blanks + len(passage.gold)
+    assert (passages, blanks) == (5512, 76850)
+
+
+def test_logits_of_real_weights_equal_transformers(weights: Path, roberta6: Path, cloth: Path) -> None:
+    from transformers import RobertaForMaskedLM
+
+    theirs = RobertaForMaskedLM.from_pretrained(roberta6, torch_dtype=torch.float32).eval()
+    scorer = Scorer(weights / "model.pt")
+    passages = list(read_passages([cloth / "valid" / "high"]))[:3]
+    rows = [[0, *encode_passages([p], scorer.vocabulary)["tokens"].tolist(), 2] for p in passages]
+    tokens = torch.full((3, max(map(len, rows))), 1)
+    for row, values in zip(tokens, rows):
+        row[: len(values)] = torch.tensor(values)
+    real = tokens.ne(1)
+    with torch.inference_mode():
+        expected = theirs(tokens, attention_mask=real.long()).logits
+        found = scorer.model(tokens)[0]
+    assert (found - expected)[real].abs().max() <= 1e-4
+
+
+@pytest.mark.slow
+def test_predictions_equal_a_transformers_loop(weights: Path, roberta6: Path, gpt2_bpe: Path, cloth: Path) -> None:
+    """100 passages, one at a time, tokenised by transformers, the mean logit at the mask."""
+    from transformers import RobertaForMaskedLM, RobertaTokenizerFast
+
+    vocabulary = Vocabulary.load(gpt2_bpe)
+    folder = weights / "tokenizer"
+    folder.mkdir(exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps(vocabulary.token_rows()))
+    merges = "".join(f"{a} {b}\n" for a, b in vocabulary.merges)
+    (folder / "merges.txt").write_text("#version: 0.2\n" + merges)
+    tokenizer = RobertaTokenizerFast(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    model = RobertaForMaskedLM.from_pretrained(roberta6, torch_dtype=torch.float32).eval()
+    files = sorted((cloth / "valid").glob("*/*.json"))
+    random.Random(0).shuffle(files)
+    expected: Dict[str, List[str]] = {}
+    used: List[Path] = []
+    for file in files:
+        if len(used) == 100:
+            break
+        fields: Dict[str, Any] = json.loads(file.read_text())
+        article = normalise(fields["article"])
+        ids = tokenizer(BLANK.sub("<mask>", article))["input_ids"]
+        if len(ids) > 512:
+            continue  # the loop has no windows
+        used.append(file)
+        with torch.inference_mode():
+            logits = model(torch.tensor([ids])).logits[0]
+        masks = [position for position, token in enumerate(ids) if token == tokenizer.mask_token_id]
+        assert len(masks) == len(fields["options"])
+        letters = []
+        for before, position, row in zip(BLANK.split(article), masks, fields["options"]):
+            space = " " if before != before.rstrip() else ""
+            candidates = [tokenizer(space + choice.strip(), add_special_tokens=False)["input_ids"] for choice in row]
+            scores = [logits[position, tokens].mean().item() for tokens in candidates]
+            letters.append(LETTERS[scores.index(max(scores))])
+        expected[file.stem] = letters
+    found = predict(weights / "model.pt", used).answers
+    assert sum(map(len, expected.values())) > 1200
+    assert found == expected
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_zero_shot_at_every_batch_size(weights: Path, cloth_bin: Path) -> None:
+    results = [evaluate(weights / "model.pt", cloth_bin, batch_size=size) for size in (1, 7, 64)]
+    assert [result.n_blanks for result in results] == [11067] * 3
+    assert len({result.accuracy for result in results}) == 1
+    assert results[0].accuracy == pytest.approx(43.41, abs=0.05)
+    assert results[0].chance == pytest.approx(25.0, abs=0.01)
+
+
+def test_raw_text_costs_accuracy(tmp_path: Path, weights: Path, cloth: Path) -> None:
+    """The first passages, as exam files are typed and as pretraining text looks."""
+    from fairseq_cloze.encoding import EncodingOptions
+
+    files = sorted((cloth / "valid" / "middle").glob("*.json"))[:15]
+    accuracy = {}
+    for norm in ("none", "standard"):
+        prepare({"valid": files}, weights, tmp_path / norm, EncodingOptions(norm), workers=1)
+        accuracy[norm] = evaluate(weights / "model.pt", tmp_path / norm).accuracy
+    assert accuracy["standard"] > accuracy["none"] > 25
+
+
+def test_every_ele_passage_is_read(tmp_path_factory: pytest.TempPathFactory, gpt2_bpe: Path) -> None:
+    """Padded options, phrases, numbers beside blanks: nothing is skipped."""
+    from .conftest import _local, _unpack
+
+    folder = _unpack(_local("data", "ele-train-clean.tar.xz"), tmp_path_factory.mktemp("ele"))
+    out = tmp_path_factory.mktemp("ele-bin") / "bin"
+    [report] = prepare({"train": [folder]}, gpt2_bpe, out, workers=2)
+    assert (report.read, report.tally.passages, report.tally.blanks, report.unknown_tokens) == (3668, 3668, 66519, 0)
+    assert report.tally.skipped == []
