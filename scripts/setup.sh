@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Make the virtual environment .venv and install this project into it; quick where that was done before.
+#   scripts/setup.sh EXTRAS      e.g. fairseq  or  fairseq,hub,test
+# PYTHON chooses the interpreter, VENV the folder.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+extras=$1
+venv=${VENV:-.venv}
+python=${PYTHON:-python3}
+
+wanted="$extras $(cksum <pyproject.toml)"
+if [ "$(cat "$venv/installed" 2>/dev/null)" = "$wanted" ]; then
+    exit 0
+fi
+echo "== installing into $venv (once)"
+[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
+if "$venv/bin/python" -c 'import sys; sys.exit(sys.version_info >= (3, 11))'; then
+    "${pip[@]}" 'pip<24.1' # later ones refuse the omegaconf that fairseq 0.12.2 asks for
+fi
+if ! "$venv/bin/python" -c 'import torch' 2>/dev/null; then
+    # First and by version: unpinned, other packages would pull in whatever build is newest.
+    if "$venv/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
+        "${pip[@]}" torch==2.13.0
+    else
+        "${pip[@]}" torch==2.8.0
+    fi
+fi
+"${pip[@]}" -e ".[$extras]"
+echo "$wanted" >"$venv/installed"

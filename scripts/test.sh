@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Set up and run every check: ruff, mypy, the test suite.
+#   scripts/test.sh              what has to pass before a change lands (under 10 minutes on 2 cores)
+#   scripts/test.sh --all        and the slow tests
+#   scripts/test.sh TEST...      some tests, with pytest's options
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bash scripts/setup.sh fairseq,hub,test
+export PATH="$PWD/${VENV:-.venv}/bin:$PATH"
+export OMP_NUM_THREADS=1
+
+ruff check .
+ruff format --check .
+mypy
+if [ "${1:-}" = --all ]; then
+    shift
+    python -m pytest -n 2 --dist loadfile "$@"
+else
+    python -m pytest -n 2 --dist loadfile -m 'not slow' "$@"
+fi

@@ -1,0 +1,107 @@
+"""Every command of README.md and docs/ is run, in the order of the page, on the example passages and a small model.
+
+Code blocks marked ``bash`` are run; those marked ``bash gpu`` where there is a GPU; ``bash install`` is what
+scripts/setup.sh does.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import List, Set, Tuple
+
+import pytest
+import torch
+
+from .conftest import ROOT, run
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path) -> List[Tuple[str, str]]:
+    """Kind (``bash``, ``bash gpu`` ...) and text of each code block, unindented."""
+    found = []
+    for indent, kind, text in re.findall(r"^( *)```(\w[^\n]*)?\n(.*?)^ *```$", page.read_text(), re.M | re.S):
+        found.append((kind.strip(), "".join(line[len(indent) :] for line in text.splitlines(keepends=True))))
+    return found
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path, hf_folder: Path) -> Path:
+    """The repository's folders, and a hub cache in which every RoBERTa is the small one."""
+    for name in ("examples", "fairseq_cloze", "scripts"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for name in ("roberta-base", "roberta-large", "distilroberta-base"):
+        snapshot = tmp_path / "hub" / f"models--{name}" / "snapshots" / "0123456789abcdef"
+        shutil.copytree(hf_folder, snapshot)
+        (snapshot.parent.parent / "refs").mkdir()
+        (snapshot.parent.parent / "refs" / "main").write_text(snapshot.name)
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / "roberta").symlink_to(hf_folder)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands(page: Path, sandbox: Path) -> None:
+    kinds = [kind for kind, _ in blocks(page)]
+    assert set(kinds) <= {"bash", "bash gpu", "bash install", "json", "python"}, kinds
+    commands = [
+        text for kind, text in blocks(page) if kind == "bash" or (kind == "bash gpu" and torch.cuda.is_available())
+    ]
+    if not commands:
+        pytest.skip(f"{page.name} has no commands")
+    script = "set -euo pipefail\n" + "\n".join(commands)
+    run("bash", "-c", script, cwd=sandbox, env={"HF_HUB_CACHE": str(sandbox / "hub"), "HF_HUB_OFFLINE": "1"})
+    if page.name == "README.md":
+        assert (sandbox / "answers.json").exists() and (sandbox / "valid.json").exists()
+
+
+def test_installing_is_what_setup_does() -> None:
+    [command] = [text for kind, text in blocks(ROOT / "README.md") if kind == "bash install"]
+    assert command == "pip install -e '.[fairseq,hub]'\n"
+    assert '-e ".[$extras]"' in (ROOT / "scripts" / "setup.sh").read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_every_page_is_in_the_manual() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert [page.name for page in PAGES[1:] if f"docs/{page.name}" not in readme] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_options_in_the_text_exist(page: Path) -> None:
+    """Options written in running text are options of some command, or the beginning of some (``--reset-*``)."""
+    known = _known_options()
+    text = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.M | re.S)
+    for option in re.findall(r"`(--[a-z][a-z0-9-]*)", text):
+        assert option in known or any(name.startswith(option) for name in known if option.endswith("-")), option
+
+
+def _known_options() -> Set[str]:
+    from fairseq.dataclass import configs
+    from fairseq.optim.lr_scheduler.polynomial_decay_schedule import PolynomialDecayLRScheduleConfig
+
+    from fairseq_cloze import register
+
+    register()
+    from fairseq_cloze.cli import COMMANDS, main
+    from fairseq_cloze.criterion import ClozeRankingCriterionConfig
+    from fairseq_cloze.model import ClozeRobertaConfig
+    from fairseq_cloze.task import ClozeRankingConfig
+
+    groups = [value for name, value in vars(configs).items() if name.endswith("Config")]
+    groups += [PolynomialDecayLRScheduleConfig, ClozeRankingConfig, ClozeRankingCriterionConfig, ClozeRobertaConfig]
+    names = {field.replace("_", "-") for group in groups for field in group.__dataclass_fields__}
+    known = {f"--{name}" for name in names} | {"--restore-file", "--user-dir", "--arch", "--task", "--criterion"}
+    for command in COMMANDS:
+        known |= {option for param in main.get_command(None, command).params for option in param.opts}
+    for script in (ROOT / "scripts").glob("*.*"):
+        known |= set(re.findall(r"--[a-z][a-z0-9-]*", script.read_text()))
+    return known
