@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -387,7 +387,7 @@ def predict(
     inputs: Sequence[PathLike],
     with_probabilities: bool = False,
     settings: Settings = Settings(),
-    encoding: Optional[EncodingOptions] = None,
+    text_norm: Optional[str] = None,
     on_error: str = "stop",
     batch_size: Optional[int] = None,
     max_tokens: Optional[int] = None,
@@ -401,7 +401,7 @@ def predict(
         inputs: files or folders of passages
         with_probabilities: add the probability of every candidate
         settings: view and scorer
-        encoding: text normalisation and capitalisation; as in training where it is not given
+        text_norm: see :class:`fairseq_cloze.encoding.EncodingOptions`; as in training where it is not given
         on_error: ``stop`` or ``skip`` passages that do not fit
         batch_size, max_tokens, device, fp16: as in :func:`evaluate`
 
@@ -409,7 +409,9 @@ def predict(
         ClozeError: nothing to read, a passage that does not fit, a checkpoint that cannot be used
     """
     scorer = Scorer(checkpoint, settings=settings, device=device, fp16=fp16)
-    encoding = encoding or scorer.encoding or EncodingOptions()
+    encoding = scorer.encoding or EncodingOptions()
+    if text_norm is not None:
+        encoding = replace(encoding, text_norm=text_norm)
     tally = Tally()
     answers: Dict[str, Any] = {}
     counts: Counter[str] = Counter({name: 0 for name in COUNTS})

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any, Callable, List
+from typing import Any, Callable, Dict, List
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from .conftest import PASSAGES, run
 register()
 
 from fairseq_cloze.checkpoints import load_state  # noqa: E402
-from fairseq_cloze.evaluate import Scorer, Settings, evaluate, predict  # noqa: E402
+from fairseq_cloze.evaluate import Settings, evaluate, predict  # noqa: E402
 
 FOUR = ["calm", "cold", "old", "odd"]
 
@@ -179,20 +179,31 @@ def test_predict_with_probabilities(tmp_path: Path, finetuned: Path, passage: Ca
 
 
 def test_predict_uses_the_training_encoding(tmp_path: Path, finetuned: Path) -> None:
-    """A checkpoint trained on raw text reads raw text; --text-norm says otherwise."""
-    state = torch.load(finetuned / "checkpoint_last.pt", weights_only=True)
-    state["task_state"]["fairseq_cloze"]["encoding"] = {"text_norm": "none", "sentence_case": False}
-    torch.save(state, tmp_path / "raw.pt")
-    assert Scorer(tmp_path / "raw.pt").encoding is not None
-    spaced = tmp_path / "spaced"
-    for path in sorted((PASSAGES / "test").glob("*.json")):
-        fields = json.loads(path.read_text())
-        fields["article"] = fields["article"].replace(" ", "  \n ").replace(",", " ,")
-        spaced.mkdir(exist_ok=True)
-        (spaced / path.name).write_text(json.dumps(fields))
-    clean = predict(finetuned / "checkpoint_last.pt", [PASSAGES / "test"]).answers
-    assert predict(finetuned / "checkpoint_last.pt", [spaced]).answers == clean
-    assert predict(tmp_path / "raw.pt", [spaced]).answers != clean
+    """A checkpoint trained on raw text reads raw text; --text-norm changes that, and nothing else."""
+
+    def variant(name: str, encoding: Dict[str, Any]) -> Path:
+        state = torch.load(finetuned / "checkpoint_last.pt", weights_only=True)
+        state["task_state"]["fairseq_cloze"]["encoding"] = encoding
+        torch.save(state, tmp_path / name)
+        return tmp_path / name
+
+    raw = variant("raw.pt", {"text_norm": "none", "sentence_case": True})
+    standard = variant("standard.pt", {"text_norm": "standard", "sentence_case": True})
+    spaced, clean = tmp_path / "spaced.jsonl", tmp_path / "clean.jsonl"
+    fields = {"article": "It rained. _ , we stayed, and it was _ .", "options": [["then", "now"], FOUR]}
+    clean.write_text(json.dumps({**fields, "id": "one"}))
+    spaced.write_text(json.dumps({**fields, "id": "one", "article": fields["article"].replace(" ", "  \n ")}))
+
+    def answers(checkpoint: Path, source: Path, **options: Any) -> Any:
+        return predict(checkpoint, [source], with_probabilities=True, **options).answers
+
+    expected = answers(standard, clean)
+    assert answers(standard, spaced) == expected
+    assert answers(raw, spaced) != expected
+    assert answers(raw, spaced, text_norm="standard") == expected
+    assert answers(finetuned / "checkpoint_last.pt", clean) != expected  # "Then" is not "then"
+    run("fairseq-cloze", "predict", raw, spaced, "--scores", "--text-norm", "standard", "--out", tmp_path / "out.json")
+    assert json.loads((tmp_path / "out.json").read_text()) == expected
 
 
 def test_predict_needs_no_data_bin(tmp_path: Path, finetuned: Path) -> None:

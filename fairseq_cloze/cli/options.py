@@ -27,7 +27,7 @@ def scoring_options(function: F) -> F:
                 "--other-blanks",
                 type=click.Choice(_OTHER_BLANKS),
                 help="What stands in the other blanks of view full.  [default: as in training]",
-            ),  # fmt: skip
+            ),
             click.option(
                 "--batch-size", type=click.IntRange(min=1), help="Most passages (full, neighbors: blanks) in a batch."
             ),

@@ -7,7 +7,6 @@ from typing import Optional, Tuple
 
 import click
 
-from ..encoding import EncodingOptions
 from ..text import TEXT_NORMS
 from .options import scoring_options
 
@@ -44,9 +43,8 @@ def command(
     from ..files import write_text
     from ..ranking import metrics_of
 
-    encoding = EncodingOptions(text_norm) if text_norm else None
     settings = Settings(view, scorer, other_blanks)
-    result = predict(checkpoint, inputs, scores, settings, encoding, on_error, batch_size, max_tokens, device, fp16)
+    result = predict(checkpoint, inputs, scores, settings, text_norm, on_error, batch_size, max_tokens, device, fp16)
     write_text(out, json.dumps(result.answers, ensure_ascii=False, indent=1) + "\n")
     for source, reason in result.tally.skipped:
         click.echo(f"skipped {source}: {reason}")
