@@ -12,7 +12,7 @@ import re
 import zlib
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,9 @@ from .vocabulary import DICTIONARY_FILE, ENCODER_FILE, FILES, GPT2_BPE_URL, MERG
 ENCODER = "encoder.sentence_encoder."
 LM_HEAD = "encoder.lm_head."
 HEADS = "classification_heads."
+
+#: What a run must have loaded: names for people, prefixes of the weights.
+PARTS = {"encoder": ENCODER, "LM head": LM_HEAD}
 
 #: Key of our part of ``task_state``.
 STATE_KEY = "fairseq_cloze"
@@ -122,16 +125,25 @@ def load_state(path: Path) -> State:
 
 
 def roberta_weights(state: State, path: Path) -> Dict[str, Tensor]:
-    """Weights under today's names: releases before 2020 call the encoder ``decoder`` and its norm otherwise.
+    """Weights under today's names.
+
+    Releases of 2019 call the encoder ``decoder`` and its norm otherwise, and keep the projections of queries, keys and
+    values in one tensor.
 
     Raises:
         CheckpointError: no RoBERTa encoder or no LM head
     """
     weights = {}
     for name, value in state["model"].items():
-        name = re.sub(r"^decoder\.", "encoder.", name)
-        if not is_dead_parameter(name):
-            weights[name.replace(".emb_layer_norm.", ".layernorm_embedding.")] = value
+        if is_dead_parameter(name):
+            continue
+        name = re.sub(r"^decoder\.", "encoder.", name).replace(".emb_layer_norm.", ".layernorm_embedding.")
+        joined = re.fullmatch(r"(.*\.self_attn\.)in_proj_(weight|bias)", name)
+        if joined:
+            for projection, part in zip("qkv", value.chunk(3)):
+                weights[f"{joined[1]}{projection}_proj.{joined[2]}"] = part
+        else:
+            weights[name] = value
     for part, what in ((f"{ENCODER}embed_tokens.weight", "RoBERTa encoder"), (f"{LM_HEAD}dense.weight", "LM head")):
         if part not in weights:
             raise CheckpointError(f"{path}: expected a RoBERTa checkpoint of fairseq, found no {what} ({part})")
@@ -150,12 +162,18 @@ def digest(weights: Mapping[str, Tensor], prefix: str) -> str:
     return total.hexdigest()
 
 
+def digests(weights: Mapping[str, Tensor]) -> Dict[str, str]:
+    """:func:`digest` of each of :data:`PARTS`."""
+    return {part: digest(weights, prefix) for part, prefix in PARTS.items()}
+
+
 def expected_weights(state: State, path: Path, model: nn.Module) -> Dict[str, Tensor]:
-    """The checkpoint's weights as fairseq should have put them into *model*: names upgraded, cast to its types."""
-    weights = {name: value for name, value in roberta_weights(state, path).items() if not name.startswith(HEADS)}
-    model.encoder.upgrade_state_dict_named(weights, "encoder")  # type: ignore[operator,union-attr]
+    """The checkpoint's weights as fairseq should have put them into *model*: under today's names, cast to its types."""
     current = model.state_dict()
-    return {name: value.to(current[name].dtype) if name in current else value for name, value in weights.items()}
+    return {
+        name: value.to(current[name].dtype) if name in current else value
+        for name, value in roberta_weights(state, path).items()
+    }
 
 
 def prove_load(path: Path, state: State, model: nn.Module) -> str:
@@ -173,17 +191,15 @@ def prove_load(path: Path, state: State, model: nn.Module) -> str:
         CheckpointError: encoder or LM head differ; names the part
     """
     expected, found = expected_weights(state, path, model), model.state_dict()
-    digests = []
-    for part, prefix in (("encoder", ENCODER), ("LM head", LM_HEAD)):
-        wanted, got = digest(expected, prefix), digest(found, prefix)
-        if wanted != got:
+    wanted, got = digests(expected), digests(found)
+    for part, prefix in PARTS.items():
+        if wanted[part] != got[part]:
             raise CheckpointError(
-                f"the {part} is not that of {path}: expected digest {wanted[:12]}, found {got[:12]}; "
+                f"the {part} is not that of {path}: expected digest {wanted[part][:12]}, found {got[part][:12]}; "
                 "training would start from other weights than those asked for"
                 f"{_first_difference(expected, found, prefix)}"
             )
-        digests.append(f"{part} {got[:12]}")
-    return f"weights are those of {path} ({', '.join(digests)})"
+    return f"weights are those of {path} ({', '.join(f'{part} {value[:12]}' for part, value in got.items())})"
 
 
 def _first_difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], prefix: str) -> str:
@@ -247,7 +263,7 @@ def require_vocabulary(state: State, path: Path) -> Vocabulary:
     return vocabulary
 
 
-def check_vocabulary(state: State, path: Path, vocabulary: Vocabulary, where: str) -> str:
+def check_vocabulary(state: State, path: Path, vocabulary: Vocabulary, where: str) -> Tuple[str, bool]:
     """Make sure that a dictionary and BPE are those the weights were trained with.
 
     Args:
@@ -257,7 +273,7 @@ def check_vocabulary(state: State, path: Path, vocabulary: Vocabulary, where: st
         where: the data, for messages
 
     Returns:
-        a line that says what was proved
+        a line that says what was proved, and whether that is all there is to prove
 
     Raises:
         CheckpointError: they do not belong together; says which of embedding, dictionary and BPE
@@ -268,14 +284,18 @@ def check_vocabulary(state: State, path: Path, vocabulary: Vocabulary, where: st
             f"the dictionary of {where} does not belong to {path}: expected {rows:,} embedding rows, found "
             f"{len(vocabulary):,}; prepare the data with --pretrained and the folder of this checkpoint"
         )
+    dictionary, bpe = vocabulary.dictionary_digest[:12], vocabulary.bpe_digest[:12]
+    unknown = f"could not be compared, {path} came without"
     own = read_vocabulary(state, path)
-    if own is None and not (path.parent / DICTIONARY_FILE).is_file():
-        return f"dictionary has the checkpoint's {rows:,} rows; it could not be compared, {path} came without one"
-    if own is None:
-        dictionary = (path.parent / DICTIONARY_FILE).read_bytes()
-        own = Vocabulary({**vocabulary.files, DICTIONARY_FILE: dictionary}, str(path.parent))
-    compare_vocabularies(own, vocabulary, str(path), where)
-    return f"dictionary {vocabulary.dictionary_digest[:12]} and BPE {vocabulary.bpe_digest[:12]} are the checkpoint's"
+    if own is not None:
+        compare_vocabularies(own, vocabulary, str(path), where)
+        return f"dictionary {dictionary} and BPE {bpe} are the checkpoint's", True
+    beside = path.parent / DICTIONARY_FILE
+    if beside.is_file():  # as in fairseq's tarballs
+        own = Vocabulary({**vocabulary.files, DICTIONARY_FILE: beside.read_bytes()}, str(path.parent))
+        compare_vocabularies(own, vocabulary, str(path), where)
+        return f"dictionary {dictionary} is the checkpoint's; the BPE {unknown}", False
+    return f"dictionary has the checkpoint's {rows:,} rows; it and the BPE {unknown}", False
 
 
 def compare_vocabularies(own: Vocabulary, found: Vocabulary, checkpoint: str, where: str) -> None:

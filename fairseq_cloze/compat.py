@@ -15,9 +15,11 @@ import sys
 import zipfile
 from pathlib import Path
 from types import MethodType, TracebackType
-from typing import Any, Callable, List, Optional, Tuple, Type
+from typing import Any, Callable, List, Optional, Tuple, Type, TypeVar
 
 from .errors import CheckpointError, ClozeError, SetupError
+
+T = TypeVar("T")
 
 MINIMUM_TORCH = (2, 1)
 
@@ -211,6 +213,24 @@ def is_distributed() -> bool:
     import torch.distributed
 
     return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def rank() -> int:
+    """Number of this process among those that train together; 0 where it is alone."""
+    import torch.distributed
+
+    return torch.distributed.get_rank() if is_distributed() else 0
+
+
+def gather(value: T) -> List[T]:
+    """The *value* of every process that trains, by rank, given to all of them."""
+    import torch.distributed
+
+    if not is_distributed():
+        return [value]
+    values: List[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def refuse_independent_processes() -> None:

@@ -121,7 +121,9 @@ class Scorer:
         self.encoding = EncodingOptions(**carried["encoding"]) if carried else None
         self.architecture = read_architecture(state, self.path)
         vocabulary = vocabulary or require_vocabulary(state, self.path)
-        check_vocabulary(state, self.path, vocabulary, where)
+        line, proved = check_vocabulary(state, self.path, vocabulary, where)
+        #: what the user should know of the checkpoint
+        self.notes = [] if proved else [line]
         self.vocabulary = vocabulary
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.fp16 = fp16
@@ -132,8 +134,10 @@ class Scorer:
                 f"{self.path}: has no ranking head to score with; pass --scorer lm, or train one first"
             )
         model = build_model(self.architecture, vocabulary, head)
-        if not head:
-            weights = {name: value for name, value in weights.items() if not name.startswith(HEADS)}
+        heads = {name.split(".")[1] for name in weights if name.startswith(HEADS)} - {HEAD_NAME if head else ""}
+        if heads:
+            self.notes.append(f"heads of the checkpoint that are not used: {', '.join(sorted(heads))}")
+            weights = {name: value for name, value in weights.items() if name.split(".")[1] not in heads}
         model.load_state_dict(weights, strict=True)
         self.model = (model.half() if fp16 else model.float()).to(self.device).eval()
 
@@ -350,7 +354,7 @@ def evaluate(
 
 
 def _notes(evaluation: Evaluation, scorer: Scorer) -> List[str]:
-    notes = []
+    notes = list(scorer.notes)
     if evaluation.n_unlabelled:
         notes.append(f"{evaluation.n_unlabelled:,} blanks are unlabelled and count for nothing above")
     if scorer.encoding is not None and scorer.encoding.to_dict() != evaluation.encoding:
@@ -380,6 +384,7 @@ class Prediction:
     tally: Tally
     counts: Dict[str, int]
     seconds: float
+    notes: List[str]
 
 
 def predict(
@@ -438,7 +443,7 @@ def predict(
         raise ClozeError(
             f"{', '.join(map(str, inputs))}: expected passages with blanks, found none ({tally.summary()})"
         )
-    return Prediction(answers, tally, dict(counts), seconds)
+    return Prediction(answers, tally, dict(counts), seconds, scorer.notes)
 
 
 def _chunks(passages: Iterator[Any], size: int) -> Iterator[List[Any]]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-import torch.distributed
 from fairseq import utils
 from fairseq.data import Dictionary
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
@@ -23,6 +22,7 @@ from .checkpoints import (
     carried_vocabulary,
     check_vocabulary,
     compare_vocabularies,
+    digests,
     load_state,
     prove_load,
     read_architecture,
@@ -81,6 +81,7 @@ class ClozeRankingConfig(FairseqDataclass):
     save_dir: str = II("checkpoint.save_dir")
     restore_file: str = II("checkpoint.restore_file")
     finetune_from_model: Optional[str] = II("checkpoint.finetune_from_model")
+    path: Optional[str] = II("common_eval.path")
 
 
 @register_task(TASK_NAME, dataclass=ClozeRankingConfig)
@@ -157,6 +158,8 @@ class ClozeRankingTask(FairseqTask):
             self._source = self._find_source()
             if self._source is not None:
                 self._check_source(self._source, cfg)
+        elif self.cfg.path and Path(self.cfg.path).is_file():  # fairseq-validate
+            self._check_vocabulary(load_state(Path(self.cfg.path)), Path(self.cfg.path))
         if name == MODEL_NAME:
             fill_config(cfg, BASE)
         model = super().build_model(cfg, from_checkpoint)
@@ -200,6 +203,7 @@ class ClozeRankingTask(FairseqTask):
             return _existing(Path(cfg.restore_file), "--restore-file")
         if last.exists():
             logger.info("resuming from %s", last)
+            self._warn_of_another_run(last)
             return last
         if cfg.finetune_from_model:
             return _existing(Path(cfg.finetune_from_model), "--finetune-from-model")
@@ -211,15 +215,34 @@ class ClozeRankingTask(FairseqTask):
             "of fairseq), or --from-scratch to start from random weights on purpose"
         )
 
+    def _warn_of_another_run(self, last: Path) -> None:
+        """fairseq resumes whatever lies in ``--save-dir``; say so where that was another run."""
+        earlier = (load_state(last).get("cfg") or {}).get("task") or {}
+        changed = [
+            f"{name} {earlier[name]} then, {_value(getattr(self.cfg, name))} now"
+            for name in ("data", "finetune_from_model", "view", "scorer", "other_blanks")
+            if name in earlier and earlier[name] != _value(getattr(self.cfg, name))
+        ]
+        if changed:
+            logger.warning(
+                "%s is of another run (%s) and is resumed all the same; give each run its own --save-dir",
+                last,
+                "; ".join(changed),
+            )
+
     def _check_source(self, path: Path, cfg: Any) -> None:
         state = load_state(path)
-        logger.info("%s", check_vocabulary(state, path, self.vocabulary, f"data-bin {self.shards[0].folder}"))
+        self._check_vocabulary(state, path)
         architecture = read_architecture(state, path)
         if getattr(cfg, "_name", None) == MODEL_NAME:
             fill_config(cfg, vars(architecture))
         elif isinstance(cfg, Namespace):
             cfg.layer_norm_eps = architecture.layer_norm_eps
         _check_architecture(architecture, cfg, path)
+
+    def _check_vocabulary(self, state: State, path: Path) -> None:
+        line, proved = check_vocabulary(state, path, self.vocabulary, f"data-bin {self.shards[0].folder}")
+        logger.log(logging.INFO if proved else logging.WARNING, "%s", line)
 
     def begin_epoch(self, epoch: int, model: nn.Module) -> None:
         """Before the first update, prove that the model holds the checkpoint's weights.
@@ -229,16 +252,24 @@ class ClozeRankingTask(FairseqTask):
         """
         if self._proved or self._source is None:
             return
-        problem: List[Optional[str]] = [None]
-        if not compat.is_distributed() or torch.distributed.get_rank() == 0:
+        # The first worker has the file; all others must hold what it holds.
+        problem = None
+        if compat.rank() == 0:
             try:
                 logger.info("%s", prove_load(self._source, load_state(self._source), model))
             except CheckpointError as error:
-                problem = [str(error)]
-        if compat.is_distributed():
-            torch.distributed.broadcast_object_list(problem)
-        if problem[0] is not None:
-            raise CheckpointError(problem[0])
+                problem = str(error)
+        workers = compat.gather((problem, digests(model.state_dict())))
+        problem, wanted = workers[0]
+        for rank, (_, found) in enumerate(workers):
+            for part in wanted:
+                if problem is None and found[part] != wanted[part]:
+                    problem = (
+                        f"the {part} of worker {rank} is not that of worker 0: expected digest {wanted[part][:12]}, "
+                        f"found {found[part][:12]}; check that all workers read the same checkpoint"
+                    )
+        if problem is not None:
+            raise CheckpointError(problem)
         self._proved = True
 
     # -- checkpoints of this task ------------------------------------------------------------------------------------
@@ -299,6 +330,6 @@ def _existing(path: Path, option: str) -> Path:
     return path
 
 
-def _value(choice: Any) -> str:
-    """Text of a ``ChoiceEnum`` option, which fairseq gives as text or as an enum."""
-    return str(getattr(choice, "value", choice))
+def _value(choice: Any) -> Any:
+    """Text of a ``ChoiceEnum`` option, which fairseq gives as text or as an enum; other values as they are."""
+    return getattr(choice, "value", choice)

@@ -23,7 +23,7 @@ from fairseq_cloze.errors import CheckpointError, ClozeError
 from fairseq_cloze.pretrained import export_hf, import_hf
 from fairseq_cloze.vocabulary import FILES, Vocabulary
 
-from .conftest import run, save_hf
+from .conftest import PASSAGES, run, save_hf, train, validate
 
 register()
 
@@ -298,6 +298,26 @@ def test_layout_of_the_releases(tmp_path: Path, vocabulary: Vocabulary, heads: b
     with torch.inference_mode():
         expected = model(tokens, attention_mask=tokens.ne(1).long()).logits
     assert (logits(old, tokens) - expected)[tokens.ne(1)].abs().max() < 1e-4
+    assert Scorer(old).notes == (["heads of the checkpoint that are not used: mnli"] if heads else [])
+    export_hf(old, tmp_path / "exported")
+    exported = RobertaForMaskedLM.from_pretrained(tmp_path / "exported").eval()
+    with torch.inference_mode():
+        again = exported(tokens, attention_mask=tokens.ne(1).long()).logits
+    assert (again - expected)[tokens.ne(1)].abs().max() < 1e-5
+
+
+def test_a_release_is_trained_and_validated(tmp_path: Path, pretrained: Path, data_bin: Path) -> None:
+    """fairseq's own code loads the old names, and the proof of load knows them; the head of MNLI goes with a note."""
+    old = release(load_state(pretrained / "model.pt"), tmp_path, heads=True)
+    Vocabulary.load(pretrained).save(tmp_path)
+    options = ("--arch", "cloze_roberta", "--batch-size", 8, "--max-update", 1, "--no-save", "--disable-validation")
+    ran = train(data_bin, tmp_path / "save", *options, "--finetune-from-model", old)
+    assert f"weights are those of {old} (encoder " in ran.text
+    assert "deleting classification head (mnli) from checkpoint" in ran.text
+    [row] = validate(data_bin, old, "--batch-size", 8).metrics("valid")
+    assert row["n_blanks"] == 102
+    done = run("fairseq-cloze", "predict", old, PASSAGES / "test", "--out", tmp_path / "answers.json")
+    assert "heads of the checkpoint that are not used: mnli" in done.text
 
 
 def test_no_vocabulary_beside_a_release(tmp_path: Path, pretrained: Path) -> None:

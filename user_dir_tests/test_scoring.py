@@ -69,6 +69,20 @@ def scores_of(scorer: Scorer, store: Store, name: str, kind: str, batch_size: in
 
 
 @pytest.mark.parametrize(("name", "kind"), VIEWS)
+def test_scores_of_half_precision_are_float32(headed: Scorer, store: Store, name: str, kind: str) -> None:
+    """Sums and softmaxes are made in float32, whatever the model computes in."""
+    view = make_view(name, store, headed.vocabulary, 126, "remove")
+    sample = view.collate([view.item(index) for index in range(4)])
+    with torch.inference_mode():
+        half = candidate_scores(copy.deepcopy(headed.model).half(), sample, kind)
+        full = candidate_scores(headed.model, sample, kind)
+    assert half.dtype == torch.float32
+    assert (half - full)[sample["distinct"]].abs().max() < 0.02
+    if kind == "lm":  # means of half-precision logits that half precision could not hold
+        assert not half.half().float().equal(half)
+
+
+@pytest.mark.parametrize(("name", "kind"), VIEWS)
 def test_scores_do_not_depend_on_the_batch(headed: Scorer, store: Store, name: str, kind: str) -> None:
     alone = scores_of(headed, store, name, kind, 1)
     assert sorted(alone) == list(range(store.blanks))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 from typing import Any, Dict
 
@@ -13,7 +15,7 @@ from fairseq_cloze.errors import CheckpointError, ClozeError, DataBinError
 from fairseq_cloze.prepare import prepare
 from fairseq_cloze.vocabulary import DICTIONARY_FILE, MERGES_FILE, Vocabulary
 
-from .conftest import PASSAGES, train, validate
+from .conftest import PASSAGES, start, train, validate
 
 register()
 
@@ -73,10 +75,23 @@ def test_wrong_dictionary(tmp_path: Path, data_bin: Path, pretrained: Path, voca
         "--pretrained and the folder of this checkpoint"
     )
     ran = validate(tmp_path / "bin", pretrained / "model.pt", "--batch-size", "8", code=1)
-    assert ran.text.splitlines()[-1] == (
-        f"Error: the dictionary of data-bin {tmp_path / 'bin'} does not belong to the checkpoint: expected "
-        f"digest {vocabulary.dictionary_digest[:12]}, found {other.dictionary_digest[:12]}; prepare the data with "
-        "--pretrained and the folder of this checkpoint"
+    assert ran.text.splitlines()[-1] == line.replace(str(pretrained / "model.pt"), "the checkpoint")
+
+
+def test_validation_compares_what_lies_beside_the_checkpoint(
+    tmp_path: Path, data_bin: Path, pretrained: Path, vocabulary: Vocabulary
+) -> None:
+    """Weights that carry no vocabulary, as fairseq's own releases."""
+    state = {key: value for key, value in load_state(pretrained / "model.pt").items() if key != "task_state"}
+    torch.save(state, tmp_path / "model.pt")
+    ran = validate(data_bin, tmp_path / "model.pt", "--batch-size", "8")
+    assert f"it and the BPE could not be compared, {tmp_path / 'model.pt'} came without" in ran.text
+    vocabulary.save(tmp_path)
+    rows = vocabulary.files[DICTIONARY_FILE].decode().splitlines()
+    (tmp_path / DICTIONARY_FILE).write_text("\n".join([rows[1], rows[0], *rows[2:]]))
+    ran = validate(data_bin, tmp_path / "model.pt", "--batch-size", "8", code=1)
+    assert ran.text.splitlines()[-1].startswith(
+        f"Error: the dictionary of data-bin {data_bin} does not belong to {tmp_path / 'model.pt'}: expected digest "
     )
 
 
@@ -154,9 +169,11 @@ def test_a_checkpoint_without_any_vocabulary(tmp_path: Path, data_bin: Path, pre
     torch.save(state, tmp_path / "model.pt")
     caplog.set_level("INFO")
     build(data_bin, tmp_path, finetune_from_model=tmp_path / "model.pt")
-    assert (
-        f"dictionary has the checkpoint's 600 rows; it could not be compared, {tmp_path / 'model.pt'} came without one"
-        in caplog.text
+    [record] = [record for record in caplog.records if "dictionary" in record.message]
+    assert (record.levelname, record.message) == (
+        "WARNING",
+        "dictionary has the checkpoint's 600 rows; "
+        f"it and the BPE could not be compared, {tmp_path / 'model.pt'} came without",
     )
 
 
@@ -169,7 +186,12 @@ def test_a_dictionary_beside_the_checkpoint_is_compared(
     (tmp_path / DICTIONARY_FILE).write_bytes(vocabulary.files[DICTIONARY_FILE])
     caplog.set_level("INFO")
     build(data_bin, tmp_path, finetune_from_model=tmp_path / "model.pt")
-    assert f"dictionary {vocabulary.dictionary_digest[:12]} and BPE" in caplog.text
+    [record] = [record for record in caplog.records if "dictionary" in record.message]
+    assert (record.levelname, record.message) == (
+        "WARNING",
+        f"dictionary {vocabulary.dictionary_digest[:12]} is the checkpoint's; "
+        f"the BPE could not be compared, {tmp_path / 'model.pt'} came without",
+    )
     rows = vocabulary.files[DICTIONARY_FILE].decode().splitlines()
     (tmp_path / DICTIONARY_FILE).write_text("\n".join([rows[1], rows[0], *rows[2:]]))
     text = refused(CheckpointError, data_bin, tmp_path, finetune_from_model=tmp_path / "model.pt")
@@ -189,6 +211,31 @@ def test_a_dictionary_beside_the_checkpoint_is_compared(
 def test_another_shape(tmp_path: Path, data_bin: Path, pretrained: Path, options: Dict[str, Any], message: str) -> None:
     text = refused(CheckpointError, data_bin, tmp_path, finetune_from_model=pretrained / "model.pt", **options)
     assert text.startswith(f"{pretrained / 'model.pt'} does not fit the model: {message}")
+
+
+def test_plain_roberta_gets_the_checkpoints_epsilon(tmp_path: Path, data_bin: Path, pretrained: Path) -> None:
+    shape = {"encoder_layers": 2, "encoder_embed_dim": 48, "encoder_ffn_embed_dim": 96, "encoder_attention_heads": 4}
+    options = {"finetune_from_model": pretrained / "model.pt", "arch": "roberta_base", "max_positions": 126, **shape}
+    _, model = build(data_bin, tmp_path, **options)
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.LayerNorm)]
+    assert [norm.eps for norm in norms] == [1e-12] * 6
+
+
+def test_another_run_in_the_same_folder(tmp_path: Path, data_bin: Path, finetuned: Path, caplog: Any) -> None:
+    """fairseq resumes it, whatever the command says; that must not go unsaid."""
+    shutil.copy(finetuned / "checkpoint_last.pt", tmp_path)
+    state = load_state(finetuned / "checkpoint_last.pt")
+    weights = state["cfg"]["task"]["finetune_from_model"]
+    build(data_bin, tmp_path, finetune_from_model=weights)
+    assert "another run" not in caplog.text
+    shutil.copytree(data_bin, tmp_path / "other")
+    build(tmp_path / "other", tmp_path, finetune_from_model="other.pt", view="neighbors")
+    [text] = [record.message for record in caplog.records if "another run" in record.message]
+    assert text == (
+        f"{tmp_path / 'checkpoint_last.pt'} is of another run (data {data_bin} then, {tmp_path / 'other'} now; "
+        f"finetune_from_model {weights} then, other.pt now; view joint then, neighbors now) and is resumed all the "
+        "same; give each run its own --save-dir"
+    )
 
 
 def test_restore_file_has_to_exist(tmp_path: Path, data_bin: Path) -> None:
@@ -269,6 +316,31 @@ def test_the_proof_in_half_precision(tmp_path: Path, data_bin: Path, pretrained:
     caplog.set_level("INFO")
     task.begin_epoch(1, model)
     assert f"weights are those of {pretrained / 'model.pt'} (encoder " in caplog.text
+
+
+def test_the_proof_among_workers(tmp_path: Path, data_bin: Path, pretrained: Path) -> None:
+    """One of two workers holds another weight: both stop, with the same words."""
+    script = f"""
+import sys, torch
+from pathlib import Path
+from user_dir_tests.test_task import CheckpointError, build, load_state
+rank = int(sys.argv[1])
+torch.distributed.init_process_group("gloo", init_method="file://{tmp_path / "store"}", rank=rank, world_size=2)
+source = Path("{pretrained / "model.pt"}")
+task, model = build(Path("{data_bin}"), Path("{tmp_path}"), finetune_from_model=source)
+model.load_state_dict(load_state(source)["model"])
+if rank == 1:
+    torch.nn.init.ones_(model.encoder.lm_head.bias)
+try:
+    task.begin_epoch(1, model)
+except CheckpointError as error:
+    print(error)
+"""
+    workers = [start(sys.executable, "-c", script, rank) for rank in (0, 1)]
+    texts = [worker.communicate()[0].splitlines()[-1] for worker in workers]
+    assert texts[0] == texts[1]
+    assert texts[0].startswith("the LM head of worker 1 is not that of worker 0: expected digest ")
+    assert texts[0].endswith("; check that all workers read the same checkpoint")
 
 
 def test_the_proof_is_made_once(tmp_path: Path, data_bin: Path, pretrained: Path) -> None:

@@ -311,6 +311,7 @@ def test_two_processes_equal_one(tmp_path: Path, pretrained: Path, data_bin: Pat
     assert [row["n_blanks"] for row in two.metrics("train")] == [405, 405]
     assert [row["n_blanks"] for row in two.metrics("valid")] == [102, 102]
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["checkpoint_best.pt", "checkpoint_last.pt"]
+    assert two.text.count(f"weights are those of {pretrained / 'model.pt'}") == 1
     if update_freq == 1:
         one = train(data_bin, tmp_path / "one", *options, "--update-freq", 2)
         assert losses(two) == pytest.approx(losses(one), rel=2e-4)

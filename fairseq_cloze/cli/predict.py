@@ -46,6 +46,8 @@ def command(
     settings = Settings(view, scorer, other_blanks)
     result = predict(checkpoint, inputs, scores, settings, text_norm, on_error, batch_size, max_tokens, device, fp16)
     write_text(out, json.dumps(result.answers, ensure_ascii=False, indent=1) + "\n")
+    for note in result.notes:
+        click.echo(note)
     for source, reason in result.tally.skipped:
         click.echo(f"skipped {source}: {reason}")
     click.echo(f"{result.tally.summary()}; wrote {out}")
