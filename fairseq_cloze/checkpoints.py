@@ -25,6 +25,7 @@ from .vocabulary import DICTIONARY_FILE, ENCODER_FILE, FILES, GPT2_BPE_URL, MERG
 ENCODER = "encoder.sentence_encoder."
 LM_HEAD = "encoder.lm_head."
 HEADS = "classification_heads."
+HEAD_NAME = "cloze_ranking"
 
 #: What a run must have loaded: names for people, prefixes of the weights.
 PARTS = {"encoder": ENCODER, "LM head": LM_HEAD}
@@ -51,6 +52,7 @@ class Architecture:
     activation_fn: str = "gelu"
     layer_norm_eps: float = 1e-5
     untie_weights_roberta: bool = False
+    pooler_activation_fn: str = "tanh"
 
     def differences(self, config: Any) -> List[str]:
         """What *config* (fairseq's model configuration) says otherwise, as text."""
@@ -95,6 +97,7 @@ def read_architecture(state: State, path: Path) -> Architecture:
         activation_fn=str(_option(state, "activation_fn") or "gelu"),
         layer_norm_eps=1e-5 if eps is None else float(eps),
         untie_weights_roberta=bool(_option(state, "untie_weights_roberta")),
+        pooler_activation_fn=str(_option(state, "pooler_activation_fn") or "tanh"),
     )
 
 
@@ -148,6 +151,18 @@ def roberta_weights(state: State, path: Path) -> Dict[str, Tensor]:
         if part not in weights:
             raise CheckpointError(f"{path}: expected a RoBERTa checkpoint of fairseq, found no {what} ({part})")
     return weights
+
+
+def require_ranking_head(state: State, path: Path) -> None:
+    """Make sure that a checkpoint has the ranking head that is to score with.
+
+    Raises:
+        CheckpointError: it has none
+    """
+    if f"{HEADS}{HEAD_NAME}.dense.weight" not in state["model"]:
+        raise CheckpointError(
+            f"{path}: has no ranking head, its scores would be random; pass --scorer lm, or train one first"
+        )
 
 
 def digest(weights: Mapping[str, Tensor], prefix: str) -> str:

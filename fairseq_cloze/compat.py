@@ -10,6 +10,8 @@ import argparse
 import importlib
 import importlib.util
 import os
+import pickle
+import re
 import shutil
 import sys
 import zipfile
@@ -110,6 +112,13 @@ def load_checkpoint(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), **safe)
     except Exception as error:  # torch raises many kinds for damaged files
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if refused:
+            raise CheckpointError(
+                f"{path}: holds an object of {refused[1]}, which is not read as it could run code; if you trust the "
+                f"file, make a copy of its weights: python -c \"import torch; s = torch.load('{path}', 'cpu', "
+                "weights_only=False); torch.save({k: s[k] for k in ('args', 'cfg', 'model') if k in s}, 'plain.pt')\""
+            ) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
             f"{path}: cannot be read as a checkpoint, {path.stat().st_size:,} bytes ({reason[:200]}); "
@@ -241,7 +250,7 @@ def refuse_independent_processes() -> None:
     Raises:
         SetupError: ``WORLD_SIZE`` says there are several processes, torch.distributed says there is one
     """
-    started = int(os.environ.get("WORLD_SIZE", "1"))
+    started = int(os.environ.get("WORLD_SIZE") or 1)
     if started > 1 and not is_distributed():
         raise SetupError(
             f"{started} processes were started (WORLD_SIZE), but fairseq runs each alone, all writing the same "

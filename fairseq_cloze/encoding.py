@@ -84,7 +84,7 @@ def encode_passages(
     mask = np.array([vocabulary.mask])
     nothing = mask[:0]
     out: Dict[str, List[Any]] = {name: [] for name in COLUMNS}
-    for passage, plan in zip(passages, plans):
+    for passage, (plan, candidates) in zip(passages, plans):
         sentences: List[int] = []
         positions: List[int] = []
         length = 0
@@ -106,16 +106,15 @@ def encode_passages(
         out["blank_position"] += positions
         out["blank_count"].append(len(positions))
         out["gold"] += passage.gold
-        for blank, choices in enumerate(passage.candidates):
-            keys = ["" if choice in NOTHING else choice for choice in choices]
+        for blank, choices in enumerate(candidates):
             out["candidate_count"].append(len(choices))
-            out["candidate_first"] += [keys.index(key) for key in keys]
+            out["candidate_first"] += [choices.index(choice) for choice in choices]
             if passage.ranks is not None:
                 out["candidate_rank"] += passage.ranks[blank]
             else:
                 out["candidate_rank"] += [float(index == passage.gold[blank]) for index in range(len(choices))]
-            for key in keys:
-                tokens = next(encoded) if key else nothing
+            for choice in choices:
+                tokens = next(encoded) if choice else nothing
                 out["candidate_tokens"].append(tokens)
                 out["candidate_length"].append(len(tokens))
     return {name: _column(values, column_dtype(name, len(vocabulary))) for name, values in out.items()}
@@ -135,13 +134,18 @@ class _Piece(enum.Enum):
     SENTENCE = enum.auto()  # a sentence starts here
 
 
-def _plan(passage: Passage, options: EncodingOptions, texts: List[str]) -> List[_Piece]:
-    """Append the texts of a passage to *texts* (pieces of the article, then candidates); return the pieces' order."""
+def _plan(passage: Passage, options: EncodingOptions, texts: List[str]) -> Tuple[List[_Piece], List[List[str]]]:
+    """Append the texts of a passage to *texts*: pieces of the article, then candidates.
+
+    Returns:
+        the order of the pieces, and the candidates of each blank as they are compared, empty for "nothing"
+    """
     article = normalise(passage.article, options.text_norm)
     blanks = [match.span() for match in BLANK.finditer(article)]
     breaks = iter([*sentence_breaks(article), len(article) + 1])
     upcoming = next(breaks)
     plan = [_Piece.SENTENCE]
+    candidates: List[List[str]] = []
     candidate_texts: List[str] = []
     start = 0
     for number, (blank_start, blank_end) in enumerate([*blanks, (len(article), len(article))]):
@@ -159,12 +163,18 @@ def _plan(passage: Passage, options: EncodingOptions, texts: List[str]) -> List[
             plan.append(_Piece.BLANK)
             space = " " if end < blank_start else ""
             upper = options.sentence_case and opens_sentence(article[:blank_start])
-            for choice in passage.candidates[number]:
-                if choice not in NOTHING:
-                    candidate_texts.append(space + (capitalise(choice) if upper else choice))
+            choices = [_candidate(choice, options.text_norm) for choice in passage.candidates[number]]
+            candidates.append([capitalise(choice) if upper else choice for choice in choices])
+            candidate_texts += [space + choice for choice in candidates[-1] if choice]
         start = blank_end
     texts += candidate_texts
-    return plan
+    return plan, candidates
+
+
+def _candidate(choice: str, text_norm: str) -> str:
+    if not choice.isalnum():  # most are one word
+        choice = normalise(choice, text_norm).strip()
+    return "" if choice in NOTHING else choice
 
 
 def _column(values: List[Any], dtype: np.dtype) -> np.ndarray:

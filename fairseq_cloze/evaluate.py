@@ -21,24 +21,26 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .checkpoints import (
+    HEAD_NAME,
     HEADS,
     Architecture,
     check_vocabulary,
     load_state,
     read_architecture,
     read_task_state,
+    require_ranking_head,
     require_vocabulary,
     roberta_weights,
 )
 from .databin import DataBin
 from .dataset import ClozeDataset
 from .encoding import EncodingOptions, encode_passages
-from .errors import CheckpointError, ClozeError
+from .errors import ClozeError
 from .files import PathLike
 from .model import ClozeRobertaConfig, ClozeRobertaModel, finish_model
 from .passages import LETTERS, UNLABELLED, Tally, read_passages
 from .ranking import COUNTS, count_metrics, metrics_of, predictions, probabilities
-from .scoring import HEAD_NAME, candidate_scores
+from .scoring import candidate_scores
 from .store import Store
 from .task import make_dictionary
 from .views import Sample, make_view
@@ -125,14 +127,12 @@ class Scorer:
         #: what the user should know of the checkpoint
         self.notes = [] if proved else [line]
         self.vocabulary = vocabulary
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = _device(device)
         self.fp16 = fp16
         weights = roberta_weights(state, self.path)
         head = self.settings.scorer == "head"
-        if head and f"{HEADS}{HEAD_NAME}.dense.weight" not in weights:
-            raise CheckpointError(
-                f"{self.path}: has no ranking head to score with; pass --scorer lm, or train one first"
-            )
+        if head:
+            require_ranking_head(state, self.path)
         model = build_model(self.architecture, vocabulary, head)
         heads = {name.split(".")[1] for name in weights if name.startswith(HEADS)} - {HEAD_NAME if head else ""}
         if heads:
@@ -226,6 +226,16 @@ def build_model(architecture: Architecture, vocabulary: Vocabulary, head: bool) 
 def asdict_config(config: Any) -> Dict[str, Any]:
     """Options of a fairseq dataclass without its private fields."""
     return {name: value for name, value in vars(config).items() if not name.startswith("_")}
+
+
+def _device(name: Optional[str]) -> torch.device:
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ClozeError(f"device {name} cannot be used ({reason}); take cpu, cuda, or cuda:N") from error
+    return device
 
 
 def _move(value: Any, device: torch.device) -> Any:

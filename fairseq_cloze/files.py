@@ -6,13 +6,37 @@ import os
 from pathlib import Path
 from typing import Union
 
+from .errors import ClozeError
+
 PathLike = Union[str, "os.PathLike[str]"]
 
 
 def write_text(path: PathLike, text: str) -> None:
-    """Write a UTF-8 file whole or not at all; its folder is made where it is missing."""
+    """Write a UTF-8 file whole or not at all; its folder is made where it is missing.
+
+    Raises:
+        ClozeError: it cannot be written
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ClozeError(f"{path}: cannot be written ({error.strerror or error}); choose another file") from error
+
+
+def check_writable(path: PathLike) -> None:
+    """Make sure, before long work, that :func:`write_text` will be able to write *path*.
+
+    Raises:
+        ClozeError: it cannot be written
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ClozeError(f"{path}: cannot be written (Is a directory); choose another file")
+    probe = path.with_name(path.name + ".tmp")
+    write_text(probe, "")
+    probe.unlink()

@@ -20,10 +20,7 @@ from fairseq.models.roberta.model import RobertaLMHead
 from omegaconf import DictConfig, open_dict
 from torch import Tensor, nn
 
-from .checkpoints import HEADS
 from .compat import drop_dead_parameters, is_dead_parameter
-from .errors import CheckpointError
-from .scoring import HEAD_NAME
 
 MODEL_NAME = "cloze_roberta"
 
@@ -35,6 +32,8 @@ BASE: Dict[str, Any] = {
     "max_positions": 512,
     "activation_fn": "gelu",
     "layer_norm_eps": 1e-5,
+    "untie_weights_roberta": False,
+    "pooler_activation_fn": "tanh",
 }
 LARGE: Dict[str, Any] = {
     **BASE,
@@ -72,8 +71,11 @@ class ClozeRobertaConfig(FairseqDataclass):
     layer_norm_eps: Optional[float] = field(
         default=None, metadata={"help": "epsilon of the layer norms " + _FROM_CHECKPOINT.format("1e-5")}
     )
-    untie_weights_roberta: bool = field(
-        default=False, metadata={"help": "keep embeddings and LM head apart (taken from the checkpoint)"}
+    untie_weights_roberta: Optional[bool] = field(
+        default=None, metadata={"help": "keep embeddings and LM head apart " + _FROM_CHECKPOINT.format("no")}
+    )
+    pooler_activation_fn: Optional[str] = field(
+        default=None, metadata={"help": "activation function of the ranking head " + _FROM_CHECKPOINT.format("tanh")}
     )
     dropout: float = field(default=0.1, metadata={"help": "dropout probability"})
     attention_dropout: float = field(default=0.1, metadata={"help": "dropout probability of attention weights"})
@@ -81,7 +83,6 @@ class ClozeRobertaConfig(FairseqDataclass):
         default=0.0, metadata={"help": "dropout probability inside the feed-forward layers"}
     )
     pooler_dropout: float = field(default=0.0, metadata={"help": "dropout probability inside the ranking head"})
-    pooler_activation_fn: str = field(default="tanh", metadata={"help": "activation function of the ranking head"})
     encoder_layerdrop: float = field(default=0.0, metadata={"help": "LayerDrop probability"})
     checkpoint_activations: bool = field(
         default=False, metadata={"help": "recompute activations in the backward pass, which saves memory"}
@@ -91,9 +92,6 @@ class ClozeRobertaConfig(FairseqDataclass):
 @register_model(MODEL_NAME, dataclass=ClozeRobertaConfig)
 class ClozeRobertaModel(RobertaModel):
     """fairseq's RoBERTa with a projection to candidate rows."""
-
-    #: set where a checkpoint without a ranking head must not load
-    head_required = False
 
     @staticmethod
     def add_args(parser: Any) -> None:
@@ -128,11 +126,7 @@ class ClozeRobertaModel(RobertaModel):
         return candidate_logits(self.encoder.lm_head, at_blanks, candidate_tokens), extra
 
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
-        """Rename older weights, drop heads of other tasks; refuse a checkpoint without the head that is to be used."""
-        if self.head_required and not any(key.startswith(f"{HEADS}{HEAD_NAME}.") for key in state_dict):
-            raise CheckpointError(
-                "the checkpoint has no ranking head, its scores would be random; pass --scorer lm, or train one first"
-            )
+        """Rename older weights, drop heads of other tasks."""
         for key in filter(is_dead_parameter, list(state_dict)):
             del state_dict[key]
         super().upgrade_state_dict_named(state_dict, name)

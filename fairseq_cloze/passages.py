@@ -49,11 +49,12 @@ class Passage:
 
 @dataclass(frozen=True)
 class Record:
-    """The bytes of one passage, not yet parsed."""
+    """The bytes of one passage, not yet parsed, or why they could not be read."""
 
     source: str
     id: str
     data: bytes
+    problem: Optional[str] = None
 
 
 @dataclass
@@ -97,12 +98,13 @@ def find_files(path: PathLike, tally: Optional[Tally] = None) -> List[Tuple[Path
             )
         return [(root, _stem(root.name))]
     found = []
-    for folder, _, names in os.walk(root):
-        for file in (Path(folder, name) for name in names):
-            if not file.name.startswith(".") and _has_suffix(file, _JSON_SUFFIXES + _JSONL_SUFFIXES):
-                found.append((file, _stem(file.relative_to(root).as_posix())))
-            elif tally is not None:
-                tally.ignored_files.append(str(file))
+    for file in _walk(root):
+        relative = file.relative_to(root)
+        hidden = any(part.startswith(".") for part in relative.parts)
+        if not hidden and _has_suffix(file, _JSON_SUFFIXES + _JSONL_SUFFIXES):
+            found.append((file, _stem(relative.as_posix())))
+        elif tally is not None:
+            tally.ignored_files.append(str(file))
     if not found:
         raise ClozeError(f"{root}: expected a folder with .json or .jsonl files, found none; check the path")
     return sorted(found, key=lambda entry: entry[0].relative_to(root).as_posix())
@@ -111,8 +113,10 @@ def find_files(path: PathLike, tally: Optional[Tally] = None) -> List[Tuple[Path
 def read_records(paths: Iterable[PathLike], tally: Optional[Tally] = None) -> Iterator[Record]:
     """Yield the raw records under *paths* one by one, in order, holding one file's line or document at a time.
 
+    A file that cannot be read becomes a record that says so.
+
     Raises:
-        ClozeError: a path that holds nothing to read, or a file that cannot be read
+        ClozeError: a path that holds nothing to read
     """
     files = [entry for path in paths for entry in find_files(path, tally)]
     for file, default_id in files:
@@ -126,7 +130,7 @@ def read_records(paths: Iterable[PathLike], tally: Optional[Tally] = None) -> It
                 with _open(file) as document:
                     yield Record(str(file), default_id, document.read())
         except (OSError, EOFError, zlib.error) as error:
-            raise ClozeError(f"{file}: cannot be read ({error}); check the file") from error
+            yield Record(str(file), default_id, b"", f"cannot be read ({error}); check the file")
 
 
 def read_passages(
@@ -177,6 +181,24 @@ def check_unique_id(passage_id: str, source: str, seen: Dict[str, str]) -> None:
         )
 
 
+def _walk(root: Path) -> Iterator[Path]:
+    """All files below *root*, through links to folders as well, each folder once."""
+
+    def unreadable(error: OSError) -> None:
+        raise ClozeError(f"{error.filename}: cannot be read ({error.strerror}); check the folder") from error
+
+    seen = {os.path.realpath(root)}
+    for folder, folders, names in os.walk(root, onerror=unreadable, followlinks=True):
+        yield from (Path(folder, name) for name in names)
+        below = sorted((Path(folder, name) for name in folders), key=lambda path: (path.is_symlink(), path.name))
+        folders[:] = []
+        for path in below:
+            real = os.path.realpath(path)
+            if real not in seen:
+                seen.add(real)
+                folders.append(path.name)
+
+
 def _open(file: Path) -> Any:
     return gzip.open(file, "rb") if file.suffix.lower() == ".gz" else open(file, "rb")
 
@@ -201,6 +223,8 @@ def parse_record(record: Record) -> Passage:
         PassageError: anything else that does not fit
     """
     source = record.source
+    if record.problem is not None:
+        raise PassageError(source, record.problem)
     fields = _load_json(record)
     article = fields.get("article")
     if not isinstance(article, str):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import tempfile
 from collections import deque
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -142,9 +143,14 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def passage_texts(paths: Sequence[PathLike], norm: str = "standard") -> Iterator[str]:
-    """Texts of passages, gold candidates filled in where they are known, for learning a vocabulary."""
-    for passage in read_passages(paths, on_error="skip"):
+def passage_texts(
+    paths: Sequence[PathLike], norm: str = "standard", on_error: str = "stop", tally: Optional[Tally] = None
+) -> Iterator[str]:
+    """Texts of passages, gold candidates filled in where they are known, for learning a vocabulary.
+
+    The arguments other than *norm* are those of :func:`fairseq_cloze.passages.read_passages`.
+    """
+    for passage in read_passages(paths, on_error, tally):
         segments = BLANK.split(normalise(passage.article, norm))
         fills = [choices[gold] if gold != UNLABELLED else "" for choices, gold in zip(passage.candidates, passage.gold)]
         yield "".join([*(segment + fill for segment, fill in zip(segments, fills)), segments[-1]])
@@ -300,12 +306,18 @@ class _Partial:
 
     def publish(self) -> None:
         """Give the finished folder its name; an old data-bin of that name goes only then."""
-        old = self._out.with_name(self._out.name + ".old")
         if self._out.exists():
-            os.rename(self._out, old)
-        os.rename(self.folder, self._out)
+            old = Path(tempfile.mkdtemp(prefix=f"{self._out.name}.replaced.", dir=self._out.parent))
+            os.rename(self._out, old)  # onto the empty folder
+            try:
+                os.rename(self.folder, self._out)
+            except OSError:
+                os.rename(old, self._out)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.rename(self.folder, self._out)
         self._published = True
-        shutil.rmtree(old, ignore_errors=True)
 
     def __exit__(self, *_: object) -> None:
         if not self._published:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .checkpoints import (
+    HEAD_NAME,
     HEADS,
     Architecture,
     State,
@@ -29,7 +30,7 @@ from .compat import load_checkpoint
 from .encoding import EncodingOptions
 from .errors import CheckpointError
 from .files import PathLike
-from .vocabulary import MASK_SYMBOL, SPECIAL_SYMBOLS, Vocabulary
+from .vocabulary import MASK_SYMBOL, PAD, SPECIAL_SYMBOLS, Vocabulary
 
 MODEL_FILE = "model.pt"
 
@@ -133,6 +134,8 @@ def _read_config(folder: Path) -> Dict[str, Any]:
         )
     if config.get("hidden_act", "gelu") != "gelu":
         raise CheckpointError(f"{folder}: expected hidden_act gelu, as RoBERTa has, found {config['hidden_act']}")
+    if config.get("pad_token_id", PAD) != PAD:  # positions are counted from the row behind it
+        raise CheckpointError(f"{folder}: expected pad_token_id {PAD}, as RoBERTa has, found {config['pad_token_id']}")
     if config.get("position_embedding_type", "absolute") != "absolute":
         raise CheckpointError(f"{folder}: position_embedding_type {config['position_embedding_type']} is not supported")
     return config
@@ -180,6 +183,12 @@ def _read_tokenizer(folder: Path, gpt2_bpe: Optional[PathLike], rows: int) -> Tu
     """The vocabulary, and for each of its rows the row of the source (``None``: the same)."""
     if gpt2_bpe is not None:
         vocabulary = Vocabulary.load(gpt2_bpe)
+        own = [name for name in ("vocab.json", "tokenizer.json") if (folder / name).is_file()]
+        if own:
+            raise CheckpointError(
+                f"{folder}: has tokenizer files of its own ({', '.join(own)}), which belong to the weights; "
+                "leave --gpt2-bpe out"
+            )
         if len(vocabulary) != rows:
             raise CheckpointError(
                 f"{gpt2_bpe}: expected a dictionary of {rows:,} rows, as the embedding of {folder} has, "
@@ -207,13 +216,20 @@ def _read_tokenizer(folder: Path, gpt2_bpe: Optional[PathLike], rows: int) -> Tu
 
 
 def _read_tokenizer_files(folder: Path) -> Tuple[Dict[str, int], List[Tuple[str, str]]]:
+    tokenizer: Dict[str, Any] = {}
+    if (folder / "tokenizer.json").is_file():
+        tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        if tokenizer.get("normalizer"):
+            raise CheckpointError(
+                f"{folder / 'tokenizer.json'}: expected no normalizer, as RoBERTa has none, "
+                f"found {tokenizer['normalizer'].get('type')}; such a model cannot be imported"
+            )
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         numbers = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
         lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
         pairs = [line.split(" ") for line in lines if line and not line.startswith("#version")]
         return numbers, [(left, right) for left, right in pairs]
-    if (folder / "tokenizer.json").is_file():
-        tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    if tokenizer:
         model = tokenizer["model"]
         steps = json.dumps(tokenizer.get("pre_tokenizer"))
         if model.get("type", "BPE") != "BPE" or "ByteLevel" not in steps:
@@ -281,7 +297,6 @@ def _make_state(
         attention_dropout=config.get("attention_probs_dropout_prob", 0.1),
         activation_dropout=0.0,
         pooler_dropout=0.0,
-        pooler_activation_fn="tanh",
         **vars(architecture),
     )
     return {
@@ -348,8 +363,6 @@ def export_hf(checkpoint: PathLike, out: PathLike) -> str:
 
 
 def _to_hf(weights: Mapping[str, Tensor], architecture: Architecture) -> Tuple[Dict[str, Tensor], str]:
-    from .scoring import HEAD_NAME
-
     positions = weights[f"{_SENTENCE_ENCODER}.embed_positions.weight"]
     out = {
         _TOKENS: weights[f"{_SENTENCE_ENCODER}.embed_tokens.weight"],
@@ -358,6 +371,11 @@ def _to_hf(weights: Mapping[str, Tensor], architecture: Architecture) -> Tuple[D
     }
     head = f"{HEADS}{HEAD_NAME}."
     ranking = any(name.startswith(head) for name in weights)
+    if ranking and architecture.pooler_activation_fn != "tanh":
+        raise CheckpointError(
+            f"pooler_activation_fn {architecture.pooler_activation_fn} cannot be exported, the ranking head of Hugging "
+            "Face's RoBERTa is always tanh"
+        )
     for theirs, ours in _names(architecture.encoder_layers).items():
         if not (ranking and theirs.startswith("lm_head.")):
             out[theirs] = weights[ours]

@@ -11,10 +11,10 @@ from typing import Any, Dict
 import torch
 from torch import Tensor, nn
 
+from .checkpoints import HEAD_NAME
 from .vocabulary import PAD
 
 SCORERS = ("lm", "head")
-HEAD_NAME = "cloze_ranking"
 
 Sample = Dict[str, Any]
 

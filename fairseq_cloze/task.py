@@ -16,6 +16,7 @@ from torch import nn
 
 from . import compat
 from .checkpoints import (
+    HEAD_NAME,
     STATE_KEY,
     Architecture,
     State,
@@ -27,6 +28,7 @@ from .checkpoints import (
     prove_load,
     read_architecture,
     read_task_state,
+    require_ranking_head,
     task_state,
 )
 from .criterion import CRITERION_NAME, ClozeRankingCriterionConfig
@@ -34,7 +36,7 @@ from .databin import DataBin
 from .dataset import ClozeDataset
 from .errors import CheckpointError, ClozeError, DataBinError
 from .model import BASE, MODEL_NAME, ClozeRobertaModel, fill_config, finish_model, rest_lm_head
-from .scoring import HEAD_NAME, SCORERS
+from .scoring import SCORERS
 from .views import OTHER_BLANKS, VIEWS, make_view
 from .vocabulary import Vocabulary
 
@@ -81,6 +83,7 @@ class ClozeRankingConfig(FairseqDataclass):
     save_dir: str = II("checkpoint.save_dir")
     restore_file: str = II("checkpoint.restore_file")
     finetune_from_model: Optional[str] = II("checkpoint.finetune_from_model")
+    continue_once: Optional[str] = II("checkpoint.continue_once")
     path: Optional[str] = II("common_eval.path")
 
 
@@ -123,8 +126,16 @@ class ClozeRankingTask(FairseqTask):
         return self._dictionary
 
     def load_dataset(self, split: str, combine: bool = False, epoch: int = 1, **kwargs: Any) -> None:
-        """Open a split; for training, the shard whose turn it is in this epoch."""
-        shard = self.shards[(epoch - 1) % len(self.shards)] if split == self.cfg.train_subset else self.shards[0]
+        """Open a split; for training, the shard whose turn it is in this epoch.
+
+        Raises:
+            DataBinError: no such split, in any of the shards where it is the training split
+        """
+        shard = self.shards[0]
+        if split == self.cfg.train_subset:
+            for each in self.shards:
+                each.open(split)
+            shard = self.shards[(epoch - 1) % len(self.shards)]
         view = make_view(self.view, shard.open(split), self.vocabulary, self._max_positions, self.other_blanks)
         self.datasets[split] = ClozeDataset(view, shuffle=split == self.cfg.train_subset, seed=self.cfg.seed)
 
@@ -159,14 +170,17 @@ class ClozeRankingTask(FairseqTask):
             if self._source is not None:
                 self._check_source(self._source, cfg)
         elif self.cfg.path and Path(self.cfg.path).is_file():  # fairseq-validate
-            self._check_vocabulary(load_state(Path(self.cfg.path)), Path(self.cfg.path))
+            path = Path(self.cfg.path)
+            state = load_state(path)
+            self._check_vocabulary(state, path)
+            if self.scorer == "head":
+                require_ranking_head(state, path)
         if name == MODEL_NAME:
             fill_config(cfg, BASE)
         model = super().build_model(cfg, from_checkpoint)
         finish_model(model, getattr(cfg, "layer_norm_eps", None))
         if self.scorer == "head":
             model.register_classification_head(HEAD_NAME, num_classes=1)
-            model.head_required = from_checkpoint
             rest_lm_head(model)
         self._max_positions = model.max_positions()
         return model
@@ -196,7 +210,8 @@ class ClozeRankingTask(FairseqTask):
             CheckpointError: it is missing, or none was given and ``--from-scratch`` neither
         """
         cfg = self.cfg
-        if cfg.from_scratch and (cfg.finetune_from_model or cfg.restore_file != _DEFAULT_RESTORE_FILE):
+        given = cfg.finetune_from_model or cfg.continue_once or cfg.restore_file != _DEFAULT_RESTORE_FILE
+        if cfg.from_scratch and given:
             raise CheckpointError("--from-scratch starts from random weights; leave it out, or the checkpoint")
         last = Path(cfg.save_dir, _DEFAULT_RESTORE_FILE)
         if cfg.restore_file != _DEFAULT_RESTORE_FILE:
@@ -205,8 +220,9 @@ class ClozeRankingTask(FairseqTask):
             logger.info("resuming from %s", last)
             self._warn_of_another_run(last)
             return last
-        if cfg.finetune_from_model:
-            return _existing(Path(cfg.finetune_from_model), "--finetune-from-model")
+        for option in ("continue_once", "finetune_from_model"):
+            if getattr(cfg, option):
+                return _existing(Path(getattr(cfg, option)), f"--{option.replace('_', '-')}")
         if cfg.from_scratch:
             logger.warning("training starts from random weights, as --from-scratch asks for")
             return None

@@ -87,7 +87,8 @@ class View:
             - exists: the blank has that many candidates, ``bool (blanks, candidates)``
             - distinct: candidates that exist and repeat no earlier one, ``bool (blanks, candidates)``
             - first: index of the first candidate of the same text, ``int64 (blanks, candidates)``
-            - relevance: graded relevance, 0 where not distinct, ``float64 (blanks, candidates)``
+            - relevance: graded relevance, of equal candidates the highest, 0 where not distinct,
+              ``float64 (blanks, candidates)``
             - chance: probability that a random candidate is right, ``float64 (blanks,)``
             - multi_token: some candidate has more than one token, ``bool (blanks,)``
         """
@@ -104,13 +105,15 @@ class View:
         gold = np.where(labelled, first[np.arange(len(blanks)), gold], UNLABELLED)
         right = (exists & (first == gold[:, None])).sum(axis=1)
         lengths = np.diff(self.store.candidate_token_end[np.stack([index, index + 1])], axis=0)[0]
+        relevance = np.full(exists.shape, -np.inf)
+        np.maximum.at(relevance, (np.arange(len(blanks))[:, None], first), columns["candidate_rank"][index])
         return {
             "blanks": torch.from_numpy(blanks),
             "gold": torch.from_numpy(gold),
             "exists": torch.from_numpy(exists),
             "distinct": torch.from_numpy(distinct),
             "first": torch.from_numpy(first),
-            "relevance": torch.from_numpy(np.where(distinct, columns["candidate_rank"][index], 0.0).astype(np.float64)),
+            "relevance": torch.from_numpy(np.where(distinct, relevance, 0.0)),
             "chance": torch.from_numpy(right / count),
             "multi_token": torch.from_numpy((exists & (lengths > 1)).any(axis=1)),
         }

@@ -56,7 +56,7 @@ def cut_windows(length: int, sentence_starts: Offsets, blank_positions: Offsets,
 def window_around(length: int, sentence_starts: Offsets, left: int, right: int, limit: int) -> Tuple[int, int]:
     """The window of at most *limit* tokens that gives ``[left, right)`` the most context on its poorer side.
 
-    It starts and ends between sentences where a sentence break lies in reach.
+    It starts and ends between sentences where a sentence break lies in reach and leaves half of that side or more.
 
     Args:
         length: tokens of the text
@@ -74,10 +74,10 @@ def window_around(length: int, sentence_starts: Offsets, left: int, right: int, 
     after = min(length - right, spare - before)
     starts = np.asarray(sentence_starts, dtype=np.int64)
     start, end = left - before, right + after
-    inside = starts[(starts >= start) & (starts <= left)]
+    inside = starts[(starts >= start) & (starts <= left - (before + 1) // 2)]
     if start > 0 and len(inside):
         start = int(inside[0])
-    inside = starts[(starts >= right) & (starts <= end)]
+    inside = starts[(starts >= right + (after + 1) // 2) & (starts <= end)]
     if end < length and len(inside):
         end = int(inside[-1])
     return start, end

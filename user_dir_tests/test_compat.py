@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fractions
 import os
 import shutil
 import sys
@@ -240,6 +241,22 @@ def test_files_that_are_no_checkpoints(tmp_path: Path, content: bytes) -> None:
     assert text.startswith(f"{tmp_path / 'm.pt'}: cannot be read as a checkpoint, {len(content)} bytes (")
     assert text.endswith("); the file is truncated or no PyTorch file, copy it again")
     assert "\n" not in text
+
+
+def test_a_checkpoint_with_other_objects(tmp_path: Path) -> None:
+    """Not the file's fault, and the advice works."""
+    if not hasattr(torch.serialization, "add_safe_globals"):
+        pytest.skip("torch before 2.4 loads pickles as they are")
+    path = tmp_path / "model.pt"
+    weights = {"w": torch.ones(2)}
+    torch.save({"model": weights, "args": None, "extra_state": {"meter": fractions.Fraction(1, 3)}}, path)
+    with pytest.raises(CheckpointError) as error:
+        compat.load_checkpoint(path)
+    text = str(error.value)
+    assert text.startswith(f"{path}: holds an object of fractions.Fraction, which is not read as it could run code; if")
+    advice = text[text.index("python -c") :]
+    run("bash", "-c", advice, cwd=tmp_path)
+    assert compat.load_checkpoint(tmp_path / "plain.pt")["model"]["w"].equal(weights["w"])
 
 
 def test_dead_parameters_by_name() -> None:

@@ -80,6 +80,19 @@ def test_sentence_case(vocabulary: Vocabulary) -> None:
     assert texts(raised, vocabulary)["candidates"] == [["Then", "IT"], [" So", " Yet"], [" so", " yet"]]
 
 
+def test_candidates_are_compared_as_they_are_encoded(vocabulary: Vocabulary) -> None:
+    """Equal after normalisation and capitalisation is equal."""
+    passage = make("_ it rained _ .", ["then", "Then", "now"], ["as  well", "as\nwell", "as\u200b well", "\u200b", "/"])
+    columns = encode_passages([passage], vocabulary, EncodingOptions(sentence_case=True))
+    assert columns["candidate_first"].tolist() == [0, 0, 2, 0, 0, 0, 3, 3]
+    assert texts(encode(passage, vocabulary), vocabulary)["candidates"] == [
+        ["then", "Then", "now"],
+        [" as well", " as well", " as well", "", ""],
+    ]
+    raw = encode_passages([passage], vocabulary, EncodingOptions(text_norm="none"))
+    assert raw["candidate_first"].tolist() == [0, 1, 2, 0, 1, 2, 3, 4]
+
+
 def test_columns_of_two_passages(vocabulary: Vocabulary) -> None:
     one = make("He _ . She _ home.", ["ran", "sat"], ["went", "is", "was"], gold=[1, 2])
     two = Passage("é", "q.json", "No _", (("a", "b"),), (0,), ((0.5, 2.0),))

@@ -15,12 +15,12 @@ from fairseq_cloze.passages import LETTERS, read_passages
 from fairseq_cloze.prepare import prepare
 from fairseq_cloze.vocabulary import FILES
 
-from .conftest import PASSAGES, run
+from .conftest import PASSAGES, run, train
 
 register()
 
 from fairseq_cloze.checkpoints import load_state  # noqa: E402
-from fairseq_cloze.evaluate import Settings, evaluate, predict  # noqa: E402
+from fairseq_cloze.evaluate import Scorer, Settings, evaluate, predict  # noqa: E402
 
 FOUR = ["calm", "cold", "old", "odd"]
 
@@ -265,8 +265,38 @@ def test_no_head_to_score_with(finetuned: Path, data_bin: Path) -> None:
     with pytest.raises(CheckpointError) as error:
         evaluate(finetuned / "checkpoint_last.pt", data_bin, settings=Settings(view="full", scorer="head"))
     assert str(error.value) == (
-        f"{finetuned / 'checkpoint_last.pt'}: has no ranking head to score with; pass --scorer lm, or train one first"
+        f"{finetuned / 'checkpoint_last.pt'}: has no ranking head, its scores would be random; "
+        "pass --scorer lm, or train one first"
     )
+
+
+def test_another_activation_in_the_ranking_head(tmp_path: Path, data_bin: Path) -> None:
+    """The shape of the head comes from the checkpoint, too: fairseq-validate and evaluate agree."""
+    shape = ("--encoder-layers", 1, "--encoder-embed-dim", 24, "--encoder-attention-heads", 2)
+    options = ("--arch", "cloze_roberta", "--from-scratch", *shape, "--view", "neighbors", "--scorer", "head")
+    ran = train(data_bin, tmp_path, *options, "--pooler-activation-fn", "relu", "--batch-size", 32, "--max-update", 5)
+    checkpoint = tmp_path / "checkpoint_last.pt"
+    scorer = Scorer(checkpoint)
+    assert scorer.architecture.pooler_activation_fn == "relu"
+    assert scorer.model.classification_heads["cloze_ranking"].activation_fn is torch.nn.functional.relu
+    result = evaluate(checkpoint, data_bin)
+    [row] = ran.metrics("valid")
+    assert (result.accuracy, result.mrr) == (pytest.approx(row["accuracy"], 1e-4), pytest.approx(row["mrr"], 1e-4))
+
+
+@pytest.mark.parametrize("device", ["gpu", "meta:x", "cuda:99"])
+def test_a_device_that_is_not_there(finetuned: Path, data_bin: Path, device: str) -> None:
+    with pytest.raises(ClozeError, match=rf"device {device} cannot be used \(.*\); take cpu, cuda, or cuda:N"):
+        evaluate(finetuned / "checkpoint_last.pt", data_bin, device=device)
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_a_result_that_cannot_be_written(tmp_path: Path, finetuned: Path, data_bin: Path, command: str) -> None:
+    """Said before the work, not after it."""
+    arguments = (data_bin, "--json", tmp_path) if command == "evaluate" else (PASSAGES / "test", "--out", tmp_path)
+    done = run("fairseq-cloze", command, finetuned / "gone.pt", *arguments, code=1)
+    assert done.text.splitlines()[-1] == f"Error: {tmp_path}: cannot be written (Is a directory); choose another file"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_joint_with_a_head(finetuned: Path, data_bin: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
@@ -293,6 +294,38 @@ def test_folder_tree_in_order_with_ids(passage: Callable[..., Path]) -> None:
     assert tally.summary() == ("5 passages, 5 blanks, 0 skipped, 2 files that are not JSON or JSONL ignored")
 
 
+def test_links_and_hidden_folders(tmp_path: Path) -> None:
+    """Linked folders are read, each folder once, loops end; hidden folders are counted as ignored."""
+    (tmp_path / "elsewhere").mkdir()
+    root = tmp_path / "root"
+    for name in ("middle/a.json", ".ipynb_checkpoints/a-checkpoint.json"):
+        (root / name).parent.mkdir(parents=True)
+        (root / name).write_bytes(record(answers=["A"]).data)
+    (tmp_path / "elsewhere" / "b.json").write_bytes(record(answers=["A"]).data)
+    (root / "high").symlink_to(tmp_path / "elsewhere")
+    (root / "middle" / "up").symlink_to(root)
+    (root / "again").symlink_to(root / "middle")
+    tally = Tally()
+    assert [item.id for item in read_passages([root], tally=tally)] == ["high/b", "middle/a"]
+    assert [Path(name).name for name in tally.ignored_files] == ["a-checkpoint.json"]
+
+
+def test_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "a.json").write_bytes(record().data)
+    scandir = os.scandir
+
+    def refuse(path: Any) -> Any:  # what the system does to anybody but root
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(ClozeError) as error:
+        list(read_passages([tmp_path]))
+    assert str(error.value) == f"{tmp_path / 'closed'}: cannot be read (Permission denied); check the folder"
+
+
 def test_jsonl_and_gzip(tmp_path: Path) -> None:
     lines = [record(f"Line {n} _ .", answers=["A"]).data for n in (1, 2)]
     (tmp_path / "a.jsonl").write_bytes(lines[0] + b"\n\n" + lines[1])
@@ -367,6 +400,17 @@ def test_nothing_to_read(tmp_path: Path) -> None:
         f"{tmp_path / 'a.txt'}: expected a name that ends in .json or .jsonl (or .gz after it), found 'a.txt'; "
         "rename the file after its format"
     )
+
+
+def test_damaged_gzip_is_skipped_and_named(tmp_path: Path) -> None:
+    lines = [record(f"Line {n} _ .", answers=["A"]).data for n in (1, 2)]
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines[0] + b"\n") + b"\x1f\x8b half")
+    (tmp_path / "b.json").write_bytes(lines[1])
+    tally = Tally()
+    assert [item.id for item in read_passages([tmp_path], "skip", tally)] == ["a:1", "b"]
+    [(source, reason)] = tally.skipped
+    assert source == str(tmp_path / "a.jsonl.gz")
+    assert reason.startswith("cannot be read (") and reason.endswith("); check the file")
 
 
 def test_damaged_gzip(tmp_path: Path) -> None:

@@ -179,6 +179,34 @@ def test_overwrite_replaces_a_data_bin(tmp_path: Path, pretrained: Path) -> None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bin"]
 
 
+def test_folders_of_like_names_are_the_users(tmp_path: Path, pretrained: Path) -> None:
+    (tmp_path / "bin.old").mkdir()
+    (tmp_path / "bin.old" / "notes.txt").write_text("keep")
+    for overwrite in (False, True):
+        prepare({"valid": [PASSAGES / "valid"]}, pretrained, tmp_path / "bin", workers=1, overwrite=overwrite)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bin", "bin.old"]
+    assert (tmp_path / "bin.old" / "notes.txt").read_text() == "keep"
+
+
+def test_a_data_bin_that_cannot_be_replaced_stays(
+    tmp_path: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "bin"
+    prepare({"train": [PASSAGES / "train"]}, pretrained, out, workers=1)
+    rename = os.rename
+
+    def refuse(source: Any, target: Any) -> None:
+        if str(source).endswith(".partial"):
+            raise PermissionError(13, "Permission denied")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(ClozeError, match=r"cannot be written \(Permission denied\); nothing was kept"):
+        prepare({"valid": [PASSAGES / "valid"]}, pretrained, out, workers=1, overwrite=True)
+    assert list(DataBin(out).splits) == ["train"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bin"]
+
+
 # -- whole or not at all ---------------------------------------------------------------------------------------------
 
 
@@ -324,3 +352,20 @@ def test_changed_dictionary(tmp_path: Path, data_bin: Path) -> None:
 def test_texts_to_learn_from(passage: Callable[..., Path]) -> None:
     path = passage("a.json", "She _ to  school , _ .", [["went", "go"], ["so", "/"]], ["A", "A"])
     assert list(passage_texts([path])) == ["She went to school, so."]
+
+
+def test_learn_bpe_counts_and_names(tmp_path: Path, passage: Callable[..., Path]) -> None:
+    bad = passage("bad.json", "It was _ .", [["one"]])
+    command = ("fairseq-cloze", "learn-bpe", bad.parent, "--size", "300", "--out", tmp_path / "bpe")
+    why = "blank 1, field 'options': expected a list of 2 to 26 strings, found 1"
+    assert run(*command, code=1).text.startswith(f"Error: {bad}: {why}; ")
+    assert run(*command, "--on-error", "skip", code=1).text.splitlines() == [
+        f"skipped {bad}: {why}",
+        f"Error: {bad.parent}: expected passages with blanks, found none (0 passages, 0 blanks, 1 skipped)",
+    ]
+    assert not (tmp_path / "bpe").exists()
+    passage("good.json", "It was _ .", [FOUR], ["A"])
+    assert run(*command, "--on-error", "skip").text.splitlines() == [
+        f"skipped {bad}: {why}",
+        f"1 passages, 1 blanks, 1 skipped; wrote {tmp_path / 'bpe'}, 269 rows",
+    ]

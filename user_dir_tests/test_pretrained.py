@@ -10,6 +10,7 @@ from typing import Any, Dict, Optional
 
 import pytest
 import torch
+from tokenizers import normalizers
 from transformers import (
     AutoTokenizer,
     RobertaConfig,
@@ -84,6 +85,7 @@ def test_imported_files_and_architecture(pretrained: Path, vocabulary: Vocabular
         "activation_fn": "gelu",
         "layer_norm_eps": 1e-12,
         "untie_weights_roberta": False,
+        "pooler_activation_fn": "tanh",
     }
     assert {value.dtype for value in state["model"].values()} == {torch.float32}
 
@@ -136,6 +138,36 @@ def test_gpt2_bpe_folder_and_pytorch_bin(tmp_path: Path, hf_folder: Path, pretra
     path = import_hf(str(tmp_path / "hf"), tmp_path / "out", gpt2_bpe=pretrained)
     one, two = load_state(path)["model"], load_state(pretrained / "model.pt")["model"]
     assert one.keys() == two.keys() and all(one[name].equal(two[name]) for name in one)
+
+
+def test_gpt2_bpe_over_a_tokenizer(tmp_path: Path, hf_folder: Path, pretrained: Path) -> None:
+    with pytest.raises(CheckpointError) as error:
+        import_hf(str(hf_folder), tmp_path / "out", gpt2_bpe=pretrained)
+    assert str(error.value) == (
+        f"{hf_folder}: has tokenizer files of its own (vocab.json), which belong to the weights; leave --gpt2-bpe out"
+    )
+
+
+def test_padding_elsewhere(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    """Hugging Face counts positions from behind the padding row."""
+    save_hf(tmp_path, vocabulary, RobertaConfig, RobertaForMaskedLM, pad_token_id=0, bos_token_id=1)
+    with pytest.raises(CheckpointError) as error:
+        import_hf(str(tmp_path), tmp_path / "out")
+    assert str(error.value) == f"{tmp_path}: expected pad_token_id 1, as RoBERTa has, found 0"
+
+
+def test_a_normalizer(tmp_path: Path, hf_folder: Path) -> None:
+    shutil.copytree(hf_folder, tmp_path / "hf")
+    tokenizer = AutoTokenizer.from_pretrained(hf_folder).backend_tokenizer
+    for number, kind in enumerate((normalizers.Sequence([]), normalizers.Lowercase())):
+        tokenizer.normalizer = kind
+        tokenizer.save(str(tmp_path / "hf" / "tokenizer.json"))
+        with pytest.raises(CheckpointError) as error:
+            import_hf(str(tmp_path / "hf"), tmp_path / "out")
+        assert str(error.value) == (
+            f"{tmp_path / 'hf' / 'tokenizer.json'}: expected no normalizer, as RoBERTa has none, "
+            f"found {('Sequence', 'Lowercase')[number]}; such a model cannot be imported"
+        )
 
 
 def test_half_precision_weights_become_float32(tmp_path: Path, vocabulary: Vocabulary) -> None:
@@ -219,7 +251,10 @@ def test_vocabulary_of_another_size(tmp_path: Path, hf_folder: Path) -> None:
     other = Vocabulary.learn(["some other text, to learn a few more merges from"], 280)
     (tmp_path / "bpe").mkdir()
     other.save(tmp_path / "bpe")
-    assert refuse(hf_folder, tmp_path / "out", gpt2_bpe=tmp_path / "bpe") == (
+    (tmp_path / "hf").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(hf_folder / name, tmp_path / "hf")
+    assert refuse(tmp_path / "hf", tmp_path / "out", gpt2_bpe=tmp_path / "bpe") == (
         f"{tmp_path / 'bpe'}: expected a dictionary of 600 rows, as the embedding of SRC has, found {len(other)}; "
         "give the files that belong to the model"
     )
@@ -384,6 +419,7 @@ def test_export_of_an_import_is_the_source(
 def test_export_of_untied_weights(tmp_path: Path, vocabulary: Vocabulary) -> None:
     model = save_hf(tmp_path / "hf", vocabulary, RobertaConfig, RobertaForMaskedLM, tie_word_embeddings=False).eval()
     path = import_hf(str(tmp_path / "hf"), tmp_path / "out")
+    assert read_architecture(load_state(path), path).untie_weights_roberta
     export_hf(path, tmp_path / "back")
     back = RobertaForMaskedLM.from_pretrained(tmp_path / "back").eval()
     tokens = batch(vocabulary)
@@ -407,7 +443,7 @@ def test_export_of_a_finetuned_checkpoint(
 
 def test_export_with_a_ranking_head(tmp_path: Path, pretrained: Path, vocabulary: Vocabulary) -> None:
     """The head scores filled rows as RobertaForMultipleChoice does."""
-    from fairseq_cloze.scoring import HEAD_NAME
+    from fairseq_cloze.checkpoints import HEAD_NAME
 
     state = load_state(pretrained / "model.pt")
     model = build_model(read_architecture(state, pretrained), vocabulary, head=True)
@@ -421,3 +457,10 @@ def test_export_with_a_ranking_head(tmp_path: Path, pretrained: Path, vocabulary
         found = model.eval()(tokens, features_only=True, classification_head_name=HEAD_NAME)[0][:, 0]
         expected = theirs(tokens[None], attention_mask=tokens.ne(1).long()[None]).logits[0]
     assert (found - expected).abs().max() < 1e-4
+    state["args"].pooler_activation_fn = "relu"
+    torch.save({**state, "model": model.state_dict()}, tmp_path / "relu.pt")
+    with pytest.raises(CheckpointError) as error:
+        export_hf(tmp_path / "relu.pt", tmp_path / "relu")
+    assert str(error.value) == (
+        "pooler_activation_fn relu cannot be exported, the ranking head of Hugging Face's RoBERTa is always tanh"
+    )

@@ -9,13 +9,15 @@ from typing import Any, Dict
 
 import pytest
 import torch
+from transformers import RobertaConfig, RobertaForMaskedLM
 
 from fairseq_cloze import register
 from fairseq_cloze.errors import CheckpointError, ClozeError, DataBinError
 from fairseq_cloze.prepare import prepare
+from fairseq_cloze.pretrained import import_hf
 from fairseq_cloze.vocabulary import DICTIONARY_FILE, MERGES_FILE, Vocabulary
 
-from .conftest import PASSAGES, start, train, validate
+from .conftest import PASSAGES, save_hf, start, train, validate
 
 register()
 
@@ -252,6 +254,31 @@ def test_from_scratch_and_a_checkpoint(tmp_path: Path, data_bin: Path, options: 
     )
 
 
+def test_continue_once(tmp_path: Path, data_bin: Path, pretrained: Path) -> None:
+    """fairseq's option for a first start from another checkpoint."""
+    task, model = build(data_bin, tmp_path, continue_once=pretrained / "model.pt")
+    model.load_state_dict(load_state(pretrained / "model.pt")["model"])
+    task.begin_epoch(1, model)
+    with pytest.raises(CheckpointError, match="--continue-once .*gone.pt: no such checkpoint; training would start"):
+        build(data_bin, tmp_path, continue_once=tmp_path / "gone.pt")
+
+
+@pytest.mark.parametrize("size", ["0", ""])
+def test_an_idle_world_size(tmp_path: Path, data_bin: Path, size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", size)
+    build(data_bin, tmp_path, from_scratch=True)
+
+
+def test_untied_weights(tmp_path: Path, data_bin: Path, vocabulary: Vocabulary) -> None:
+    """Whether embeddings and LM head are one comes from the checkpoint, too."""
+    save_hf(tmp_path / "hf", vocabulary, RobertaConfig, RobertaForMaskedLM, tie_word_embeddings=False)
+    path = import_hf(str(tmp_path / "hf"), tmp_path / "weights")
+    task, model = build(data_bin, tmp_path, finetune_from_model=path)
+    model.load_state_dict(load_state(path)["model"])
+    task.begin_epoch(1, model)
+    assert model.encoder.lm_head.weight is not model.encoder.sentence_encoder.embed_tokens.weight
+
+
 def test_from_scratch(tmp_path: Path, data_bin: Path, caplog: Any) -> None:
     task, model = build(data_bin, tmp_path, from_scratch=True, encoder_layers=1, encoder_embed_dim=24)
     assert (len(model.encoder.sentence_encoder.layers), model.max_positions()) == (1, 512)
@@ -279,7 +306,8 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path: Path, data_bin: Path) -> No
 
     torch.save({"model": {}, "args": Evil()}, tmp_path / "model.pt")
     text = refused(CheckpointError, data_bin, tmp_path, finetune_from_model=tmp_path / "model.pt")
-    assert text.startswith(f"{tmp_path / 'model.pt'}: cannot be read as a checkpoint, ")
+    assert text.startswith(f"{tmp_path / 'model.pt'}: holds an object of ")
+    assert "which is not read as it could run code" in text
     assert not (tmp_path / "ran").exists()
 
 
@@ -388,6 +416,15 @@ def test_shards_must_be_alike(tmp_path: Path, data_bin: Path, pretrained: Path) 
     )
 
 
+def test_a_shard_without_the_training_split(tmp_path: Path, data_bin: Path, pretrained: Path) -> None:
+    """Said before the first epoch, not after it."""
+    prepare({"valid": [PASSAGES / "valid"]}, pretrained, tmp_path / "second", workers=1)
+    task, _ = build(f"{data_bin}:{tmp_path / 'second'}", tmp_path, from_scratch=True)  # type: ignore[arg-type]
+    task.load_dataset("valid")
+    with pytest.raises(DataBinError, match="second: no split 'train', found valid; prepare it with"):
+        task.load_dataset("train")
+
+
 def test_the_dictionary_is_fairseqs(data_bin: Path, vocabulary: Vocabulary) -> None:
     dictionary = make_dictionary(vocabulary)
     assert dictionary.symbols == vocabulary.symbols
@@ -404,5 +441,16 @@ def test_validation_of_a_checkpoint_without_the_head(tmp_path: Path, finetuned: 
     options = ("--batch-size", "8", "--view", "full", "--scorer", "head")
     ran = validate(data_bin, finetuned / "checkpoint_last.pt", *options, code=1)
     assert ran.text.splitlines()[-1] == (
-        "Error: the checkpoint has no ranking head, its scores would be random; pass --scorer lm, or train one first"
+        f"Error: {finetuned / 'checkpoint_last.pt'}: has no ranking head, its scores would be random; "
+        "pass --scorer lm, or train one first"
+    )
+
+
+def test_validation_of_a_plain_roberta_without_the_head(pretrained: Path, data_bin: Path) -> None:
+    """fairseq itself would fill in a random one."""
+    options = ("--batch-size", "8", "--view", "neighbors", "--scorer", "head")
+    ran = validate(data_bin, pretrained / "model.pt", *options, code=1)
+    assert ran.text.splitlines()[-1] == (
+        f"Error: {pretrained / 'model.pt'}: has no ranking head, its scores would be random; "
+        "pass --scorer lm, or train one first"
     )

@@ -163,7 +163,17 @@ def test_what_loss_and_metrics_get(store: Store, vocabulary: Vocabulary) -> None
     lengths = [[len(tokens) for tokens in row] for number in (0, 1) for row in store[number].candidates]
     assert sample["multi_token"].tolist() == [max(row) > 1 for row in lengths]
     assert sample["relevance"].dtype == torch.float64  # --fp16 halves float32
+    assert sample["relevance"].tolist()[:3] == [[0, 1, 0, 0, 0], [1, 0, 0, 0, 0], [1, 0, 0, 0, 0]]
     assert (sample["nsentences"], sample["id"].tolist()) == (2, [0, 1])
+
+
+def test_equal_candidates_have_the_highest_of_their_ranks(vocabulary: Vocabulary) -> None:
+    ranks = ((-2.0, -1.0, 3.0, 0.5), (-4.0, -3.0))
+    passage = Passage("p", "p", "a _ b _", (("to", "at", "to", "in"), ("x", "x")), (2, 1), ranks)
+    store = Store.from_columns([encode_passages([passage], vocabulary)], len(vocabulary))
+    sample = everything(make_view("joint", store, vocabulary, 126, "remove"))
+    assert sample["gold"].tolist() == [0, 0]
+    assert sample["relevance"].tolist() == [[3, -1, 0, 0.5], [-3, 0, 0, 0]]
 
 
 @pytest.mark.parametrize("name", ["joint", "full", "neighbors"])

@@ -84,9 +84,17 @@ def test_window_around(case: Tuple[int, List[int], List[int], int], data: st.Dat
     assert end - start <= limit
     if length <= limit:
         assert (start, end) == (0, length)
-    # Cut at a sentence, at the passage's end, or at the limit where no sentence starts in reach.
-    assert start in starts or not any(limit_start <= left and limit_start >= start for limit_start in starts)
-    assert end in (*starts, length) or not any(right <= limit_end <= end for limit_end in starts)
+        return
+    # Each side keeps half of the raw window's share or more; the raw window spreads what is left over evenly.
+    spare = limit - (right - left)
+    before = min(left, max(spare // 2, spare - (length - right)))
+    after = min(length - right, spare - before)
+    assert before // 2 <= left - start <= before and after // 2 <= end - right <= after
+    # Cut at the first or last sentence break within that, or raw where there is none.
+    near = [at for at in starts if left - before <= at <= left - (before + 1) // 2]
+    assert start == (near[0] if near and left > before else left - before)
+    near = [at for at in starts if right + (after + 1) // 2 <= at <= right + after]
+    assert end == (near[-1] if near and right + after < length else right + after)
 
 
 def test_window_around_is_balanced() -> None:
@@ -94,3 +102,9 @@ def test_window_around_is_balanced() -> None:
     assert window_around(100, [0], 3, 3, 20) == (0, 20)
     assert window_around(100, [0], 98, 98, 20) == (80, 100)
     assert window_around(100, [0, 44, 47, 56, 58], 50, 50, 20) == (44, 58)
+
+
+def test_a_sentence_break_at_the_blank_takes_no_context() -> None:
+    assert window_around(1200, [0, 600], 600, 600, 500) == (350, 850)
+    assert window_around(1200, [0, 590], 600, 600, 500) == (350, 850)
+    assert window_around(1200, [0, 400, 600, 800], 600, 600, 500) == (400, 800)

@@ -33,8 +33,10 @@ def command(
 
     register()
     from ..evaluate import Settings, evaluate
-    from ..files import write_text
+    from ..files import check_writable, write_text
 
+    if json_path:
+        check_writable(json_path)
     settings = Settings(view, scorer, other_blanks)
     result = evaluate(checkpoint, data_bin, split, settings, batch_size, max_tokens, device, fp16)
     for line in result.lines():

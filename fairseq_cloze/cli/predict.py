@@ -40,9 +40,10 @@ def command(
 
     register()
     from ..evaluate import Settings, predict
-    from ..files import write_text
+    from ..files import check_writable, write_text
     from ..ranking import metrics_of
 
+    check_writable(out)
     settings = Settings(view, scorer, other_blanks)
     result = predict(checkpoint, inputs, scores, settings, text_norm, on_error, batch_size, max_tokens, device, fp16)
     write_text(out, json.dumps(result.answers, ensure_ascii=False, indent=1) + "\n")
