@@ -27,9 +27,11 @@ def test_gpu_check_on_the_cpu(tmp_path: Path) -> None:
     options = ("--device", "cpu", "--measure", "tiny", "--json", out)
     ran = run("bash", ROOT / "scripts" / "gpu_check.sh", *options, env={"VENV": str(BIN.parent)})
     result = json.loads(out.read_text())
-    assert all(result["checks"].values()) and len(result["checks"]) == 7
+    assert all(result["checks"].values()) and len(result["checks"]) == 11
     assert result["training"]["first run"]["updates"] == result["training"]["resumed run"]["updates"] == 60
-    assert result["evaluation"]["cpu"]["n_blanks"] == result["validation"]["validate-fp16"]["n_blanks"] == 405
+    assert result["validation"]["validate-fp16"]["n_blanks"] == 405
+    assert result["evaluation"]["cpu"]["n_blanks"] == result["evaluation"]["cpu-fp16"]["n_blanks"] == 605
+    assert 0 < result["evaluation"]["cpu-fp16"]["largest difference of a probability"] < 0.05
     assert result["evaluation"]["cpu"]["accuracy"] > 95
     assert result["speed"]["tiny"]["tokens_per_second"] > 0
     assert ran.text.splitlines()[-1] == f"0 checks failed; wrote {out}"
