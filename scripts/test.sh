@@ -12,9 +12,9 @@ export OMP_NUM_THREADS=1
 ruff check .
 ruff format --check .
 mypy
+select='not slow'
 if [ "${1:-}" = --all ]; then
     shift
-    python -m pytest -n 2 --dist loadfile "$@"
-else
-    python -m pytest -n 2 --dist loadfile -m 'not slow' "$@"
+    select=''
 fi
+python -m pytest -n 2 --dist worksteal --durations 15 -m "$select" "$@"

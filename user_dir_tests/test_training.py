@@ -13,9 +13,14 @@ from typing import Any, Dict, List
 import pytest
 import torch
 
+from fairseq_cloze import register
 from fairseq_cloze.prepare import prepare
 
 from .conftest import FINETUNE, PASSAGES, PLUGIN, ROOT, TRAIN_OPTIONS, Ran, run, start, train, validate
+
+register()
+
+from fairseq_cloze.evaluate import evaluate  # noqa: E402
 
 GOLDEN = Path(__file__).with_name("golden")
 
@@ -153,10 +158,9 @@ def test_other_views_train(tmp_path: Path, pretrained: Path, data_bin: Path, vie
     ran = train(data_bin, tmp_path, *arch, *options)
     assert [row["n_blanks"] for row in ran.metrics("train")] == [405]
     assert [row["n_blanks"] for row in ran.metrics("valid")] == [102]
-    done = run("fairseq-cloze", "evaluate", tmp_path / "checkpoint_last.pt", data_bin, "--json", tmp_path / "out.json")
-    result = json.loads((tmp_path / "out.json").read_text())
-    assert (result["view"], result["scorer"], result["n_blanks"]) == (view, scorer, 102), done.text
-    assert result["accuracy"] == pytest.approx(ran.metrics("valid")[0]["accuracy"], abs=1e-3)
+    result = evaluate(tmp_path / "checkpoint_last.pt", data_bin)
+    assert (result.view, result.scorer, result.n_blanks) == (view, scorer, 102)
+    assert result.accuracy == pytest.approx(ran.metrics("valid")[0]["accuracy"], abs=1e-3)
 
 
 def test_plain_roberta_arch(tmp_path: Path, pretrained: Path, data_bin: Path) -> None:
@@ -248,9 +252,6 @@ def test_copies_of_checkpoints_are_whole(tmp_path: Path) -> None:
     """A reader of checkpoint_last.pt sees the old content or the new, never a part."""
     import threading
 
-    from fairseq_cloze import register
-
-    register()
     from fairseq.file_io import PathManager
 
     size = 20_000_000
