@@ -108,7 +108,14 @@ def _known_options() -> Set[str]:
     groups = [value for name, value in vars(configs).items() if name.endswith("Config")]
     groups += [PolynomialDecayLRScheduleConfig, ClozeRankingConfig, ClozeRankingCriterionConfig, ClozeRobertaConfig]
     names = {field.replace("_", "-") for group in groups for field in group.__dataclass_fields__}
-    known = {f"--{name}" for name in names} | {"--restore-file", "--user-dir", "--arch", "--task", "--criterion"}
+    known = {f"--{name}" for name in names} | {
+        "--help",
+        "--restore-file",
+        "--user-dir",
+        "--arch",
+        "--task",
+        "--criterion",
+    }
     for command in COMMANDS:
         known |= {option for param in main.get_command(None, command).params for option in param.opts}
     for script in (ROOT / "scripts").glob("*.*"):
