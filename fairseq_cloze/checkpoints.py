@@ -191,13 +191,14 @@ def expected_weights(state: State, path: Path, model: nn.Module) -> Dict[str, Te
     }
 
 
-def prove_load(path: Path, state: State, model: nn.Module) -> str:
+def prove_load(path: Path, state: State, model: nn.Module, got: Mapping[str, str]) -> str:
     """Compare a model with the checkpoint it was loaded from.
 
     Args:
         path: the checkpoint
         state: its content
         model: the model, not wrapped
+        got: its :func:`digests`
 
     Returns:
         a line that says what was proved
@@ -205,14 +206,14 @@ def prove_load(path: Path, state: State, model: nn.Module) -> str:
     Raises:
         CheckpointError: encoder or LM head differ; names the part
     """
-    expected, found = expected_weights(state, path, model), model.state_dict()
-    wanted, got = digests(expected), digests(found)
+    expected = expected_weights(state, path, model)
+    wanted = digests(expected)
     for part, prefix in PARTS.items():
         if wanted[part] != got[part]:
             raise CheckpointError(
                 f"the {part} is not that of {path}: expected digest {wanted[part][:12]}, found {got[part][:12]}; "
                 "training would start from other weights than those asked for"
-                f"{_first_difference(expected, found, prefix)}"
+                f"{_first_difference(expected, model.state_dict(), prefix)}"
             )
     return f"weights are those of {path} ({', '.join(f'{part} {value[:12]}' for part, value in got.items())})"
 

@@ -66,12 +66,12 @@ class ClozeDataset(FairseqDataset):
         return int(self.view.row_length[index])
 
     def num_tokens(self, index: int) -> int:
-        """Tokens the item costs in a batch of its own: rows × longest row."""
-        return int(self.view.row_length[index] * self.view.rows[index])
+        """Tokens the item costs in a batch of its own."""
+        return int(self.view.cost[index])
 
     def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
         """:meth:`num_tokens` of many items."""
-        return self.view.row_length[indices] * self.view.rows[indices]
+        return self.view.cost[indices]
 
     @property
     def can_reuse_epoch_itr_across_epochs(self) -> bool:
@@ -124,7 +124,7 @@ class ClozeDataset(FairseqDataset):
         return batches + self._fillers(-len(batches) % self.batches_multiple)
 
     def _check_cost(self, max_tokens: int) -> None:
-        cost = self.view.row_length * self.view.rows
+        cost = self.view.cost
         worst = int(cost.argmax())
         if cost[worst] > max_tokens:
             rows, length = int(self.view.rows[worst]), int(self.view.row_length[worst])
@@ -136,5 +136,5 @@ class ClozeDataset(FairseqDataset):
 
     def _fillers(self, count: int) -> List[np.ndarray]:
         """Batches of the cheapest item, unlabelled."""
-        cheapest = int((self.view.row_length * self.view.rows).argmin()) if count else 0
+        cheapest = int(self.view.cost.argmin()) if count else 0
         return [np.array([-1 - cheapest])] * count

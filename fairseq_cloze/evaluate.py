@@ -41,6 +41,7 @@ from .model import ClozeRobertaConfig, ClozeRobertaModel, finish_model
 from .passages import LETTERS, UNLABELLED, Tally, read_passages
 from .ranking import COUNTS, count_metrics, metrics_of, predictions, probabilities
 from .scoring import candidate_scores
+from .settings import DEFAULT_SETTINGS, Settings
 from .store import Store
 from .task import make_dictionary
 from .views import Sample, make_view
@@ -50,25 +51,6 @@ from .vocabulary import Vocabulary
 DEFAULT_MAX_TOKENS = 4096
 
 _CHUNK = 2048  # passages that predict holds at a time
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a checkpoint scores; what is ``None`` is taken from the checkpoint, else from the defaults of training."""
-
-    view: Optional[str] = None
-    scorer: Optional[str] = None
-    other_blanks: Optional[str] = None
-
-    def completed(self, carried: Dict[str, Any]) -> Settings:
-        """Fill in what is ``None``."""
-        defaults = {"view": "joint", "scorer": "lm", "other_blanks": "remove"}
-        values = {name: getattr(self, name) or carried.get(name) or default for name, default in defaults.items()}
-        if self.view == "joint" and self.scorer is None:
-            values["scorer"] = "lm"
-        if values["view"] == "joint" and values["scorer"] == "head":
-            raise ClozeError("scorer head needs view full or neighbors; view joint scores with the LM head")
-        return Settings(**values)
 
 
 @dataclass
@@ -112,7 +94,7 @@ class Scorer:
         checkpoint: PathLike,
         vocabulary: Optional[Vocabulary] = None,
         where: str = "the data",
-        settings: Settings = Settings(),
+        settings: Settings = DEFAULT_SETTINGS,
         device: Optional[str] = None,
         fp16: bool = False,
     ) -> None:
@@ -165,7 +147,7 @@ class Scorer:
         )
         dataset = ClozeDataset(view, shuffle=False)
         if batch_size is None and max_tokens is None:
-            max_tokens = max(DEFAULT_MAX_TOKENS, int((view.rows * view.row_length).max(initial=0)))
+            max_tokens = max(DEFAULT_MAX_TOKENS, int(view.cost.max(initial=0)))
         batches = dataset.batch_by_size(dataset.ordered_indices(), max_tokens, batch_size)
         width = int(np.diff(store.candidate_end).max(initial=1))
         answers = np.full(store.blanks, UNLABELLED, dtype=np.int64)
@@ -313,7 +295,7 @@ def evaluate(
     checkpoint: PathLike,
     data_bin: PathLike,
     split: str = "valid",
-    settings: Settings = Settings(),
+    settings: Settings = DEFAULT_SETTINGS,
     batch_size: Optional[int] = None,
     max_tokens: Optional[int] = None,
     device: Optional[str] = None,
@@ -401,7 +383,7 @@ def predict(
     checkpoint: PathLike,
     inputs: Sequence[PathLike],
     with_probabilities: bool = False,
-    settings: Settings = Settings(),
+    settings: Settings = DEFAULT_SETTINGS,
     text_norm: Optional[str] = None,
     on_error: str = "stop",
     batch_size: Optional[int] = None,
@@ -449,10 +431,7 @@ def predict(
                     answers[passage.id] = {"answers": letters, "probabilities": rows}
                 else:
                     answers[passage.id] = letters
-    if not answers:
-        raise ClozeError(
-            f"{', '.join(map(str, inputs))}: expected passages with blanks, found none ({tally.summary()})"
-        )
+    tally.require_passages(inputs)
     return Prediction(answers, tally, dict(counts), seconds, scorer.notes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Union
 
@@ -25,7 +26,7 @@ def write_text(path: PathLike, text: str) -> None:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise ClozeError(f"{path}: cannot be written ({error.strerror or error}); choose another file") from error
+        raise _cannot_write(path, error.strerror or str(error)) from error
 
 
 def check_writable(path: PathLike) -> None:
@@ -36,7 +37,14 @@ def check_writable(path: PathLike) -> None:
     """
     path = Path(path)
     if path.is_dir():
-        raise ClozeError(f"{path}: cannot be written (Is a directory); choose another file")
-    probe = path.with_name(path.name + ".tmp")
-    write_text(probe, "")
-    probe.unlink()
+        raise _cannot_write(path, "Is a directory")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise _cannot_write(path, error.strerror or str(error)) from error
+
+
+def _cannot_write(path: Path, reason: str) -> ClozeError:
+    return ClozeError(f"{path}: cannot be written ({reason}); choose another file")

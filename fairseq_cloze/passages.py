@@ -77,6 +77,17 @@ class Tally:
             text += f", {len(self.ignored_files):,} files that are not JSON or JSONL ignored"
         return text
 
+    def require_passages(self, paths: Iterable[PathLike]) -> None:
+        """Make sure that *paths* held something to work on.
+
+        Raises:
+            ClozeError: no passage with a blank
+        """
+        if not self.passages:
+            raise ClozeError(
+                f"{', '.join(map(str, paths))}: expected passages with blanks, found none ({self.summary()})"
+            )
+
 
 # -- finding and reading files ---------------------------------------------------------------------------------------
 

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from .checkpoints import HEAD_NAME
 from .vocabulary import PAD
 
-SCORERS = ("lm", "head")
-
 Sample = Dict[str, Any]
 
 

@@ -36,8 +36,8 @@ from .databin import DataBin
 from .dataset import ClozeDataset
 from .errors import CheckpointError, ClozeError, DataBinError
 from .model import BASE, MODEL_NAME, ClozeRobertaModel, fill_config, finish_model, rest_lm_head
-from .scoring import SCORERS
-from .views import OTHER_BLANKS, VIEWS, make_view
+from .settings import OTHER_BLANKS, SCORERS, VIEWS
+from .views import make_view
 from .vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -218,7 +218,6 @@ class ClozeRankingTask(FairseqTask):
             return _existing(Path(cfg.restore_file), "--restore-file")
         if last.exists():
             logger.info("resuming from %s", last)
-            self._warn_of_another_run(last)
             return last
         for option in ("continue_once", "finetune_from_model"):
             if getattr(cfg, option):
@@ -231,9 +230,9 @@ class ClozeRankingTask(FairseqTask):
             "of fairseq), or --from-scratch to start from random weights on purpose"
         )
 
-    def _warn_of_another_run(self, last: Path) -> None:
+    def _warn_of_another_run(self, state: State, last: Path) -> None:
         """fairseq resumes whatever lies in ``--save-dir``; say so where that was another run."""
-        earlier = (load_state(last).get("cfg") or {}).get("task") or {}
+        earlier = (state.get("cfg") or {}).get("task") or {}
         changed = [
             f"{name} {earlier[name]} then, {_value(getattr(self.cfg, name))} now"
             for name in ("data", "finetune_from_model", "view", "scorer", "other_blanks")
@@ -248,6 +247,8 @@ class ClozeRankingTask(FairseqTask):
 
     def _check_source(self, path: Path, cfg: Any) -> None:
         state = load_state(path)
+        if path == Path(self.cfg.save_dir, _DEFAULT_RESTORE_FILE):
+            self._warn_of_another_run(state, path)
         self._check_vocabulary(state, path)
         architecture = read_architecture(state, path)
         if getattr(cfg, "_name", None) == MODEL_NAME:
@@ -269,13 +270,13 @@ class ClozeRankingTask(FairseqTask):
         if self._proved or self._source is None:
             return
         # The first worker has the file; all others must hold what it holds.
-        problem = None
+        problem, own = None, digests(model.state_dict())
         if compat.rank() == 0:
             try:
-                logger.info("%s", prove_load(self._source, load_state(self._source), model))
+                logger.info("%s", prove_load(self._source, load_state(self._source), model, own))
             except CheckpointError as error:
                 problem = str(error)
-        workers = compat.gather((problem, digests(model.state_dict())))
+        workers = compat.gather((problem, own))
         problem, wanted = workers[0]
         for rank, (_, found) in enumerate(workers):
             for part in wanted:

@@ -17,12 +17,10 @@ import torch
 
 from .errors import ClozeError, DataBinError
 from .passages import UNLABELLED
+from .settings import OTHER_BLANKS, VIEWS
 from .store import Store
 from .vocabulary import BOS, EOS, PAD, Vocabulary
 from .windows import cut_windows, window_around
-
-VIEWS = ("joint", "full", "neighbors")
-OTHER_BLANKS = ("remove", "mask", "gold")
 
 Item = Dict[str, Any]
 Sample = Dict[str, Any]
@@ -32,11 +30,11 @@ def make_view(view: str, store: Store, vocabulary: Vocabulary, max_positions: in
     """Build the view of that name.
 
     Args:
-        view: one of :data:`VIEWS`
+        view: one of :data:`fairseq_cloze.settings.VIEWS`
         store: the split
         vocabulary: what it was encoded with
         max_positions: most tokens of a row, ``<s>`` and ``</s>`` included
-        other_blanks: one of :data:`OTHER_BLANKS`, for ``full``
+        other_blanks: one of :data:`fairseq_cloze.settings.OTHER_BLANKS`, for ``full``
     """
     if view == "joint":
         return JointView(store, vocabulary, max_positions)
@@ -65,6 +63,11 @@ class View:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def cost(self) -> np.ndarray:
+        """Tokens each item costs in a batch of its own, rows times longest row, ``int64 (items,)``."""
+        return self.row_length * self.rows
 
     def passage_of(self, item: int) -> int:
         """Number of the passage an item comes from."""

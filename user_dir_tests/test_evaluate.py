@@ -20,7 +20,8 @@ from .conftest import PASSAGES, run, train
 register()
 
 from fairseq_cloze.checkpoints import load_state  # noqa: E402
-from fairseq_cloze.evaluate import Scorer, Settings, evaluate, predict  # noqa: E402
+from fairseq_cloze.evaluate import Scorer, evaluate, predict  # noqa: E402
+from fairseq_cloze.settings import Settings  # noqa: E402
 
 FOUR = ["calm", "cold", "old", "odd"]
 

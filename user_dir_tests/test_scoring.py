@@ -22,9 +22,10 @@ register()
 
 from fairseq_cloze.checkpoints import HEAD_NAME  # noqa: E402
 from fairseq_cloze.criterion import LOSSES, ranking_losses  # noqa: E402
-from fairseq_cloze.evaluate import Scorer, Settings  # noqa: E402
+from fairseq_cloze.evaluate import Scorer  # noqa: E402
 from fairseq_cloze.ranking import predictions  # noqa: E402
 from fairseq_cloze.scoring import candidate_scores  # noqa: E402
+from fairseq_cloze.settings import Settings  # noqa: E402
 from fairseq_cloze.views import make_view  # noqa: E402
 
 VIEWS = [("joint", "lm"), ("full", "lm"), ("neighbors", "lm"), ("full", "head"), ("neighbors", "head")]

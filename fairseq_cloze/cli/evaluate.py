@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Any, Optional
 
 import click
 
+from ..settings import Settings
 from .options import scoring_options
 
 
@@ -20,25 +21,19 @@ def command(
     data_bin: str,
     split: str,
     json_path: Optional[str],
-    view: Optional[str],
-    scorer: Optional[str],
-    other_blanks: Optional[str],
-    batch_size: Optional[int],
-    max_tokens: Optional[int],
-    device: Optional[str],
-    fp16: bool,
+    settings: Settings,
+    **resources: Any,
 ) -> None:
     """Score a split of a data-bin: accuracy, MRR, chance, speed."""
     from .. import register
 
     register()
-    from ..evaluate import Settings, evaluate
+    from ..evaluate import evaluate
     from ..files import check_writable, write_text
 
     if json_path:
         check_writable(json_path)
-    settings = Settings(view, scorer, other_blanks)
-    result = evaluate(checkpoint, data_bin, split, settings, batch_size, max_tokens, device, fp16)
+    result = evaluate(checkpoint, data_bin, split, settings, **resources)
     for line in result.lines():
         click.echo(line)
     if json_path:

@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, TypeVar
+from functools import wraps
+from typing import Any, Callable, Optional
 
 import click
 
-F = TypeVar("F", bound=Callable[..., Any])
+from ..settings import OTHER_BLANKS, SCORERS, VIEWS, Settings
 
-_VIEWS = ("joint", "full", "neighbors")
-_SCORERS = ("lm", "head")
-_OTHER_BLANKS = ("remove", "mask", "gold")
+on_error_option = click.option(
+    "--on-error",
+    type=click.Choice(["stop", "skip"]),
+    default="stop",
+    show_default=True,
+    help="What to do with a passage that does not fit.",
+)
 
 
-def scoring_options(function: F) -> F:
-    """How to score: view, scorer, batches, device."""
+def scoring_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """How to score.
+
+    The function gets ``settings``, a :class:`Settings`, and by their names batch_size, max_tokens, device and fp16.
+    """
+
+    @wraps(function)
+    def command(view: Optional[str], scorer: Optional[str], other_blanks: Optional[str], **arguments: Any) -> Any:
+        return function(settings=Settings(view, scorer, other_blanks), **arguments)
+
     for option in reversed(
         [
             click.option(
-                "--view", type=click.Choice(_VIEWS), help="How a passage becomes input.  [default: as in training]"
+                "--view", type=click.Choice(VIEWS), help="How a passage becomes input.  [default: as in training]"
             ),
             click.option(
-                "--scorer", type=click.Choice(_SCORERS), help="LM head or ranking head.  [default: as in training]"
+                "--scorer", type=click.Choice(SCORERS), help="LM head or ranking head.  [default: as in training]"
             ),
             click.option(
                 "--other-blanks",
-                type=click.Choice(_OTHER_BLANKS),
+                type=click.Choice(OTHER_BLANKS),
                 help="What stands in the other blanks of view full.  [default: as in training]",
             ),
             click.option(
@@ -36,5 +49,5 @@ def scoring_options(function: F) -> F:
             click.option("--fp16", is_flag=True, help="Compute in half precision."),
         ]
     ):
-        function = option(function)
-    return function
+        command = option(command)
+    return command

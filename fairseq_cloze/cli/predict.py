@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Optional, Tuple
+from typing import Any, Optional, Tuple
 
 import click
 
+from ..settings import Settings
 from ..text import TEXT_NORMS
-from .options import scoring_options
+from .options import on_error_option, scoring_options
 
 
 @click.command("predict")
@@ -17,8 +18,7 @@ from .options import scoring_options
 @click.option("--out", required=True, metavar="FILE", help="JSON file to write: the answers by passage id.")
 @click.option("--scores", is_flag=True, help="Add the probability of every candidate.")
 @click.option("--text-norm", type=click.Choice(TEXT_NORMS), help="Text normalisation.  [default: as in training]")
-@click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True,
-              help="What to do with a passage that does not fit.")  # fmt: skip
+@on_error_option
 @scoring_options
 def command(
     checkpoint: str,
@@ -27,25 +27,19 @@ def command(
     scores: bool,
     text_norm: Optional[str],
     on_error: str,
-    view: Optional[str],
-    scorer: Optional[str],
-    other_blanks: Optional[str],
-    batch_size: Optional[int],
-    max_tokens: Optional[int],
-    device: Optional[str],
-    fp16: bool,
+    settings: Settings,
+    **resources: Any,
 ) -> None:
     """Answer raw passages: JSON or JSONL files, or folders of them."""
     from .. import register
 
     register()
-    from ..evaluate import Settings, predict
+    from ..evaluate import predict
     from ..files import check_writable, write_text
     from ..ranking import metrics_of
 
     check_writable(out)
-    settings = Settings(view, scorer, other_blanks)
-    result = predict(checkpoint, inputs, scores, settings, text_norm, on_error, batch_size, max_tokens, device, fp16)
+    result = predict(checkpoint, inputs, scores, settings, text_norm, on_error, **resources)
     write_text(out, json.dumps(result.answers, ensure_ascii=False, indent=1) + "\n")
     for note in result.notes:
         click.echo(note)

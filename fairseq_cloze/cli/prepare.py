@@ -8,6 +8,7 @@ import click
 
 from ..encoding import EncodingOptions
 from ..text import TEXT_NORMS
+from .options import on_error_option
 
 
 @click.command("prepare")
@@ -20,8 +21,7 @@ from ..text import TEXT_NORMS
 @click.option("--text-norm", type=click.Choice(TEXT_NORMS), default="standard", show_default=True,
               help="Normalise white space and the space before punctuation, or keep the text as it is.")  # fmt: skip
 @click.option("--sentence-case", is_flag=True, help="Capitalise the options of blanks that open a sentence.")
-@click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True,
-              help="What to do with a passage that does not fit.")  # fmt: skip
+@on_error_option
 @click.option("--overwrite", is_flag=True, help="Replace DATA-BIN if it exists.")
 def command(
     train: Tuple[str, ...],
