@@ -31,6 +31,7 @@ def register() -> None:
     compat.allow_checkpoint_types()
     compat.copy_checkpoints_atomically()
     compat.broadcast_by_torch()
+    compat.load_ensembles()
     if "cloze_ranking" not in TASK_REGISTRY:
         from . import criterion, model, task  # noqa: F401
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from .compat import is_dead_parameter, load_checkpoint
 from .encoding import EncodingOptions
 from .errors import CheckpointError
+from .settings import CARRIED, Settings
 from .vocabulary import DICTIONARY_FILE, ENCODER_FILE, FILES, GPT2_BPE_URL, MERGES_FILE, Vocabulary
 
 ENCODER = "encoder.sentence_encoder."
@@ -161,7 +162,7 @@ def require_ranking_head(state: State, path: Path) -> None:
     """
     if f"{HEADS}{HEAD_NAME}.dense.weight" not in state["model"]:
         raise CheckpointError(
-            f"{path}: has no ranking head, its scores would be random; pass --scorer lm, or train one first"
+            f"{path}: has no ranking head, its scores would be random; pass --scorer mean, or train one first"
         )
 
 
@@ -231,15 +232,13 @@ def _first_difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor
 # -- what belongs to a checkpoint ------------------------------------------------------------------------------------
 
 
-def task_state(vocabulary: Vocabulary, encoding: EncodingOptions, view: str, scorer: str, other_blanks: str) -> State:
+def task_state(vocabulary: Vocabulary, encoding: EncodingOptions, settings: Settings) -> State:
     """What a checkpoint carries so that it can be used alone: plain strings, numbers and bytes."""
     return {
         "version": STATE_VERSION,
         "vocabulary": {name: zlib.compress(content, 9) for name, content in vocabulary.files.items()},
         "encoding": encoding.to_dict(),
-        "view": view,
-        "scorer": scorer,
-        "other_blanks": other_blanks,
+        **{name: getattr(settings, name) for name in CARRIED},
     }
 
 

@@ -197,6 +197,29 @@ def broadcast_by_torch() -> None:
     utils._broadcast_object_slow = broadcast
 
 
+def load_ensembles() -> None:
+    """Let ``fairseq-validate --path a.pt:b.pt`` average the probabilities of several checkpoints.
+
+    fairseq's other commands split such a path at the colons; its validation does not, and takes one model.
+    """
+    from fairseq import checkpoint_utils
+
+    plain_load = checkpoint_utils.load_model_ensemble_and_task
+    if getattr(plain_load, "splits", False):
+        return
+
+    def load(filenames: List[str], *args: Any, **kwargs: Any) -> Any:
+        from .files import split_paths
+        from .scoring import Average
+
+        paths = [path for name in filenames for path in split_paths(name)]
+        models, cfg, task = plain_load(paths, *args, **kwargs)
+        return ([Average(models)] if len(paths) > len(filenames) else models), cfg, task
+
+    load.splits = True  # type: ignore[attr-defined]
+    checkpoint_utils.load_model_ensemble_and_task = load
+
+
 def print_errors_plainly() -> None:
     """Print a :class:`ClozeError` that ends the process as its text alone, as our own command line does.
 

@@ -45,7 +45,7 @@ class ClozeRankingCriterion(FairseqCriterion):
         super().__init__(task)
         self.ranking_loss = str(getattr(ranking_loss, "value", ranking_loss))
         self.ranking_margin = ranking_margin
-        self.scorer = task.scorer
+        self.settings = task.settings
 
     def forward(
         self, model: nn.Module, sample: Dict[str, Any], reduce: bool = True
@@ -55,7 +55,7 @@ class ClozeRankingCriterion(FairseqCriterion):
         Returns:
             the sum of the losses of its labelled blanks; their number; and the counts that :meth:`reduce_metrics` sums
         """
-        scores = candidate_scores(model, sample, self.scorer)
+        scores = candidate_scores(model, sample, self.settings)
         labelled = sample["gold"] >= 0
         losses = ranking_losses(scores, sample, self.ranking_loss, self.ranking_margin)
         loss = losses[labelled].sum()

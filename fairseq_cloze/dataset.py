@@ -9,8 +9,9 @@ import torch
 from fairseq.data import FairseqDataset
 
 from .errors import ClozeError
+from .joint import JointView
 from .passages import UNLABELLED
-from .views import Item, Sample, View
+from .view import Item, Sample, View
 
 #: Rows that differ by less than this many tokens count as equally long when training data are shuffled.
 BUCKET_WIDTH = 8
@@ -27,13 +28,16 @@ class ClozeDataset(FairseqDataset):
         view: the items
         shuffle: whether these are training data
         seed: start of the shuffling
+        teacher_blanks: share of the blanks that stand filled with gold, drawn anew in every epoch, and are not scored;
+            for views ``joint`` and ``packed``
     """
 
-    def __init__(self, view: View, shuffle: bool, seed: int = 1) -> None:
+    def __init__(self, view: View, shuffle: bool, seed: int = 1, teacher_blanks: float = 0.0) -> None:
         super().__init__()
         self.view = view
         self.shuffle = shuffle
         self.seed = seed
+        self.teacher_blanks = teacher_blanks
         self.epoch = 1
         #: the number of batches is made a multiple of this, by fillers that count for nothing
         self.batches_multiple = 1
@@ -45,10 +49,13 @@ class ClozeDataset(FairseqDataset):
         """An item; ``-1 - n`` is item ``n`` as a filler."""
         if index < 0:
             return {**self.view.item(-1 - int(index)), "filler": True}
+        if self.teacher_blanks and isinstance(self.view, JointView):
+            generator = np.random.default_rng([self.seed, self.epoch, int(index)])
+            return self.view.item(int(index), self.view.draw_gold(int(index), self.teacher_blanks, generator))
         return self.view.item(int(index))
 
     def collater(self, samples: Sequence[Item]) -> Sample:
-        """Make a batch of items, see :mod:`fairseq_cloze.views`; empty for no items, as fairseq pads its shards."""
+        """Make a batch of items, see :mod:`fairseq_cloze.view`; empty for no items, as fairseq pads its shards."""
         if not len(samples):
             return {}
         sample = self.view.collate(samples)

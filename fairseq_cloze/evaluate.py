@@ -1,231 +1,28 @@
-"""Evaluate and predict: score passages with a checkpoint, outside of training.
-
-Any RoBERTa checkpoint of fairseq will do: fine-tuned, imported, or one of fairseq's own releases.
-"""
+"""Evaluate and predict: score passages with checkpoints, outside of training."""
 
 from __future__ import annotations
 
 import json
 import math
-import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from .checkpoints import (
-    HEAD_NAME,
-    HEADS,
-    Architecture,
-    check_vocabulary,
-    load_state,
-    read_architecture,
-    read_task_state,
-    require_ranking_head,
-    require_vocabulary,
-    roberta_weights,
-)
 from .databin import DataBin
-from .dataset import ClozeDataset
 from .encoding import EncodingOptions, encode_passages
-from .errors import ClozeError
-from .files import PathLike
-from .model import ClozeRobertaConfig, ClozeRobertaModel, finish_model
-from .passages import LETTERS, UNLABELLED, Tally, read_passages
-from .ranking import COUNTS, count_metrics, metrics_of, predictions, probabilities
-from .scoring import candidate_scores
-from .settings import DEFAULT_SETTINGS, Settings
+from .ensemble import Ensemble
+from .files import PathLike, split_paths
+from .passages import LETTERS, Tally, read_passages
+from .ranking import COUNTS, metrics_of
+from .scorer import Answers, Scorer
+from .settings import DEFAULT_SETTINGS, ONE_FORWARD, Settings
 from .store import Store
-from .task import make_dictionary
-from .views import Sample, make_view
-from .vocabulary import Vocabulary
-
-#: Most tokens of a batch where neither limit is given, unless one item alone costs more.
-DEFAULT_MAX_TOKENS = 4096
 
 _CHUNK = 2048  # passages that predict holds at a time
-
-
-@dataclass
-class Scores:
-    """Scores of the blanks of one store.
-
-    Attributes:
-        answers: index of the best candidate, ``int64 (blanks,)``
-        probabilities: of each candidate, 0 where there is none, ``float32 (blanks, candidates)``
-        counts: sums of :data:`fairseq_cloze.ranking.COUNTS`
-        tokens: computed tokens that are not padding
-        computed_tokens: all computed tokens
-        seconds: wall time of scoring
-    """
-
-    answers: np.ndarray
-    probabilities: np.ndarray
-    counts: Dict[str, int]
-    tokens: int
-    computed_tokens: int
-    seconds: float
-
-
-class Scorer:
-    """A checkpoint, ready to score.
-
-    Args:
-        checkpoint: RoBERTa of fairseq
-        vocabulary: what the passages are encoded with; the checkpoint's own where it is not given
-        where: origin of *vocabulary*, for messages
-        settings: view and scorer
-        device: ``cpu``, ``cuda``, ...; CUDA where there is one
-        fp16: compute in half precision
-
-    Raises:
-        CheckpointError: it cannot be read, or does not belong to the vocabulary, or has no ranking head to score with
-    """
-
-    def __init__(
-        self,
-        checkpoint: PathLike,
-        vocabulary: Optional[Vocabulary] = None,
-        where: str = "the data",
-        settings: Settings = DEFAULT_SETTINGS,
-        device: Optional[str] = None,
-        fp16: bool = False,
-    ) -> None:
-        self.path = Path(checkpoint)
-        state = load_state(self.path)
-        carried = read_task_state(state)
-        self.settings = settings.completed(carried)
-        self.encoding = EncodingOptions(**carried["encoding"]) if carried else None
-        self.architecture = read_architecture(state, self.path)
-        vocabulary = vocabulary or require_vocabulary(state, self.path)
-        line, proved = check_vocabulary(state, self.path, vocabulary, where)
-        #: what the user should know of the checkpoint
-        self.notes = [] if proved else [line]
-        self.vocabulary = vocabulary
-        self.device = _device(device)
-        self.fp16 = fp16
-        weights = roberta_weights(state, self.path)
-        head = self.settings.scorer == "head"
-        if head:
-            require_ranking_head(state, self.path)
-        model = build_model(self.architecture, vocabulary, head)
-        heads = {name.split(".")[1] for name in weights if name.startswith(HEADS)} - {HEAD_NAME if head else ""}
-        if heads:
-            self.notes.append(f"heads of the checkpoint that are not used: {', '.join(sorted(heads))}")
-            weights = {name: value for name, value in weights.items() if name.split(".")[1] not in heads}
-        model.load_state_dict(weights, strict=True)
-        self.model = (model.half() if fp16 else model.float()).to(self.device).eval()
-
-    def score(
-        self,
-        store: Store,
-        batch_size: Optional[int] = None,
-        max_tokens: Optional[int] = None,
-        progress: Optional[Any] = None,
-    ) -> Scores:
-        """Score every blank of a store once.
-
-        Args:
-            store: encoded with this scorer's vocabulary
-            batch_size: most items in a batch
-            max_tokens: most tokens in a batch, padding and every candidate counted
-            progress: a tqdm bar that counts blanks
-
-        Raises:
-            ClozeError: an item costs more than *max_tokens*, or the model returns no numbers
-        """
-        settings = self.settings
-        view = make_view(
-            str(settings.view), store, self.vocabulary, self.architecture.max_positions, str(settings.other_blanks)
-        )
-        dataset = ClozeDataset(view, shuffle=False)
-        if batch_size is None and max_tokens is None:
-            max_tokens = max(DEFAULT_MAX_TOKENS, int(view.cost.max(initial=0)))
-        batches = dataset.batch_by_size(dataset.ordered_indices(), max_tokens, batch_size)
-        width = int(np.diff(store.candidate_end).max(initial=1))
-        answers = np.full(store.blanks, UNLABELLED, dtype=np.int64)
-        chances = np.zeros((store.blanks, width), dtype=np.float32)
-        counts: Counter[str] = Counter({name: 0 for name in COUNTS})
-        tokens = computed = 0
-        start = time.perf_counter()
-        for batch in batches:
-            sample = view.collate([view.item(int(index)) for index in batch])
-            scores, sample = self._score_batch(sample, store)
-            counts.update(count_metrics(scores, sample))
-            exists = sample["exists"]
-            blanks = sample["blanks"].numpy()
-            answers[blanks] = predictions(scores).numpy()
-            chances[blanks, : scores.size(1)] = probabilities(scores, sample["first"], exists).numpy()
-            tokens += sample["ntokens"]
-            computed += sample["net_input"]["src_tokens"].numel()
-            if progress is not None:
-                progress.update(len(blanks))
-        return Scores(answers, chances, dict(counts), tokens, computed, time.perf_counter() - start)
-
-    def _score_batch(self, sample: Sample, store: Store) -> Any:
-        moved = _move(sample, self.device)
-        with torch.inference_mode():
-            scores = candidate_scores(self.model, moved, str(self.settings.scorer)).cpu()
-        wrong = scores.isnan().any(dim=1) | (~scores.isfinite() & sample["distinct"]).any(dim=1)
-        if wrong.any():
-            blank = int(sample["blanks"][wrong][0])
-            passage = int(np.searchsorted(store.blank_end, blank, side="right")) - 1
-            number = blank - int(store.blank_end[passage]) + 1
-            advice = "score without --fp16" if self.fp16 else "the weights are damaged, take another checkpoint"
-            raise ClozeError(
-                f"{self.path}: expected numbers as scores, found NaN or infinity for {int(wrong.sum())} blanks, "
-                f"first in passage '{store.id(passage)}', blank {number}; {advice}"
-            )
-        return scores, sample
-
-
-def build_model(architecture: Architecture, vocabulary: Vocabulary, head: bool) -> ClozeRobertaModel:
-    """An untrained model of that shape.
-
-    Args:
-        architecture: shape of the encoder
-        vocabulary: for the rows of the embedding
-        head: with a ranking head
-    """
-    config = SimpleNamespace(**{**asdict_config(ClozeRobertaConfig()), **asdict(architecture)})
-    task = SimpleNamespace(
-        source_dictionary=make_dictionary(vocabulary), max_positions=lambda: architecture.max_positions
-    )
-    model: ClozeRobertaModel = ClozeRobertaModel.build_model(config, task)
-    finish_model(model, architecture.layer_norm_eps)
-    if head:
-        model.register_classification_head(HEAD_NAME, num_classes=1)
-    return model
-
-
-def asdict_config(config: Any) -> Dict[str, Any]:
-    """Options of a fairseq dataclass without its private fields."""
-    return {name: value for name, value in vars(config).items() if not name.startswith("_")}
-
-
-def _device(name: Optional[str]) -> torch.device:
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ClozeError(f"device {name} cannot be used ({reason}); take cpu, cuda, or cuda:N") from error
-    return device
-
-
-def _move(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, dict):
-        return {key: _move(entry, device) for key, entry in value.items()}
-    return value
 
 
 # -- evaluate --------------------------------------------------------------------------------------------------------
@@ -241,9 +38,14 @@ class Evaluation:
     view: str
     scorer: str
     other_blanks: str
+    contrast: float
+    refine: int
+    cascade: int
+    weights: List[float]
     encoding: Dict[str, Any]
     device: str
     fp16: bool
+    bf16: bool
     accuracy: float
     mrr: float
     chance: float
@@ -258,6 +60,8 @@ class Evaluation:
     seconds: float
     blanks_per_second: float
     tokens_per_second: float
+    forwards_per_passage: float
+    tokens_per_passage: float
     padding: float
     notes: List[str] = field(default_factory=list)
 
@@ -279,6 +83,10 @@ class Evaluation:
         how = f"view {self.view}, scorer {self.scorer}"
         if self.view == "full":
             how += f", other blanks {self.other_blanks}"
+        if self.view in ONE_FORWARD:
+            how += f", contrast {self.contrast:g}"
+        for name, value in (("refine", self.refine), ("cascade", self.cascade)):
+            how += f", {name} {value}" if value else ""
         out = [
             f"{self.checkpoint} on {self.split} of {self.data_bin} ({how})",
             f"{'':24}{'accuracy %':>10}{'blanks':>10}",
@@ -288,6 +96,11 @@ class Evaluation:
         out.append(f"{f'always {self.majority_answer}':24}{self.majority:10.2f}")
         speed = f"{self.seconds:.1f} s, {self.blanks_per_second:,.1f} blanks/s, padding {self.padding:.1f}%"
         out.append(f"MRR {self.mrr:.4f}; {speed}")
+        out.append(
+            f"a passage takes {self.forwards_per_passage:.2f} forwards with {self.tokens_per_passage:,.0f} tokens"
+        )
+        if len(self.weights) > 1:
+            out.append(f"weights of the checkpoints: {' '.join(f'{weight:.3f}' for weight in self.weights)}")
         return out + self.notes
 
 
@@ -300,48 +113,62 @@ def evaluate(
     max_tokens: Optional[int] = None,
     device: Optional[str] = None,
     fp16: bool = False,
+    bf16: bool = False,
+    weights: Optional[Sequence[float]] = None,
+    fit_weights: Optional[str] = None,
 ) -> Evaluation:
     """Score a split of a data-bin.
+
+    Args:
+        checkpoint: one, or several with colons between them, whose probabilities are averaged
+        data_bin: what ``fairseq-cloze prepare`` wrote
+        split: name of a split
+        settings: how to score; where a value is ``None``, each checkpoint has its own
+        batch_size, max_tokens: as for :meth:`fairseq_cloze.scorer.Scorer.score`
+        device, fp16, bf16: as for :class:`fairseq_cloze.scorer.Scorer`
+        weights: of the checkpoints in the average; equal where they are not given
+        fit_weights: split on which to fit the weights, see :func:`fairseq_cloze.ensemble.fit`
 
     Raises:
         ClozeError: checkpoint and data-bin cannot be read or do not belong together
     """
     data = DataBin(data_bin)
     store = data.open(split)
-    scorer = Scorer(checkpoint, data.vocabulary, f"data-bin {data.folder}", settings, device, fp16)
-    with tqdm(total=store.blanks, desc=f"evaluate {split}", unit=" blanks", disable=None) as progress:
-        scores = scorer.score(store, batch_size, max_tokens, progress)
+    where = f"data-bin {data.folder}"
+    ensemble = Ensemble(split_paths(checkpoint), data.vocabulary, where, settings, device, fp16, bf16, weights)
+    limits = (batch_size, max_tokens)
+    if fit_weights is not None:
+        ensemble.fit(data.open(fit_weights), fit_weights, *limits)
+    total = store.blanks * len(ensemble.scorers)
+    with tqdm(total=total, desc=f"evaluate {split}", unit=" blanks", disable=None) as progress:
+        scores = ensemble.score(store, *limits, progress)
+    scorer = ensemble.scorers[0]
+    counts = Answers(scores.log_probabilities, store).counts
     letters = np.bincount(store.columns["gold"][store.columns["gold"] >= 0], minlength=1)
-    counts = scores.counts
     metrics = metrics_of(counts)
-    blanks = counts["n_blanks"] + counts["n_unlabelled"]
+    figures: Dict[str, Any] = {**asdict(scorer.settings), **metrics}
+    figures.update((name, counts[name]) for name in ("n_blanks", "n_one_token", "n_multi_token", "n_unlabelled"))
     evaluation = Evaluation(
+        **figures,
         checkpoint=str(checkpoint),
         data_bin=str(data_bin),
         split=split,
-        view=str(scorer.settings.view),
-        scorer=str(scorer.settings.scorer),
-        other_blanks=str(scorer.settings.other_blanks),
+        weights=ensemble.weights,
         encoding=data.encoding.to_dict(),
         device=str(scorer.device),
         fp16=fp16,
+        bf16=bf16,
         majority=100.0 * int(letters.max()) / counts["n_blanks"] if counts["n_blanks"] else float("nan"),
         majority_answer=LETTERS[int(letters.argmax())],
-        n_blanks=counts["n_blanks"],
-        n_one_token=counts["n_one_token"],
-        n_multi_token=counts["n_multi_token"],
-        n_unlabelled=counts["n_unlabelled"],
         seconds=scores.seconds,
-        blanks_per_second=blanks / scores.seconds,
+        blanks_per_second=store.blanks / scores.seconds,
         tokens_per_second=scores.tokens / scores.seconds,
+        forwards_per_passage=scores.forwards / len(store),
+        tokens_per_passage=scores.tokens / len(store),
         padding=100.0 * (scores.computed_tokens - scores.tokens) / scores.computed_tokens,
-        accuracy=metrics["accuracy"],
-        mrr=metrics["mrr"],
-        chance=metrics["chance"],
-        accuracy_one_token=metrics["accuracy_one_token"],
-        accuracy_multi_token=metrics["accuracy_multi_token"],
     )
-    evaluation.notes += _notes(evaluation, scorer)
+    for scorer in ensemble.scorers:
+        evaluation.notes += _notes(evaluation, scorer)
     return evaluation
 
 
@@ -390,23 +217,34 @@ def predict(
     max_tokens: Optional[int] = None,
     device: Optional[str] = None,
     fp16: bool = False,
+    bf16: bool = False,
+    weights: Optional[Sequence[float]] = None,
 ) -> Prediction:
     """Answer raw passages, labelled or not.
 
     Args:
-        checkpoint: RoBERTa of fairseq, with its vocabulary in it or beside it
+        checkpoint: one, with its vocabulary in it or beside it, or several with colons between them
         inputs: files or folders of passages
         with_probabilities: add the probability of every candidate
-        settings: view and scorer
+        settings: how to score
         text_norm: see :class:`fairseq_cloze.encoding.EncodingOptions`; as in training where it is not given
         on_error: ``stop`` or ``skip`` passages that do not fit
-        batch_size, max_tokens, device, fp16: as in :func:`evaluate`
+        batch_size, max_tokens, device, fp16, bf16, weights: as in :func:`evaluate`
 
     Raises:
         ClozeError: nothing to read, a passage that does not fit, a checkpoint that cannot be used
     """
-    scorer = Scorer(checkpoint, settings=settings, device=device, fp16=fp16)
-    encoding = scorer.encoding or EncodingOptions()
+    paths = split_paths(checkpoint)
+    ensemble = Ensemble(paths, None, "the data", settings, device, fp16, bf16, weights)
+    first = ensemble.scorers[0]
+    encoding = first.encoding or EncodingOptions()
+    notes = [note for scorer in ensemble.scorers for note in scorer.notes]
+    notes += [
+        f"{scorer.path}: its text was encoded with {scorer.encoding.to_dict()}, that of {first.path} with "
+        f"{encoding.to_dict()}, which is used"
+        for scorer in ensemble.scorers[1:]
+        if scorer.encoding is not None and scorer.encoding != encoding
+    ]
     if text_norm is not None:
         encoding = replace(encoding, text_norm=text_norm)
     tally = Tally()
@@ -416,23 +254,24 @@ def predict(
     passages = read_passages(inputs, on_error, tally)
     with tqdm(desc="predict", unit=" blanks", disable=None) as progress:
         for chunk in _chunks(passages, _CHUNK):
-            store = Store.from_columns([encode_passages(chunk, scorer.vocabulary, encoding)], len(scorer.vocabulary))
-            scores = scorer.score(store, batch_size, max_tokens, progress)
-            counts.update(scores.counts)
+            store = Store.from_columns([encode_passages(chunk, first.vocabulary, encoding)], len(first.vocabulary))
+            scores = ensemble.score(store, batch_size, max_tokens, progress)
+            found = Answers(scores.log_probabilities, store)
+            counts.update(found.counts)
             seconds += scores.seconds
             for number, passage in enumerate(chunk):
                 blanks = range(int(store.blank_end[number]), int(store.blank_end[number + 1]))
-                letters = [LETTERS[scores.answers[blank]] for blank in blanks]
+                letters = [LETTERS[found.answers[blank]] for blank in blanks]
                 if with_probabilities:
                     rows = [
-                        [round(float(value), 6) for value in scores.probabilities[blank, : len(choices)]]
+                        [round(float(value), 6) for value in found.probabilities[blank, : len(choices)]]
                         for blank, choices in zip(blanks, passage.candidates)
                     ]
                     answers[passage.id] = {"answers": letters, "probabilities": rows}
                 else:
                     answers[passage.id] = letters
     tally.require_passages(inputs)
-    return Prediction(answers, tally, dict(counts), seconds, scorer.notes)
+    return Prediction(answers, tally, dict(counts), seconds, notes)
 
 
 def _chunks(passages: Iterator[Any], size: int) -> Iterator[List[Any]]:

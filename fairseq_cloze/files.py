@@ -5,11 +5,17 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Union
+from typing import List, Union
 
 from .errors import ClozeError
 
 PathLike = Union[str, "os.PathLike[str]"]
+
+
+def split_paths(paths: PathLike) -> List[str]:
+    """Paths with colons between them, as fairseq writes ensembles; a path that exists is one."""
+    text = os.fspath(paths)
+    return [text] if os.path.exists(text) else text.split(":")
 
 
 def write_text(path: PathLike, text: str) -> None:

@@ -1,9 +1,10 @@
 """Model: RoBERTa that projects to candidate rows only.
 
-``cloze_roberta`` is fairseq's RoBERTa with the same parameter names, so checkpoints go both ways.  It differs in three
-points: the LM head multiplies with the embedding rows of the candidates instead of the whole vocabulary; its shape
-comes from the checkpoint it starts from, where the command line does not say otherwise; and the epsilon of its layer
-norms is an option, as Hugging Face models of the family disagree on it.
+``cloze_roberta`` is fairseq's RoBERTa with the same parameter names, so checkpoints go both ways.  It differs in four
+points: the LM head multiplies with the embedding rows of the candidates instead of the whole vocabulary; view
+``packed`` has positions and attention of its own; the shape comes from the checkpoint it starts from, where the command
+line does not say otherwise; and the epsilon of the layer norms is an option, as Hugging Face models of the family
+disagree on it.
 """
 
 from contextlib import nullcontext
@@ -20,6 +21,7 @@ from fairseq.models.roberta.model import RobertaLMHead
 from omegaconf import DictConfig, open_dict
 from torch import Tensor, nn
 
+from .checkpoints import HEAD_NAME
 from .compat import drop_dead_parameters, is_dead_parameter
 
 MODEL_NAME = "cloze_roberta"
@@ -84,6 +86,10 @@ class ClozeRobertaConfig(FairseqDataclass):
     )
     pooler_dropout: float = field(default=0.0, metadata={"help": "dropout probability inside the ranking head"})
     encoder_layerdrop: float = field(default=0.0, metadata={"help": "LayerDrop probability"})
+    autocast: bool = field(
+        default=False,
+        metadata={"help": "compute in bfloat16 where that is safe, on CPU and CUDA; weights stay as they are"},
+    )
     checkpoint_activations: bool = field(
         default=False, metadata={"help": "recompute activations in the backward pass, which saves memory"}
     )
@@ -104,26 +110,59 @@ class ClozeRobertaModel(RobertaModel):
         features_only: bool = False,
         return_all_hiddens: bool = False,
         classification_head_name: Optional[str] = None,
-        blank_positions: Optional[Tensor] = None,
         candidate_tokens: Optional[Tensor] = None,
         **kwargs: Any,
     ) -> Tuple[Tensor, Dict[str, Any]]:
-        """As :meth:`fairseq.models.roberta.RobertaModel.forward`, and with *candidate_tokens* their logits alone.
+        """As :meth:`fairseq.models.roberta.RobertaModel.forward`, and with *candidate_tokens* their scores alone.
 
         Args:
             src_tokens: ``int64 (rows, length)``
-            blank_positions: offsets into the flattened *src_tokens*, ``int64 (blanks,)``
-            candidate_tokens: embedding rows to score at each position, ``int64 (blanks, candidates, pieces)``
+            candidate_tokens: embedding rows to score, ``int64 (blanks, candidates, pieces)``
+            kwargs: with *candidate_tokens*, the rest of the batch's ``net_input`` (see :mod:`fairseq_cloze.joint` and
+                :mod:`fairseq_cloze.packed`), and *contrast* and *normalise* of :func:`piece_scores`
 
         Returns:
-            logits ``(blanks, candidates, pieces)`` in the model's type, and fairseq's extras
+            scores of the pieces, ``(blanks, candidates, pieces)``, and fairseq's extras; for view ``packed`` these hold
+            ``head``, the head's score of each candidate, ``(blanks, candidates)``, where the model has the head
         """
-        if candidate_tokens is None or blank_positions is None:
-            return super().forward(src_tokens, features_only, return_all_hiddens, classification_head_name, **kwargs)
-        features, extra = self.encoder.extract_features(src_tokens, return_all_hiddens)
-        length = src_tokens.size(1)
-        at_blanks = features[torch.div(blank_positions, length, rounding_mode="floor"), blank_positions % length]
-        return candidate_logits(self.encoder.lm_head, at_blanks, candidate_tokens), extra
+        device = src_tokens.device.type
+        with torch.autocast(device, torch.bfloat16) if getattr(self.args, "autocast", False) else nullcontext():
+            if candidate_tokens is None:
+                return super().forward(
+                    src_tokens, features_only, return_all_hiddens, classification_head_name, **kwargs
+                )
+            return self._score_pieces(src_tokens, candidate_tokens, **kwargs)
+
+    def _score_pieces(
+        self,
+        src_tokens: Tensor,
+        candidate_tokens: Tensor,
+        reads: Tensor,
+        piece_reads: Tensor,
+        windows: Tensor,
+        contrast: float = 0.0,
+        normalise: bool = False,
+        positions: Optional[Tensor] = None,
+        segments: Optional[Tensor] = None,
+        hidden: Optional[Tensor] = None,
+        own_reads: Optional[Tensor] = None,
+        **unused: Any,
+    ) -> Tuple[Tensor, Dict[str, Any]]:
+        extra: Dict[str, Any] = {}
+        if positions is None or segments is None or hidden is None or own_reads is None:
+            features, extra = self.encoder.extract_features(src_tokens)
+        else:
+            features = packed_features(self.encoder.sentence_encoder, src_tokens, positions, segments, hidden)
+        features = features.flatten(0, 1)
+        if own_reads is not None and HEAD_NAME in self.classification_heads:
+            present = own_reads.ge(0).unsqueeze(-1)
+            own = (features[own_reads.clamp(min=0)] * present).sum(dim=2) / present.sum(dim=2).clamp(min=1)
+            head = self.classification_heads[HEAD_NAME]
+            extra["head"] = head(own.flatten(0, 1).unsqueeze(1)).view(own.shape[:2])
+        scores = piece_scores(
+            self.encoder.lm_head, features[reads], candidate_tokens, piece_reads, windows, contrast, normalise
+        )
+        return scores, extra
 
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
         """Rename older weights, drop heads of other tasks."""
@@ -132,21 +171,88 @@ class ClozeRobertaModel(RobertaModel):
         super().upgrade_state_dict_named(state_dict, name)
 
 
-def candidate_logits(lm_head: RobertaLMHead, features: Tensor, candidate_tokens: Tensor) -> Tensor:
-    """Logits of some embedding rows only.
+def piece_scores(
+    lm_head: RobertaLMHead,
+    features: Tensor,
+    candidate_tokens: Tensor,
+    piece_reads: Tensor,
+    windows: Tensor,
+    contrast: float,
+    normalise: bool,
+) -> Tensor:
+    """Score the tokens of candidates by their embedding rows alone.
+
+    A piece's score is its logit where it is read, less *contrast* times its mean logit at the masks of the window's
+    other blanks.  As logits are linear in what the LM head transforms, that is one product with a difference of
+    vectors.  With ``contrast`` 1 it is the pointwise mutual information of candidate and blank in the domain of the
+    window (cf. Holtzman et al., "Surface Form Competition: Why the Highest Probability Answer Isn't Always Right",
+    EMNLP 2021).
 
     Args:
         lm_head: RoBERTa's
-        features: encoder output at the positions, ``(blanks, width)``
+        features: encoder output where something is read, the blanks' own masks first, ``(reads, width)``
         candidate_tokens: embedding rows, ``int64 (blanks, candidates, pieces)``
+        piece_reads: index into *features* for each piece, ``int64 (blanks, candidates, pieces)``
+        windows: window of each blank, ``int64 (blanks,)``
+        contrast: 0 to 1; 0 is used in windows of one blank
+        normalise: log-probabilities instead of logits, which needs the logits of the whole vocabulary
 
     Returns:
-        ``(blanks, candidates, pieces)``, what the full projection gives at those rows
+        ``(blanks, candidates, pieces)``
     """
     x = lm_head.layer_norm(lm_head.activation_fn(lm_head.dense(features)))
-    rows = F.embedding(candidate_tokens.flatten(1), lm_head.weight)  # (blanks, candidates * pieces, width)
-    logits = torch.bmm(rows, x.unsqueeze(2)).squeeze(2)
-    return (logits + lm_head.bias[candidate_tokens.flatten(1)]).view_as(candidate_tokens)
+    share = contrast_shares(windows, contrast).to(x)
+    others = mean_of_others(x[: len(windows)], windows) * share[:, None]
+    flat, reads = candidate_tokens.flatten(1), piece_reads.flatten(1)
+    rows = F.embedding(flat, lm_head.weight)  # (blanks, candidates * pieces, width)
+    scores = ((x[reads] - others[:, None]) * rows).sum(dim=-1) + lm_head.bias[flat] * (1 - share[:, None])
+    if normalise:
+        log_z = (F.linear(x, lm_head.weight) + lm_head.bias).float().logsumexp(dim=-1)
+        others_z = mean_of_others(log_z[: len(windows), None], windows)[:, 0] * share
+        scores = scores - (log_z[reads] - others_z[:, None])
+    return scores.view_as(candidate_tokens)
+
+
+def contrast_shares(windows: Tensor, contrast: float) -> Tensor:
+    """*contrast* for each blank, 0 where its window has no other, ``float32 (blanks,)``."""
+    return contrast * (torch.bincount(windows)[windows] > 1).float()
+
+
+def mean_of_others(values: Tensor, windows: Tensor) -> Tensor:
+    """Mean over the other blanks of the same window, 0 where there is none.
+
+    Args:
+        values: ``(blanks, width)``
+        windows: ``int64 (blanks,)``
+
+    Returns:
+        ``(blanks, width)``
+    """
+    count = torch.bincount(windows)
+    total = values.new_zeros(len(count), values.size(1)).index_add(0, windows, values)
+    return (total[windows] - values) / (count[windows] - 1).clamp(min=1)[:, None]
+
+
+def packed_features(encoder: Any, src_tokens: Tensor, positions: Tensor, segments: Tensor, hidden: Tensor) -> Tensor:
+    """Encoder output of rows whose tokens have positions, and see each other, as view ``packed`` says.
+
+    Args:
+        encoder: RoBERTa's ``sentence_encoder``
+        src_tokens, positions, segments, hidden: see :meth:`fairseq_cloze.packed.PackedView.collate`
+
+    Returns:
+        ``(rows, length, width)``
+    """
+    offset = encoder.embed_positions.padding_idx + 1
+    x = encoder.embed_tokens(src_tokens) + F.embedding(positions + offset, encoder.embed_positions.weight)
+    x = encoder.dropout_module(encoder.layernorm_embedding(x)).transpose(0, 1)  # (length, rows, width)
+    same = segments[:, :, None] == segments[:, None, :]
+    order = torch.arange(src_tokens.size(1), device=src_tokens.device)
+    passage = (segments[:, None, :] == 0) & (order != hidden[:, :, None])
+    for layer in encoder.layers:
+        heads = layer.self_attn.num_heads
+        x = layer(x, None, attn_mask=(~(same | passage)).repeat_interleave(heads, dim=0))
+    return x.transpose(0, 1)
 
 
 def finish_model(model: nn.Module, layer_norm_eps: Optional[float]) -> None:
@@ -162,6 +268,14 @@ def finish_model(model: nn.Module, layer_norm_eps: Optional[float]) -> None:
     for module in model.modules():
         if hasattr(module, "normalized_shape"):  # torch's LayerNorm and apex's
             setattr(module, "eps", float(layer_norm_eps))  # noqa: B010
+
+
+def add_ranking_head(model: nn.Module) -> None:
+    """Add the ranking head; its last layer starts at zero, so that at first it changes no order."""
+    model.register_classification_head(HEAD_NAME, num_classes=1)  # type: ignore[operator]
+    head: Any = model.classification_heads[HEAD_NAME]  # type: ignore[index]
+    nn.init.zeros_(head.out_proj.weight)
+    nn.init.zeros_(head.out_proj.bias)
 
 
 def rest_lm_head(model: nn.Module) -> None:

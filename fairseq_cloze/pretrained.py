@@ -30,6 +30,7 @@ from .compat import load_checkpoint
 from .encoding import EncodingOptions
 from .errors import CheckpointError
 from .files import PathLike
+from .settings import DEFAULT_SETTINGS
 from .vocabulary import MASK_SYMBOL, PAD, SPECIAL_SYMBOLS, Vocabulary
 
 MODEL_FILE = "model.pt"
@@ -312,7 +313,7 @@ def _make_state(
         ],
         "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}, "val_loss": None},
         "last_optimizer_state": None,
-        "task_state": {"fairseq_cloze": task_state(vocabulary, EncodingOptions(), "joint", "lm", "remove")},
+        "task_state": {"fairseq_cloze": task_state(vocabulary, EncodingOptions(), DEFAULT_SETTINGS.completed({}))},
     }
 
 

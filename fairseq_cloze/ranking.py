@@ -94,7 +94,7 @@ def count_metrics(scores: Tensor, sample: Mapping[str, Any]) -> Dict[str, int]:
 
     Args:
         scores: ``float32 (blanks, candidates)``
-        sample: the batch, see :mod:`fairseq_cloze.views`
+        sample: the batch, see :mod:`fairseq_cloze.view`
 
     Returns:
         an integer for each of :data:`COUNTS`

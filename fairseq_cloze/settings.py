@@ -10,28 +10,78 @@ from typing import Any, Dict, Optional
 
 from .errors import ClozeError
 
-VIEWS = ("joint", "full", "neighbors")
-SCORERS = ("lm", "head")
+VIEWS = ("joint", "packed", "full", "neighbors")
+SCORERS = ("mean", "sum", "kmask", "l2r", "head")
 OTHER_BLANKS = ("remove", "mask", "gold")
+
+#: Views in which one forward scores all blanks of a passage.
+ONE_FORWARD = ("joint", "packed")
+
+_DEFAULTS: Dict[str, Any] = {"view": "joint", "scorer": "mean", "other_blanks": "remove", "contrast": 0.7}
+
+#: Settings that training fixes and checkpoints carry.
+CARRIED = tuple(_DEFAULTS)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a checkpoint scores; what is ``None`` is taken from the checkpoint, else from the defaults of training."""
+    """How a checkpoint scores; what is ``None`` is taken from the checkpoint, else from the defaults of training.
+
+    Attributes:
+        view: one of :data:`VIEWS`
+        scorer: one of :data:`SCORERS`
+        other_blanks: one of :data:`OTHER_BLANKS`, for view ``full``
+        contrast: share of a candidate's mean score at the other blanks that its score is reduced by, 0 to 1, for
+            :data:`ONE_FORWARD` views
+        refine: rounds that commit the most certain blanks and score the rest again, for :data:`ONE_FORWARD` views
+        cascade: forwards per passage that compare the two best candidates of uncertain blanks in the filled text, for
+            :data:`ONE_FORWARD` views
+    """
 
     view: Optional[str] = None
     scorer: Optional[str] = None
     other_blanks: Optional[str] = None
+    contrast: Optional[float] = None
+    refine: int = 0
+    cascade: int = 0
 
     def completed(self, carried: Dict[str, Any]) -> Settings:
-        """Fill in what is ``None``."""
-        defaults = {"view": "joint", "scorer": "lm", "other_blanks": "remove"}
-        values = {name: getattr(self, name) or carried.get(name) or default for name, default in defaults.items()}
-        if self.view == "joint" and self.scorer is None:
-            values["scorer"] = "lm"
-        if values["view"] == "joint" and values["scorer"] == "head":
-            raise ClozeError("scorer head needs view full or neighbors; view joint scores with the LM head")
-        return Settings(**values)
+        """Fill in what is ``None``.
+
+        Args:
+            carried: values by name that a checkpoint carries
+
+        Raises:
+            ClozeError: view and scorer do not go together, or a value is out of range
+        """
+        values = {}
+        for name, default in _DEFAULTS.items():
+            given = getattr(self, name)
+            values[name] = given if given is not None else carried.get(name, default)
+        if self.scorer is None and not fits(values["view"], values["scorer"]):  # another view than the checkpoint's
+            values["scorer"] = _DEFAULTS["scorer"]
+        check(values["view"], values["scorer"], values["contrast"])
+        if values["view"] not in ONE_FORWARD and (self.refine or self.cascade):
+            raise ClozeError(f"refine and cascade need view joint or packed, found view {values['view']}")
+        return Settings(**values, refine=self.refine, cascade=self.cascade)
+
+
+def fits(view: str, scorer: str) -> bool:
+    """Whether a view can be scored so."""
+    return scorer != "head" if view in ONE_FORWARD else scorer in ("mean", "head")
+
+
+def check(view: str, scorer: str, contrast: float) -> None:
+    """Make sure that settings go together.
+
+    Raises:
+        ClozeError: they do not
+    """
+    if not fits(view, scorer):
+        needs = "mean, sum, kmask or l2r" if view in ONE_FORWARD else "mean or head"
+        raise ClozeError(f"--view {view} needs --scorer {needs}, found --scorer {scorer}")
+    if not 0.0 <= contrast <= 1.0:
+        raise ClozeError(f"--contrast: expected a number from 0 to 1, found {contrast}")
 
 
 DEFAULT_SETTINGS = Settings()

@@ -35,8 +35,9 @@ from .criterion import CRITERION_NAME, ClozeRankingCriterionConfig
 from .databin import DataBin
 from .dataset import ClozeDataset
 from .errors import CheckpointError, ClozeError, DataBinError
-from .model import BASE, MODEL_NAME, ClozeRobertaModel, fill_config, finish_model, rest_lm_head
-from .settings import OTHER_BLANKS, SCORERS, VIEWS
+from .files import split_paths
+from .model import BASE, MODEL_NAME, ClozeRobertaModel, add_ranking_head, fill_config, finish_model, rest_lm_head
+from .settings import CARRIED, ONE_FORWARD, OTHER_BLANKS, SCORERS, VIEWS, Settings
 from .views import make_view
 from .vocabulary import Vocabulary
 
@@ -60,18 +61,35 @@ class ClozeRankingConfig(FairseqDataclass):
     view: ChoiceEnum(VIEWS) = field(  # type: ignore[valid-type]
         default="joint",
         metadata={
-            "help": "how a passage becomes input. joint: the passage once, every blank a mask; full: the passage with "
-            "one candidate filled in; neighbors: from the previous blank to the next one, candidate filled in"
+            "help": "how a passage becomes input. joint: the passage once, every blank a mask; packed: the same, and "
+            "all candidates behind it; full: the passage with one candidate filled in; neighbors: from the previous "
+            "blank to the next one, candidate filled in"
         },
     )
     scorer: ChoiceEnum(SCORERS) = field(  # type: ignore[valid-type]
-        default="lm",
+        default="mean",
         metadata={
-            "help": "lm: score with the LM head the model has; head: a new ranking head (views full and neighbors)"
+            "help": "how the LM head scores a candidate of several tokens. mean, sum: over the tokens, at one mask; "
+            "kmask: as many masks as tokens; l2r: and the tokens before filled in; head: a new ranking head instead of "
+            "the LM head (views full and neighbors, which else need mean)"
         },
     )
     other_blanks: ChoiceEnum(OTHER_BLANKS) = field(  # type: ignore[valid-type]
         default="remove", metadata={"help": "what stands in the other blanks of view full"}
+    )
+    contrast: float = field(
+        default=0.7,
+        metadata={
+            "help": "share of a candidate's mean score at the passage's other blanks that its score is reduced by "
+            "(views joint and packed)"
+        },
+    )
+    teacher_blanks: float = field(
+        default=0.0,
+        metadata={
+            "help": "share of the blanks that stand filled with the right answer in training, drawn anew in every "
+            "epoch; they are not scored then (views joint and packed)"
+        },
     )
     from_scratch: bool = field(
         default=False, metadata={"help": "start from random weights; otherwise a run without pretrained weights stops"}
@@ -95,12 +113,12 @@ class ClozeRankingTask(FairseqTask):
 
     def __init__(self, cfg: ClozeRankingConfig, **kwargs: Any) -> None:
         super().__init__(cfg, **kwargs)
-        self.view = _value(cfg.view)
-        self.scorer = _value(cfg.scorer)
-        self.other_blanks = _value(cfg.other_blanks)
-        if self.view == "joint" and self.scorer == "head":
+        #: how candidates are scored
+        self.settings = Settings(**{name: _value(getattr(cfg, name)) for name in CARRIED}).completed({})
+        if not 0.0 <= cfg.teacher_blanks < 1.0 or (cfg.teacher_blanks and self.settings.view not in ONE_FORWARD):
             raise ClozeError(
-                "--scorer head needs --view full or neighbors; view joint scores with the LM head (--scorer lm)"
+                f"--teacher-blanks: expected a share below 1, with --view joint or packed, found {cfg.teacher_blanks} "
+                f"with --view {self.settings.view}"
             )
         self.shards = [DataBin(path) for path in utils.split_paths(cfg.data)]
         self.vocabulary: Vocabulary = self.shards[0].vocabulary
@@ -136,8 +154,10 @@ class ClozeRankingTask(FairseqTask):
             for each in self.shards:
                 each.open(split)
             shard = self.shards[(epoch - 1) % len(self.shards)]
-        view = make_view(self.view, shard.open(split), self.vocabulary, self._max_positions, self.other_blanks)
-        self.datasets[split] = ClozeDataset(view, shuffle=split == self.cfg.train_subset, seed=self.cfg.seed)
+        view = make_view(self.settings, shard.open(split), self.vocabulary, self._max_positions)
+        shuffle = split == self.cfg.train_subset
+        teacher_blanks = self.cfg.teacher_blanks if shuffle else 0.0
+        self.datasets[split] = ClozeDataset(view, shuffle, self.cfg.seed, teacher_blanks)
 
     def get_batch_iterator(
         self, dataset: ClozeDataset, max_positions: Any = None, required_batch_size_multiple: int = 1, **kwargs: Any
@@ -169,19 +189,19 @@ class ClozeRankingTask(FairseqTask):
             self._source = self._find_source()
             if self._source is not None:
                 self._check_source(self._source, cfg)
-        elif self.cfg.path and Path(self.cfg.path).is_file():  # fairseq-validate
-            path = Path(self.cfg.path)
-            state = load_state(path)
-            self._check_vocabulary(state, path)
-            if self.scorer == "head":
-                require_ranking_head(state, path)
+        elif self.cfg.path:  # fairseq-validate
+            self._check_validated([Path(path) for path in split_paths(self.cfg.path)])
         if name == MODEL_NAME:
             fill_config(cfg, BASE)
         model = super().build_model(cfg, from_checkpoint)
         finish_model(model, getattr(cfg, "layer_norm_eps", None))
-        if self.scorer == "head":
+        if self.settings.scorer == "head":
             model.register_classification_head(HEAD_NAME, num_classes=1)
             rest_lm_head(model)
+        elif self.settings.view == "packed":
+            if not isinstance(model, ClozeRobertaModel):
+                raise ClozeError(f"--view packed needs --arch {MODEL_NAME}, found --arch {name}")
+            add_ranking_head(model)
         self._max_positions = model.max_positions()
         return model
 
@@ -235,7 +255,7 @@ class ClozeRankingTask(FairseqTask):
         earlier = (state.get("cfg") or {}).get("task") or {}
         changed = [
             f"{name} {earlier[name]} then, {_value(getattr(self.cfg, name))} now"
-            for name in ("data", "finetune_from_model", "view", "scorer", "other_blanks")
+            for name in ("data", "finetune_from_model", *CARRIED)
             if name in earlier and earlier[name] != _value(getattr(self.cfg, name))
         ]
         if changed:
@@ -256,6 +276,20 @@ class ClozeRankingTask(FairseqTask):
         elif isinstance(cfg, Namespace):
             cfg.layer_norm_eps = architecture.layer_norm_eps
         _check_architecture(architecture, cfg, path)
+
+    def _check_validated(self, paths: List[Path]) -> None:
+        """Make sure that checkpoints can be validated, several as an average."""
+        for path in filter(Path.is_file, paths):  # fairseq says it if one is missing
+            state = load_state(path)
+            self._check_vocabulary(state, path)
+            if self.settings.scorer == "head":
+                require_ranking_head(state, path)
+            view = read_task_state(state).get("view", self.settings.view)
+            if len(paths) > 1 and view != self.settings.view:
+                raise CheckpointError(
+                    f"{path}: was trained with view {view}, and fairseq-validate scores all checkpoints of an average "
+                    f"in one, here {self.settings.view}; take 'fairseq-cloze evaluate', which gives each its own"
+                )
 
     def _check_vocabulary(self, state: State, path: Path) -> None:
         line, proved = check_vocabulary(state, path, self.vocabulary, f"data-bin {self.shards[0].folder}")
@@ -292,7 +326,7 @@ class ClozeRankingTask(FairseqTask):
     # -- checkpoints of this task ------------------------------------------------------------------------------------
 
     def _own_state(self) -> State:
-        return task_state(self.vocabulary, self.shards[0].encoding, self.view, self.scorer, self.other_blanks)
+        return task_state(self.vocabulary, self.shards[0].encoding, self.settings)
 
     def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
         """Compare the state of a checkpoint that fairseq loads with the data-bin, rather than take it over.

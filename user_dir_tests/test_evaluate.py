@@ -31,7 +31,8 @@ def test_the_command_and_its_json(tmp_path: Path, finetuned: Path, data_bin: Pat
     out = tmp_path / "results" / "valid.json"
     done = run("fairseq-cloze", "evaluate", checkpoint, data_bin, "--json", out)
     result = json.loads(out.read_text())
-    timing = {key: result.pop(key) for key in ("seconds", "blanks_per_second", "tokens_per_second", "padding")}
+    measured = ("seconds", "blanks_per_second", "tokens_per_second", "tokens_per_passage", "padding")
+    timing = {key: result.pop(key) for key in measured}
     assert all(value >= 0 for value in timing.values())
     best = torch.load(checkpoint, weights_only=True)["extra_state"]["best"]
     correct = round(best * 102 / 100)
@@ -45,11 +46,17 @@ def test_the_command_and_its_json(tmp_path: Path, finetuned: Path, data_bin: Pat
         "data_bin": str(data_bin),
         "split": "valid",
         "view": "joint",
-        "scorer": "lm",
+        "scorer": "mean",
         "other_blanks": "remove",
+        "contrast": 0.7,
+        "refine": 0,
+        "cascade": 0,
+        "weights": [1.0],
+        "forwards_per_passage": pytest.approx(result["forwards_per_passage"]),
         "encoding": {"text_norm": "standard", "sentence_case": False},
         "device": "cpu",
         "fp16": False,
+        "bf16": False,
         "accuracy": pytest.approx(100 * correct / 102),
         "chance": pytest.approx(25.0),
         "majority": pytest.approx(100 * gold.count(majority) / 102),
@@ -62,7 +69,7 @@ def test_the_command_and_its_json(tmp_path: Path, finetuned: Path, data_bin: Pat
     assert split == pytest.approx(100 * correct)
     assert 0.25 < accuracies["mrr"] < 1
     lines = [line for line in done.text.splitlines() if "tensorboardX" not in line]
-    assert lines[0] == f"{checkpoint} on valid of {data_bin} (view joint, scorer lm)"
+    assert lines[0] == f"{checkpoint} on valid of {data_bin} (view joint, scorer mean, contrast 0.7)"
     assert lines[1:6] == [
         f"{'':24}accuracy %    blanks",
         f"{'all blanks':24}{100 * correct / 102:10.2f}{102:10}",
@@ -72,7 +79,9 @@ def test_the_command_and_its_json(tmp_path: Path, finetuned: Path, data_bin: Pat
     ]
     assert lines[6] == f"{f'always {LETTERS[majority]}':24}{100 * gold.count(majority) / 102:10.2f}"
     assert lines[7].startswith(f"MRR {accuracies['mrr']:.4f}; ") and "blanks/s, padding" in lines[7]
-    assert lines[8:] == notes
+    passages = f"{result['forwards_per_passage']:.2f} forwards with {timing['tokens_per_passage']:,.0f} tokens"
+    assert lines[8] == f"a passage takes {passages}"
+    assert lines[9:] == notes
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -267,7 +276,7 @@ def test_no_head_to_score_with(finetuned: Path, data_bin: Path) -> None:
         evaluate(finetuned / "checkpoint_last.pt", data_bin, settings=Settings(view="full", scorer="head"))
     assert str(error.value) == (
         f"{finetuned / 'checkpoint_last.pt'}: has no ranking head, its scores would be random; "
-        "pass --scorer lm, or train one first"
+        "pass --scorer mean, or train one first"
     )
 
 
@@ -301,7 +310,7 @@ def test_a_result_that_cannot_be_written(tmp_path: Path, finetuned: Path, data_b
 
 
 def test_joint_with_a_head(finetuned: Path, data_bin: Path) -> None:
-    with pytest.raises(ClozeError, match="scorer head needs view full or neighbors"):
+    with pytest.raises(ClozeError, match="--view joint needs --scorer mean, sum, kmask or l2r, found --scorer head"):
         evaluate(finetuned / "checkpoint_last.pt", data_bin, settings=Settings(view="joint", scorer="head"))
 
 
@@ -311,8 +320,27 @@ def test_missing_checkpoint(tmp_path: Path, data_bin: Path) -> None:
 
 
 def test_settings_come_from_the_checkpoint() -> None:
-    carried = {"view": "full", "scorer": "head", "other_blanks": "mask"}
-    assert Settings().completed(carried) == Settings("full", "head", "mask")
-    assert Settings().completed({}) == Settings("joint", "lm", "remove")
-    assert Settings(view="joint").completed(carried) == Settings("joint", "lm", "mask")
-    assert Settings(scorer="lm", other_blanks="gold").completed(carried) == Settings("full", "lm", "gold")
+    carried = {"view": "full", "scorer": "head", "other_blanks": "mask", "contrast": 0.2}
+    assert Settings().completed(carried) == Settings("full", "head", "mask", 0.2)
+    assert Settings().completed({}) == Settings("joint", "mean", "remove", 0.7)
+    assert Settings(view="joint").completed(carried) == Settings("joint", "mean", "mask", 0.2)
+    assert Settings(scorer="mean", other_blanks="gold").completed(carried) == Settings("full", "mean", "gold", 0.2)
+    assert Settings("packed", "l2r", contrast=0.0, refine=2).completed({}) == Settings(
+        "packed", "l2r", "remove", 0.0, 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (Settings("packed", "head"), "--view packed needs --scorer mean, sum, kmask or l2r, found --scorer head"),
+        (Settings("full", "kmask"), "--view full needs --scorer mean or head, found --scorer kmask"),
+        (Settings(contrast=1.5), "--contrast: expected a number from 0 to 1, found 1.5"),
+        (Settings("full", refine=1), "refine and cascade need view joint or packed, found view full"),
+        (Settings("neighbors", cascade=2), "refine and cascade need view joint or packed, found view neighbors"),
+    ],
+)
+def test_settings_that_do_not_go_together(settings: Settings, message: str) -> None:
+    with pytest.raises(ClozeError) as error:
+        settings.completed({})
+    assert str(error.value) == message

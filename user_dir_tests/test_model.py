@@ -12,8 +12,8 @@ from fairseq_cloze.vocabulary import Vocabulary
 
 register()
 
-from fairseq_cloze.evaluate import build_model  # noqa: E402
 from fairseq_cloze.model import BASE, LARGE, ClozeRobertaModel, fill_config  # noqa: E402
+from fairseq_cloze.scorer import build_model  # noqa: E402
 
 SMALL = Architecture(2, 32, 64, 4, max_positions=60)
 
@@ -37,16 +37,50 @@ def inputs(vocabulary: Vocabulary) -> Any:
     return source, positions, candidates
 
 
+def reading(positions: torch.Tensor, candidates: torch.Tensor, **options: Any) -> Any:
+    """Every piece is scored at its blank's own mask; the first two blanks share a window, and the last two."""
+    reads = torch.arange(5)[:, None, None].expand(candidates.shape)
+    windows = torch.tensor([0, 0, 1, 2, 2])
+    return {"reads": positions, "candidate_tokens": candidates, "piece_reads": reads, "windows": windows, **options}
+
+
 def test_candidate_rows_equal_the_full_projection(model: ClozeRobertaModel, vocabulary: Vocabulary) -> None:
     source, positions, candidates = inputs(vocabulary)
     with torch.inference_mode():
         full = model(source)[0].flatten(0, 1)[positions]
-        found = model(source, blank_positions=positions, candidate_tokens=candidates)[0]
+        found = model(source, **reading(positions, candidates))[0]
         plain = RobertaModel.forward(model, source, masked_tokens=mask_of(source, positions))[0]
     expected = full.gather(1, candidates.flatten(1)).view_as(candidates)
     assert found.shape == (5, 4, 3)
     assert (found - expected).abs().max() < 1e-5
     assert (plain - full).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("contrast", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("normalise", [False, True])
+def test_contrast_subtracts_the_mean_at_the_other_masks(
+    model: ClozeRobertaModel, vocabulary: Vocabulary, contrast: float, normalise: bool
+) -> None:
+    source, positions, candidates = inputs(vocabulary)
+    with torch.inference_mode():
+        full = model(source)[0].flatten(0, 1)[positions].double()
+        found = model(source, **reading(positions, candidates, contrast=contrast, normalise=normalise))[0]
+    full = full.log_softmax(dim=-1) if normalise else full
+    partner = {0: 1, 1: 0, 3: 4, 4: 3}  # the third blank is alone in its window
+    for blank, rows in enumerate(candidates):
+        expected = full[blank] - contrast * full[partner[blank]] if blank in partner else full[blank]
+        assert (found[blank] - expected[rows]).abs().max() < 1e-5
+
+
+def test_autocast_computes_in_bfloat16(model: ClozeRobertaModel, vocabulary: Vocabulary) -> None:
+    source, positions, candidates = inputs(vocabulary)
+    cast = build_model(SMALL, vocabulary, head=False, bf16=True).eval()
+    cast.load_state_dict(model.state_dict())
+    with torch.inference_mode():
+        one = model(source, **reading(positions, candidates))[0]
+        two = cast(source, **reading(positions, candidates))[0]
+    assert {value.dtype for value in cast.state_dict().values()} == {torch.float32}
+    assert 0 < (one - two).abs().max() < 0.1
 
 
 def mask_of(source: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -61,7 +95,7 @@ def test_gradients_equal_those_of_the_full_projection(model: ClozeRobertaModel, 
     for narrow in (True, False):
         model.zero_grad()
         if narrow:
-            logits = model(source, blank_positions=positions, candidate_tokens=candidates)[0]
+            logits = model(source, **reading(positions, candidates))[0]
         else:
             full = model(source)[0].flatten(0, 1)[positions]
             logits = full.gather(1, candidates.flatten(1)).view_as(candidates)
@@ -78,8 +112,8 @@ def test_half_precision_on_cpu(model: ClozeRobertaModel, vocabulary: Vocabulary)
     half.load_state_dict(model.state_dict())
     half.half()
     with torch.inference_mode():
-        one = model(source, blank_positions=positions, candidate_tokens=candidates)[0]
-        two = half(source, blank_positions=positions, candidate_tokens=candidates)[0]
+        one = model(source, **reading(positions, candidates))[0]
+        two = half(source, **reading(positions, candidates))[0]
     assert two.dtype == torch.float16
     assert (one - two.float()).abs().max() < 0.05
 

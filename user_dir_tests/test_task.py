@@ -382,17 +382,17 @@ def test_the_proof_is_made_once(tmp_path: Path, data_bin: Path, pretrained: Path
 @pytest.mark.parametrize("untied", [False, True])
 def test_what_takes_no_part_is_not_trained(tmp_path: Path, data_bin: Path, untied: bool) -> None:
     """Torch's DDP waits for the gradient of every parameter in training: each must get one, whatever scores."""
-    for view, scorer in (("joint", "lm"), ("full", "lm"), ("full", "head")):
+    for view, scorer in (("joint", "mean"), ("packed", "l2r"), ("full", "mean"), ("full", "head")):
         options = {"from_scratch": True, "encoder_layers": 1, "encoder_embed_dim": 24, "encoder_attention_heads": 2}
         task, model = build(data_bin, tmp_path, view=view, scorer=scorer, untie_weights_roberta=untied, **options)
         task.load_dataset("valid")
         dataset = task.dataset("valid")
         sample = dataset.collater([dataset[0], dataset[1]])
-        candidate_scores(model, sample, scorer).softmax(dim=1)[:, 0].sum().backward()
+        candidate_scores(model, sample, task.settings).softmax(dim=1)[:, 0].sum().backward()
         trained = {name for name, value in model.named_parameters() if value.requires_grad}
         reached = {name for name, value in model.named_parameters() if value.grad is not None}
         assert trained == reached
-        assert ("encoder.lm_head.dense.weight" in trained) == (scorer == "lm")
+        assert ("encoder.lm_head.dense.weight" in trained) == (scorer != "head")
         assert "encoder.sentence_encoder.embed_tokens.weight" in trained
 
 
@@ -401,7 +401,7 @@ def test_what_takes_no_part_is_not_trained(tmp_path: Path, data_bin: Path, untie
 
 def test_joint_has_no_ranking_head(tmp_path: Path, data_bin: Path) -> None:
     assert refused(ClozeError, data_bin, tmp_path, scorer="head", from_scratch=True) == (
-        "--scorer head needs --view full or neighbors; view joint scores with the LM head (--scorer lm)"
+        "--view joint needs --scorer mean, sum, kmask or l2r, found --scorer head"
     )
 
 
@@ -442,7 +442,7 @@ def test_validation_of_a_checkpoint_without_the_head(tmp_path: Path, finetuned: 
     ran = validate(data_bin, finetuned / "checkpoint_last.pt", *options, code=1)
     assert ran.text.splitlines()[-1] == (
         f"Error: {finetuned / 'checkpoint_last.pt'}: has no ranking head, its scores would be random; "
-        "pass --scorer lm, or train one first"
+        "pass --scorer mean, or train one first"
     )
 
 
@@ -452,5 +452,5 @@ def test_validation_of_a_plain_roberta_without_the_head(pretrained: Path, data_b
     ran = validate(data_bin, pretrained / "model.pt", *options, code=1)
     assert ran.text.splitlines()[-1] == (
         f"Error: {pretrained / 'model.pt'}: has no ranking head, its scores would be random; "
-        "pass --scorer lm, or train one first"
+        "pass --scorer mean, or train one first"
     )

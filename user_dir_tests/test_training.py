@@ -87,6 +87,7 @@ def test_checkpoints_hold_plain_data_and_no_namespace(finetuned: Path) -> None:
     assert state["args"] is None
     assert state["cfg"]["model"]["encoder_layers"] == 2 and state["cfg"]["model"]["layer_norm_eps"] == 1e-12
     assert sorted(state["task_state"]["fairseq_cloze"]) == [
+        "contrast",
         "encoding",
         "other_blanks",
         "scorer",
@@ -150,7 +151,12 @@ def test_validate_in_another_view(finetuned: Path, data_bin: Path) -> None:
 
 @pytest.mark.parametrize(
     ("view", "scorer", "loss"),
-    [("full", "lm", "softmax"), ("neighbors", "head", "margin"), ("full", "head", "listnet")],
+    [
+        ("packed", "l2r", "softmax"),
+        ("full", "mean", "softmax"),
+        ("neighbors", "head", "margin"),
+        ("full", "head", "listnet"),
+    ],
 )
 def test_other_views_train(tmp_path: Path, pretrained: Path, data_bin: Path, view: str, scorer: str, loss: str) -> None:
     options = ("--view", view, "--scorer", scorer, "--ranking-loss", loss, "--max-tokens", "4000", "--max-epoch", "1")

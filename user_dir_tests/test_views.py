@@ -10,12 +10,23 @@ import torch
 
 from fairseq_cloze.encoding import encode_passages
 from fairseq_cloze.errors import ClozeError, DataBinError
+from fairseq_cloze.filled import FilledView
+from fairseq_cloze.joint import JointView
 from fairseq_cloze.passages import UNLABELLED, Passage, read_passages
+from fairseq_cloze.settings import Settings
 from fairseq_cloze.store import Store
-from fairseq_cloze.views import FilledView, JointView, View, make_view
+from fairseq_cloze.view import View
+from fairseq_cloze.views import make_view as view_of_settings
 from fairseq_cloze.vocabulary import BOS, EOS, PAD, Vocabulary
 
 from .conftest import PASSAGES
+
+
+def make_view(
+    name: str, store: Store, vocabulary: Vocabulary, positions: int, other: str = "remove", **more: Any
+) -> View:
+    """The view of that name, by otherwise default settings."""
+    return view_of_settings(Settings(name, other_blanks=other, **more).completed({}), store, vocabulary, positions)
 
 
 def odd_passages() -> List[Passage]:
@@ -128,7 +139,7 @@ def test_joint_by_hand(store: Store, vocabulary: Vocabulary) -> None:
     assert view.row_length.tolist() == [len(row) for row in rows_of(sample)]
     assert view.rows.tolist() == [1] * len(store)
     source = sample["net_input"]["src_tokens"]
-    assert (source.flatten()[sample["net_input"]["blank_positions"]] == vocabulary.mask).all()
+    assert (source.flatten()[sample["net_input"]["reads"]] == vocabulary.mask).all()
     assert (source == vocabulary.mask).equal(sample["net_input"]["masked_tokens"])
     assert sample["blanks"].tolist() == list(range(store.blanks))
     tokens = sample["net_input"]["candidate_tokens"].tolist()
@@ -211,11 +222,12 @@ def test_rows_that_fit_are_whole(vocabulary: Vocabulary, store: Store) -> None:
         assert [int(view.row_length[index]) for index in rows] == [int(lengths[number])]
 
 
-def test_a_candidate_longer_than_the_model(vocabulary: Vocabulary) -> None:
+@pytest.mark.parametrize(("view", "scorer"), [("full", "mean"), ("joint", "kmask")])
+def test_a_candidate_longer_than_the_model(vocabulary: Vocabulary, view: str, scorer: str) -> None:
     passage = Passage("long", "long", "a _ b", (("x " * 60, "y"),), (0,))
     store = Store.from_columns([encode_passages([passage], vocabulary)], len(vocabulary))
     with pytest.raises(DataBinError) as error:
-        make_view("full", store, vocabulary, 40, "remove")
+        make_view(view, store, vocabulary, 40, scorer=scorer)
     length = len(store[0].candidates[0][0])
     assert str(error.value) == (
         f"passage 'long': a candidate of {length} tokens does not fit into 40 positions; "
@@ -234,13 +246,13 @@ def test_gold_in_the_other_blanks_needs_labels(store: Store, vocabulary: Vocabul
 @pytest.mark.parametrize(
     ("name", "other", "message"),
     [
-        ("packed", "remove", "view: expected one of joint, full, neighbors, found 'packed'"),
+        ("filled", "remove", "view: expected one of joint, packed, full, neighbors, found 'filled'"),
         ("full", "drop", "other_blanks: expected one of remove, mask, gold, found 'drop'"),
     ],
 )
 def test_unknown_names(store: Store, vocabulary: Vocabulary, name: str, other: str, message: str) -> None:
     with pytest.raises(ClozeError) as error:
-        make_view(name, store, vocabulary, 512, other)
+        view_of_settings(Settings(name, "mean", other, 0.0), store, vocabulary, 512)
     assert str(error.value) == message
 
 
@@ -248,3 +260,74 @@ def test_items_of_filled_views_say_where_they_come_from(store: Store, vocabulary
     view = make_view("full", store, vocabulary, 512, "remove")
     assert isinstance(view, FilledView)
     assert [view.passage_of(index) for index in range(4)] == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("name", ["joint", "packed"])
+@pytest.mark.parametrize("scorer", ["mean", "kmask", "l2r"])
+@pytest.mark.parametrize("positions", [40, 64, 126, 10_000])
+def test_one_forward_views_know_what_items_cost(
+    vocabulary: Vocabulary, store: Store, name: str, scorer: str, positions: int
+) -> None:
+    view = make_view(name, store, vocabulary, positions, scorer=scorer)
+    assert isinstance(view, JointView)
+    blanks: List[int] = []
+    for index in range(len(view)):
+        sample = view.collate([view.item(index)])
+        source = sample["net_input"]["src_tokens"]
+        assert (len(source), source.size(1)) == (view.rows[index], view.row_length[index])
+        assert int(sample["net_input"].get("positions", torch.arange(source.size(1))).max()) < positions
+        assert sample["blanks"].tolist() == view.blanks_of(index).tolist()
+        blanks += sample["blanks"].tolist()
+    assert blanks == list(range(store.blanks))
+
+
+def test_what_copies_hold(vocabulary: Vocabulary, store: Store) -> None:
+    """'come back' of the odd passage: as many masks as it has tokens, then one fewer after its first token, ..."""
+    view = make_view("joint", store, vocabulary, 10_000, scorer="l2r")
+    passage = store[0]
+    mask = vocabulary.mask
+    text, positions = passage.tokens.tolist(), passage.blank_positions.tolist()
+    expected = []
+    for position, candidates in zip(positions, passage.candidates):
+        several = [(tokens if len(tokens) else vocabulary.nothing).tolist() for tokens in candidates]
+        several = [
+            tokens for number, tokens in enumerate(several) if tokens not in several[:number] and len(tokens) > 1
+        ]
+        fills = [[mask] * length for length in sorted({len(tokens) for tokens in several})]
+        fills += [tokens[:n] + [mask] * (len(tokens) - n) for tokens in several for n in range(1, len(tokens))]
+        expected += [[BOS, *text[:position], *fill, *text[position + 1 :], EOS] for fill in fills]
+    assert rows_of(view.collate([view.item(0)]))[1:] == expected and len(expected) > 3
+
+
+@pytest.mark.parametrize("name", ["joint", "packed"])
+def test_filled_blanks_are_text(vocabulary: Vocabulary, store: Store, name: str) -> None:
+    view = make_view(name, store, vocabulary, 10_000, scorer="mean")
+    assert isinstance(view, JointView)
+    passage = store[0]
+    text, positions = passage.tokens.tolist(), passage.blank_positions.tolist()
+    fill = passage.candidates[1][3].tolist()
+    item = view.item(0, {1: 3})
+    assert item["tokens"].tolist() == [BOS, *text[: positions[1]], *fill, *text[positions[1] + 1 :], EOS]
+    assert item["blanks"].tolist() == [0, 2]
+    assert item["positions"].tolist() == [positions[0] + 1, positions[2] + len(fill)]
+    assert view.collate([item])["blanks"].tolist() == [0, 2]
+    assert view.item(0, {1: 1})["tokens"].tolist() == [BOS, *text[: positions[1]], *text[positions[1] + 1 :], EOS]
+    alone = Store.from_columns([encode_passages(odd_passages()[:1], vocabulary)], len(vocabulary))
+    longest = max(len(tokens) for row in passage.candidates for tokens in row)
+    tight = make_view(name, alone, vocabulary, len(text) + 2 + (longest - 1) * (name == "packed"), scorer="mean")
+    assert isinstance(tight, JointView)
+    assert tight.item(0, {1: 3})["blanks"].tolist() == [0, 1, 2]  # would be too long, so it stays a mask
+
+
+def test_gold_is_drawn(vocabulary: Vocabulary, store: Store) -> None:
+    view = make_view("joint", store, vocabulary, 10_000, scorer="mean")
+    assert isinstance(view, JointView)
+    gold = store.columns["gold"]
+    drawn = filled = 0
+    for index in range(len(view)):
+        for seed in range(50):
+            filled_in = view.draw_gold(index, 0.3, np.random.default_rng(seed))
+            assert set(filled_in) < set(view.blanks_of(index).tolist())
+            assert all(gold[blank] == candidate != UNLABELLED for blank, candidate in filled_in.items())
+            drawn, filled = drawn + len(view.blanks_of(index)), filled + len(filled_in)
+    assert 0.25 < filled / drawn < 0.3  # less, as one blank stays, and some have no gold

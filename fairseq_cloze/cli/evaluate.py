@@ -14,6 +14,7 @@ from .options import scoring_options
 @click.argument("checkpoint")
 @click.argument("data_bin", metavar="DATA-BIN")
 @click.option("--split", default="valid", show_default=True, help="Split of the data-bin.")
+@click.option("--fit-weights", metavar="SPLIT", help="Fit the weights of several checkpoints on this split.")
 @click.option("--json", "json_path", metavar="OUT", help="File to write the result to as JSON.")
 @scoring_options
 def command(
