@@ -29,7 +29,7 @@ class ClozeDataset(FairseqDataset):
         shuffle: whether these are training data
         seed: start of the shuffling
         teacher_blanks: share of the blanks that stand filled with gold, drawn anew in every epoch, and are not scored;
-            for views ``joint`` and ``packed``
+            for view ``joint``
     """
 
     def __init__(self, view: View, shuffle: bool, seed: int = 1, teacher_blanks: float = 0.0) -> None:

@@ -19,7 +19,7 @@ from .files import PathLike, split_paths
 from .passages import LETTERS, Tally, read_passages
 from .ranking import COUNTS, metrics_of
 from .scorer import Answers, Scorer
-from .settings import DEFAULT_SETTINGS, ONE_FORWARD, Settings
+from .settings import DEFAULT_SETTINGS, Settings
 from .store import Store
 
 _CHUNK = 2048  # passages that predict holds at a time
@@ -83,7 +83,7 @@ class Evaluation:
         how = f"view {self.view}, scorer {self.scorer}"
         if self.view == "full":
             how += f", other blanks {self.other_blanks}"
-        if self.view in ONE_FORWARD:
+        if self.view == "joint":
             how += f", contrast {self.contrast:g}"
         for name, value in (("refine", self.refine), ("cascade", self.cascade)):
             how += f", {name} {value}" if value else ""

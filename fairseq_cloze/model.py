@@ -1,10 +1,9 @@
 """Model: RoBERTa that projects to candidate rows only.
 
 ``cloze_roberta`` is fairseq's RoBERTa with the same parameter names, so checkpoints go both ways.  It differs in four
-points: the LM head multiplies with the embedding rows of the candidates instead of the whole vocabulary; view
-``packed`` has positions and attention of its own; the shape comes from the checkpoint it starts from, where the command
-line does not say otherwise; and the epsilon of the layer norms is an option, as Hugging Face models of the family
-disagree on it.
+points: the LM head multiplies with the embedding rows of the candidates instead of the whole vocabulary; it can compute
+in bfloat16; its shape comes from the checkpoint it starts from, where the command line does not say otherwise; and the
+epsilon of its layer norms is an option, as Hugging Face models of the family disagree on it.
 """
 
 from contextlib import nullcontext
@@ -21,7 +20,6 @@ from fairseq.models.roberta.model import RobertaLMHead
 from omegaconf import DictConfig, open_dict
 from torch import Tensor, nn
 
-from .checkpoints import HEAD_NAME
 from .compat import drop_dead_parameters, is_dead_parameter
 
 MODEL_NAME = "cloze_roberta"
@@ -118,12 +116,11 @@ class ClozeRobertaModel(RobertaModel):
         Args:
             src_tokens: ``int64 (rows, length)``
             candidate_tokens: embedding rows to score, ``int64 (blanks, candidates, pieces)``
-            kwargs: with *candidate_tokens*, the rest of the batch's ``net_input`` (see :mod:`fairseq_cloze.joint` and
-                :mod:`fairseq_cloze.packed`), and *contrast* and *normalise* of :func:`piece_scores`
+            kwargs: with *candidate_tokens*, the rest of the batch's ``net_input`` (see :mod:`fairseq_cloze.joint`),
+                and *contrast* and *normalise* of :func:`piece_scores`
 
         Returns:
-            scores of the pieces, ``(blanks, candidates, pieces)``, and fairseq's extras; for view ``packed`` these hold
-            ``head``, the head's score of each candidate, ``(blanks, candidates)``, where the model has the head
+            scores of the pieces, ``(blanks, candidates, pieces)``, and fairseq's extras
         """
         device = src_tokens.device.type
         with torch.autocast(device, torch.bfloat16) if getattr(self.args, "autocast", False) else nullcontext():
@@ -142,23 +139,10 @@ class ClozeRobertaModel(RobertaModel):
         windows: Tensor,
         contrast: float = 0.0,
         normalise: bool = False,
-        positions: Optional[Tensor] = None,
-        segments: Optional[Tensor] = None,
-        hidden: Optional[Tensor] = None,
-        own_reads: Optional[Tensor] = None,
         **unused: Any,
     ) -> Tuple[Tensor, Dict[str, Any]]:
-        extra: Dict[str, Any] = {}
-        if positions is None or segments is None or hidden is None or own_reads is None:
-            features, extra = self.encoder.extract_features(src_tokens)
-        else:
-            features = packed_features(self.encoder.sentence_encoder, src_tokens, positions, segments, hidden)
+        features, extra = self.encoder.extract_features(src_tokens)
         features = features.flatten(0, 1)
-        if own_reads is not None and HEAD_NAME in self.classification_heads:
-            present = own_reads.ge(0).unsqueeze(-1)
-            own = (features[own_reads.clamp(min=0)] * present).sum(dim=2) / present.sum(dim=2).clamp(min=1)
-            head = self.classification_heads[HEAD_NAME]
-            extra["head"] = head(own.flatten(0, 1).unsqueeze(1)).view(own.shape[:2])
         scores = piece_scores(
             self.encoder.lm_head, features[reads], candidate_tokens, piece_reads, windows, contrast, normalise
         )
@@ -233,28 +217,6 @@ def mean_of_others(values: Tensor, windows: Tensor) -> Tensor:
     return (total[windows] - values) / (count[windows] - 1).clamp(min=1)[:, None]
 
 
-def packed_features(encoder: Any, src_tokens: Tensor, positions: Tensor, segments: Tensor, hidden: Tensor) -> Tensor:
-    """Encoder output of rows whose tokens have positions, and see each other, as view ``packed`` says.
-
-    Args:
-        encoder: RoBERTa's ``sentence_encoder``
-        src_tokens, positions, segments, hidden: see :meth:`fairseq_cloze.packed.PackedView.collate`
-
-    Returns:
-        ``(rows, length, width)``
-    """
-    offset = encoder.embed_positions.padding_idx + 1
-    x = encoder.embed_tokens(src_tokens) + F.embedding(positions + offset, encoder.embed_positions.weight)
-    x = encoder.dropout_module(encoder.layernorm_embedding(x)).transpose(0, 1)  # (length, rows, width)
-    same = segments[:, :, None] == segments[:, None, :]
-    order = torch.arange(src_tokens.size(1), device=src_tokens.device)
-    passage = (segments[:, None, :] == 0) & (order != hidden[:, :, None])
-    for layer in encoder.layers:
-        heads = layer.self_attn.num_heads
-        x = layer(x, None, attn_mask=(~(same | passage)).repeat_interleave(heads, dim=0))
-    return x.transpose(0, 1)
-
-
 def finish_model(model: nn.Module, layer_norm_eps: Optional[float]) -> None:
     """What fairseq's constructors have no option for.
 
@@ -268,14 +230,6 @@ def finish_model(model: nn.Module, layer_norm_eps: Optional[float]) -> None:
     for module in model.modules():
         if hasattr(module, "normalized_shape"):  # torch's LayerNorm and apex's
             setattr(module, "eps", float(layer_norm_eps))  # noqa: B010
-
-
-def add_ranking_head(model: nn.Module) -> None:
-    """Add the ranking head; its last layer starts at zero, so that at first it changes no order."""
-    model.register_classification_head(HEAD_NAME, num_classes=1)  # type: ignore[operator]
-    head: Any = model.classification_heads[HEAD_NAME]  # type: ignore[index]
-    nn.init.zeros_(head.out_proj.weight)
-    nn.init.zeros_(head.out_proj.bias)
 
 
 def rest_lm_head(model: nn.Module) -> None:

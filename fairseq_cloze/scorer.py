@@ -32,7 +32,7 @@ from .encoding import EncodingOptions
 from .errors import ClozeError
 from .files import PathLike
 from .joint import JointView
-from .model import ClozeRobertaConfig, ClozeRobertaModel, add_ranking_head, finish_model
+from .model import ClozeRobertaConfig, ClozeRobertaModel, finish_model
 from .ranking import count_metrics, predictions, probabilities
 from .scoring import candidate_scores, filled_scores
 from .settings import DEFAULT_SETTINGS, Settings
@@ -135,10 +135,9 @@ class Scorer:
         self.device = _device(device)
         self.fp16 = fp16
         weights = roberta_weights(state, self.path)
-        if self.settings.scorer == "head":
+        head = self.settings.scorer == "head"
+        if head:
             require_ranking_head(state, self.path)
-        has_head = f"{HEADS}{HEAD_NAME}.dense.weight" in weights
-        head = has_head and (self.settings.scorer == "head" or self.settings.view == "packed")
         model = build_model(self.architecture, vocabulary, head, bf16)
         heads = {name.split(".")[1] for name in weights if name.startswith(HEADS)} - {HEAD_NAME if head else ""}
         if heads:
@@ -294,7 +293,7 @@ def build_model(
     model: ClozeRobertaModel = ClozeRobertaModel.build_model(config, task)
     finish_model(model, architecture.layer_norm_eps)
     if head:
-        add_ranking_head(model)
+        model.register_classification_head(HEAD_NAME, num_classes=1)
     return model
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .checkpoints import HEAD_NAME
 from .model import contrast_shares, mean_of_others
-from .settings import ONE_FORWARD, Settings
+from .settings import Settings
 from .vocabulary import PAD
 
 Sample = Dict[str, Any]
@@ -35,7 +35,7 @@ class Average(nn.Module):
 def candidate_scores(model: nn.Module, sample: Sample, settings: Settings) -> Tensor:
     """Score every candidate of a batch.
 
-    ``joint`` and ``packed``, by scorer:
+    ``joint``, by scorer:
 
     - ``mean``: mean over the candidate's tokens of their logits at the blank's one ``<mask>``.  With a softmax over the
       candidates that is the same as the mean log-probability, as the normaliser is common to all.
@@ -46,7 +46,7 @@ def candidate_scores(model: nn.Module, sample: Sample, settings: Settings) -> Te
       whole candidate for the word.
 
     Each less ``settings.contrast`` times the candidate's mean score at the masks of the other blanks, see
-    :func:`fairseq_cloze.model.piece_scores`.  ``packed`` adds the ranking head's score, where the model has the head.
+    :func:`fairseq_cloze.model.piece_scores`.
 
     ``full``, ``neighbors`` with ``mean``: mean log-probability of the filled-in tokens and of their neighbour on each
     side, as the LM head sees them in the filled text; the neighbours give the empty candidate a score too.
@@ -64,7 +64,7 @@ def candidate_scores(model: nn.Module, sample: Sample, settings: Settings) -> Te
     if isinstance(model, Average):
         scores = torch.stack([candidate_scores(each, sample, settings).log_softmax(dim=1) for each in model.models])
         return scores.logsumexp(dim=0) - math.log(len(scores))
-    if settings.view in ONE_FORWARD:
+    if settings.view == "joint":
         scores = _scores_at_masks(model, sample, settings)
     else:
         by_row = _head_scores(model, sample) if settings.scorer == "head" else filled_scores(model, sample)
@@ -76,14 +76,14 @@ def _scores_at_masks(model: nn.Module, sample: Sample, settings: Settings) -> Te
     inputs = sample["net_input"]
     contrast = float(settings.contrast or 0.0)
     normalise = settings.scorer != "mean" and bool(sample["multi_token"].any())
-    pieces, extra = model(**inputs, contrast=contrast, normalise=normalise)
+    pieces, _ = model(**inputs, contrast=contrast, normalise=normalise)
     if pieces.dim() == 2:  # a plain RoBERTa projects to the whole vocabulary: (reads, vocabulary)
         pieces = _pieces_of_vocabulary(pieces.float(), inputs, contrast, normalise)
     present = inputs["candidate_tokens"].ne(PAD)
     scores = pieces.float().masked_fill(~present, 0.0).sum(dim=-1)
     if settings.scorer != "sum":
         scores = scores / present.sum(dim=-1).clamp(min=1)
-    return scores + extra["head"].float() if "head" in extra else scores
+    return scores
 
 
 def _pieces_of_vocabulary(logits: Tensor, inputs: Sample, contrast: float, normalise: bool) -> Tensor:

@@ -10,12 +10,9 @@ from typing import Any, Dict, Optional
 
 from .errors import ClozeError
 
-VIEWS = ("joint", "packed", "full", "neighbors")
+VIEWS = ("joint", "full", "neighbors")
 SCORERS = ("mean", "sum", "kmask", "l2r", "head")
 OTHER_BLANKS = ("remove", "mask", "gold")
-
-#: Views in which one forward scores all blanks of a passage.
-ONE_FORWARD = ("joint", "packed")
 
 _DEFAULTS: Dict[str, Any] = {"view": "joint", "scorer": "mean", "other_blanks": "remove", "contrast": 0.7}
 
@@ -31,11 +28,11 @@ class Settings:
         view: one of :data:`VIEWS`
         scorer: one of :data:`SCORERS`
         other_blanks: one of :data:`OTHER_BLANKS`, for view ``full``
-        contrast: share of a candidate's mean score at the other blanks that its score is reduced by, 0 to 1, for
-            :data:`ONE_FORWARD` views
-        refine: rounds that commit the most certain blanks and score the rest again, for :data:`ONE_FORWARD` views
-        cascade: forwards per passage that compare the two best candidates of uncertain blanks in the filled text, for
-            :data:`ONE_FORWARD` views
+        contrast: share of a candidate's mean score at the other blanks that its score is reduced by, 0 to 1, in
+            view ``joint``
+        refine: rounds that commit the most certain blanks and score the rest again, in view ``joint``
+        cascade: forwards per passage that compare the two best candidates of uncertain blanks in the filled text, in
+            view ``joint``
     """
 
     view: Optional[str] = None
@@ -61,14 +58,14 @@ class Settings:
         if self.scorer is None and not fits(values["view"], values["scorer"]):  # another view than the checkpoint's
             values["scorer"] = _DEFAULTS["scorer"]
         check(values["view"], values["scorer"], values["contrast"])
-        if values["view"] not in ONE_FORWARD and (self.refine or self.cascade):
-            raise ClozeError(f"refine and cascade need view joint or packed, found view {values['view']}")
+        if values["view"] != "joint" and (self.refine or self.cascade):
+            raise ClozeError(f"refine and cascade need view joint, found view {values['view']}")
         return Settings(**values, refine=self.refine, cascade=self.cascade)
 
 
 def fits(view: str, scorer: str) -> bool:
     """Whether a view can be scored so."""
-    return scorer != "head" if view in ONE_FORWARD else scorer in ("mean", "head")
+    return scorer != "head" if view == "joint" else scorer in ("mean", "head")
 
 
 def check(view: str, scorer: str, contrast: float) -> None:
@@ -78,7 +75,7 @@ def check(view: str, scorer: str, contrast: float) -> None:
         ClozeError: they do not
     """
     if not fits(view, scorer):
-        needs = "mean, sum, kmask or l2r" if view in ONE_FORWARD else "mean or head"
+        needs = "mean, sum, kmask or l2r" if view == "joint" else "mean or head"
         raise ClozeError(f"--view {view} needs --scorer {needs}, found --scorer {scorer}")
     if not 0.0 <= contrast <= 1.0:
         raise ClozeError(f"--contrast: expected a number from 0 to 1, found {contrast}")

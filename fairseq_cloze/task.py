@@ -36,8 +36,8 @@ from .databin import DataBin
 from .dataset import ClozeDataset
 from .errors import CheckpointError, ClozeError, DataBinError
 from .files import split_paths
-from .model import BASE, MODEL_NAME, ClozeRobertaModel, add_ranking_head, fill_config, finish_model, rest_lm_head
-from .settings import CARRIED, ONE_FORWARD, OTHER_BLANKS, SCORERS, VIEWS, Settings
+from .model import BASE, MODEL_NAME, ClozeRobertaModel, fill_config, finish_model, rest_lm_head
+from .settings import CARRIED, OTHER_BLANKS, SCORERS, VIEWS, Settings
 from .views import make_view
 from .vocabulary import Vocabulary
 
@@ -61,9 +61,8 @@ class ClozeRankingConfig(FairseqDataclass):
     view: ChoiceEnum(VIEWS) = field(  # type: ignore[valid-type]
         default="joint",
         metadata={
-            "help": "how a passage becomes input. joint: the passage once, every blank a mask; packed: the same, and "
-            "all candidates behind it; full: the passage with one candidate filled in; neighbors: from the previous "
-            "blank to the next one, candidate filled in"
+            "help": "how a passage becomes input. joint: the passage once, every blank a mask; full: the passage with "
+            "one candidate filled in; neighbors: from the previous blank to the next one, candidate filled in"
         },
     )
     scorer: ChoiceEnum(SCORERS) = field(  # type: ignore[valid-type]
@@ -81,14 +80,14 @@ class ClozeRankingConfig(FairseqDataclass):
         default=0.7,
         metadata={
             "help": "share of a candidate's mean score at the passage's other blanks that its score is reduced by "
-            "(views joint and packed)"
+            "(view joint)"
         },
     )
     teacher_blanks: float = field(
         default=0.0,
         metadata={
             "help": "share of the blanks that stand filled with the right answer in training, drawn anew in every "
-            "epoch; they are not scored then (views joint and packed)"
+            "epoch; they are not scored then (view joint)"
         },
     )
     from_scratch: bool = field(
@@ -115,9 +114,9 @@ class ClozeRankingTask(FairseqTask):
         super().__init__(cfg, **kwargs)
         #: how candidates are scored
         self.settings = Settings(**{name: _value(getattr(cfg, name)) for name in CARRIED}).completed({})
-        if not 0.0 <= cfg.teacher_blanks < 1.0 or (cfg.teacher_blanks and self.settings.view not in ONE_FORWARD):
+        if not 0.0 <= cfg.teacher_blanks < 1.0 or (cfg.teacher_blanks and self.settings.view != "joint"):
             raise ClozeError(
-                f"--teacher-blanks: expected a share below 1, with --view joint or packed, found {cfg.teacher_blanks} "
+                f"--teacher-blanks: expected a share below 1, with --view joint, found {cfg.teacher_blanks} "
                 f"with --view {self.settings.view}"
             )
         self.shards = [DataBin(path) for path in utils.split_paths(cfg.data)]
@@ -198,10 +197,6 @@ class ClozeRankingTask(FairseqTask):
         if self.settings.scorer == "head":
             model.register_classification_head(HEAD_NAME, num_classes=1)
             rest_lm_head(model)
-        elif self.settings.view == "packed":
-            if not isinstance(model, ClozeRobertaModel):
-                raise ClozeError(f"--view packed needs --arch {MODEL_NAME}, found --arch {name}")
-            add_ranking_head(model)
         self._max_positions = model.max_positions()
         return model
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from .errors import ClozeError
 from .filled import FullView, NeighborsView
 from .joint import JointView
-from .packed import PackedView
 from .settings import VIEWS, Settings
 from .store import Store
 from .view import View
@@ -23,8 +22,6 @@ def make_view(settings: Settings, store: Store, vocabulary: Vocabulary, max_posi
     """
     if settings.view == "joint":
         return JointView(store, vocabulary, max_positions, str(settings.scorer), room=settings.cascade > 0)
-    if settings.view == "packed":
-        return PackedView(store, vocabulary, max_positions, str(settings.scorer))
     if settings.view == "full":
         return FullView(store, vocabulary, max_positions, str(settings.other_blanks))
     if settings.view == "neighbors":

@@ -325,19 +325,17 @@ def test_settings_come_from_the_checkpoint() -> None:
     assert Settings().completed({}) == Settings("joint", "mean", "remove", 0.7)
     assert Settings(view="joint").completed(carried) == Settings("joint", "mean", "mask", 0.2)
     assert Settings(scorer="mean", other_blanks="gold").completed(carried) == Settings("full", "mean", "gold", 0.2)
-    assert Settings("packed", "l2r", contrast=0.0, refine=2).completed({}) == Settings(
-        "packed", "l2r", "remove", 0.0, 2
-    )
+    assert Settings("joint", "l2r", contrast=0.0, refine=2).completed({}) == Settings("joint", "l2r", "remove", 0.0, 2)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (Settings("packed", "head"), "--view packed needs --scorer mean, sum, kmask or l2r, found --scorer head"),
+        (Settings("joint", "head"), "--view joint needs --scorer mean, sum, kmask or l2r, found --scorer head"),
         (Settings("full", "kmask"), "--view full needs --scorer mean or head, found --scorer kmask"),
         (Settings(contrast=1.5), "--contrast: expected a number from 0 to 1, found 1.5"),
-        (Settings("full", refine=1), "refine and cascade need view joint or packed, found view full"),
-        (Settings("neighbors", cascade=2), "refine and cascade need view joint or packed, found view neighbors"),
+        (Settings("full", refine=1), "refine and cascade need view joint, found view full"),
+        (Settings("neighbors", cascade=2), "refine and cascade need view joint, found view neighbors"),
     ],
 )
 def test_settings_that_do_not_go_together(settings: Settings, message: str) -> None:

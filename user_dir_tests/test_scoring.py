@@ -29,7 +29,6 @@ from fairseq_cloze.settings import Settings  # noqa: E402
 
 VIEWS = [
     *(("joint", kind) for kind in ("mean", "sum", "kmask", "l2r")),
-    *(("packed", kind) for kind in ("mean", "sum", "kmask", "l2r")),
     *((view, kind) for view in ("full", "neighbors") for kind in ("mean", "head")),
 ]
 
@@ -154,48 +153,6 @@ def distinct(candidates: List[List[int]]) -> List[List[int]]:
     return [tokens for number, tokens in enumerate(candidates) if tokens not in candidates[:number]]
 
 
-@pytest.mark.parametrize("kind", ["mean", "kmask", "l2r"])
-def test_packed_is_what_a_forward_per_candidate_gives(headed: Scorer, store: Store, kind: str) -> None:
-    """Each candidate, and each copy, alone behind the passage: the same scores, so none sees another."""
-    view = make_view("packed", store, headed.vocabulary, 126, scorer=kind)
-    settings = chosen("packed", kind)
-    assert view.row_length.tolist() == [
-        len(view.collate([view.item(i)])["net_input"]["src_tokens"][0]) for i in range(len(view))
-    ]
-    for index in range(len(view)):
-        sample = view.collate([view.item(index)])
-        inputs = sample["net_input"]
-        with torch.inference_mode():
-            together = candidate_scores(headed.model, sample, settings)
-            _, extra = headed.model(**inputs)
-        for segment in range(1, int(inputs["segments"].max()) + 1):
-            kept = ((inputs["segments"] == 0) | (inputs["segments"] == segment))[0]
-            own = (inputs["own_reads"] >= 0) & (inputs["segments"][0][inputs["own_reads"].clamp(min=0)] == segment)
-            if not own.any():
-                continue
-            [blank], [candidate] = own.any(dim=2).nonzero(as_tuple=True)
-            alone = {name: inputs[name][:, kept] for name in ("src_tokens", "positions", "segments", "hidden")}
-            renumbered = torch.cumsum(kept, dim=0) - 1
-            one = {name: inputs[name][blank : blank + 1] for name in ("candidate_tokens", "windows")}
-            with torch.inference_mode():
-                _, only = headed.model(
-                    **alone,
-                    **one,
-                    reads=renumbered[inputs["reads"][blank : blank + 1]],
-                    piece_reads=torch.zeros_like(one["candidate_tokens"]),
-                    own_reads=torch.where(own, renumbered[inputs["own_reads"].clamp(min=0)], -1)[blank : blank + 1],
-                )
-            assert only["head"][0, candidate] == pytest.approx(extra["head"][blank, candidate].item(), abs=1e-5)
-        assert together.isfinite().equal(sample["distinct"])
-
-
-def test_packed_without_a_trained_head_ranks_as_joint_does(scorer: Scorer) -> None:
-    store = Store.from_columns([encode_passages(odd_passages(), scorer.vocabulary)], len(scorer.vocabulary))
-    assert scores_of(scorer, store, "packed", "mean", 5) == {
-        blank: pytest.approx(row, abs=1e-5) for blank, row in scores_of(scorer, store, "joint", "mean", 5).items()
-    }
-
-
 def by_blank(store: Store) -> List[List[List[int]]]:
     return [[tokens.tolist() for tokens in row] for number in range(len(store)) for row in store[number].candidates]
 
@@ -267,7 +224,7 @@ def test_a_batch_can_be_learned(headed: Scorer, store: Store, name: str, kind: s
     """Gradients reach the weights by every way of scoring: forty steps take most of the loss of one batch."""
     model = copy.deepcopy(headed.model)
     view = make_view(name, store, headed.vocabulary, 126, scorer=kind)
-    items = [view.item(index) for index in ((3,) if name in ("joint", "packed") else (4, 5, 6, 7))]
+    items = [view.item(index) for index in ((3,) if name == "joint" else (4, 5, 6, 7))]
     sample = view.collate(items)
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     history = []

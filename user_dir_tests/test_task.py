@@ -382,7 +382,7 @@ def test_the_proof_is_made_once(tmp_path: Path, data_bin: Path, pretrained: Path
 @pytest.mark.parametrize("untied", [False, True])
 def test_what_takes_no_part_is_not_trained(tmp_path: Path, data_bin: Path, untied: bool) -> None:
     """Torch's DDP waits for the gradient of every parameter in training: each must get one, whatever scores."""
-    for view, scorer in (("joint", "mean"), ("packed", "l2r"), ("full", "mean"), ("full", "head")):
+    for view, scorer in (("joint", "mean"), ("joint", "l2r"), ("full", "mean"), ("full", "head")):
         options = {"from_scratch": True, "encoder_layers": 1, "encoder_embed_dim": 24, "encoder_attention_heads": 2}
         task, model = build(data_bin, tmp_path, view=view, scorer=scorer, untie_weights_roberta=untied, **options)
         task.load_dataset("valid")

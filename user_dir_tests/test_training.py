@@ -152,7 +152,7 @@ def test_validate_in_another_view(finetuned: Path, data_bin: Path) -> None:
 @pytest.mark.parametrize(
     ("view", "scorer", "loss"),
     [
-        ("packed", "l2r", "softmax"),
+        ("joint", "l2r", "softmax"),
         ("full", "mean", "softmax"),
         ("neighbors", "head", "margin"),
         ("full", "head", "listnet"),

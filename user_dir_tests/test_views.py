@@ -246,7 +246,7 @@ def test_gold_in_the_other_blanks_needs_labels(store: Store, vocabulary: Vocabul
 @pytest.mark.parametrize(
     ("name", "other", "message"),
     [
-        ("filled", "remove", "view: expected one of joint, packed, full, neighbors, found 'filled'"),
+        ("filled", "remove", "view: expected one of joint, full, neighbors, found 'filled'"),
         ("full", "drop", "other_blanks: expected one of remove, mask, gold, found 'drop'"),
     ],
 )
@@ -262,20 +262,19 @@ def test_items_of_filled_views_say_where_they_come_from(store: Store, vocabulary
     assert [view.passage_of(index) for index in range(4)] == [0, 0, 0, 1]
 
 
-@pytest.mark.parametrize("name", ["joint", "packed"])
 @pytest.mark.parametrize("scorer", ["mean", "kmask", "l2r"])
 @pytest.mark.parametrize("positions", [40, 64, 126, 10_000])
 def test_one_forward_views_know_what_items_cost(
-    vocabulary: Vocabulary, store: Store, name: str, scorer: str, positions: int
+    vocabulary: Vocabulary, store: Store, scorer: str, positions: int
 ) -> None:
-    view = make_view(name, store, vocabulary, positions, scorer=scorer)
+    view = make_view("joint", store, vocabulary, positions, scorer=scorer)
     assert isinstance(view, JointView)
     blanks: List[int] = []
     for index in range(len(view)):
         sample = view.collate([view.item(index)])
         source = sample["net_input"]["src_tokens"]
         assert (len(source), source.size(1)) == (view.rows[index], view.row_length[index])
-        assert int(sample["net_input"].get("positions", torch.arange(source.size(1))).max()) < positions
+        assert source.size(1) <= positions
         assert sample["blanks"].tolist() == view.blanks_of(index).tolist()
         blanks += sample["blanks"].tolist()
     assert blanks == list(range(store.blanks))
@@ -299,9 +298,8 @@ def test_what_copies_hold(vocabulary: Vocabulary, store: Store) -> None:
     assert rows_of(view.collate([view.item(0)]))[1:] == expected and len(expected) > 3
 
 
-@pytest.mark.parametrize("name", ["joint", "packed"])
-def test_filled_blanks_are_text(vocabulary: Vocabulary, store: Store, name: str) -> None:
-    view = make_view(name, store, vocabulary, 10_000, scorer="mean")
+def test_filled_blanks_are_text(vocabulary: Vocabulary, store: Store) -> None:
+    view = make_view("joint", store, vocabulary, 10_000, scorer="mean")
     assert isinstance(view, JointView)
     passage = store[0]
     text, positions = passage.tokens.tolist(), passage.blank_positions.tolist()
@@ -313,8 +311,7 @@ def test_filled_blanks_are_text(vocabulary: Vocabulary, store: Store, name: str)
     assert view.collate([item])["blanks"].tolist() == [0, 2]
     assert view.item(0, {1: 1})["tokens"].tolist() == [BOS, *text[: positions[1]], *text[positions[1] + 1 :], EOS]
     alone = Store.from_columns([encode_passages(odd_passages()[:1], vocabulary)], len(vocabulary))
-    longest = max(len(tokens) for row in passage.candidates for tokens in row)
-    tight = make_view(name, alone, vocabulary, len(text) + 2 + (longest - 1) * (name == "packed"), scorer="mean")
+    tight = make_view("joint", alone, vocabulary, len(text) + 2, scorer="mean")
     assert isinstance(tight, JointView)
     assert tight.item(0, {1: 3})["blanks"].tolist() == [0, 1, 2]  # would be too long, so it stays a mask
 
