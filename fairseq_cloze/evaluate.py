@@ -39,7 +39,7 @@ from .errors import ClozeError
 from .files import PathLike
 from .model import ClozeRobertaConfig, ClozeRobertaModel, finish_model
 from .passages import LETTERS, UNLABELLED, Tally, read_passages
-from .ranking import COUNTS, count_metrics, metrics_of, predictions, probabilities
+from .ranking import COUNTS, chance_interval, count_metrics, metrics_of, predictions, probabilities
 from .scoring import candidate_scores
 from .settings import DEFAULT_SETTINGS, Settings
 from .store import Store
@@ -355,12 +355,11 @@ def _notes(evaluation: Evaluation, scorer: Scorer) -> List[str]:
             f"the data-bin's with {evaluation.encoding}"
         )
     if evaluation.n_blanks:
-        chance = evaluation.chance / 100.0
-        margin = 196.0 * math.sqrt(chance * (1.0 - chance) / evaluation.n_blanks)
-        if evaluation.accuracy <= evaluation.chance + margin:
+        low, high = chance_interval(evaluation.chance, evaluation.n_blanks)
+        if evaluation.accuracy <= high:
             notes.append(
-                f"accuracy is not above chance: guessing gives {evaluation.chance - margin:.1f} to "
-                f"{evaluation.chance + margin:.1f}% in 95 of 100 cases; see docs/chance.md for the likely causes"
+                f"accuracy is not above chance: guessing gives {low:.1f} to {high:.1f}% in 95 of 100 cases; "
+                "see docs/chance.md for the likely causes"
             )
     return notes
 
