@@ -29,7 +29,10 @@ ACCURACY_TOLERANCE = 0.1
 PIECE_BLANKS = 250
 PIECE_DEVIATIONS = 4.0
 
-#: RoBERTa is fine-tuned between these learning rates, with Adam.
+#: The loss rose if it is so much higher than at the start, and than that of guessing.
+LOSS_RISE = 1.1
+
+#: Learning rates at which RoBERTa is fine-tuned with Adam lie between.
 LOWEST_RATE, HIGHEST_RATE = 1e-6, 1e-4
 
 
@@ -191,7 +194,7 @@ class ChanceWatch:
             return
         self._piece = []
         self._start = self._start or piece
-        if piece.deviations >= max(PIECE_DEVIATIONS, self._peak.deviations if self._peak else 0.0):
+        if piece.deviations > (self._peak.deviations if self._peak else PIECE_DEVIATIONS):
             self._peak = piece
 
 
@@ -259,10 +262,10 @@ def likely_causes(verdict: Verdict, beginning: Beginning) -> List[str]:
     evidence = []
     if peak is not None:
         evidence.append(f"accuracy was {peak.accuracy:.1f}% in {peak.updates} and fell")
-    if verdict.softmax and window.mean_loss > max(start.mean_loss, (1 + LOSS_TOLERANCE) * window.guessing_loss):
+    if verdict.softmax and window.mean_loss > LOSS_RISE * max(start.mean_loss, window.guessing_loss):
         evidence.append(f"the loss rose from {start.mean_loss:.3f} in {start.updates} to {window.mean_loss:.3f}")
     if not beginning.from_scratch and verdict.highest_rate > HIGHEST_RATE:
-        evidence.append(f"RoBERTa is fine-tuned below {HIGHEST_RATE:g}")
+        evidence.append("RoBERTa is fine-tuned below 1e-4")
     if evidence:
         causes.append(f"{high}{', '.join(evidence)}; {rate}")
     if beginning.from_scratch:
