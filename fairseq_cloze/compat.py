@@ -17,9 +17,9 @@ import sys
 import zipfile
 from pathlib import Path
 from types import MethodType, TracebackType
-from typing import Any, Callable, List, Optional, Tuple, Type, TypeVar
+from typing import Any, Callable, List, NoReturn, Optional, Tuple, Type, TypeVar
 
-from .errors import CheckpointError, ClozeError, SetupError
+from .errors import ChanceError, CheckpointError, ClozeError, SetupError
 
 T = TypeVar("T")
 
@@ -223,21 +223,43 @@ def load_ensembles() -> None:
 def print_errors_plainly() -> None:
     """Print a :class:`ClozeError` that ends the process as its text alone, as our own command line does.
 
-    ``FAIRSEQ_CLOZE_TRACEBACK=1`` brings the traceback back.
+    ``FAIRSEQ_CLOZE_TRACEBACK=1`` brings the traceback back.  Where a worker that torch has spawned ended with
+    :func:`end_run`, its parent ends with the same exit status, without a word of its own.
     """
     previous: Callable[..., Any] = sys.excepthook
     if getattr(previous, "plain_cloze_errors", False):
         return
 
     def hook(kind: Type[BaseException], error: BaseException, trace: Optional[TracebackType]) -> None:
-        if isinstance(error, ClozeError) and not os.environ.get("FAIRSEQ_CLOZE_TRACEBACK"):
+        code = error.exit_code if isinstance(error, ClozeError) else 1
+        if kind.__name__ == "ProcessExitedException" and getattr(error, "exit_code", None) == ChanceError.exit_code:
+            code = ChanceError.exit_code
+        elif isinstance(error, ClozeError) and not os.environ.get("FAIRSEQ_CLOZE_TRACEBACK"):
             sys.stdout.flush()
             print(f"Error: {error}", file=sys.stderr)
         else:
             previous(kind, error, trace)
+        if code != 1:  # Python's own after a hook
+            raise SystemExit(code)
 
     hook.plain_cloze_errors = True  # type: ignore[attr-defined]
     sys.excepthook = hook
+
+
+def end_run(error: ClozeError) -> NoReturn:
+    """End this process, one of those that train together, with an error's text and exit status.
+
+    All of them have to call it.  Any other exception than ``SystemExit`` would become status 1 and a traceback where
+    hydra or torch's spawn runs the training.
+
+    Raises:
+        SystemExit: always
+    """
+    if rank() == 0:
+        sys.stdout.flush()
+        print(f"Error: {error}", file=sys.stderr, flush=True)
+    gather(None)  # torch kills spawned workers when the first one ends: not before the error was printed
+    raise SystemExit(error.exit_code) from error
 
 
 def is_distributed() -> bool:

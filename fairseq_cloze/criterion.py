@@ -59,12 +59,15 @@ class ClozeRankingCriterion(FairseqCriterion):
         labelled = sample["gold"] >= 0
         losses = ranking_losses(scores, sample, self.ranking_loss, self.ranking_margin)
         loss = losses[labelled].sum()
+        log_candidates = sample["distinct"].sum(dim=1).clamp(min=1).log()[labelled].sum()
         blanks = int(labelled.sum())
+        summed_loss, summed_log = torch.stack([loss.detach(), log_candidates.to(loss.dtype)]).tolist()
         return (
             loss,
             blanks,
             {
-                "loss": float(loss.detach()),
+                "loss": summed_loss,
+                "log_candidates": summed_log,
                 "ntokens": sample["ntokens"],
                 "nsentences": sample["nsentences"],
                 "sample_size": blanks,

@@ -27,6 +27,12 @@ class DataBinError(ClozeError):
     """A data-bin that is missing, incomplete, or of another format."""
 
 
+class ChanceError(ClozeError):
+    """A training that stays at chance and was asked to stop then; exit status 4."""
+
+    exit_code = 4
+
+
 SKIP_HINT = "mend the passage, or pass --on-error skip to leave such passages out"
 
 

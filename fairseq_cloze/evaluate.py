@@ -17,7 +17,7 @@ from .encoding import EncodingOptions, encode_passages
 from .ensemble import Ensemble
 from .files import PathLike, split_paths
 from .passages import LETTERS, Tally, read_passages
-from .ranking import COUNTS, metrics_of
+from .ranking import COUNTS, chance_interval, metrics_of
 from .scorer import Answers, Scorer
 from .settings import DEFAULT_SETTINGS, Settings
 from .store import Store
@@ -182,12 +182,11 @@ def _notes(evaluation: Evaluation, scorer: Scorer) -> List[str]:
             f"the data-bin's with {evaluation.encoding}"
         )
     if evaluation.n_blanks:
-        chance = evaluation.chance / 100.0
-        margin = 196.0 * math.sqrt(chance * (1.0 - chance) / evaluation.n_blanks)
-        if evaluation.accuracy <= evaluation.chance + margin:
+        low, high = chance_interval(evaluation.chance, evaluation.n_blanks)
+        if evaluation.accuracy <= high:
             notes.append(
-                f"accuracy is not above chance: guessing gives {evaluation.chance - margin:.1f} to "
-                f"{evaluation.chance + margin:.1f}% in 95 of 100 cases; see docs/chance.md for the likely causes"
+                f"accuracy is not above chance: guessing gives {low:.1f} to {high:.1f}% in 95 of 100 cases; "
+                "see docs/chance.md for the likely causes"
             )
     return notes
 

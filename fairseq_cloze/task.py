@@ -15,6 +15,7 @@ from omegaconf import II, MISSING
 from torch import nn
 
 from . import compat
+from .chance import Beginning, ChanceWatch, Stretch, report
 from .checkpoints import (
     HEAD_NAME,
     STATE_KEY,
@@ -34,7 +35,7 @@ from .checkpoints import (
 from .criterion import CRITERION_NAME, ClozeRankingCriterionConfig
 from .databin import DataBin
 from .dataset import ClozeDataset
-from .errors import CheckpointError, ClozeError, DataBinError
+from .errors import ChanceError, CheckpointError, ClozeError, DataBinError
 from .files import split_paths
 from .model import BASE, MODEL_NAME, ClozeRobertaModel, fill_config, finish_model, rest_lm_head
 from .settings import CARRIED, OTHER_BLANKS, SCORERS, VIEWS, Settings
@@ -93,6 +94,13 @@ class ClozeRankingConfig(FairseqDataclass):
     from_scratch: bool = field(
         default=False, metadata={"help": "start from random weights; otherwise a run without pretrained weights stops"}
     )
+    chance_patience: int = field(
+        default=200,
+        metadata={"help": "say so, with the likely causes, when as many updates are no better than guessing; 0: never"},
+    )
+    stop_at_chance: bool = field(
+        default=False, metadata={"help": "then end the run as well, with exit status 4 (see --chance-patience)"}
+    )
     # What the proof of load and the batches need to know of the other groups.
     seed: int = II("common.seed")
     train_subset: str = II("dataset.train_subset")
@@ -128,6 +136,9 @@ class ClozeRankingTask(FairseqTask):
         self._source: Optional[Path] = None  # checkpoint that training starts from
         self._loads_checkpoint = False  # a model was built for a checkpoint that fairseq loads, not for training
         self._proved = False
+        self._beginning = Beginning(str(self.settings.scorer), self.shards[0].encoding.text_norm, cfg.from_scratch)
+        self._watch: Optional[ChanceWatch] = None
+        self._update = (0, 0.0, None)  # number, learning rate and loss scale of the latest update
         self.state.merge_state_dict({STATE_KEY: self._own_state()})
 
     # -- dictionary and data -----------------------------------------------------------------------------------------
@@ -289,6 +300,7 @@ class ClozeRankingTask(FairseqTask):
     def _check_vocabulary(self, state: State, path: Path) -> None:
         line, proved = check_vocabulary(state, path, self.vocabulary, f"data-bin {self.shards[0].folder}")
         logger.log(logging.INFO if proved else logging.WARNING, "%s", line)
+        self._beginning.vocabulary, self._beginning.vocabulary_proved = line, proved
 
     def begin_epoch(self, epoch: int, model: nn.Module) -> None:
         """Before the first update, prove that the model holds the checkpoint's weights.
@@ -302,7 +314,8 @@ class ClozeRankingTask(FairseqTask):
         problem, own = None, digests(model.state_dict())
         if compat.rank() == 0:
             try:
-                logger.info("%s", prove_load(self._source, load_state(self._source), model, own))
+                self._beginning.weights = prove_load(self._source, load_state(self._source), model, own)
+                logger.info("%s", self._beginning.weights)
             except CheckpointError as error:
                 problem = str(error)
         workers = compat.gather((problem, own))
@@ -317,6 +330,44 @@ class ClozeRankingTask(FairseqTask):
         if problem is not None:
             raise CheckpointError(problem)
         self._proved = True
+
+    # -- the chance watch --------------------------------------------------------------------------------------------
+
+    def optimizer_step(self, optimizer: Any, model: nn.Module, update_num: int) -> None:
+        """As fairseq's; what the chance watch wants to know of the update is kept."""
+        super().optimizer_step(optimizer, model, update_num)
+        scale = getattr(getattr(optimizer, "scaler", None), "loss_scale", None)
+        self._update = (update_num + 1, float(optimizer.get_lr()), scale)
+
+    def reduce_metrics(self, logging_outputs: List[Dict[str, Any]], criterion: Any) -> None:
+        """As fairseq's; after an update, the chance watch looks at the sums over all workers.
+
+        Raises:
+            SystemExit: with the exit status of :class:`ChanceError`, if the run is at chance and is to stop then
+        """
+        super().reduce_metrics(logging_outputs, criterion)
+        if not criterion.training or self.cfg.chance_patience <= 0:
+            return
+        if self._watch is None:
+            self._watch = ChanceWatch(self.cfg.chance_patience, softmax=criterion.ranking_loss == "softmax")
+        number, rate, scale = self._update
+        verdict = self._watch.add(Stretch.of_update(number, logging_outputs), rate, scale)
+        if verdict is None:
+            return
+        if compat.rank() == 0:
+            logger.warning("%s", report(verdict, self._beginning))
+        if self.cfg.stop_at_chance:
+            last = Path(self.cfg.save_dir, _DEFAULT_RESTORE_FILE)
+            compat.end_run(
+                ChanceError(
+                    f"stopped at update {number}, as --stop-at-chance asks for; causes are named above. "
+                    + (
+                        f"{last} stays, look at it with 'fairseq-cloze doctor'"
+                        if last.exists()
+                        else "Nothing was saved"
+                    )
+                )
+            )
 
     # -- checkpoints of this task ------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -97,6 +98,13 @@ def validate(data_bin: Path, checkpoint: Path, *options: Any, code: int = 0, **k
     """Run fairseq-validate with this plugin."""
     command = ("fairseq-validate", data_bin, "--user-dir", PLUGIN, "--task", "cloze_ranking", "--path", checkpoint)
     return run(*command, "--num-workers", "0", "--log-format", "json", *options, code=code, **kwargs)
+
+
+def free_port() -> int:
+    """A port nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 # -- passages --------------------------------------------------------------------------------------------------------

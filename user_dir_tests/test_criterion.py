@@ -138,6 +138,7 @@ def test_forward_counts_labelled_blanks_only() -> None:
     assert size == 2
     assert output == {
         "loss": loss.item(),
+        "log_candidates": pytest.approx(math.log(4) + math.log(3)),
         "ntokens": 5,
         "nsentences": 1,
         "sample_size": 2,

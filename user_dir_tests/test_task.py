@@ -24,6 +24,7 @@ register()
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf  # noqa: E402
 
 from fairseq_cloze.checkpoints import load_state  # noqa: E402
+from fairseq_cloze.criterion import ClozeRankingCriterion  # noqa: E402
 from fairseq_cloze.scoring import candidate_scores  # noqa: E402
 from fairseq_cloze.task import ClozeRankingTask, make_dictionary  # noqa: E402
 
@@ -454,3 +455,19 @@ def test_validation_of_a_plain_roberta_without_the_head(pretrained: Path, data_b
         f"Error: {pretrained / 'model.pt'}: has no ranking head, its scores would be random; "
         "pass --scorer mean, or train one first"
     )
+
+
+# -- the chance watch ------------------------------------------------------------------------------------------------
+
+
+def test_the_watch_looks_at_updates_and_not_at_validation(tmp_path: Path, data_bin: Path, caplog: Any) -> None:
+    task, _ = build(data_bin, tmp_path, from_scratch=True, encoder_layers=1, encoder_embed_dim=24, chance_patience=3)
+    criterion = ClozeRankingCriterion(task, "softmax", 1.0)
+    output = {"n_blanks": 500, "n_correct": 125, "chance": 125_000_000, "loss": 690.0, "log_candidates": 693.0}
+    for training, said in ((False, 0), (True, 1)):
+        criterion.train(training)
+        for update in range(3):
+            task._update = (update + 1, 1e-5, None)
+            task.reduce_metrics([{**output, "ntokens": 1, "nsentences": 1}], criterion)
+        assert caplog.text.count("updates 1 to 3 are at chance: accuracy is 25.0% of 1,500 blanks") == said
+    assert "1. the weights began at random, as --from-scratch asks for, 3 updates so far" in caplog.text

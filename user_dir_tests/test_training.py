@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -16,7 +15,7 @@ import torch
 from fairseq_cloze import register
 from fairseq_cloze.prepare import prepare
 
-from .conftest import FINETUNE, PASSAGES, PLUGIN, ROOT, TRAIN_OPTIONS, Ran, run, start, train, validate
+from .conftest import FINETUNE, PASSAGES, PLUGIN, ROOT, TRAIN_OPTIONS, Ran, free_port, run, start, train, validate
 
 register()
 
@@ -284,12 +283,6 @@ def test_copies_of_checkpoints_are_whole(tmp_path: Path) -> None:
 
 
 # -- several processes -----------------------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def two_processes(data_bin: Path, save_dir: Path, *options: Any) -> Ran:
