@@ -171,8 +171,8 @@ class WeightExamination:
         count = sum(bad.values())
         self.add(
             "numbers", UNFIT, f"{count:,} weights are NaN or infinite, first in {next(iter(bad))}", "none",
-            fault="NaN or infinite weights",
-            advice="fp16 overflow, or a learning rate far too high; take an earlier checkpoint, train without --fp16",
+            fault="NaN or infinite weights (fp16 overflow?)",
+            advice="half precision or far too high a learning rate; take an earlier checkpoint, train without --fp16",
             values={"bad": count},
         )  # fmt: skip
 

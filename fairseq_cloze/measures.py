@@ -71,12 +71,12 @@ def spectral_ratio(weight: Tensor) -> float:
 
 
 def related_rows(vocabulary: Vocabulary) -> np.ndarray:
-    """Rows of words that differ only by a leading space or a capital, ``int64 (pairs, 2)``."""
+    """Rows of words that differ only by a leading space or a capital, ``int64 (pairs, 2)``; three letters and more."""
     rows = vocabulary.token_rows()
     pairs = []
     for token, row in rows.items():
         word = token[1:]
-        if token.startswith("Ġ") and word.isalpha() and word.islower():
+        if token.startswith("Ġ") and len(word) > 2 and word.isalpha() and word.islower():
             pairs += [(row, rows[other]) for other in (word, f"Ġ{word.capitalize()}") if other in rows]
     return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
