@@ -162,8 +162,12 @@ class WeightExamination:
 
     def check_numbers(self) -> None:
         """Every weight is a number."""
-        bad = {name: int((~value.isfinite()).sum()) for name, value in self.weights.items()}
-        bad = {name: count for name, count in bad.items() if count}
+        suspects = {
+            name: value
+            for name, value in self.weights.items()
+            if value.numel() and not value.float().abs().max().isfinite()
+        }
+        bad = {name: int((~value.isfinite()).sum()) for name, value in suspects.items()}
         self.finite = not bad
         if self.finite:
             self.add("numbers", OK, f"no NaN or infinity in {len(self.weights)} tensors", values={"bad": 0})
@@ -268,7 +272,9 @@ class WeightExamination:
         head = self.weights.get(f"{LM_HEAD}weight")
         if model_option(self.state, "untie_weights_roberta"):
             return self.add("tied weights", OK, "configured as not tied", values={"tied": None})
-        same = head is not None and torch.equal(embedding.nan_to_num(), head.nan_to_num())
+        same = head is not None and (
+            torch.equal(embedding, head) or torch.equal(*map(torch.nan_to_num, (embedding, head)))
+        )
         if same:
             return self.add("tied weights", OK, "LM head and embeddings are the same", values={"tied": True})
         measured = f"the checkpoint has no {LM_HEAD}weight"

@@ -245,7 +245,7 @@ def keep_layers(state: State, layers: List[int], renumber: bool) -> None:
             state["model"][f"{ENCODER}layers.{number}.{rest}"] = value
 
 
-@pytest.mark.parametrize("layers", [[0, 2, 4], [0, 1, 2], [1, 3, 5]])
+@pytest.mark.parametrize("layers", [[0, 2, 4], [0, 1, 2]])
 def test_half_the_layers_missing(broken: Broken, layers: List[int]) -> None:
     result = doctor(broken(lambda state: keep_layers(state, layers, renumber=False)))
     assert result.verdict_line() == "unfit: layers missing"
