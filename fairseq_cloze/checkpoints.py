@@ -81,29 +81,29 @@ def read_architecture(state: State, path: Path) -> Architecture:
         embed_dim = weights[f"{ENCODER}embed_tokens.weight"].size(1)
         ffn_dim = weights[f"{ENCODER}layers.0.fc1.weight"].size(0)
         positions = weights[f"{ENCODER}embed_positions.weight"].size(0) - 2  # two rows stand before the first position
-        heads = int(_option(state, "encoder_attention_heads"))
+        heads = int(model_option(state, "encoder_attention_heads"))
     except (KeyError, TypeError) as error:
         raise CheckpointError(
             f"{path}: expected a RoBERTa checkpoint of fairseq, {error} is missing from it"
         ) from error
-    if bool(_option(state, "encoder_normalize_before")):
+    if bool(model_option(state, "encoder_normalize_before")):
         raise CheckpointError(f"{path}: RoBERTa with layer norm before the blocks (roberta_prenorm) is not supported")
-    eps = _option(state, "layer_norm_eps")
+    eps = model_option(state, "layer_norm_eps")
     return Architecture(
         encoder_layers=len(layers),
         encoder_embed_dim=embed_dim,
         encoder_ffn_embed_dim=ffn_dim,
         encoder_attention_heads=heads,
         max_positions=positions,
-        activation_fn=str(_option(state, "activation_fn") or "gelu"),
+        activation_fn=str(model_option(state, "activation_fn") or "gelu"),
         layer_norm_eps=1e-5 if eps is None else float(eps),
-        untie_weights_roberta=bool(_option(state, "untie_weights_roberta")),
-        pooler_activation_fn=str(_option(state, "pooler_activation_fn") or "tanh"),
+        untie_weights_roberta=bool(model_option(state, "untie_weights_roberta")),
+        pooler_activation_fn=str(model_option(state, "pooler_activation_fn") or "tanh"),
     )
 
 
-def _option(state: State, name: str) -> Any:
-    """An option of the model, from either kind of configuration; ``None`` where it has none."""
+def model_option(state: State, name: str) -> Any:
+    """An option of the model that a checkpoint was saved with; ``None`` where its configuration has none."""
     if state.get("args") is not None:
         return getattr(state["args"], name, None)
     model = (state.get("cfg") or {}).get("model")
