@@ -39,6 +39,7 @@ from .errors import ClozeError
 from .files import PathLike
 from .model import ClozeRobertaConfig, ClozeRobertaModel, finish_model
 from .passages import LETTERS, UNLABELLED, Tally, read_passages
+from .predictions import make_predictions, write_predictions
 from .ranking import COUNTS, count_metrics, metrics_of, predictions, probabilities
 from .scoring import candidate_scores
 from .settings import DEFAULT_SETTINGS, Settings
@@ -300,8 +301,20 @@ def evaluate(
     max_tokens: Optional[int] = None,
     device: Optional[str] = None,
     fp16: bool = False,
+    predictions_path: Optional[PathLike] = None,
+    with_breakdown: bool = False,
 ) -> Evaluation:
     """Score a split of a data-bin.
+
+    Args:
+        checkpoint: RoBERTa of fairseq
+        data_bin: folder that ``fairseq-cloze prepare`` wrote
+        split: one of its splits
+        settings: view and scorer
+        batch_size, max_tokens: as in :meth:`Scorer.score`
+        device, fp16: as in :class:`Scorer`
+        predictions_path: prediction file to write, see :mod:`fairseq_cloze.predictions`
+        with_breakdown: add accuracy by groups of blanks, see :mod:`fairseq_cloze.breakdown`
 
     Raises:
         ClozeError: checkpoint and data-bin cannot be read or do not belong together
@@ -311,6 +324,8 @@ def evaluate(
     scorer = Scorer(checkpoint, data.vocabulary, f"data-bin {data.folder}", settings, device, fp16)
     with tqdm(total=store.blanks, desc=f"evaluate {split}", unit=" blanks", disable=None) as progress:
         scores = scorer.score(store, batch_size, max_tokens, progress)
+    if predictions_path:
+        write_predictions(predictions_path, make_predictions(store, scores.answers, scores.probabilities))
     letters = np.bincount(store.columns["gold"][store.columns["gold"] >= 0], minlength=1)
     counts = scores.counts
     metrics = metrics_of(counts)
@@ -370,7 +385,7 @@ def _notes(evaluation: Evaluation, scorer: Scorer) -> List[str]:
 
 @dataclass
 class Prediction:
-    """Answers per passage id; with probabilities, ``{"answers": [...], "probabilities": [[...], ...]}`` per id."""
+    """Answers per passage id; with probabilities, what :class:`fairseq_cloze.predictions.PassagePrediction` holds."""
 
     answers: Dict[str, Any]
     tally: Tally
@@ -396,7 +411,7 @@ def predict(
     Args:
         checkpoint: RoBERTa of fairseq, with its vocabulary in it or beside it
         inputs: files or folders of passages
-        with_probabilities: add the probability of every candidate
+        with_probabilities: add gold, where there is any, and the probability of every candidate
         settings: view and scorer
         text_norm: see :class:`fairseq_cloze.encoding.EncodingOptions`; as in training where it is not given
         on_error: ``stop`` or ``skip`` passages that do not fit
@@ -420,17 +435,8 @@ def predict(
             scores = scorer.score(store, batch_size, max_tokens, progress)
             counts.update(scores.counts)
             seconds += scores.seconds
-            for number, passage in enumerate(chunk):
-                blanks = range(int(store.blank_end[number]), int(store.blank_end[number + 1]))
-                letters = [LETTERS[scores.answers[blank]] for blank in blanks]
-                if with_probabilities:
-                    rows = [
-                        [round(float(value), 6) for value in scores.probabilities[blank, : len(choices)]]
-                        for blank, choices in zip(blanks, passage.candidates)
-                    ]
-                    answers[passage.id] = {"answers": letters, "probabilities": rows}
-                else:
-                    answers[passage.id] = letters
+            for key, prediction in make_predictions(store, scores.answers, scores.probabilities).items():
+                answers[key] = prediction.to_dict() if with_probabilities else prediction.answers
     tally.require_passages(inputs)
     return Prediction(answers, tally, dict(counts), seconds, scorer.notes)
 
