@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from .breakdown import Breakdown, break_down, breakdown_lines
 from .checkpoints import (
     HEAD_NAME,
     HEADS,
@@ -261,6 +262,7 @@ class Evaluation:
     tokens_per_second: float
     padding: float
     notes: List[str] = field(default_factory=list)
+    breakdown: Breakdown = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The result as JSON; ``null`` where there is no number."""
@@ -289,7 +291,7 @@ class Evaluation:
         out.append(f"{f'always {self.majority_answer}':24}{self.majority:10.2f}")
         speed = f"{self.seconds:.1f} s, {self.blanks_per_second:,.1f} blanks/s, padding {self.padding:.1f}%"
         out.append(f"MRR {self.mrr:.4f}; {speed}")
-        return out + self.notes
+        return out + self.notes + breakdown_lines(self.breakdown)
 
 
 def evaluate(
@@ -357,6 +359,8 @@ def evaluate(
         accuracy_multi_token=metrics["accuracy_multi_token"],
     )
     evaluation.notes += _notes(evaluation, scorer)
+    if with_breakdown:
+        evaluation.breakdown = break_down(store, data.vocabulary, scores.answers)
     return evaluation
 
 

@@ -56,6 +56,7 @@ def test_the_command_and_its_json(tmp_path: Path, finetuned: Path, data_bin: Pat
         "majority_answer": LETTERS[majority],
         "n_blanks": 102,
         "n_unlabelled": 0,
+        "breakdown": {},
     }
     assert n_one + n_multi == 102 and n_one > 0
     split = accuracies["accuracy_one_token"] * n_one + accuracies["accuracy_multi_token"] * n_multi

@@ -18,6 +18,8 @@ COMMANDS = {
     "learn-bpe": "learn_bpe",
     "evaluate": "evaluate",
     "predict": "predict",
+    "compare": "compare",
+    "average": "average",
 }
 
 

@@ -15,6 +15,7 @@ from .options import scoring_options
 @click.argument("data_bin", metavar="DATA-BIN")
 @click.option("--split", default="valid", show_default=True, help="Split of the data-bin.")
 @click.option("--json", "json_path", metavar="OUT", help="File to write the result to as JSON.")
+@click.option("--breakdown", is_flag=True, help="Add accuracy by groups of blanks.")
 @click.option("--predictions", metavar="OUT", help="File to write answers, gold and probabilities to, for compare.")
 @scoring_options
 def command(
@@ -22,6 +23,7 @@ def command(
     data_bin: str,
     split: str,
     json_path: Optional[str],
+    breakdown: bool,
     predictions: Optional[str],
     settings: Settings,
     **resources: Any,
@@ -35,7 +37,9 @@ def command(
 
     for path in filter(None, (json_path, predictions)):
         check_writable(path)
-    result = evaluate(checkpoint, data_bin, split, settings, **resources, predictions_path=predictions)
+    result = evaluate(
+        checkpoint, data_bin, split, settings, **resources, predictions_path=predictions, with_breakdown=breakdown
+    )
     for line in result.lines():
         click.echo(line)
     if json_path:
