@@ -79,7 +79,7 @@ def wilson_interval(right: int, blanks: int) -> Tuple[float, float]:
     share, z2 = right / blanks, _Z95**2
     middle = (share + z2 / (2 * blanks)) / (1 + z2 / blanks)
     margin = _Z95 * math.sqrt(share * (1 - share) / blanks + z2 / (4 * blanks**2)) / (1 + z2 / blanks)
-    return max(0.0, middle - margin), min(1.0, middle + margin)
+    return max(0.0, min(share, middle - margin)), min(1.0, max(share, middle + margin))
 
 
 def _count(grouping: _Grouping, right: np.ndarray, labelled: np.ndarray) -> Dict[str, Dict[str, Any]]:
