@@ -163,6 +163,9 @@ def test_what_the_verdict_says(tmp_path: Path) -> None:
         "B is ahead, but it may be luck: two equally good models would differ as much in 6.25% of comparisons. "
         "Only 5 passages differ, too few to tell: take more."
     )
+    assert verdict(*["+"] * 5, "-") == (
+        "B is ahead, but it may be luck: two equally good models would differ as much in 21.9% of comparisons."
+    )
     assert verdict(*["+"] * 6, *["-"] * 4) == (
         "B is ahead, but it may be luck: two equally good models would differ as much in 75.4% of comparisons."
     )
