@@ -17,7 +17,6 @@ from .checkpoints import ENCODER, check_vocabulary, load_state, read_vocabulary,
 from .databin import DataBin
 from .diagnosis import DOUBT, OK, UNFIT, Check, Diagnosis, WeightExamination
 from .errors import ClozeError
-from .evaluate import Scorer
 from .files import PathLike
 from .measures import (
     ENGLISH,
@@ -33,6 +32,7 @@ from .measures import (
     tied_blanks,
     wilson,
 )
+from .scorer import Answers, Scorer
 from .store import Store
 from .vocabulary import FILES, UNK, Vocabulary
 
@@ -277,11 +277,12 @@ class _Examination(WeightExamination):
                 "accuracy", UNFIT, str(error), fault="NaN scores", advice="fp16 overflow or damaged weights"
             )
             return self.skip("ties", "there are no scores")
-        blanks, hits = scores.counts["n_blanks"], scores.counts["n_correct"]
+        found = Answers(scores.log_probabilities, self.store)
+        blanks, hits = found.counts["n_blanks"], found.counts["n_correct"]
         low, high = (100 * bound for bound in wilson(hits, blanks))
         gold = self.store.columns["gold"]
         majority = 100 * int(np.bincount(gold[gold >= 0]).max()) / blanks
-        chance = 100 * scores.counts["chance"] / 1e6 / blanks
+        chance = 100 * found.counts["chance"] / 1e6 / blanks
         values = {"blanks": blanks, "accuracy": 100 * hits / blanks, "low": low, "high": high, "chance": chance,
                   "majority": majority}  # fmt: skip
         measured = f"{100 * hits / blanks:.1f}% of {blanks} blanks, 95% interval {low:.1f} to {high:.1f}%"
@@ -292,7 +293,7 @@ class _Examination(WeightExamination):
             "advice": "see docs/chance.md" if blanks >= 100 else "few blanks: pass a larger DATA-BIN",
         }  # fmt: skip
         self.add_symptom("accuracy", verdict, measured, expected, values=values, **more)
-        tied = tied_blanks(scores.probabilities, self.store)
+        tied = tied_blanks(found.probabilities, self.store)
         share = tied / self.store.blanks
         verdict = OK if share <= 0.01 else DOUBT if share <= 0.05 else UNFIT
         more = {} if verdict == OK else {

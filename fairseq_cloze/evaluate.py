@@ -12,11 +12,13 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence
 import numpy as np
 from tqdm import tqdm
 
+from .breakdown import Breakdown, break_down, breakdown_lines
 from .databin import DataBin
 from .encoding import EncodingOptions, encode_passages
 from .ensemble import Ensemble
 from .files import PathLike, split_paths
 from .passages import LETTERS, Tally, read_passages
+from .predictions import make_predictions, write_predictions
 from .ranking import COUNTS, chance_interval, metrics_of
 from .scorer import Answers, Scorer
 from .settings import DEFAULT_SETTINGS, Settings
@@ -64,6 +66,7 @@ class Evaluation:
     tokens_per_passage: float
     padding: float
     notes: List[str] = field(default_factory=list)
+    breakdown: Breakdown = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The result as JSON; ``null`` where there is no number."""
@@ -101,7 +104,7 @@ class Evaluation:
         )
         if len(self.weights) > 1:
             out.append(f"weights of the checkpoints: {' '.join(f'{weight:.3f}' for weight in self.weights)}")
-        return out + self.notes
+        return out + self.notes + breakdown_lines(self.breakdown)
 
 
 def evaluate(
@@ -116,6 +119,8 @@ def evaluate(
     bf16: bool = False,
     weights: Optional[Sequence[float]] = None,
     fit_weights: Optional[str] = None,
+    predictions_path: Optional[PathLike] = None,
+    with_breakdown: bool = False,
 ) -> Evaluation:
     """Score a split of a data-bin.
 
@@ -128,6 +133,8 @@ def evaluate(
         device, fp16, bf16: as for :class:`fairseq_cloze.scorer.Scorer`
         weights: of the checkpoints in the average; equal where they are not given
         fit_weights: split on which to fit the weights, see :func:`fairseq_cloze.ensemble.fit`
+        predictions_path: prediction file to write, see :mod:`fairseq_cloze.predictions`
+        with_breakdown: add accuracy by groups of blanks, see :mod:`fairseq_cloze.breakdown`
 
     Raises:
         ClozeError: checkpoint and data-bin cannot be read or do not belong together
@@ -143,7 +150,10 @@ def evaluate(
     with tqdm(total=total, desc=f"evaluate {split}", unit=" blanks", disable=None) as progress:
         scores = ensemble.score(store, *limits, progress)
     scorer = ensemble.scorers[0]
-    counts = Answers(scores.log_probabilities, store).counts
+    found = Answers(scores.log_probabilities, store)
+    counts = found.counts
+    if predictions_path is not None:
+        write_predictions(predictions_path, make_predictions(store, found.answers, found.probabilities))
     letters = np.bincount(store.columns["gold"][store.columns["gold"] >= 0], minlength=1)
     metrics = metrics_of(counts)
     figures: Dict[str, Any] = {**asdict(scorer.settings), **metrics}
@@ -167,8 +177,10 @@ def evaluate(
         tokens_per_passage=scores.tokens / len(store),
         padding=100.0 * (scores.computed_tokens - scores.tokens) / scores.computed_tokens,
     )
-    for scorer in ensemble.scorers:
-        evaluation.notes += _notes(evaluation, scorer)
+    notes = [note for each in ensemble.scorers for note in _notes(evaluation, each)]
+    evaluation.notes += dict.fromkeys(notes)
+    if with_breakdown:
+        evaluation.breakdown = break_down(store, data.vocabulary, found.answers)
     return evaluation
 
 
@@ -196,7 +208,7 @@ def _notes(evaluation: Evaluation, scorer: Scorer) -> List[str]:
 
 @dataclass
 class Prediction:
-    """Answers per passage id; with probabilities, ``{"answers": [...], "probabilities": [[...], ...]}`` per id."""
+    """Answers per passage id; with probabilities, what :class:`fairseq_cloze.predictions.PassagePrediction` holds."""
 
     answers: Dict[str, Any]
     tally: Tally
@@ -224,7 +236,7 @@ def predict(
     Args:
         checkpoint: one, with its vocabulary in it or beside it, or several with colons between them
         inputs: files or folders of passages
-        with_probabilities: add the probability of every candidate
+        with_probabilities: add gold, where there is any, and the probability of every candidate
         settings: how to score
         text_norm: see :class:`fairseq_cloze.encoding.EncodingOptions`; as in training where it is not given
         on_error: ``stop`` or ``skip`` passages that do not fit
@@ -258,17 +270,8 @@ def predict(
             found = Answers(scores.log_probabilities, store)
             counts.update(found.counts)
             seconds += scores.seconds
-            for number, passage in enumerate(chunk):
-                blanks = range(int(store.blank_end[number]), int(store.blank_end[number + 1]))
-                letters = [LETTERS[found.answers[blank]] for blank in blanks]
-                if with_probabilities:
-                    rows = [
-                        [round(float(value), 6) for value in found.probabilities[blank, : len(choices)]]
-                        for blank, choices in zip(blanks, passage.candidates)
-                    ]
-                    answers[passage.id] = {"answers": letters, "probabilities": rows}
-                else:
-                    answers[passage.id] = letters
+            for key, prediction in make_predictions(store, found.answers, found.probabilities).items():
+                answers[key] = prediction.to_dict() if with_probabilities else prediction.answers
     tally.require_passages(inputs)
     return Prediction(answers, tally, dict(counts), seconds, notes)
 

@@ -28,7 +28,7 @@ from fairseq_cloze.text import BLANK, NOTHING, normalise
 
 fairseq_cloze.register()
 
-from fairseq_cloze.evaluate import Scorer  # noqa: E402
+from fairseq_cloze.scorer import Scorer  # noqa: E402
 
 
 def in_turns(rounds: int, **contestants: Callable[[], Any]) -> Dict[str, Dict[str, float]]:

@@ -168,21 +168,23 @@ class Check:
 
         fairseq_cloze.register()
         from fairseq_cloze.databin import DataBin
-        from fairseq_cloze.evaluate import Scorer
         from fairseq_cloze.ranking import metrics_of
+        from fairseq_cloze.scorer import Answers, Scorer
 
         data = DataBin(self.work / "bin")
         found, expected = {}, {}
         for device, fp16 in (("cpu", False), (self.device, False), (self.device, True)):
             scorer = Scorer(self.work / "save" / "checkpoint_last.pt", data.vocabulary, device=device, fp16=fp16)
             name = f"{device}{'-fp16' if fp16 else ''}"
-            scores = {split: scorer.score(data.open(split)) for split in data.splits}
-            expected = expected or scores
-            accuracy = metrics_of(scores["train"].counts)["accuracy"]
-            off = max(abs(scores[split].probabilities - expected[split].probabilities).max() for split in scores)
+            stores = {split: data.open(split) for split in data.splits}
+            scores = {split: scorer.score(store) for split, store in stores.items()}
+            answers = {split: Answers(scores[split].log_probabilities, store) for split, store in stores.items()}
+            expected = expected or answers
+            accuracy = metrics_of(answers["train"].counts)["accuracy"]
+            off = max(abs(answers[split].probabilities - expected[split].probabilities).max() for split in answers)
             found[name] = {
                 "accuracy": accuracy,
-                "n_blanks": sum(each.counts["n_blanks"] for each in scores.values()),
+                "n_blanks": sum(each.counts["n_blanks"] for each in answers.values()),
                 "largest difference of a probability": float(off),
                 "tokens_per_second": sum(s.tokens for s in scores.values()) / sum(s.seconds for s in scores.values()),
             }

@@ -260,8 +260,8 @@ def test_evidence_orders_the_causes() -> None:
         "fp16 overflow: loss_scale fell from 128 to 0.5. Train without --fp16 to be sure",
         "the weights began at random, as --from-scratch asks for, 200 updates so far. Start from pretrained weights "
         "(--finetune-from-model), or go on for longer",
-        "the ranking head of --scorer head began at random, 200 updates so far. Go on for longer, or take --scorer mean, "
-        "which starts above chance",
+        "the ranking head of --scorer head began at random, 200 updates so far. Go on for longer, or take --scorer "
+        "mean, which starts above chance",
         "the learning rate moves hardly anything: the highest so far is 1e-09",
         "dictionary or BPE are not those of the weights: the BPE could not be compared, model.pt came without. Put "
         "dict.txt, encoder.json and vocab.bpe of the weights beside them",

@@ -20,7 +20,8 @@ from .conftest import PASSAGES, run, train
 register()
 
 from fairseq_cloze.checkpoints import load_state  # noqa: E402
-from fairseq_cloze.evaluate import Scorer, evaluate, predict  # noqa: E402
+from fairseq_cloze.evaluate import evaluate, predict  # noqa: E402
+from fairseq_cloze.scorer import Scorer  # noqa: E402
 from fairseq_cloze.settings import Settings  # noqa: E402
 
 FOUR = ["calm", "cold", "old", "odd"]
@@ -63,6 +64,7 @@ def test_the_command_and_its_json(tmp_path: Path, finetuned: Path, data_bin: Pat
         "majority_answer": LETTERS[majority],
         "n_blanks": 102,
         "n_unlabelled": 0,
+        "breakdown": {},
     }
     assert n_one + n_multi == 102 and n_one > 0
     split = accuracies["accuracy_one_token"] * n_one + accuracies["accuracy_multi_token"] * n_multi

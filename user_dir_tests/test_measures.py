@@ -14,7 +14,6 @@ from fairseq_cloze.vocabulary import BOS, EOS, Vocabulary
 
 register()
 
-from fairseq_cloze.evaluate import Scorer  # noqa: E402
 from fairseq_cloze.measures import (  # noqa: E402
     ENGLISH,
     filled_texts,
@@ -30,6 +29,7 @@ from fairseq_cloze.measures import (  # noqa: E402
     tied_blanks,
     wilson,
 )
+from fairseq_cloze.scorer import Scorer  # noqa: E402
 
 
 @pytest.mark.parametrize("shape", [(48, 48), (96, 48), (2000, 64)])

@@ -29,7 +29,7 @@ from .conftest import PASSAGES, run, save_hf, train, validate
 register()
 
 from fairseq_cloze.checkpoints import load_state, read_architecture, roberta_weights  # noqa: E402
-from fairseq_cloze.evaluate import Scorer, build_model  # noqa: E402
+from fairseq_cloze.scorer import Scorer, build_model  # noqa: E402
 
 TEXT = "It rained for a week, and nobody in the village could remember when the river had last been so high."
 

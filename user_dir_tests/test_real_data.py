@@ -23,7 +23,8 @@ from .test_vocabulary import fairseq_ids
 
 register()
 
-from fairseq_cloze.evaluate import Scorer, evaluate, predict  # noqa: E402
+from fairseq_cloze.evaluate import evaluate, predict  # noqa: E402
+from fairseq_cloze.scorer import Scorer  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -16,12 +16,16 @@ from .options import scoring_options
 @click.option("--split", default="valid", show_default=True, help="Split of the data-bin.")
 @click.option("--fit-weights", metavar="SPLIT", help="Fit the weights of several checkpoints on this split.")
 @click.option("--json", "json_path", metavar="OUT", help="File to write the result to as JSON.")
+@click.option("--breakdown", is_flag=True, help="Add accuracy by groups of blanks.")
+@click.option("--predictions", metavar="OUT", help="File to write answers, gold and probabilities to, for compare.")
 @scoring_options
 def command(
     checkpoint: str,
     data_bin: str,
     split: str,
     json_path: Optional[str],
+    breakdown: bool,
+    predictions: Optional[str],
     settings: Settings,
     **resources: Any,
 ) -> None:
@@ -32,9 +36,11 @@ def command(
     from ..evaluate import evaluate
     from ..files import check_writable, write_text
 
-    if json_path:
-        check_writable(json_path)
-    result = evaluate(checkpoint, data_bin, split, settings, **resources)
+    for path in filter(None, (json_path, predictions)):
+        check_writable(path)
+    result = evaluate(
+        checkpoint, data_bin, split, settings, **resources, predictions_path=predictions, with_breakdown=breakdown
+    )
     for line in result.lines():
         click.echo(line)
     if json_path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, Optional, Tuple
 
 import click
@@ -16,7 +15,7 @@ from .options import on_error_option, scoring_options
 @click.argument("checkpoint")
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("--out", required=True, metavar="FILE", help="JSON file to write: the answers by passage id.")
-@click.option("--scores", is_flag=True, help="Add the probability of every candidate.")
+@click.option("--scores", is_flag=True, help="Add gold, where there is any, and the probability of every candidate.")
 @click.option("--text-norm", type=click.Choice(TEXT_NORMS), help="Text normalisation.  [default: as in training]")
 @on_error_option
 @scoring_options
@@ -36,11 +35,12 @@ def command(
     register()
     from ..evaluate import predict
     from ..files import check_writable, write_text
+    from ..predictions import to_json
     from ..ranking import metrics_of
 
     check_writable(out)
     result = predict(checkpoint, inputs, scores, settings, text_norm, on_error, **resources)
-    write_text(out, json.dumps(result.answers, ensure_ascii=False, indent=1) + "\n")
+    write_text(out, to_json(result.answers))
     for note in result.notes:
         click.echo(note)
     for source, reason in result.tally.skipped:
