@@ -135,7 +135,7 @@ def _wider(state: Dict[str, Any]) -> None:
 
 MISFITS: List[Any] = [
     (_carry(view="full"), "view joint, found full"),
-    (_carry(scorer="head"), "scorer lm, found head"),
+    (_carry(scorer="head"), "scorer mean, found head"),
     (_carry(encoding={"text_norm": "none", "sentence_case": False}), "text_norm standard, found none"),
     (lambda state: setattr(state["args"], "encoder_attention_heads", 2), "encoder_attention_heads 4, found 2"),
     (lambda state: setattr(state["args"], "layer_norm_eps", 1e-5), "layer_norm_eps 1e-12, found 1e-05"),

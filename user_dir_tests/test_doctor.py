@@ -128,6 +128,7 @@ def test_random_encoder(broken: Broken) -> None:
     assert line_of(result, "masked-LM loss").endswith("; follows from random encoder")
 
 
+@pytest.mark.slow
 def test_random_layers(broken: Broken) -> None:
     """Two layers of six: a load that stopped half-way."""
 
@@ -138,6 +139,7 @@ def test_random_layers(broken: Broken) -> None:
     assert doctor(broken(edit)).verdict_line() == "unfit: random layers 4, 5"
 
 
+@pytest.mark.slow
 def test_random_embeddings(broken: Broken) -> None:
     def edit(state: State) -> None:
         initialise(state, f"{ENCODER}embed_tokens")
@@ -156,6 +158,7 @@ def test_random_lm_head(broken: Broken) -> None:
     assert "biases 0 and norms 1 as initialised" in line_of(result, "LM head")
 
 
+@pytest.mark.slow
 def test_a_random_lm_head_beside_a_ranking_head(broken: Broken) -> None:
     """It may never have been needed."""
 
@@ -188,6 +191,7 @@ def test_shuffled_dictionary(broken: Broken, gpt2_bpe: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_embeddings_of_another_order(broken: Broken) -> None:
     """Dictionary and BPE are in order, but the rows are of other weights."""
 
@@ -210,7 +214,10 @@ def test_a_dictionary_beside_that_is_not_the_carried_one(tmp_path: Path, pretrai
     )
 
 
-@pytest.mark.parametrize("wrong", ["numbers", "order of merges", "merges", "both files"])
+@pytest.mark.parametrize(
+    "wrong",
+    ["numbers", *(pytest.param(name, marks=pytest.mark.slow) for name in ("order of merges", "merges", "both files"))],
+)
 def test_wrong_bpe(broken: Broken, gpt2_bpe: Path, vocabulary: Vocabulary, wrong: str) -> None:
     merges, numbers = ((gpt2_bpe / name).read_bytes() for name in (MERGES_FILE, ENCODER_FILE))
     if wrong == "numbers":
@@ -245,7 +252,7 @@ def keep_layers(state: State, layers: List[int], renumber: bool) -> None:
             state["model"][f"{ENCODER}layers.{number}.{rest}"] = value
 
 
-@pytest.mark.parametrize("layers", [[0, 2, 4], [0, 1, 2]])
+@pytest.mark.parametrize("layers", [[0, 2, 4], pytest.param([0, 1, 2], marks=pytest.mark.slow)])
 def test_half_the_layers_missing(broken: Broken, layers: List[int]) -> None:
     result = doctor(broken(lambda state: keep_layers(state, layers, renumber=False)))
     assert result.verdict_line() == "unfit: layers missing"
@@ -255,6 +262,7 @@ def test_half_the_layers_missing(broken: Broken, layers: List[int]) -> None:
     )
 
 
+@pytest.mark.slow
 def test_half_the_layers_missing_and_nothing_says_so(broken: Broken) -> None:
     """Numbers and configuration were put right: what is left is a model that does not do its work well."""
 
@@ -306,6 +314,7 @@ def test_untied_weights(broken: Broken) -> None:
     assert result.verdict_line() == "unfit: untied weights"
 
 
+@pytest.mark.slow
 def test_layers_in_reverse_order(broken: Broken, examples: Path) -> None:
     """Every part is sound, the whole is not."""
 
@@ -320,6 +329,7 @@ def test_layers_in_reverse_order(broken: Broken, examples: Path) -> None:
     assert verdicts(result)["accuracy"] in ("doubt", "unfit")
 
 
+@pytest.mark.slow
 def test_constant_scores(broken: Broken, examples: Path) -> None:
     """An LM head that says zero to everything."""
 

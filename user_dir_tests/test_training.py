@@ -158,7 +158,7 @@ def test_validate_in_another_view(finetuned: Path, data_bin: Path) -> None:
     ],
 )
 def test_other_views_train(tmp_path: Path, pretrained: Path, data_bin: Path, view: str, scorer: str, loss: str) -> None:
-    options = ("--view", view, "--scorer", scorer, "--ranking-loss", loss, "--max-tokens", "4000", "--max-epoch", "1")
+    options = ("--view", view, "--scorer", scorer, "--ranking-loss", loss, "--max-tokens", "40000", "--max-epoch", "1")
     arch = ("--arch", "cloze_roberta", "--finetune-from-model", pretrained / "model.pt", "--no-epoch-checkpoints")
     ran = train(data_bin, tmp_path, *arch, *options)
     assert [row["n_blanks"] for row in ran.metrics("train")] == [405]
