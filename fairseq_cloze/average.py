@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from .checkpoints import State, digest, load_state, read_architecture, read_task_state, read_vocabulary, roberta_weights
-from .errors import CheckpointError, ClozeError
-from .files import PathLike, check_writable
+from .errors import CheckpointError
+from .files import PathLike, cannot_write, check_writable, replacing
 
 
 def average(checkpoints: Sequence[PathLike], out: PathLike) -> Path:
@@ -122,11 +122,8 @@ def _show(value: Any) -> str:
 
 
 def _save(state: State, path: Path) -> None:
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        torch.save(state, temporary)
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            torch.save(state, temporary)
     except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
-        temporary.unlink(missing_ok=True)
-        reason = str(error).strip().splitlines()[0]
-        raise ClozeError(f"{path}: cannot be written ({reason}); choose another file") from error
+        raise cannot_write(path, str(error).strip().splitlines()[0]) from error

@@ -23,7 +23,8 @@ Breakdown = Dict[str, Dict[str, Dict[str, Any]]]
 #: Names of groups, and the group of each blank, ``int64 (blanks,)``.
 _Grouping = Tuple[Sequence[str], np.ndarray]
 
-_Z95 = 1.959963984540054  # 97.5% quantile of the normal distribution
+#: 97.5% quantile of the normal distribution.
+Z95 = 1.959963984540054
 
 
 def break_down(store: Store, vocabulary: Vocabulary, answers: np.ndarray) -> Breakdown:
@@ -76,9 +77,9 @@ def wilson_interval(right: int, blanks: int) -> Tuple[float, float]:
         right: blanks answered rightly
         blanks: all blanks, at least one
     """
-    share, z2 = right / blanks, _Z95**2
+    share, z2 = right / blanks, Z95**2
     middle = (share + z2 / (2 * blanks)) / (1 + z2 / blanks)
-    margin = _Z95 * math.sqrt(share * (1 - share) / blanks + z2 / (4 * blanks**2)) / (1 + z2 / blanks)
+    margin = Z95 * math.sqrt(share * (1 - share) / blanks + z2 / (4 * blanks**2)) / (1 + z2 / blanks)
     return max(0.0, min(share, middle - margin)), min(1.0, max(share, middle + margin))
 
 

@@ -9,6 +9,7 @@ from typing import List, Sequence, Tuple
 
 import numpy as np
 
+from .breakdown import Z95
 from .errors import ClozeError
 from .files import PathLike
 from .predictions import Predictions, read_predictions
@@ -16,7 +17,6 @@ from .predictions import Predictions, read_predictions
 #: Differences that chance alone makes more often than this may be luck.
 LEVEL = 0.05
 
-_Z95 = 1.959963984540054  # 97.5% quantile of the normal distribution
 _FEWEST = 6  # with fewer differing passages no sign-flip test comes below 0.05
 
 
@@ -162,7 +162,7 @@ def paired_interval(only_a: int, only_b: int, blanks: int) -> Tuple[float, float
     """
     total = blanks + 2
     difference = (only_b - only_a) / total
-    margin = _Z95 * math.sqrt((only_a + only_b + 1) / total - difference**2) / math.sqrt(total)
+    margin = Z95 * math.sqrt((only_a + only_b + 1) / total - difference**2) / math.sqrt(total)
     return max(-1.0, difference - margin), min(1.0, difference + margin)
 
 

@@ -13,6 +13,7 @@ from typing import Any, Callable, Dict, Optional, Sequence
 import numpy as np
 from torch import Tensor
 
+from .breakdown import wilson_interval
 from .checkpoints import ENCODER, check_vocabulary, load_state, read_vocabulary, roberta_weights
 from .databin import DataBin
 from .diagnosis import DOUBT, OK, UNFIT, Check, Diagnosis, WeightExamination
@@ -30,8 +31,8 @@ from .measures import (
     sample_passages,
     shuffled,
     tied_blanks,
-    wilson,
 )
+from .ranking import metrics_of
 from .scorer import Answers, Scorer
 from .store import Store
 from .vocabulary import FILES, UNK, Vocabulary
@@ -279,13 +280,14 @@ class _Examination(WeightExamination):
             return self.skip("ties", "there are no scores")
         found = Answers(scores.log_probabilities, self.store)
         blanks, hits = found.counts["n_blanks"], found.counts["n_correct"]
-        low, high = (100 * bound for bound in wilson(hits, blanks))
+        low, high = (100 * bound for bound in wilson_interval(hits, blanks))
         gold = self.store.columns["gold"]
         majority = 100 * int(np.bincount(gold[gold >= 0]).max()) / blanks
-        chance = 100 * found.counts["chance"] / 1e6 / blanks
-        values = {"blanks": blanks, "accuracy": 100 * hits / blanks, "low": low, "high": high, "chance": chance,
+        metrics = metrics_of(found.counts)
+        accuracy, chance = metrics["accuracy"], metrics["chance"]
+        values = {"blanks": blanks, "accuracy": accuracy, "low": low, "high": high, "chance": chance,
                   "majority": majority}  # fmt: skip
-        measured = f"{100 * hits / blanks:.1f}% of {blanks} blanks, 95% interval {low:.1f} to {high:.1f}%"
+        measured = f"{accuracy:.1f}% of {blanks} blanks, 95% interval {low:.1f} to {high:.1f}%"
         expected = f"the interval above chance {chance:.1f}% and majority {majority:.1f}%"
         verdict = OK if low > max(chance, majority) else UNFIT if low <= chance and blanks >= 100 else DOUBT
         more = {} if verdict == OK else {

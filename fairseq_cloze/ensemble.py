@@ -10,6 +10,7 @@ import numpy as np
 from .errors import ClozeError
 from .files import PathLike
 from .passages import UNLABELLED
+from .predictions import gold_of
 from .scorer import Scorer, Scores
 from .settings import Settings
 from .store import Store
@@ -74,13 +75,12 @@ class Ensemble:
         Raises:
             ClozeError: the split has no labelled blank
         """
-        gold = np.asarray(store.columns["gold"], dtype=np.int64)
+        gold = gold_of(store)
         labelled = np.flatnonzero(gold != UNLABELLED)
         if not len(labelled):
             raise ClozeError(f"split '{split}': expected labelled blanks to fit weights on, found none; name another")
-        first = store.columns["candidate_first"][store.candidate_end[labelled] + gold[labelled]]
         scored = [scorer.score(store, batch_size, max_tokens).log_probabilities for scorer in self.scorers]
-        self.weights = fit(np.stack([scores[labelled, first] for scores in scored]))
+        self.weights = fit(np.stack([scores[labelled, gold[labelled]] for scores in scored]))
 
 
 _COSTS = ("forwards", "tokens", "computed_tokens", "seconds")

@@ -177,22 +177,22 @@ def evaluate(
         tokens_per_passage=scores.tokens / len(store),
         padding=100.0 * (scores.computed_tokens - scores.tokens) / scores.computed_tokens,
     )
-    notes = [note for each in ensemble.scorers for note in _notes(evaluation, each)]
-    evaluation.notes += dict.fromkeys(notes)
+    evaluation.notes += _notes(evaluation, ensemble.scorers)
     if with_breakdown:
         evaluation.breakdown = break_down(store, data.vocabulary, found.answers)
     return evaluation
 
 
-def _notes(evaluation: Evaluation, scorer: Scorer) -> List[str]:
-    notes = list(scorer.notes)
+def _notes(evaluation: Evaluation, scorers: Sequence[Scorer]) -> List[str]:
+    notes = list(dict.fromkeys(note for scorer in scorers for note in scorer.notes))
     if evaluation.n_unlabelled:
         notes.append(f"{evaluation.n_unlabelled:,} blanks are unlabelled and count for nothing above")
-    if scorer.encoding is not None and scorer.encoding.to_dict() != evaluation.encoding:
-        notes.append(
-            f"the checkpoint's text was encoded with {scorer.encoding.to_dict()}, "
-            f"the data-bin's with {evaluation.encoding}"
-        )
+    for encoding in dict.fromkeys(scorer.encoding for scorer in scorers):
+        if encoding is not None and encoding.to_dict() != evaluation.encoding:
+            notes.append(
+                f"the checkpoint's text was encoded with {encoding.to_dict()}, "
+                f"the data-bin's with {evaluation.encoding}"
+            )
     if evaluation.n_blanks:
         low, high = chance_interval(evaluation.chance, evaluation.n_blanks)
         if evaluation.accuracy <= high:

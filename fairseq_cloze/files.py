@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
-from typing import List, Union
+from typing import Iterator, List, Union
 
 from .errors import ClozeError
 
@@ -18,6 +19,18 @@ def split_paths(paths: PathLike) -> List[str]:
     return [text] if os.path.exists(text) else text.split(":")
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside *path* that replaces it at the end, or is removed where something goes wrong."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
 def write_text(path: PathLike, text: str) -> None:
     """Write a UTF-8 file whole or not at all; its folder is made where it is missing.
 
@@ -25,14 +38,12 @@ def write_text(path: PathLike, text: str) -> None:
         ClozeError: it cannot be written
     """
     path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise _cannot_write(path, error.strerror or str(error)) from error
+        raise cannot_write(path, error.strerror or str(error)) from error
 
 
 def check_writable(path: PathLike) -> None:
@@ -43,14 +54,15 @@ def check_writable(path: PathLike) -> None:
     """
     path = Path(path)
     if path.is_dir():
-        raise _cannot_write(path, "Is a directory")
+        raise cannot_write(path, "Is a directory")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        raise _cannot_write(path, error.strerror or str(error)) from error
+        raise cannot_write(path, error.strerror or str(error)) from error
 
 
-def _cannot_write(path: Path, reason: str) -> ClozeError:
+def cannot_write(path: Path, reason: str) -> ClozeError:
+    """The error of a file that cannot be written."""
     return ClozeError(f"{path}: cannot be written ({reason}); choose another file")

@@ -25,9 +25,7 @@ class FilledView(View):
     def __init__(self, store: Store, vocabulary: Vocabulary, max_positions: int) -> None:
         super().__init__(store, vocabulary, max_positions)
         self._passage = np.repeat(np.arange(len(store)), np.diff(store.blank_end))
-        index = np.arange(len(store.columns["candidate_first"]))
-        owner = np.repeat(np.arange(store.blanks), np.diff(store.candidate_end))
-        distinct = store.columns["candidate_first"] == index - store.candidate_end[owner]
+        owner, distinct = store.distinct_candidates()
         self.rows = np.bincount(owner[distinct], minlength=store.blanks)
         longest = np.maximum.reduceat(np.diff(store.candidate_token_end), store.candidate_end[:-1])
         self.row_length = self._context_length() + longest + 2
@@ -58,10 +56,7 @@ class FilledView(View):
         ]
         room = self.limit - max(map(len, candidates))
         if room < 0:
-            raise DataBinError(
-                f"passage '{store.id(self.passage_of(index))}': a candidate of {self.limit - room:,} tokens does not "
-                f"fit into {self.limit + 2} positions; take the passage out, or a model with more positions"
-            )
+            raise self._too_long(self.passage_of(index), self.limit - room)
         start, end = window_around(len(left) + len(right), sentence_starts, len(left), len(left), room)
         left, right = left[start:], right[: end - len(left)]
         rows = [np.concatenate([[BOS], left, candidate, right, [EOS]]) for candidate in candidates]
@@ -101,11 +96,6 @@ class FullView(FilledView):
         self._other = other_blanks
         super().__init__(store, vocabulary, max_positions)
 
-    def _gold_tokens(self, blank: int) -> np.ndarray:
-        return self.store.candidate_tokens(
-            int(self.store.candidate_end[blank]) + int(self.store.columns["gold"][blank])
-        )
-
     def _context_length(self) -> np.ndarray:
         store, passage = self.store, self._passage
         length = np.diff(store.token_end)[passage] - np.diff(store.blank_end)[passage]
@@ -131,7 +121,7 @@ class FullView(FilledView):
             elif self._other == "mask":
                 fill = passage.tokens[position : position + 1]
             else:
-                fill = self._gold_tokens(number)
+                fill = self.store.filling(number, int(self.store.columns["gold"][number]))
             sides[number >= blank].append(fill)
             shift[position + 1 :] += len(fill) - 1
             start = position + 1

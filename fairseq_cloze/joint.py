@@ -11,7 +11,6 @@ from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 import torch
 
-from .errors import DataBinError
 from .passages import UNLABELLED
 from .store import Store
 from .view import Item, Sample, View
@@ -49,37 +48,44 @@ class JointView(View):
     ) -> None:
         super().__init__(store, vocabulary, max_positions)
         self.scorer = scorer
-        self._pieces, self._owner, self._distinct = self._candidates()
-        longest = np.maximum.reduceat(self._pieces, store.candidate_end[:-1])  # of each blank
-        grows = scorer in ("kmask", "l2r")
+        self._copies_rows = scorer in ("kmask", "l2r")
         self._limits = np.full(len(store), self.limit)
-        if grows or room:
+        if self._copies_rows or room:
+            longest = self._longest_candidates()
             self._limits += 1 - np.maximum.reduceat(longest, store.blank_end[:-1])
-            self._check_limits(longest)
+            self._check_limits()
         self._windows = self._cut()
-        length = self._windows[:, 2] - self._windows[:, 1] + 2
-        longest = np.maximum.reduceat(longest, self._windows[:, 3])
-        self.row_length, self.rows = self._measure(length, longest if grows else np.ones_like(longest))
+        self.row_length = self._windows[:, 2] - self._windows[:, 1] + 2
+        self.rows = np.ones(len(self._windows), dtype=np.int64)
+        if self._copies_rows:
+            self.row_length += np.maximum.reduceat(longest, self._windows[:, 3]) - 1
+            self.rows += np.add.reduceat(self._count_copies(), self._windows[:, 3])
 
-    def _check_limits(self, longest: np.ndarray) -> None:
+    def _longest_candidates(self) -> np.ndarray:
+        """Tokens of the longest candidate of each blank, ``int64 (blanks,)``."""
+        return np.maximum.reduceat(self._pieces(), self.store.candidate_end[:-1])
+
+    def _pieces(self) -> np.ndarray:
+        """Tokens of each candidate, ``int64 (candidates,)``."""
+        pieces = np.diff(self.store.candidate_token_end)
+        return np.where(pieces == 0, len(self.vocabulary.nothing), pieces)
+
+    def _check_limits(self) -> None:
         """Make sure that beside the longest candidate of each passage there is room for text."""
         short = np.flatnonzero(self._limits < 2)
         if len(short):
-            first = int(short[0])
-            pieces = int(longest[self.store.blank_end[first] : self.store.blank_end[first + 1]].max())
-            raise DataBinError(
-                f"passage '{self.store.id(first)}': a candidate of {pieces:,} tokens does not fit into "
-                f"{self.limit + 2} positions; take the passage out, or a model with more positions"
-            )
+            raise self._too_long(int(short[0]), self.limit + 1 - int(self._limits[short[0]]))
 
-    def _candidates(self) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Tokens of each candidate, the blank it belongs to, and whether it repeats no earlier one."""
-        store = self.store
-        pieces = np.diff(store.candidate_token_end)
-        pieces = np.where(pieces == 0, len(self.vocabulary.nothing), pieces)
-        owner = np.repeat(np.arange(store.blanks), np.diff(store.candidate_end))
-        order = np.arange(len(owner)) - store.candidate_end[owner]
-        return pieces, owner, store.columns["candidate_first"] == order
+    def _count_copies(self) -> np.ndarray:
+        """Number of copies for each blank, ``int64 (blanks,)``."""
+        owner, distinct = self.store.distinct_candidates()
+        pieces = self._pieces()
+        several = np.flatnonzero(distinct & (pieces > 1))
+        number = np.zeros(self.store.blanks, dtype=np.int64)
+        np.add.at(number, np.unique(np.stack([owner[several], pieces[several]]), axis=1)[0], 1)
+        if self.scorer == "l2r":
+            np.add.at(number, owner[several], pieces[several] - 1)
+        return number
 
     def _cut(self) -> np.ndarray:
         """Cut passages that are longer than their limit.
@@ -107,34 +113,6 @@ class JointView(View):
             whole = whole[np.lexsort((whole[:, 1], whole[:, 0]))]
         return whole
 
-    def _measure(self, length: np.ndarray, longest: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-        """Tokens of the longest row of each window, and its rows.
-
-        Args:
-            length: tokens of the window's own row, ``int64 (windows,)``
-            longest: tokens of the longest candidate in it, ``int64 (windows,)``
-        """
-        return length + longest - 1, 1 + self._copies_of_windows()[0]
-
-    def _copies_of_windows(self) -> Tuple[np.ndarray, np.ndarray]:
-        """Number of copies in each window, and of the tokens that stand in for blanks in them."""
-        pieces, blanks = self._pieces, self.store.blanks
-        several = np.flatnonzero(self._distinct & (pieces > 1))
-        number = np.zeros(blanks, dtype=np.int64)
-        tokens = np.zeros(blanks, dtype=np.int64)
-        if self.scorer in ("kmask", "l2r") and len(several):
-            pairs = np.unique(np.stack([self._owner[several], pieces[several]]), axis=1)
-            np.add.at(number, pairs[0], 1)
-            np.add.at(tokens, pairs[0], pairs[1])
-            if self.scorer == "l2r":
-                np.add.at(number, self._owner[several], pieces[several] - 1)
-                np.add.at(tokens, self._owner[several], pieces[several] * (pieces[several] - 1))
-        return self._per_window(number), self._per_window(tokens)
-
-    def _per_window(self, per_blank: np.ndarray) -> np.ndarray:
-        total = np.concatenate([[0], np.cumsum(per_blank)])
-        return total[self._windows[:, 4]] - total[self._windows[:, 3]]
-
     def passage_of(self, item: int) -> int:
         """Number of the passage an item comes from."""
         return int(self._windows[item, 0])
@@ -159,7 +137,7 @@ class JointView(View):
         tokens[0], tokens[-1] = BOS, EOS
         tokens[1:-1] = text
         item: Item = {"index": index, "tokens": tokens, "positions": positions + 1, "blanks": blanks}
-        item["copies"] = self._copies(blanks) if self.scorer in ("kmask", "l2r") else []
+        item["copies"] = self._copies(blanks) if self._copies_rows else []
         return item
 
     def blanks_of(self, index: int) -> np.ndarray:
@@ -180,7 +158,6 @@ class JointView(View):
     def _fill(
         self, text: np.ndarray, positions: np.ndarray, blanks: np.ndarray, filled: Mapping[int, int], limit: int
     ) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-        store = self.store
         parts: List[np.ndarray] = []
         kept: List[int] = []
         where: List[int] = []
@@ -188,7 +165,7 @@ class JointView(View):
         for blank, position in zip(blanks.tolist(), positions.tolist()):
             fill = None
             if blank in filled:
-                fill = store.candidate_tokens(int(store.candidate_end[blank]) + filled[blank])
+                fill = self.store.filling(blank, filled[blank])
                 if len(text) + grown + len(fill) - 1 > limit:
                     fill = None
             if fill is None:
@@ -221,17 +198,9 @@ class JointView(View):
 
     def _copies(self, blanks: np.ndarray) -> List[Copy]:
         """What stands in for the blanks that have candidates of several tokens."""
-        store = self.store
         copies: List[Copy] = []
         for number, blank in enumerate(blanks.tolist()):
-            first, last = store.candidate_end[blank : blank + 2].tolist()
-            if self._pieces[first:last].max() == 1:
-                continue
-            chosen = [
-                (candidate - first, self._tokens_of(candidate))
-                for candidate in range(first, last)
-                if self._distinct[candidate] and self._pieces[candidate] > 1
-            ]
+            chosen = [(order, tokens) for order, tokens in self._distinct_tokens(blank) if len(tokens) > 1]
             for masks in sorted({len(tokens) for _, tokens in chosen}):
                 pieces = range(masks) if self.scorer == "kmask" else range(1)
                 reads = [(piece, order, piece) for order, t in chosen if len(t) == masks for piece in pieces]
@@ -243,9 +212,13 @@ class JointView(View):
                         copies.append(Copy(number, masked, [(piece, order, piece)]))
         return copies
 
-    def _tokens_of(self, candidate: int) -> np.ndarray:
-        tokens = self.store.candidate_tokens(candidate).astype(np.int64)
-        return tokens if len(tokens) else np.asarray(self.vocabulary.nothing, dtype=np.int64)
+    def _distinct_tokens(self, blank: int) -> List[Tuple[int, np.ndarray]]:
+        """Order and tokens of the candidates of a blank that repeat no earlier one."""
+        store, nothing = self.store, np.asarray(self.vocabulary.nothing, dtype=np.int64)
+        start, end = store.candidate_end[blank : blank + 2].tolist()
+        first = store.columns["candidate_first"][start:end].tolist()
+        tokens = (store.candidate_tokens(candidate).astype(np.int64) for candidate in range(start, end))
+        return [(n, t if len(t) else nothing) for n, (t, repeats) in enumerate(zip(tokens, first)) if repeats == n]
 
     def collate(self, items: Sequence[Item]) -> Sample:
         """Make a batch: one row per window, then the copies.
@@ -263,51 +236,38 @@ class JointView(View):
 
             and the fields of :func:`fairseq_cloze.view.blank_fields`
         """
-        rows = [item["tokens"] for item in items]
-        copies: List[Tuple[int, Copy]] = []
-        for item in items:
-            for copy in item["copies"]:
-                position = int(item["positions"][copy.blank])
-                rows.append(np.concatenate([item["tokens"][:position], copy.tokens, item["tokens"][position + 1 :]]))
-                copies.append((position, copy))
-        sample = self._sample(items, np.concatenate([item["blanks"] for item in items]), rows)
-        length = sample["net_input"]["src_tokens"].size(1)
-        starts = [(len(items) + row) * length + position for row, (position, _) in enumerate(copies)]
-        self._add_reads(sample, items, starts)
-        masked = torch.zeros(len(rows) * length, dtype=torch.bool)
-        masked[sample["net_input"]["reads"]] = True
-        sample["net_input"]["masked_tokens"] = masked.view(len(rows), length)
-        return sample
-
-    def _add_reads(self, sample: Sample, items: Sequence[Item], starts: Sequence[int]) -> None:
-        """Add what says where each piece is scored.
-
-        Args:
-            sample: the batch so far
-            items: what it was made of
-            starts: offset of each copy in the flattened input
-        """
-        length = sample["net_input"]["src_tokens"].size(1)
+        blanks = np.concatenate([item["blanks"] for item in items])
         windows = np.repeat(np.arange(len(items)), [len(item["blanks"]) for item in items])
-        reads = [np.concatenate([item["positions"] for item in items]) + windows * length]
-        tokens = self._candidate_tokens(sample["blanks"].numpy())
-        piece_reads = np.broadcast_to(np.arange(len(windows))[:, None, None], tokens.shape).copy()
-        count, copy_number, base = len(windows), 0, 0
-        for item in items:
-            for copy in item["copies"]:
-                offsets = sorted({offset for offset, _, _ in copy.reads})
-                index = {offset: count + number for number, offset in enumerate(offsets)}
-                for offset, candidate, piece in copy.reads:
-                    piece_reads[base + copy.blank, candidate, piece] = index[offset]
-                reads.append(np.array(offsets) + starts[copy_number])
-                count, copy_number = count + len(offsets), copy_number + 1
-            base += len(item["blanks"])
+        positions = np.concatenate([item["positions"] for item in items])
+        first = np.searchsorted(
+            windows, np.arange(len(items))
+        ).tolist()  # number of each window's first blank in the batch
+        copies = [
+            (item["tokens"], start + copy.blank, copy) for item, start in zip(items, first) for copy in item["copies"]
+        ]
+        rows = [item["tokens"] for item in items]
+        for tokens, blank, copy in copies:
+            rows.append(np.concatenate([tokens[: positions[blank]], copy.tokens, tokens[positions[blank] + 1 :]]))
+        sample = self._sample(items, blanks, rows)
+        shape = sample["net_input"]["src_tokens"].shape
+        candidate_tokens = self._candidate_tokens(blanks)
+        reads = (positions + windows * shape[1]).tolist()
+        piece_reads = np.broadcast_to(np.arange(len(blanks))[:, None, None], candidate_tokens.shape).copy()
+        for row, (_, blank, copy) in enumerate(copies, len(items)):
+            offsets = sorted({offset for offset, _, _ in copy.reads})
+            for offset, candidate, piece in copy.reads:
+                piece_reads[blank, candidate, piece] = len(reads) + offsets.index(offset)
+            reads += [row * shape[1] + int(positions[blank]) + offset for offset in offsets]
+        masked = torch.zeros(shape, dtype=torch.bool)
+        masked.view(-1)[reads] = True
         sample["net_input"].update(
-            reads=torch.from_numpy(np.concatenate(reads)),
-            candidate_tokens=torch.from_numpy(tokens),
+            masked_tokens=masked,
+            reads=torch.tensor(reads),
+            candidate_tokens=torch.from_numpy(candidate_tokens),
             piece_reads=torch.from_numpy(piece_reads),
             windows=torch.from_numpy(windows),
         )
+        return sample
 
     def _candidate_tokens(self, blanks: np.ndarray) -> np.ndarray:
         store, nothing = self.store, self.vocabulary.nothing

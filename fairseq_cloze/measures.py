@@ -275,11 +275,3 @@ def tied_blanks(probabilities: np.ndarray, store: Store) -> int:
         distinct = row[: end - start][first[start:end] == np.arange(end - start)]
         tied += int((distinct == distinct.max()).sum() > 1)
     return tied
-
-
-def wilson(hits: int, trials: int) -> Tuple[float, float]:
-    """95% interval of a proportion, as fractions (Wilson, JASA 22, 1927)."""
-    z = 1.959964
-    centre = (hits + z * z / 2) / (trials + z * z)
-    half = z / (trials + z * z) * math.sqrt(hits * (trials - hits) / trials + z * z / 4)
-    return centre - half, centre + half

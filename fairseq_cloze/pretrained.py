@@ -29,7 +29,7 @@ from .checkpoints import (
 from .compat import load_checkpoint
 from .encoding import EncodingOptions
 from .errors import CheckpointError
-from .files import PathLike
+from .files import PathLike, replacing
 from .settings import DEFAULT_SETTINGS
 from .vocabulary import MASK_SYMBOL, PAD, SPECIAL_SYMBOLS, Vocabulary
 
@@ -96,9 +96,8 @@ def import_hf(source: str, out: PathLike, gpt2_bpe: Optional[PathLike] = None) -
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     vocabulary.save(out)
-    temporary = out / f"{MODEL_FILE}.tmp"
-    torch.save(state, temporary)
-    temporary.replace(out / MODEL_FILE)
+    with replacing(out / MODEL_FILE) as temporary:
+        torch.save(state, temporary)
     return out / MODEL_FILE
 
 

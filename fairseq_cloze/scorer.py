@@ -236,7 +236,7 @@ class Scorer:
                 chosen.append(blank)
                 pairs.append(order[number, :2].tolist())
                 for candidate in pairs[-1]:
-                    fill = view.store.candidate_tokens(int(view.store.candidate_end[blank]) + candidate)
+                    fill = view.store.filling(blank, candidate)
                     rows.append(np.concatenate([tokens[:position], fill, tokens[position + 1 :]]))
                     spans.append((position, position + len(fill)))
         if not rows:

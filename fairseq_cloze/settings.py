@@ -57,28 +57,20 @@ class Settings:
             values[name] = given if given is not None else carried.get(name, default)
         if self.scorer is None and not fits(values["view"], values["scorer"]):  # another view than the checkpoint's
             values["scorer"] = _DEFAULTS["scorer"]
-        check(values["view"], values["scorer"], values["contrast"])
-        if values["view"] != "joint" and (self.refine or self.cascade):
-            raise ClozeError(f"refine and cascade need view joint, found view {values['view']}")
+        view, scorer, contrast = values["view"], values["scorer"], values["contrast"]
+        if not fits(view, scorer):
+            needs = "mean, sum, kmask or l2r" if view == "joint" else "mean or head"
+            raise ClozeError(f"--view {view} needs --scorer {needs}, found --scorer {scorer}")
+        if not 0.0 <= contrast <= 1.0:
+            raise ClozeError(f"--contrast: expected a number from 0 to 1, found {contrast}")
+        if view != "joint" and (self.refine or self.cascade):
+            raise ClozeError(f"refine and cascade need view joint, found view {view}")
         return Settings(**values, refine=self.refine, cascade=self.cascade)
 
 
 def fits(view: str, scorer: str) -> bool:
     """Whether a view can be scored so."""
     return scorer != "head" if view == "joint" else scorer in ("mean", "head")
-
-
-def check(view: str, scorer: str, contrast: float) -> None:
-    """Make sure that settings go together.
-
-    Raises:
-        ClozeError: they do not
-    """
-    if not fits(view, scorer):
-        needs = "mean, sum, kmask or l2r" if view == "joint" else "mean or head"
-        raise ClozeError(f"--view {view} needs --scorer {needs}, found --scorer {scorer}")
-    if not 0.0 <= contrast <= 1.0:
-        raise ClozeError(f"--contrast: expected a number from 0 to 1, found {contrast}")
 
 
 DEFAULT_SETTINGS = Settings()

@@ -164,6 +164,16 @@ class Store:
         start, end = self.candidate_token_end[candidate : candidate + 2]
         return self.columns["candidate_tokens"][start:end]
 
+    def filling(self, blank: int, candidate: int) -> np.ndarray:
+        """Tokens of a candidate of a blank."""
+        return self.candidate_tokens(int(self.candidate_end[blank]) + candidate)
+
+    def distinct_candidates(self) -> Tuple[np.ndarray, np.ndarray]:
+        """The blank of each candidate, and whether it repeats no earlier one; ``int64`` and ``bool (candidates,)``."""
+        owner = np.repeat(np.arange(self.blanks), np.diff(self.candidate_end))
+        order = np.arange(len(owner)) - self.candidate_end[owner]
+        return owner, self.columns["candidate_first"] == order
+
     def __getitem__(self, passage: int) -> EncodedPassage:
         if not 0 <= passage < len(self):
             raise IndexError(f"passage {passage} of {len(self)}")

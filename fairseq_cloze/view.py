@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Sequence
 import numpy as np
 import torch
 
+from .errors import DataBinError
 from .passages import UNLABELLED
 from .store import Store
 from .vocabulary import PAD, Vocabulary
@@ -54,6 +55,13 @@ class View:
     def collate(self, items: Sequence[Item]) -> Sample:
         """Make a batch: the model's input, and what :func:`blank_fields` adds for the loss."""
         raise NotImplementedError
+
+    def _too_long(self, passage: int, pieces: int) -> DataBinError:
+        """The error of a candidate that leaves no room for text."""
+        return DataBinError(
+            f"passage '{self.store.id(passage)}': a candidate of {pieces:,} tokens does not fit into "
+            f"{self.limit + 2} positions; take the passage out, or a model with more positions"
+        )
 
     def _sample(self, items: Sequence[Item], blanks: np.ndarray, rows: List[np.ndarray]) -> Sample:
         return {

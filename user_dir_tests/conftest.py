@@ -243,6 +243,16 @@ def gpt2_bpe() -> Path:
     return _existing(_local("models", "gpt2_bpe"))
 
 
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory, roberta6: Path, gpt2_bpe: Path) -> Path:
+    """That RoBERTa, imported."""
+    from fairseq_cloze.pretrained import import_hf
+
+    folder = tmp_path_factory.mktemp("roberta6")
+    import_hf(str(roberta6), folder, gpt2_bpe)
+    return folder
+
+
 def _existing(path: Path) -> Path:
     if not path.exists():
         pytest.skip(f"optional local data: no {path.name} (set FAIRSEQ_CLOZE_DATA)")

@@ -14,7 +14,6 @@ import torch
 from fairseq_cloze import register
 from fairseq_cloze.errors import CheckpointError
 from fairseq_cloze.prepare import prepare
-from fairseq_cloze.pretrained import import_hf
 from fairseq_cloze.vocabulary import DICTIONARY_FILE, ENCODER_FILE, FILES, MERGES_FILE, Vocabulary
 
 from .conftest import PASSAGES, run
@@ -33,14 +32,6 @@ NAMES = [
 ]
 State = Dict[str, Any]
 Broken = Callable[..., Path]
-
-
-@pytest.fixture(scope="session")
-def weights(tmp_path_factory: pytest.TempPathFactory, roberta6: Path, gpt2_bpe: Path) -> Path:
-    """roberta6, imported."""
-    folder = tmp_path_factory.mktemp("doctor")
-    import_hf(str(roberta6), folder, gpt2_bpe)
-    return folder
 
 
 @pytest.fixture(scope="session")

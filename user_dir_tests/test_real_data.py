@@ -14,7 +14,6 @@ from fairseq_cloze import register
 from fairseq_cloze.encoding import encode_passages
 from fairseq_cloze.passages import LETTERS, read_passages
 from fairseq_cloze.prepare import prepare
-from fairseq_cloze.pretrained import import_hf
 from fairseq_cloze.text import BLANK, NOTHING, normalise
 from fairseq_cloze.vocabulary import Vocabulary
 
@@ -25,13 +24,6 @@ register()
 
 from fairseq_cloze.evaluate import evaluate, predict  # noqa: E402
 from fairseq_cloze.scorer import Scorer  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory, roberta6: Path, gpt2_bpe: Path) -> Path:
-    folder = tmp_path_factory.mktemp("roberta6")
-    import_hf(str(roberta6), folder, gpt2_bpe)
-    return folder
 
 
 @pytest.fixture(scope="module")
