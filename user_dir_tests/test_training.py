@@ -294,6 +294,26 @@ def test_copies_of_checkpoints_are_whole(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint_1.pt", "checkpoint_last.pt"]
 
 
+def test_tensorboard_shows_what_the_log_says(finetuned: Path, log: Ran) -> None:
+    import struct
+
+    from tensorboardX.proto.event_pb2 import Event
+
+    for tag in ("train_inner", "train", "valid"):
+        [events] = (finetuned / "tensorboard" / tag).iterdir()
+        data, at, scalars = events.read_bytes(), 0, {}
+        while at < len(data):  # length, checksum of the length, event, checksum of the event
+            (size,) = struct.unpack("<Q", data[at : at + 8])
+            event = Event.FromString(data[at + 12 : at + 12 + size])
+            scalars.update({(event.step, value.tag): value.simple_value for value in event.summary.value})
+            at += size + 16
+        rows = log.metrics(tag)
+        assert rows
+        for row in rows:
+            for name in ("loss", "accuracy", "chance", "mrr", "n_blanks"):
+                assert scalars[int(row["num_updates"]), name] == pytest.approx(row[name], rel=1e-4)
+
+
 # -- several processes -----------------------------------------------------------------------------------------------
 
 
