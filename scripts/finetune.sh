@@ -8,13 +8,13 @@
 # Run it again to go on where it was interrupted: what is there is not made again. Told to stop by USR1 or TERM it saves
 # and exits with 75 (docs/round.md).
 set -euo pipefail
-cd "$(dirname "$0")/.."
-if [ -x "${VENV:-.venv}/bin/fairseq-cloze" ]; then
-    PATH="$PWD/${VENV:-.venv}/bin:$PATH"
+here=$(dirname "$(realpath "$0")")/..
+if [ -x "$here/.venv/bin/fairseq-cloze" ]; then
+    PATH="$here/.venv/bin:$PATH"
 fi
 
-train=${TRAIN:-examples/passages/train}
-valid=${VALID:-examples/passages/valid}
+train=${TRAIN:-$here/examples/passages/train}
+valid=${VALID:-$here/examples/passages/valid}
 weights=${WEIGHTS:-roberta-base}   # of the Hugging Face hub, or a folder
 out=${OUT:-work/finetune}
 updates=${UPDATES:-24}             # an epoch of CLOTH is about 220 of 8192 tokens
@@ -40,7 +40,7 @@ fairseq-cloze watch "$out/checkpoints" "$out/data-bin" --device "$watch_device" 
 watcher=$!
 
 status=0
-fairseq-train "$out/data-bin" --user-dir fairseq_cloze --task cloze_ranking --criterion cloze_ranking \
+fairseq-train "$out/data-bin" --user-dir "$here/fairseq_cloze" --task cloze_ranking --criterion cloze_ranking \
     --arch cloze_roberta --finetune-from-model "$out/weights/model.pt" "${precision[@]}" \
     --optimizer adam --adam-betas "(0.9, 0.98)" --adam-eps 1e-6 --weight-decay 0.01 --clip-norm 1.0 \
     --lr "$rate" --lr-scheduler polynomial_decay --warmup-updates "$warmup" --total-num-update "$updates" \
