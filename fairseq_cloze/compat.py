@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import logging
 import os
 import pickle
 import re
@@ -47,6 +48,8 @@ def require_fairseq() -> None:
     refuse_wrong_apex()
     if importlib.util.find_spec("fairseq") is None:
         raise SetupError(f"fairseq is not installed: {INSTALL_FAIRSEQ}")
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
     try:
         importlib.import_module("fairseq")
     except Exception as error:  # whatever a package raises that does not fit its surroundings
@@ -56,6 +59,9 @@ def require_fairseq() -> None:
             f"the installed fairseq does not work with Python {python} and torch {torch.__version__} ({reason}): "
             f"pip uninstall -y fairseq ve-fairseq; {INSTALL_FAIRSEQ}"
         ) from error
+    finally:  # one of its models turns on the debug output of every library
+        root.setLevel(level)
+        root.handlers[:] = handlers
 
 
 def refuse_wrong_apex() -> None:

@@ -33,9 +33,12 @@ fi
 [ -f "$out/data-bin/manifest.json" ] ||
     fairseq-cloze prepare --train "$train" --valid "$valid" --pretrained "$out/weights" --out "$out/data-bin"
 
+export PYTHONWARNINGS=ignore # fairseq's
+
 # Signals are for fairseq-train, which saves. This shell waits for it.
 trap : USR1 TERM
 mkdir -p "$out/checkpoints"
+rm -f "$out/checkpoints/run.json" # of an earlier run: the watcher would see that one end
 fairseq-cloze watch "$out/checkpoints" "$out/data-bin" --device "$watch_device" &
 watcher=$!
 

@@ -215,6 +215,11 @@ def test_errors_print_as_one_line_and_others_as_ever(tmp_path: Path) -> None:
     assert "Traceback" in run(sys.executable, "-c", script + "raise ValueError('x')", code=1).text
 
 
+def test_fairseq_does_not_turn_on_debug_output() -> None:
+    script = "import fairseq_cloze, logging; fairseq_cloze.register(); print(logging.getLogger().handlers)"
+    assert run(sys.executable, "-W", "ignore", "-c", script).text == "[]\n"
+
+
 def test_errors_have_an_exit_status_of_their_own() -> None:
     script = (
         "import fairseq_cloze.compat as c; from fairseq_cloze.errors import ChanceError; c.print_errors_plainly()\n"
