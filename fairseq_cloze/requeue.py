@@ -8,6 +8,7 @@ it is enough that one of them was told.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any, Dict, List
 
 from . import compat
+
+logger = logging.getLogger(__name__)
 
 #: ``EX_TEMPFAIL`` of BSD's sysexits.h: a temporary failure, try again.
 EXIT_REQUEUE = 75
@@ -58,23 +61,42 @@ def agreed(logging_outputs: List[Dict[str, Any]]) -> bool:
 
 
 def save_when_told() -> None:
-    """Let fairseq's training save and end, after the update in which the task's ``stopping`` became true."""
+    """Let fairseq's training save and end, after the update in which the task's ``stopping`` became true.
+
+    A training that is started again after its end ends again, without the one update more that fairseq would do.
+    """
     from fairseq.distributed import utils
 
     if not hasattr(utils.call_main, "__wrapped__"):
         utils.call_main = _passing_on(utils.call_main)
     for name in ("fairseq_cli.train", "__main__"):
-        module = sys.modules.get(name)
-        plain = getattr(module, "validate_and_save", None)
-        if plain is not None and not hasattr(plain, "__wrapped__"):
-            module.validate_and_save = _saving(plain)  # type: ignore[union-attr]
+        module: Any = sys.modules.get(name)
+        if hasattr(module, "validate_and_save") and not hasattr(module.validate_and_save, "__wrapped__"):
+            module.validate_and_save = _saving(module.validate_and_save)
+            module.train = _unless_done(module.train)
+
+
+def _is_done(cfg: Any, trainer: Any) -> bool:
+    return bool(trainer.get_num_updates() >= (cfg.optimization.max_update or float("inf")))
+
+
+def _unless_done(plain: Any) -> Any:
+    @wraps(plain)
+    def train(cfg: Any, trainer: Any, *args: Any) -> Any:
+        if not _is_done(cfg, trainer):
+            return plain(cfg, trainer, *args)
+        logger.info(
+            "nothing left to do: %d of %d updates are done", trainer.get_num_updates(), cfg.optimization.max_update
+        )
+        return [None], True
+
+    return train
 
 
 def _saving(plain: Any) -> Any:
     @wraps(plain)
     def validate_and_save(cfg: Any, trainer: Any, task: Any, epoch_itr: Any, *args: Any) -> Any:
-        finished = trainer.get_num_updates() >= (cfg.optimization.max_update or float("inf"))
-        if finished or not getattr(task, "stopping", False):
+        if _is_done(cfg, trainer) or not getattr(task, "stopping", False):
             try:
                 return plain(cfg, trainer, task, epoch_itr, *args)
             except Stop:

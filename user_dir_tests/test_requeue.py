@@ -81,8 +81,10 @@ def test_a_validation_is_broken_off(data_bin: Path, pretrained: Path, tmp_path: 
     assert status == 75, text
     assert '"valid_loss"' not in text
     assert text.splitlines()[-1].startswith("Stopped after update 2, as it was told to.")
-    ran = train(tmp_path / "bin", tmp_path / "save", *FINETUNE, "--max-update", "3", "--disable-validation")
-    assert [row["num_updates"] for row in ran.metrics("train_inner")] == [3.0]
+    again = (tmp_path / "bin", tmp_path / "save", *FINETUNE, "--max-update", "3", "--disable-validation")
+    assert [row["num_updates"] for row in train(*again).metrics("train_inner")] == [3.0]
+    ended = train(*again)  # started again after its end
+    assert ended.metrics("train_inner") == [] and "nothing left to do: 3 of 3 updates are done" in ended.text
 
 
 def test_nothing_is_saved_where_that_is_forbidden(data_bin: Path, pretrained: Path, tmp_path: Path) -> None:
