@@ -11,6 +11,7 @@ import re
 import socket
 import ssl
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Dict, Optional, Sequence, Tuple, Type
 
@@ -22,6 +23,9 @@ SLOWEST = 50_000
 
 #: Replies that ask for another log-in rather than for another message.
 _LOG_IN = (530, 534, 535, 538)
+
+#: What OpenSSL says of answers that are not TLS, depending on its release.
+_NO_TLS = re.compile("WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE|UNKNOWN_PROTOCOL|HTTP_REQUEST")
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,11 @@ def deliver(letter: Letter, settings: MailSettings, limit: float = 600.0) -> Out
     """
     try:
         client = _client(settings)
-    except MailError as error:
-        return Outcome(trouble=str(error), server=True)
+    except Exception as error:
+        trouble = (
+            str(error) if isinstance(error, MailError) else f"{type(error).__name__}: {_hide(str(error), settings)}"
+        )
+        return Outcome(trouble=trouble, server=True)
     limit = min(limit, 2 * settings.timeout + len(letter.message) / SLOWEST)
     work = _Work(client, letter, settings)
     work.start()
@@ -100,21 +107,18 @@ class _Work(threading.Thread):
         self.given_up = True
         sock = getattr(self.client.smtp, "sock", None)
         if sock is not None:
-            try:
+            with suppress(OSError):
                 # not sock.shutdown: that of a TLS socket forgets its key first, and what comes next would go plain
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
-            except OSError:
-                pass
 
     def _leave(self) -> None:
         smtp = self.client.smtp
         self.client.is_closed = True  # or its __del__ would say goodbye again, and complain on the terminal
-        try:
+        with suppress(Exception):
             smtp.sock.settimeout(2.0)
             smtp.quit()
-        except Exception:
-            if smtp is not None:
-                smtp.close()
+        with suppress(Exception):
+            smtp.close()
 
 
 def _client(settings: MailSettings) -> Any:
@@ -162,7 +166,7 @@ def _own_name() -> str:
 
 
 def _sorted_out(to: Sequence[str], answers: Dict[str, Tuple[int, bytes]], settings: MailSettings) -> Outcome:
-    """The outcome of a message that the server took, or would have taken, for the addresses not in *answers*."""
+    """The outcome for the addresses *to*, of which those in *answers* were not accepted."""
     refused, waiting = {}, {}
     for address, (code, reply) in answers.items():
         said = f"{_place(settings)} says {_said(code, reply, settings)}"
@@ -183,9 +187,7 @@ def _outcome(error: Exception, letter: Letter, settings: MailSettings, logged_in
     from smtplib import SMTPDataError, SMTPRecipientsRefused, SMTPSenderRefused
 
     if isinstance(error, SMTPRecipientsRefused):
-        found = _sorted_out(tuple(error.recipients), error.recipients, settings)
-        untold = set(letter.to) - set(error.recipients)  # the server left in the midst of the list
-        return Outcome((), found.refused, found.trouble or ("not yet tried" if untold else None), again=True)
+        return _sorted_out(tuple(error.recipients), error.recipients, settings)
     if isinstance(error, (SMTPSenderRefused, SMTPDataError)):
         code = error.smtp_code
         said = f"{_place(settings)} says {_said(code, error.smtp_error, settings)}"
@@ -194,15 +196,23 @@ def _outcome(error: Exception, letter: Letter, settings: MailSettings, logged_in
         if code >= 500 and code not in _LOG_IN:
             return Outcome((), {address: said for address in letter.to})
         return Outcome(trouble=said + (f"; {_log_in_hint(settings)}" if code in _LOG_IN else ""), again=code < 500)
-    trouble, again = _explain(error, settings)
+    trouble, again = _explain(error, settings, logged_in)
     return Outcome(trouble=trouble, again=again, server=not logged_in)
 
 
-def _explain(error: Exception, settings: MailSettings) -> Tuple[str, bool]:
+def _explain(error: Exception, settings: MailSettings, logged_in: bool) -> Tuple[str, bool]:
     """What went wrong and how to mend it, in one line; and whether another try soon makes sense."""
-    from smtplib import SMTPAuthenticationError, SMTPNotSupportedError, SMTPResponseException, SMTPServerDisconnected
+    from smtplib import (
+        SMTPAuthenticationError,
+        SMTPException,
+        SMTPNotSupportedError,
+        SMTPResponseException,
+        SMTPServerDisconnected,
+    )
 
     place, port, file = _place(settings), settings.port, settings_path()
+    silent = not logged_in and settings.security != "ssl"
+    hint = f'; if port {port} speaks TLS from the first byte, write security = "ssl" in {file}' if silent else ""
     if isinstance(error, SMTPAuthenticationError):
         said = f"{place} does not let {settings.user} in: {_said(error.smtp_code, error.smtp_error, settings)}"
         return (said, True) if error.smtp_code < 500 else (f"{said}; {_log_in_hint(settings)}", False)
@@ -219,7 +229,7 @@ def _explain(error: Exception, settings: MailSettings) -> Tuple[str, bool]:
             f"{place} shows a certificate that is not trusted ({_hide(reason, settings)}); is host the name in the "
             f"certificate? Of an authority of your own, write the file as ca_file in {file}"
         ), False
-    if _cause(error, ssl.SSLError) is not None and "WRONG_VERSION_NUMBER" in str(_cause(error, ssl.SSLError)):
+    if _NO_TLS.search(str(_cause(error, ssl.SSLError))):
         other = 'security = "starttls"' if port != PORTS["ssl"] else "another port"
         return f"{place} answers, but not in TLS; write {other} in {file}", False
     if _cause(error, ssl.SSLError) is not None:
@@ -228,7 +238,6 @@ def _explain(error: Exception, settings: MailSettings) -> Tuple[str, bool]:
         again = error.errno == socket.EAI_AGAIN
         return f"host {settings.host} is not known ({error.strerror}); mend host in {file}", again
     if _cause(error, socket.timeout) is not None:
-        hint = f'; port {port} speaks TLS: write security = "ssl"' if _wants_tls(settings) else ""
         return f"{place} did not answer within {settings.timeout:g} s{hint}", True
     if isinstance(error, ConnectionRefusedError):
         return (
@@ -236,8 +245,9 @@ def _explain(error: Exception, settings: MailSettings) -> Tuple[str, bool]:
             f"host and port in {file}"
         ), True
     if isinstance(error, SMTPServerDisconnected):
-        hint = f'; port {port} speaks TLS: write security = "ssl"' if _wants_tls(settings) else ""
         return f"{place} dropped the connection{hint}", True
+    if isinstance(error, SMTPException):
+        return f"{place}: {_hide(str(error), settings)}", False
     if isinstance(error, OSError):
         return f"{place} cannot be reached ({_hide(error.strerror or str(error), settings)})", True
     return f"{place}: {type(error).__name__}: {_hide(str(error), settings)}", False
@@ -253,10 +263,6 @@ def _log_in_hint(settings: MailSettings) -> str:
             f"https://myaccount.google.com/apppasswords and write it as password in {file}"
         )
     return f"mend user and password in {file}"
-
-
-def _wants_tls(settings: MailSettings) -> bool:
-    return settings.security != "ssl" and settings.port == PORTS["ssl"]
 
 
 def _place(settings: MailSettings) -> str:

@@ -170,8 +170,8 @@ def _read_attachments(paths: Sequence[Path], text: str) -> Tuple[List[_Attached]
                 end = last_lines(path)
                 if end and end not in clean(text):
                     notes.append(f"The end of {path.name}:\n{end}")
-        except OSError as error:
-            notes.append(f"{path} could not be attached: {error.strerror or error}")
+        except (OSError, ValueError) as error:
+            notes.append(f"{path} could not be attached: {getattr(error, 'strerror', None) or error}")
     return attached, notes
 
 

@@ -114,7 +114,7 @@ def load_settings(environ: Mapping[str, str] = os.environ) -> MailSettings:
             f"no mail settings: write {path} (mode 0600) with host, port, security, user, password, from and to, or "
             f"set {PREFIX}HOST and so on; for Gmail user and password, an app password, are enough"
         )
-    user, host = values.get("user"), values.get("host", GMAIL)
+    user, host = values.get("user"), values.get("host", GMAIL).lower()
     security = values.get("security") or ("starttls" if values.get("port") == PORTS["starttls"] else "ssl")
     if host == GMAIL and user is None:
         raise MailError(f"{path}: no user; write your Gmail address as user, or another server as host")
@@ -137,7 +137,7 @@ def load_settings(environ: Mapping[str, str] = os.environ) -> MailSettings:
         sender=sender,
         to=values.get("to") or (sender,),
         timeout=values.get("timeout", 20.0),
-        ca_file=values.get("ca_file"),
+        ca_file=os.path.expanduser(values["ca_file"]) if "ca_file" in values else None,
     )
 
 
@@ -258,7 +258,10 @@ def _keyring_password(user: str, environ: Mapping[str, str]) -> Optional[str]:
     """
     if importlib.util.find_spec("keyring") is None:
         return None
-    code = "import sys, keyring; sys.stdout.write(keyring.get_password('yagmail', sys.argv[1]) or '')"
+    code = (
+        "import sys; sys.path = [path for path in sys.path if path]; import keyring; "  # nothing of this folder's
+        "sys.stdout.write(keyring.get_password('yagmail', sys.argv[1]) or '')"
+    )
     try:
         asked = subprocess.run(
             [sys.executable, "-c", code, user],

@@ -115,18 +115,25 @@ class Entry:
         self.refused += tuple(refused)
         if self.path is None:
             return
-        os.pwrite(self._descriptor, _header(self.letter).ljust(self._width), 0)
-        try:
-            if refused:
-                Entry.create(self.path.parent / "refused", replace(self.letter, to=tuple(refused))).close()
-        finally:
+        self._note([*remaining, *refused])  # first of all: who was served must not be served again
+        if refused:
+            aside = self.path.parent / "refused"
+            aside.mkdir(mode=0o700, exist_ok=True)
             if not remaining:
-                self.path.unlink()
+                self.path.rename(aside / self.path.name)
+                return
+            Entry.create(aside, replace(self.letter, to=tuple(refused))).close()
+            self._note(remaining)
+        if not remaining:
+            self.path.unlink()
+
+    def _note(self, to: Sequence[str]) -> None:
+        os.pwrite(self._descriptor, _header(replace(self.letter, to=tuple(to))).ljust(self._width), 0)
 
 
 def waiting(folder: Path) -> List[Path]:
     """The files of the messages that wait, oldest first; what was never completed is removed."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return []
     for path in folder.glob("*.mail.tmp"):
         try:

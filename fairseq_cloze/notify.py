@@ -207,6 +207,6 @@ class Notifier:
 
     def _report(self, line: str) -> None:
         try:
-            self._report_to(line)
+            self._report_to(" ".join(line.split()))
         except Exception:
             pass  # a terminal that is gone is no reason to end a job
