@@ -140,14 +140,14 @@ class Mailer:
         letter = entry.letter
         outcome = deliver(letter, self.settings, max(1.0, end - time.monotonic()))
         remaining = [address for address in letter.to if address not in (*outcome.served, *outcome.refused)]
+        where = f"; it is kept in {self.spool / 'refused'}" if entry.path else ""
         try:
             entry.settle(tuple(outcome.refused), remaining)
         except OSError as error:
+            where = ""
             self.problems.append(
-                f"{entry.path}: cannot be written ({error.strerror or error}), so that mail '{letter.subject}' may go "
-                "out again; remove the file"
+                f"{entry.path}: cannot be written ({error.strerror or error}); '{letter.subject}' may be sent again"
             )
-        where = f"; it is kept in {self.spool / 'refused'}" if entry.path else ""
         for reason, addresses in outcome.refusals():
             self.problems.append(f"mail '{letter.subject}' is refused for {addresses}: {reason}{where}")
         return outcome
