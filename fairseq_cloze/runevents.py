@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence
@@ -150,7 +151,7 @@ class Events:
     def _make_notifier(self, emails: Sequence[str]) -> Notifier:
         from .notify import Notifier
 
-        return Notifier(self._name, list(emails), report=self._report)
+        return Notifier(f"{self._name} on {platform.node()}", list(emails), report=self._report)
 
     def _tell(self, kind: str, subject: str, text: str) -> None:
         if self._notifier:

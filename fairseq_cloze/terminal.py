@@ -27,6 +27,7 @@ _HIDDEN = re.compile(
     rb"|\x1b[ -/]*[0-OQ-WYZ\\`-~]"
     rb"|[\x07\x08\x0e\x0f]"
 )
+_CONTROLS = b"\x1b\x07\x08\x0e\x0f"  # all of those begin with one of them
 _UNFINISHED = re.compile(rb"(?:\r+|\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b]*\x1b?|[ -/]*))\Z")
 _LONGEST_SEQUENCE = 4096
 _HIGHEST = 200  # lines that a cursor goes up
@@ -86,8 +87,17 @@ class Lines:
             self._states[self._above] = self._part
 
     def _take(self, data: bytes, now: float) -> None:
-        pieces = _MARK.split(_HIDDEN.sub(b"", data))
         out: List[bytes] = []
+        if len(data.translate(None, _CONTROLS)) < len(data):
+            data = _HIDDEN.sub(b"", data)
+        if not self._again and not self._written:  # mostly there are whole lines and nothing else
+            data = data.replace(b"\r\n", b"\n")
+            if b"\r" not in data and b"\x1b" not in data:
+                whole, end, data = data.rpartition(b"\n")
+                if end:
+                    out.append(self._part + whole + end)
+                    self._part = b""
+        pieces = _MARK.split(data)
         for text, mark in zip(pieces[::2], pieces[1::2]):
             self._end(self._part + text, mark, now, out)
             self._part = b""
@@ -217,13 +227,18 @@ class Terminal:
             self._move_output()
 
     def _move_output(self) -> int:
-        try:
-            data = os.read(self._outer, _BLOCK)
-        except BlockingIOError:
-            return 0
-        except OSError as error:
-            if error.errno != errno.EIO:  # of a terminal that nobody has open
-                raise
+        """Move a block at most, which a terminal gives away in small pieces; returns its size."""
+        data = b""
+        while len(data) < _BLOCK:
+            try:
+                data += os.read(self._outer, _BLOCK)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno != errno.EIO:  # of a terminal that nobody has open
+                    raise
+                break
+        if not data:
             return 0
         self._lines.feed(data, time.monotonic())
         if self._screen:
