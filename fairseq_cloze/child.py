@@ -72,7 +72,7 @@ class Child:
         self, command: Sequence[str], environ: Mapping[str, str], file_actions: Sequence[Tuple[Any, ...]]
     ) -> Optional[str]:
         """Start the command; returns why that was not possible, and then the child has ended."""
-        self._least_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        self._least_peak = _own_peak()
         try:
             self._pid = os.posix_spawnp(
                 command[0],
@@ -107,7 +107,7 @@ class Child:
         if self._pid is None:
             return ""
         # The system counts what a process had before it became the command, which was this process's memory.
-        under = "under " if self._peak <= self._least_peak else ""
+        under = "under " if self._peak <= 1.05 * self._least_peak else ""
         size = max(self._peak, self._least_peak) * _MAXRSS_UNIT / 2**20
         return f"{under}{f'{size / 1024:.2f} GiB' if size >= 1024 else f'{size:.1f} MiB'} (largest process)"
 
@@ -127,6 +127,15 @@ class Child:
             os.killpg(self._pid, number)
         except (ProcessLookupError, PermissionError):
             pass  # it has just ended, or it runs as another user
+
+
+def _own_peak() -> int:
+    """Largest memory of this process, in the system's unit."""
+    try:
+        with open("/proc/self/status", encoding="utf-8") as lines:  # without that of the process before this program
+            return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def status_text(status: int) -> str:

@@ -239,10 +239,10 @@ class _Copier(threading.Thread):
         buffer = memoryview(bytearray(_BLOCK))
         pause = _SHORTEST
         while True:
-            end = self._end
+            ended = self._ended.is_set()
             number = os.preadv(self._fd, [buffer], self._offset)
-            if end is not None:
-                number = min(number, end - self._offset)
+            if self._end is not None:  # by now, and only then is there more behind it
+                number = min(number, self._end - self._offset)
             if number > 0:
                 pause = _SHORTEST
                 self._offset += number
@@ -250,7 +250,7 @@ class _Copier(threading.Thread):
                     write_whole(1, buffer[:number])
                 except OSError:
                     break  # nobody reads it any more
-            elif end is not None:
+            elif ended:
                 break
             else:
                 self._ended.wait(pause)
