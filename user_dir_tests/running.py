@@ -14,7 +14,7 @@ import termios
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, List, Sequence
+from typing import Any, Callable, Dict, List, Sequence
 
 from fairseq_cloze.history import read_history
 
@@ -65,7 +65,7 @@ class Wrapped:
         assert self.facts()["status"].split()[0] == str(status)
         return self
 
-    def facts(self) -> "dict[str, str]":
+    def facts(self) -> Dict[str, str]:
         return read_history(self.log).header
 
     def output(self) -> bytes:

@@ -90,7 +90,7 @@ def test_environment(tmp_path: Path) -> None:
 
 
 def test_peak_memory_is_that_of_the_largest_process(tmp_path: Path) -> None:
-    ran = Wrapped(tmp_path, shell(f"{sys.executable} -c 'len(b"x" * (200 << 20))'; true")).end(0)
+    ran = Wrapped(tmp_path, shell(f"{sys.executable} -c 'len(bytearray(1) * (200 << 20))'; true")).end(0)
     match = re.fullmatch(r"(\d+\.\d) MiB \(largest process\)", ran.facts()["peak memory"])
     assert match and 200 < float(match[1]) < 250
     shutil.rmtree(tmp_path / "logs")
@@ -110,8 +110,7 @@ def test_no_log_no_run(tmp_path: Path) -> None:
             Log(folder, "a")
     command = ("fairseq-cloze", "run", "--log-dir", tmp_path / "file", "touch", tmp_path / "ran")
     assert run(*command, code=1).text == (
-        f"Error: {tmp_path / 'file'}: no log can be written there (File exists); "
-        "choose another folder with --log-dir\n"
+        f"Error: {tmp_path / 'file'}: no log can be written there (File exists); choose another folder with --log-dir\n"
     )
     assert not (tmp_path / "ran").exists()
 
