@@ -5,8 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import select
 import shlex
-import signal
 import struct
 import subprocess
 import sys
@@ -79,8 +79,9 @@ class Wrapped:
 
 def between(log: bytes) -> bytes:
     """What stands between head and foot, if there is one."""
-    head, _, rest = log.partition(b"\n# started: ")
-    return rest.partition(b"\n")[2].rpartition(b"# ended: ")[0] or rest.partition(b"\n")[2]
+    output = log.partition(b"\n# started: ")[2].partition(b"\n")[2]
+    before, foot, _ = output.rpartition(b"# ended: ")
+    return before if foot else output
 
 
 class InTerminal(Wrapped):
@@ -99,19 +100,23 @@ class InTerminal(Wrapped):
 
         pipes = {name: kwargs.get(name, self.inner) for name in ("stdin", "stdout", "stderr")}
         env = kwargs.get("env", {})
-        super().__init__(folder, command, *options, **pipes, env=env, start_new_session=True, preexec_fn=lead)
+        super().__init__(
+            folder, command, "--name", "job", *options, **pipes, env=env, start_new_session=True, preexec_fn=lead
+        )
         self.screen = b""
+        self._gone = False
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
         pieces = bytearray()
-        while True:
-            try:
-                pieces += os.read(self.outer, 1 << 16)
-            except OSError:
-                return
-            self.screen = bytes(pieces[-(1 << 20) :])
+        while not self._gone:
+            if select.select([self.outer], [], [], 0.1)[0]:
+                try:
+                    pieces += os.read(self.outer, 1 << 16)
+                except OSError:
+                    return
+                self.screen = bytes(pieces[-(1 << 20) :])
 
     def settings(self) -> List[Any]:
         """Of the terminal."""
@@ -134,13 +139,19 @@ class InTerminal(Wrapped):
         until(lambda: text in self.screen, repr(text))
         return self.screen
 
+    def hang_up(self) -> None:
+        """The terminal goes away, as where its window is closed."""
+        if not self._gone:
+            self._gone = True
+            self._reader.join(LIMIT)
+            os.close(self.outer)
+
     def close(self) -> None:
-        os.close(self.inner)
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGKILL)
+            self.process.kill()
             self.process.wait()
-        self._reader.join(5)
-        os.close(self.outer)
+        self.hang_up()
+        os.close(self.inner)
 
 
 def words_of(line: str) -> List[str]:
