@@ -100,7 +100,7 @@ class Mailer:
             if outcome.trouble:
                 self.problems.append(f"mail '{letter.subject}' was not sent: {outcome.trouble}; {fate}")
         if not outcome.server:
-            self._flush(end)
+            self._flush(end, but=entry.path)
         return not entry.letter.to and not entry.refused
 
     def flush(self, limit: float = 600.0) -> Flushed:
@@ -112,10 +112,12 @@ class Mailer:
         self.problems = []
         return self._flush(time.monotonic() + limit)
 
-    def _flush(self, end: float) -> Flushed:
+    def _flush(self, end: float, but: Optional[Path] = None) -> Flushed:
         sent = kept = 0
         reachable = True
         for path in waiting(self.spool):
+            if path == but:
+                continue
             try:
                 entry = Entry.claim(path)
             except (OSError, ValueError) as error:
@@ -145,9 +147,9 @@ class Mailer:
                 f"{entry.path}: cannot be written ({error.strerror or error}), so that mail '{letter.subject}' may go "
                 "out again; remove the file"
             )
-        for address, reason in outcome.refused.items():
-            where = f"; it is kept in {self.spool / 'refused'}" if entry.path else ""
-            self.problems.append(f"mail '{letter.subject}' is refused for {address}: {reason}{where}")
+        where = f"; it is kept in {self.spool / 'refused'}" if entry.path else ""
+        for reason, addresses in outcome.refusals():
+            self.problems.append(f"mail '{letter.subject}' is refused for {addresses}: {reason}{where}")
         return outcome
 
 
@@ -179,7 +181,7 @@ def send_test(settings: Optional[MailSettings] = None) -> str:
     if outcome.trouble:
         raise MailError(outcome.trouble)
     if outcome.refused:
-        raise MailError("; ".join(f"refused for {address}: {said}" for address, said in outcome.refused.items()))
+        raise MailError("; ".join(f"refused for {addresses}: {reason}" for reason, addresses in outcome.refusals()))
     how = {"ssl": "TLS", "starttls": "STARTTLS", "plain": "no encryption"}[settings.security]
     who = f"as {settings.user}" if settings.user else "without log-in"
     return f"sent to {', '.join(letter.to)} by {settings.host}:{settings.port} ({how}, {who})"

@@ -13,7 +13,7 @@ import ssl
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Dict, Optional, Sequence, Tuple, Type
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Type
 
 from .mail_message import Letter, clean
 from .mail_settings import GMAIL, PORTS, MailError, MailSettings, settings_path
@@ -45,6 +45,11 @@ class Outcome:
     trouble: Optional[str] = None
     again: bool = False
     server: bool = False
+
+    def refusals(self) -> List[Tuple[str, str]]:
+        """Each reason why addresses are refused, and these addresses as text."""
+        reasons = dict.fromkeys(self.refused.values())
+        return [(reason, ", ".join(to for to, why in self.refused.items() if why == reason)) for reason in reasons]
 
 
 def deliver(letter: Letter, settings: MailSettings, limit: float = 600.0) -> Outcome:
