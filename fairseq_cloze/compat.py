@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import logging
 import os
 import pickle
 import re
@@ -47,6 +48,8 @@ def require_fairseq() -> None:
     refuse_wrong_apex()
     if importlib.util.find_spec("fairseq") is None:
         raise SetupError(f"fairseq is not installed: {INSTALL_FAIRSEQ}")
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
     try:
         importlib.import_module("fairseq")
     except Exception as error:  # whatever a package raises that does not fit its surroundings
@@ -56,6 +59,9 @@ def require_fairseq() -> None:
             f"the installed fairseq does not work with Python {python} and torch {torch.__version__} ({reason}): "
             f"pip uninstall -y fairseq ve-fairseq; {INSTALL_FAIRSEQ}"
         ) from error
+    finally:  # one of its models turns on the debug output of every library
+        root.setLevel(level)
+        root.handlers[:] = handlers
 
 
 def refuse_wrong_apex() -> None:
@@ -229,11 +235,14 @@ def print_errors_plainly() -> None:
     previous: Callable[..., Any] = sys.excepthook
     if getattr(previous, "plain_cloze_errors", False):
         return
+    from .requeue import EXIT_REQUEUE
+
+    own_codes = (ChanceError.exit_code, EXIT_REQUEUE)
 
     def hook(kind: Type[BaseException], error: BaseException, trace: Optional[TracebackType]) -> None:
         code = error.exit_code if isinstance(error, ClozeError) else 1
-        if kind.__name__ == "ProcessExitedException" and getattr(error, "exit_code", None) == ChanceError.exit_code:
-            code = ChanceError.exit_code
+        if kind.__name__ == "ProcessExitedException" and getattr(error, "exit_code", 1) in own_codes:
+            code = getattr(error, "exit_code", 1)
         elif isinstance(error, ClozeError) and not os.environ.get("FAIRSEQ_CLOZE_TRACEBACK"):
             sys.stdout.flush()
             print(f"Error: {error}", file=sys.stderr)
@@ -246,8 +255,8 @@ def print_errors_plainly() -> None:
     sys.excepthook = hook
 
 
-def end_run(error: ClozeError) -> NoReturn:
-    """End this process, one of those that train together, with an error's text and exit status.
+def end_run(status: int, text: str) -> NoReturn:
+    """End this process, one of those that train together, with an exit status and a last word.
 
     All of them have to call it.  Any other exception than ``SystemExit`` would become status 1 and a traceback where
     hydra or torch's spawn runs the training.
@@ -257,9 +266,9 @@ def end_run(error: ClozeError) -> NoReturn:
     """
     if rank() == 0:
         sys.stdout.flush()
-        print(f"Error: {error}", file=sys.stderr, flush=True)
-    gather(None)  # torch kills spawned workers when the first one ends: not before the error was printed
-    raise SystemExit(error.exit_code) from error
+        print(text, file=sys.stderr, flush=True)
+    gather(None)  # torch kills spawned workers when the first one ends: not before the text was printed
+    raise SystemExit(status)
 
 
 def is_distributed() -> bool:

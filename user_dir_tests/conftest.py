@@ -209,7 +209,8 @@ def finetuned(tmp_path_factory: pytest.TempPathFactory, pretrained: Path, data_b
     """Save folder of a short joint training."""
     folder = tmp_path_factory.mktemp("finetuned")
     best = ("--best-checkpoint-metric", "accuracy", "--maximize-best-checkpoint-metric")
-    ran = train(data_bin, folder, *FINETUNE, *best, "--finetune-from-model", pretrained / "model.pt")
+    options = (*FINETUNE, *best, "--finetune-from-model", pretrained / "model.pt")
+    ran = train(data_bin, folder, *options, "--tensorboard-logdir", folder / "tensorboard")
     (folder / "log.txt").write_text(ran.text)
     return folder
 

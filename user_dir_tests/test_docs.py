@@ -47,16 +47,16 @@ RUN = ("bash", "bash long", "bash gpu")
 
 
 def _shortened(command: str) -> str:
-    assert "--max-update " in command
-    command = re.sub(r"(--max-update|--total-num-update) \d+", r"\1 4", command)
-    command = re.sub(r"--(warmup-updates|save-interval-updates) \d+", r"--\1 2", command)
+    assert re.search(r"--max-update |\bUPDATES=", command)
+    command = re.sub(r"(--max-update |--total-num-update |\bUPDATES=)\d+", r"\g<1>4", command)
+    command = re.sub(r"(--warmup-updates |--save-interval-updates |\bWARMUP=|\bSAVE_EVERY=)\d+", r"\g<1>2", command)
     return command if torch.cuda.is_available() else command.replace("--fp16", "")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands(page: Path, sandbox: Path) -> None:
     kinds = [kind for kind, _ in blocks(page)]
-    assert set(kinds) <= {*RUN, "bash install", "json", "mermaid"}, kinds
+    assert set(kinds) <= {*RUN, "bash install", "json", "mermaid", "text", "toml"}, kinds
     commands = [text if kind == "bash" else _shortened(text) for kind, text in blocks(page) if kind in RUN]
     if not commands:
         pytest.skip(f"{page.name} has no commands")
