@@ -250,12 +250,8 @@ class Terminal:
 
     def close(self) -> None:
         """Move what is left, and give the outer terminal back as it was."""
-        left = 1 << 20  # no end to it if a process in the background goes on writing
-        while left > 0:
-            moved = self._move_output()
-            if not moved:
-                break
-            left -= moved
+        while self._move_output():  # comes to an end: with its leader, the session has lost the terminal
+            pass
         self._lines.close()
         self.restore()
         os.close(self._outer)

@@ -127,6 +127,16 @@ time.sleep(5)
     assert text.count("There was no output for 0.025 minutes.") == 2
 
 
+def test_chance_is_told_at_once(tmp_path: Path, server: Server) -> None:
+    """Even where nothing follows."""
+    ran = Wrapped(tmp_path, ["sh", "-c", 'echo "$0"; while [ ! -e go ]; do sleep 0.05; done', CHANCE], *TO)
+    [mail] = server.wait()
+    assert mail.subject.endswith(": at chance")
+    assert mail.text.replace("\r\n", "\n").startswith(CHANCE.split(" | ")[-1] + "\n\n")
+    (tmp_path / "go").touch()
+    ran.end(0)
+
+
 def test_mail_never_changes_the_status(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither without settings, nor with a server that is not there, nor with a wrong address."""
 

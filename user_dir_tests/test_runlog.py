@@ -5,7 +5,6 @@ import re
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -334,21 +333,34 @@ def test_a_slow_reader_holds_nothing_up(tmp_path: Path) -> None:
 
 def test_nobody_reads_any_more(tmp_path: Path) -> None:
     code = "echo one; while [ ! -e go ]; do sleep 0.05; done; echo two; sleep 0.5; echo three; exit 6"
-    ran = Wrapped(tmp_path, shell(code), stderr=subprocess.DEVNULL)
+    ran = Wrapped(tmp_path, shell(code))
     ran.wait_for("one\n")
     assert ran.process.stdout is not None
     ran.process.stdout.close()
     (tmp_path / "go").touch()
     assert ran.process.wait(LIMIT) == 6
+    assert ran.process.stderr is not None
+    assert ran.process.stderr.read().decode() == f"fairseq-cloze run: log in {ran.log}\n"
     assert ran.output() == b"one\ntwo\nthree\n"
 
 
-def test_no_standard_files(tmp_path: Path) -> None:
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+def test_no_standard_files(tmp_path: Path, closed: str) -> None:
     """The log does not become standard output, and is not copied into itself."""
-    command = f"cd {quoted(tmp_path)}; fairseq-cloze run --name x -- sh -c 'echo one; sleep 1; echo two' <&- >&- 2>&-"
+    command = f"cd {quoted(tmp_path)}; fairseq-cloze run --name x -- sh -c 'echo one; sleep 1; echo two' {closed}"
     run("sh", "-c", command)
     [log] = (tmp_path / "logs").iterdir()
     assert re.findall(r"^(?!# ).*\n", log.read_text(), re.M) == ["one\n", "two\n"]
+
+
+def test_notes_in_the_log(tmp_path: Path) -> None:
+    """What somebody else appends is not written over."""
+    ran = Wrapped(tmp_path, shell("echo one; while [ ! -e go ]; do sleep 0.05; done; echo two"))
+    ran.wait_for("one\n")
+    with ran.log.open("a") as log:
+        log.write("a note\n")
+    (tmp_path / "go").touch()
+    assert ran.end(0).output() == b"one\na note\ntwo\n"
 
 
 def test_kill_9(tmp_path: Path) -> None:

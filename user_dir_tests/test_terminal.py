@@ -53,7 +53,7 @@ BAR = (b"\r 0%", 0.1, b"\r10%", 6, b"\r20%", 6, b"\r30%", 1, b"\r99%", b"\r100%\
 
 # The outer bar of two stands above the inner one, which goes down to its line and up again.
 NESTED = (
-    *(b"\router 0", b"\r\n\rinner 0\x1b[A", b"\r\n\rinner 1\x1b[A", 11.0, b"\r\n\rinner 2\x1b[A"),
+    *(b"\router 0", *[b"\r\n\rinner 0\x1b[A"] * 9, b"\r\n\rinner 1\x1b[A", 11.0, *[b"\r\n\rinner 2\x1b[A"] * 9),
     *(
         b"\r\n\r       \r\x1b[A",
         b"\router 1",
@@ -76,15 +76,11 @@ NESTED = (
         ([b"\r50%", 11, 11, b"\r50%\r\n"], "50%\n"),
         ([b"50%\r", 11, b"60%\r", b"\r\n\r\n"], "50%\n60%\n\n"),
         ([b"\r 1%", b"\r70%"], " 1%\n70%\n"),
-        (NESTED, "outer 0\ninner 1\nouter 1\ninner 0\nouter 2\nend\n"),
+        (NESTED, "outer 0\ninner 0\ninner 1\nouter 2\nend\n"),
     ],
 )
 def test_lines(steps: List[object], log: str, pieces: int) -> None:
-    if steps is NESTED:
-        got = lines(*steps, pieces=pieces).splitlines()
-        assert got[0] == "outer 0" and got[-2:] == ["outer 2", "end"] and len(got) <= 8, got
-    else:
-        assert lines(*steps, pieces=pieces) == log
+    assert lines(*steps, pieces=pieces) == log
 
 
 def test_an_endless_line_is_bounded() -> None:
