@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 from .history import TRAIN_TAGS, ChanceLine, LogReader, Point
+from .requeue import EXIT_REQUEUE
 
 if TYPE_CHECKING:
     from .notify import Event, Notifier
@@ -167,9 +168,13 @@ class Events:
         text = self._summary(facts)
         if status:
             text += f"\n\nThe last lines:\n\n{self._last_lines(size)}"
-        ending = f"failed with status {facts['status']}" if status else "succeeded"
+        kind, ending = "failure", f"failed with status {facts['status']}"
+        if status == 0:
+            kind, ending = "success", "succeeded"
+        elif status == EXIT_REQUEUE:
+            kind, ending = "ended", f"stopped, to be started again (status {EXIT_REQUEUE}),"
         event = self._event(
-            "failure" if status else "success",
+            kind,
             f"{ending} after {facts['duration']}",
             text,
             attachments=(self._log,),

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Run any command under a log in logs/ and mail how it went.
 #   bash scripts/log.sh bash finetune.sh
-# FAIRSEQ_CLOZE_EMAIL holds the addresses, with colons or commas between them; without it there is no mail.
+# FAIRSEQ_CLOZE_EMAIL holds the addresses, with commas between them; without it there is no mail.
 # Uses the repository's .venv if fairseq-cloze is there, else the fairseq-cloze on PATH.
 set -euo pipefail
 venv=${VENV:-.venv}
@@ -11,9 +11,4 @@ cloze=$venv/bin/fairseq-cloze
     echo "log.sh: fairseq-cloze is neither in $venv nor on PATH; install it with 'bash scripts/setup.sh fairseq'" >&2
     exit 127
 }
-emails=()
-IFS=':, ' read -ra addresses <<<"${FAIRSEQ_CLOZE_EMAIL:-}" || true
-for address in ${addresses[@]+"${addresses[@]}"}; do
-    [ -z "$address" ] || emails+=(--email "$address")
-done
-exec "$cloze" run ${emails[@]+"${emails[@]}"} -- "$@"
+exec "$cloze" run -- "$@"

@@ -56,7 +56,7 @@ def _shortened(command: str) -> str:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands(page: Path, sandbox: Path) -> None:
     kinds = [kind for kind, _ in blocks(page)]
-    assert set(kinds) <= {*RUN, "bash install", "json", "mermaid", "text", "toml"}, kinds
+    assert set(kinds) <= {*RUN, "bash install", "json", "mermaid", "python", "text", "toml"}, kinds
     commands = [text if kind == "bash" else _shortened(text) for kind, text in blocks(page) if kind in RUN]
     if not commands:
         pytest.skip(f"{page.name} has no commands")

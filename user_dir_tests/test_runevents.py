@@ -67,6 +67,12 @@ def test_failure(tmp_path: Path, server: Server) -> None:
     assert content.replace(b"\r\n", b"\n").strip() == ran.log.read_bytes().strip()
 
 
+def test_stopped_to_be_started_again(tmp_path: Path, server: Server) -> None:
+    Wrapped(tmp_path, shell("exit 75"), *TO, "--name", "x").end(75)
+    [mail] = server.received
+    assert mail.subject.startswith(f"x on {HOST}: stopped, to be started again (status 75), after 0:00:")
+
+
 def test_success_with_figures(tmp_path: Path, server: Server) -> None:
     """The last figures, and the learning curves as a picture; nothing of the command's lines in the text."""
     ran = Wrapped(tmp_path, ["printf", "%s\n", INNER, valid(20, 27.5)], *TO).end(0)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Optional, Tuple
+from typing import List, Optional, Tuple
 
 import click
+
+from .options import email_option
 
 
 @click.command("run", context_settings={"allow_interspersed_args": False})
 @click.argument("words", metavar="[--] COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option("--log-dir", metavar="DIR", default="logs", show_default=True, help="Folder for the log.")
 @click.option("--name", help="Name of the log; without, one is made from the command.")
-@click.option("--email", "emails", metavar="ADDRESS", multiple=True, help="Whom to mail how it went; repeatable.")
+@email_option
 @click.option("--mail-start", is_flag=True, help="Mail when it starts, too.")
 @click.pass_context
 def command(
@@ -19,7 +21,7 @@ def command(
     words: Tuple[str, ...],
     log_dir: str,
     name: Optional[str],
-    emails: Tuple[str, ...],
+    emails: List[str],
     mail_start: bool,
 ) -> None:
     """Run any command under a log: what ran where on what, its output, how it ended.
