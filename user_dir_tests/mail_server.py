@@ -57,7 +57,7 @@ class Server:
 
     ``replies`` holds for a moment (GREETING, AUTH, MAIL, RCPT or an address, DATA, BODY, END, QUIT) what to answer the
     next times, in this order; then all is well again.  A reply may be HANG or DROP; TAKEN at the END is a server that
-    accepts a message and is gone before it says so.
+    accepts a message and is gone before it says so.  An empty one is the usual one.
     """
 
     security: str = "plain"
@@ -86,7 +86,8 @@ class Server:
                     require_starttls=self.security == "starttls",
                     authenticator=self._authenticate if self.users else None,
                     auth_required=bool(self.users),
-                    auth_require_tls=self.security == "starttls",
+                    auth_require_tls=self.security == "starttls"
+                    or not self.users,  # without users no log-in is offered
                     data_size_limit=2**26,
                 ),
                 "127.0.0.1",
@@ -142,7 +143,7 @@ class _SMTP(SMTP):
 
     async def _said(self, *names: str) -> Optional[str]:
         """The reply to give instead of the usual one; never comes back where the server hangs or hangs up."""
-        reply = self.control.next_reply(*names)
+        reply = self.control.next_reply(*names) or None
         if reply == HANG:
             await asyncio.sleep(3600)
         if reply == DROP:
@@ -172,10 +173,10 @@ class _SMTP(SMTP):
     async def smtp_DATA(self, arg: str) -> None:
         self.control.commands.append(("DATA", self._tls()))
         reply = await self._said("DATA")
-        if self.control.replies.get("BODY"):
+        if any(self.control.replies.get("BODY", [])[:1]):
             await self.push("354 go on")
             await self._reader.readline()  # the first line of the message
-            reply = await self._said("BODY")
+        await self._said("BODY")
         await (self.push(reply) if reply else super().smtp_DATA(arg))
 
     async def smtp_QUIT(self, arg: str) -> None:
@@ -192,7 +193,7 @@ class _SMTP(SMTP):
 
     async def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> str:
         reply = self.control.next_reply("END")
-        if reply in (None, TAKEN):
+        if not reply or reply == TAKEN:
             assert isinstance(envelope.content, bytes)
             self.control.received.append(
                 Received(
