@@ -194,12 +194,9 @@ class Terminal:
                 tty.setraw(0, termios.TCSANOW)
                 self._keys = self._keys or settings
             else:
-                self._leave_keys()
+                self._keys = None
         except (OSError, termios.error):
-            self._leave_keys()
-
-    def _leave_keys(self) -> None:
-        self._keys = None
+            self._keys = None
 
     def waits_for(self) -> Tuple[List[int], List[int]]:
         """File descriptors to read from and to write to, for select."""
@@ -215,7 +212,8 @@ class Terminal:
             except OSError:
                 self._typed = b""
             if not self._typed:
-                self._leave_keys()
+                self._input = False
+                self._keys = None
         if self._outer in writable or 0 in readable and self._typed:
             try:
                 self._typed = self._typed[os.write(self._outer, self._typed) :]
@@ -223,6 +221,8 @@ class Terminal:
                 pass
         if self._outer not in readable:
             self._lines.idle(time.monotonic())
+            if not self._keys:
+                self.take_keys()  # bash's fg tells nothing to what has not been stopped
         else:
             self._move_output()
 

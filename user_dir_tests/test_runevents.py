@@ -105,19 +105,19 @@ import os, time
 from pathlib import Path
 def say(*lines): print(*lines, sep="\\n", flush=True)
 def wait(name):
-    while not Path(name).exists(): time.sleep(0.02)
+    while not Path(name).exists(): say("."); time.sleep(0.2)
 say({valid(20, 30.0)!r}, {valid(40, 29.0)!r}, {valid(60, 30.0)!r}, {valid(80, 40.5)!r})
 wait("one")
 say({CHANCE!r})
 say("something else")
-time.sleep(5)
+time.sleep(3.5)
 say("more")
-time.sleep(5)
+time.sleep(3.5)
 """
     words = [*python(code)]
     starter = (
         "import sys; from fairseq_cloze.runlog import run; "
-        f"sys.exit(run({words!r}, name='x', emails=['a@example.org'], stalled_after=1.5))"
+        f"sys.exit(run({words!r}, name='x', emails=['a@example.org'], stalled_after=2.0))"
     )
     process = subprocess.Popen([sys.executable, "-c", starter], cwd=tmp_path, env=environment())
     [mail] = server.wait()
@@ -130,7 +130,7 @@ time.sleep(5)
     assert text.count("rose to") == 1
     told = "  at chance\n\n" + CHANCE.split(" | ")[-1] + "\n\ncommand: "
     assert text.count(told) == text.count("  at chance\n") == 1
-    assert text.count("There was no output for 0.025 minutes.") == 2
+    assert text.count("There was no output for 0.0333 minutes.") == 2
 
 
 def test_chance_is_told_at_once(tmp_path: Path, server: Server) -> None:

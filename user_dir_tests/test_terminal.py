@@ -157,6 +157,24 @@ def test_interrupt_key(start: Start) -> None:
     assert "forwarded" not in ran.facts()
 
 
+def test_job_control(start: Start) -> None:
+    """Started in the background, the command leaves keys to the shell; in the foreground they are its own."""
+    inner = "fairseq-cloze run --name inner -- sh -c 'echo up; read x; echo got-$x'"
+    ran = start(["bash", "--norc", "-i"], env={"PS1": "$ "})
+    ran.shown(b"$ ")
+    ran.type(inner.encode() + b" &\n")
+    ran.shown(b"up\r")
+    ran.type(b"echo $((40 + 2))\n")
+    ran.shown(b"42\r\n")
+    ran.type(b"fg\n")
+    until(lambda: b"echo got-$x'" in ran.screen.rpartition(b"fg\r\n")[2])
+    ran.type(b"word\n")
+    ran.shown(b"got-word\r\n")
+    ran.type(b"exit 7\n")
+    ran.process.wait(60)
+    assert ran.process.returncode == 7
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1])
 def test_signals(start: Start, number: signal.Signals) -> None:
     ran = start(shell("echo ready; sleep 300"))
