@@ -21,6 +21,7 @@ COMMANDS = {
     "doctor": "doctor",
     "compare": "compare",
     "average": "average",
+    "watch": "watch",
 }
 
 
