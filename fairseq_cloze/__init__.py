@@ -22,7 +22,7 @@ def register() -> None:
     Raises:
         SetupError: fairseq, torch or apex do not fit together
     """
-    from . import compat
+    from . import compat, requeue
 
     compat.print_errors_plainly()
     compat.require_fairseq()
@@ -32,6 +32,7 @@ def register() -> None:
     compat.copy_checkpoints_atomically()
     compat.broadcast_by_torch()
     compat.load_ensembles()
+    requeue.save_when_told()
     if "cloze_ranking" not in TASK_REGISTRY:
         from . import criterion, model, task  # noqa: F401
 

@@ -229,11 +229,14 @@ def print_errors_plainly() -> None:
     previous: Callable[..., Any] = sys.excepthook
     if getattr(previous, "plain_cloze_errors", False):
         return
+    from .requeue import EXIT_REQUEUE
+
+    own_codes = (ChanceError.exit_code, EXIT_REQUEUE)
 
     def hook(kind: Type[BaseException], error: BaseException, trace: Optional[TracebackType]) -> None:
         code = error.exit_code if isinstance(error, ClozeError) else 1
-        if kind.__name__ == "ProcessExitedException" and getattr(error, "exit_code", None) == ChanceError.exit_code:
-            code = ChanceError.exit_code
+        if kind.__name__ == "ProcessExitedException" and getattr(error, "exit_code", 1) in own_codes:
+            code = getattr(error, "exit_code", 1)
         elif isinstance(error, ClozeError) and not os.environ.get("FAIRSEQ_CLOZE_TRACEBACK"):
             sys.stdout.flush()
             print(f"Error: {error}", file=sys.stderr)
@@ -246,8 +249,8 @@ def print_errors_plainly() -> None:
     sys.excepthook = hook
 
 
-def end_run(error: ClozeError) -> NoReturn:
-    """End this process, one of those that train together, with an error's text and exit status.
+def end_run(status: int, text: str) -> NoReturn:
+    """End this process, one of those that train together, with an exit status and a last word.
 
     All of them have to call it.  Any other exception than ``SystemExit`` would become status 1 and a traceback where
     hydra or torch's spawn runs the training.
@@ -257,9 +260,9 @@ def end_run(error: ClozeError) -> NoReturn:
     """
     if rank() == 0:
         sys.stdout.flush()
-        print(f"Error: {error}", file=sys.stderr, flush=True)
-    gather(None)  # torch kills spawned workers when the first one ends: not before the error was printed
-    raise SystemExit(error.exit_code) from error
+        print(text, file=sys.stderr, flush=True)
+    gather(None)  # torch kills spawned workers when the first one ends: not before the text was printed
+    raise SystemExit(status)
 
 
 def is_distributed() -> bool:

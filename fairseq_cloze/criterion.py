@@ -14,6 +14,7 @@ from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.logging import metrics
 from torch import Tensor, nn
 
+from . import requeue
 from .ranking import COUNTS, RATIOS, count_metrics
 from .scoring import candidate_scores
 
@@ -72,6 +73,7 @@ class ClozeRankingCriterion(FairseqCriterion):
                 "nsentences": sample["nsentences"],
                 "sample_size": blanks,
                 "computed_tokens": sample["net_input"]["src_tokens"].numel(),
+                requeue.TOLD: int(requeue.told()),
                 **count_metrics(scores.detach(), sample),
             },
         )

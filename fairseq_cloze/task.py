@@ -1,6 +1,7 @@
 """Task: ties data, view, model and criterion to fairseq, and proves that the pretrained weights were loaded."""
 
 import logging
+import os
 from argparse import Namespace
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II, MISSING
 from torch import nn
 
-from . import compat
+from . import compat, requeue
 from .chance import Beginning, ChanceWatch, Stretch, report
 from .checkpoints import (
     HEAD_NAME,
@@ -38,6 +39,7 @@ from .dataset import ClozeDataset
 from .errors import ChanceError, CheckpointError, ClozeError, DataBinError
 from .files import split_paths
 from .model import BASE, MODEL_NAME, ClozeRobertaModel, fill_config, finish_model, rest_lm_head
+from .runs import RUN_FILE, RunLock
 from .settings import CARRIED, OTHER_BLANKS, SCORERS, VIEWS, Settings
 from .views import make_view
 from .vocabulary import Vocabulary
@@ -138,6 +140,9 @@ class ClozeRankingTask(FairseqTask):
         self._proved = False
         self._beginning = Beginning(str(self.settings.scorer), self.shards[0].encoding.text_norm, cfg.from_scratch)
         self._watch: Optional[ChanceWatch] = None
+        self._run: Optional[RunLock] = None
+        #: a worker was told to stop, see :mod:`fairseq_cloze.requeue`
+        self.stopping = False
         self._update = (0, 0.0, None)  # number, learning rate and loss scale of the latest update
         self.state.merge_state_dict({STATE_KEY: self._own_state()})
 
@@ -196,6 +201,7 @@ class ClozeRankingTask(FairseqTask):
             ARCH_CONFIG_REGISTRY[name](cfg)  # hydra leaves it to the builder
         if not from_checkpoint:
             compat.refuse_independent_processes()
+            self._begin_run()
             self._source = self._find_source()
             if self._source is not None:
                 self._check_source(self._source, cfg)
@@ -344,8 +350,12 @@ class ClozeRankingTask(FairseqTask):
 
         Raises:
             SystemExit: with the exit status of :class:`ChanceError`, if the run is at chance and is to stop then
+            Stop: a worker was told to stop, in validation
         """
         super().reduce_metrics(logging_outputs, criterion)
+        self.stopping = self.stopping or requeue.agreed(logging_outputs)
+        if self.stopping and not criterion.training:
+            raise requeue.Stop
         if not criterion.training or self.cfg.chance_patience <= 0:
             return
         if self._watch is None:
@@ -358,16 +368,31 @@ class ClozeRankingTask(FairseqTask):
             logger.warning("%s", report(verdict, self._beginning))
         if self.cfg.stop_at_chance:
             last = Path(self.cfg.save_dir, _DEFAULT_RESTORE_FILE)
+            left = f"{last} stays, look at it with 'fairseq-cloze doctor'" if last.exists() else "Nothing was saved"
             compat.end_run(
-                ChanceError(
-                    f"stopped at update {number}, as --stop-at-chance asks for; causes are named above. "
-                    + (
-                        f"{last} stays, look at it with 'fairseq-cloze doctor'"
-                        if last.exists()
-                        else "Nothing was saved"
-                    )
-                )
+                ChanceError.exit_code,
+                f"Error: stopped at update {number}, as --stop-at-chance asks for; causes are named above. {left}",
             )
+
+    # -- the run -----------------------------------------------------------------------------------------------------
+
+    def _begin_run(self) -> None:
+        """Say that this process trains into the save-dir, and heed requests to stop."""
+        requeue.listen()
+        if compat.rank() == 0 and self._run is None:
+            try:
+                self._run = RunLock(self.cfg.save_dir, data=os.path.abspath(self.shards[0].folder))
+            except OSError as error:  # a disk that is full, or without locks, is no reason not to train
+                logger.warning(
+                    "%s: cannot say that a training runs (%s); 'fairseq-cloze watch' will not see its end",
+                    Path(self.cfg.save_dir, RUN_FILE),
+                    error.strerror or error,
+                )
+
+    def requeued(self) -> None:
+        """Record that the run ends to be started again."""
+        if self._run is not None:
+            self._run.requeue()
 
     # -- checkpoints of this task ------------------------------------------------------------------------------------
 

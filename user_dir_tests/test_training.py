@@ -14,6 +14,8 @@ import torch
 
 from fairseq_cloze import register
 from fairseq_cloze.prepare import prepare
+from fairseq_cloze.requeue import EXIT_REQUEUE
+from fairseq_cloze.runs import RunState, run_state
 
 from .conftest import FINETUNE, PASSAGES, PLUGIN, ROOT, TRAIN_OPTIONS, Ran, free_port, run, start, train, validate
 
@@ -219,7 +221,9 @@ def test_hydra_train(tmp_path: Path, pretrained: Path, data_bin: Path, log: Ran)
 
 
 def test_killed_and_run_again_the_curve_goes_on(tmp_path: Path, pretrained: Path, data_bin: Path) -> None:
-    """kill -9 twice, the same command thrice: losses and weights of a run that was left alone, digit by digit."""
+    """kill -9, told to stop twice, the same command every time: losses and weights of a run that was left alone,
+    digit by digit.
+    """
     options = ("--arch", "cloze_roberta", "--finetune-from-model", pretrained / "model.pt", "--max-tokens", "1024")
     options += ("--max-epoch", "3", "--save-interval-updates", "5", "--keep-interval-updates", "1")
     whole = train(data_bin, tmp_path / "whole", *options)
@@ -227,23 +231,31 @@ def test_killed_and_run_again_the_curve_goes_on(tmp_path: Path, pretrained: Path
     assert len(expected) > 60
     found: Dict[int, float] = {}
     command = ("fairseq-train", data_bin, *TRAIN_OPTIONS, "--save-dir", tmp_path / "killed", *options)
-    for kill_at in (13, 44):
+    for kill_at, number in ((13, signal.SIGKILL), (23, signal.SIGUSR1), (44, signal.SIGTERM)):
         process = start(*command)
         assert process.stdout is not None
         text = ""
         for line in process.stdout:
             text += line
             if f'"num_updates": "{kill_at}"' in line:
-                os.kill(process.pid, signal.SIGKILL)
+                os.kill(process.pid, number)
                 break
         text += process.stdout.read()
-        assert process.wait() == -signal.SIGKILL
+        assert process.wait() == (-signal.SIGKILL if number == signal.SIGKILL else EXIT_REQUEUE)
+        if number != signal.SIGKILL:
+            updates = max(losses(Ran(0, text)))  # the signal comes while one is computed
+            assert text.splitlines()[-1] == (
+                f"Stopped after update {updates}, as it was told to. {tmp_path / 'killed' / 'checkpoint_last.pt'} is "
+                "saved: start the same command again to go on (exit status 75)"
+            )
+            assert run_state(tmp_path / "killed") is RunState.REQUEUED
         found.update(losses(Ran(0, text)))
     last = run(*command)
     assert f"resuming from {tmp_path / 'killed' / 'checkpoint_last.pt'}" in last.text
     assert f"weights are those of {tmp_path / 'killed' / 'checkpoint_last.pt'}" in last.text
     rerun = losses(last)
-    assert min(rerun) <= 44 < max(rerun)
+    assert min(rerun) >= 45
+    assert run_state(tmp_path / "killed") is RunState.ENDED
     found.update(rerun)
     assert found == expected
     states = [torch.load(tmp_path / run / "checkpoint_last.pt", weights_only=True) for run in ("whole", "killed")]
@@ -310,7 +322,9 @@ def test_two_processes_equal_one(tmp_path: Path, pretrained: Path, data_bin: Pat
     two = two_processes(data_bin, tmp_path / "two", *options, "--update-freq", update_freq)
     assert [row["n_blanks"] for row in two.metrics("train")] == [405, 405]
     assert [row["n_blanks"] for row in two.metrics("valid")] == [102, 102]
-    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["checkpoint_best.pt", "checkpoint_last.pt"]
+    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == [
+        *("checkpoint_best.pt", "checkpoint_last.pt", "run.json")
+    ]
     assert two.text.count(f"weights are those of {pretrained / 'model.pt'}") == 1
     if update_freq == 1:
         one = train(data_bin, tmp_path / "one", *options, "--update-freq", 2)
