@@ -144,7 +144,7 @@ class Arrivals:
                 self._say(f"{name}: pruned before it could be linked, not scored")
             with self._heard:
                 self.missed += len(words.get("missed", ()))
-                self._looked = max(self._looked, words.get("looked", 0))
+                self._looked += words.get("looked", 0)
                 if words.get("new"):
                     self._news, self.last = True, time.monotonic()
                 self._heard.notify_all()

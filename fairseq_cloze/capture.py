@@ -11,15 +11,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import shutil
 import signal
+import socket
 import stat
-import sys
 import threading
 import time
-from collections import deque
 from pathlib import Path
-from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 #: Names that count as checkpoints; the best by accuracy is a second name that the watch itself gives.
 CANDIDATE = re.compile(r"checkpoint(?!_best_accuracy).*\.pt")
@@ -32,10 +32,16 @@ NETWORK = frozenset(
 
 #: Seconds between looks: after something happened, as another may follow within milliseconds; while a file is waited
 #: for to be complete; and when nothing was heard of.
-_SOON, _LATER, _SELDOM = 0.002, 0.5, 30.0
+_SOON, _LATER, _SELDOM = 0.0002, 0.5, 30.0
 
 #: How long after a sign of life to look that often.  watchdog holds some events back for half a second.
-_LIVELY = 1.0
+_LIVELY = 0.75
+
+#: Seconds at least between two lines about what is new.
+_TELL = 0.02
+
+#: How new files are found out, other than by polling.
+EVENTS = "events"
 
 #: Size, inode and time of the last change, which tell files and their contents apart without reading them.
 Key = Tuple[int, int, int]
@@ -189,17 +195,23 @@ def hears_nothing(kind: str) -> bool:
 
 def observe(folder: Path, hear: Callable[[str], None]) -> str:
     """Have *hear* called with the name of each file that comes or is completed; returns how that is found out."""
-    from watchdog.events import FileSystemEvent, FileSystemEventHandler
+    from watchdog.events import (
+        FileClosedEvent,
+        FileMovedEvent,
+        FileSystemEvent,
+        FileSystemEventHandler,
+    )
     from watchdog.observers import Observer
     from watchdog.observers.polling import PollingObserver
 
     class Handler(FileSystemEventHandler):
         def on_any_event(self, event: FileSystemEvent) -> None:
-            if event.event_type in ("created", "moved", "closed"):
-                hear(os.path.basename(os.fsdecode(event.dest_path or event.src_path)))
+            hear(os.path.basename(os.fsdecode(event.dest_path or event.src_path)))
 
     def start(observer: Any) -> None:
-        observer.schedule(Handler(), str(folder))
+        # Not those of opening: every look is one.
+        kinds: List[Any] = [FileClosedEvent, FileMovedEvent]
+        observer.schedule(Handler(), str(folder), event_filter=kinds)
         observer.start()
 
     kind = file_system(folder)
@@ -208,7 +220,7 @@ def observe(folder: Path, hear: Callable[[str], None]) -> str:
     else:
         try:
             start(Observer())
-            return "events"
+            return EVENTS
         except OSError as error:
             how = f"polling every second ({error.strerror or error})"
     start(PollingObserver(timeout=1.0))
@@ -219,51 +231,63 @@ def observe(folder: Path, hear: Callable[[str], None]) -> str:
 
 
 class _Capture:
+    """One thread and no lock: at the pace of checkpoints that are pruned within a millisecond, waiting for one is late.
+
+    watchdog, which has several threads, is at work in a process of its own.
+    """
+
     def __init__(self, folder: Path, queue: Path) -> None:
-        self._wake = threading.Event()
-        self._heard: Deque[str] = deque()
-        self._lively_until = 0.0
-        self._asked = self._answered = 0
-        self._over = False
         self._linker = Linker(folder, queue, lambda text: self._tell(say=text))
+        self._events = _fork_observer(folder)
+        self._sources: List[Any] = [0, self._events]
+        self._seldom = _SELDOM
+        self._heard: List[str] = []
+        self._torn = b""
+        self._how: Optional[str] = None
+        self._lively_until = time.monotonic() + _LIVELY
+        self._new = 0
+        self._told = 0.0
+        self._asked = 0
+        self._over = False
 
     def run(self) -> None:
-        threading.Thread(target=self._listen, daemon=True).start()
-        self._look()
-        how = observe(self._linker.folder, self._hear)
-        self._tell(watching=how)
-        lively = _SOON if how == "events" else _LATER
         while not self._over:
             self._look()
-            pause = _SELDOM
-            if self._linker.pending:
-                pause = _LATER
-            if time.monotonic() < self._lively_until:
-                pause = lively
-            self._wake.wait(pause)
-            self._wake.clear()
+            pause = _LATER if self._linker.pending else self._seldom
+            if self._how is None or time.monotonic() < self._lively_until:
+                pause = _LATER if self._how and self._how != EVENTS else _SOON
+            for ready in select.select(self._sources, [], [], pause)[0]:
+                if ready == 0:
+                    asked = os.read(0, 4096)
+                    self._asked += len(asked)
+                    self._over = not asked
+                else:
+                    self._hear(self._events.recv(1 << 16))
 
-    def _hear(self, name: str) -> None:
-        if name.startswith("checkpoint"):  # that of a temporary file, too: what it becomes may be gone at once
-            self._heard.append(name)
+    def _hear(self, received: bytes) -> None:
+        if not received:
+            self._tell(say="the process that listens for checkpoints has died; looking every half a second")
+            self._sources.remove(self._events)
+            self._seldom, self._how = _LATER, "looking"
+            return
+        *words, self._torn = (self._torn + received).split(b"\0")
+        if words and self._how is None:
+            self._how = os.fsdecode(words.pop(0))
+            self._tell(watching=self._how)
+        # The name of a temporary file counts, too: what it becomes may be gone at once.
+        self._heard += [name for name in map(os.fsdecode, words) if name.startswith("checkpoint")]
+        if self._heard:
             self._lively_until = time.monotonic() + _LIVELY
-            self._wake.set()
-
-    def _listen(self) -> None:
-        for _ in sys.stdin:
-            self._asked += 1
-            self._wake.set()
-        self._over = True
-        self._wake.set()
 
     def _look(self) -> None:
-        asked = self._asked
-        heard = [self._heard.popleft() for _ in range(len(self._heard))]
-        new = self._linker.look()
+        asked = self._asked if self._how else 0
+        heard, self._heard = self._heard, []
+        self._new += self._linker.look()
         missed = self._missed(heard)
-        if new or missed or asked > self._answered:
-            self._answered = asked
-            self._tell(new=new, missed=missed, looked=asked)
+        if missed or asked or (self._new and time.monotonic() > self._told + _TELL):
+            self._tell(new=self._new, missed=missed, looked=asked)
+            self._asked -= asked
+            self._new, self._told = 0, time.monotonic()
 
     def _missed(self, heard: Sequence[str]) -> List[str]:
         """Checkpoints that came and were pruned before they could be linked."""
@@ -283,11 +307,31 @@ class _Capture:
             self._over = True
 
 
+def _fork_observer(folder: Path) -> socket.socket:
+    """Start a process that says how it finds out, then the name of each file, with a zero after each."""
+    here, there = socket.socketpair()
+    if os.fork():
+        there.close()
+        return here
+    try:
+        here.close()
+        for standard in (0, 1):
+            os.close(standard)
+        lock = threading.Lock()
+
+        def hear(name: str) -> None:
+            with lock:
+                there.sendall(os.fsencode(name) + b"\0")
+
+        with lock:  # the way comes first
+            there.sendall(observe(folder, hear).encode() + b"\0")
+        there.recv(1)  # until the other end is gone
+    finally:
+        os._exit(0)
+
+
 def main(folder: str, queue: str) -> None:
     """Link the checkpoints of *folder* into *queue* until standard input ends."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a terminal sends them to both: the parent decides
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a terminal sends them to all: the parent decides
         signal.signal(number, signal.SIG_IGN)
-    sys.setswitchinterval(0.0005)
     _Capture(Path(folder), Path(queue)).run()
-    sys.stdout.flush()
-    os._exit(0)  # threads of watchdog may sit in a read

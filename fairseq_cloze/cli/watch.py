@@ -44,6 +44,7 @@ def command(
 
     SAVE_DIR is what fairseq-train writes to; validation.jsonl, a table and a picture appear there.
     """
-    from ..watch import Resources, watch
+    from ..resources import Resources
+    from ..watch import watch
 
     watch(save_dir, data_bin, split, not everything, until_idle, Resources(**resources), emails, click.echo)
