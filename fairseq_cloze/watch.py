@@ -145,7 +145,7 @@ class Watcher:
         if emails:
             from .notify import Notifier
 
-            self._notifier = Notifier(f"watch {folder}", emails, report=report)
+            self._notifier = Notifier(f"watch {folder.resolve().name}", emails, report=report)
         self.resources, where = prepare_torch(resources, folder)
         report(f"scoring '{split}' of {data_bin} on {where}; {len(self.scores)} scored before")
 
@@ -176,9 +176,13 @@ class Watcher:
                     self._tell("stalled", f"no new checkpoint for {idle / 60:.0f} minutes, though the run goes on")
                 self.arrivals.wait(_POLL if until_idle is None else min(_POLL, max(0.05, until_idle - idle)))
             raise SystemExit(128 + stopped[0])  # whoever was interrupted swallowed it
-        except BaseException:
+        except SystemExit:
             if self._notifier is not None:
                 self._notifier.close(None, 10.0)
+            raise
+        except BaseException as error:
+            if self._notifier is not None:
+                self._notifier.close(self._event("failure", f"the watch itself failed ({error})"))
             raise
 
     def _inspect(self) -> None:
@@ -350,10 +354,10 @@ class Watcher:
     def _event(self, kind: str, text: str) -> Any:
         from .notify import Event
 
-        records = [record for record in read_validation(self.folder / RECORDS)]
+        records = read_validation(self.folder / RECORDS)
         return Event(
             kind,
-            f"{self.folder.resolve().name}: {text}",
+            text,
             f"{self.folder.resolve()}: {text}.\n\n{table(records)}",
             picture=lambda: draw(records, str(self.folder)),
         )

@@ -22,6 +22,7 @@ COMMANDS = {
     "compare": "compare",
     "average": "average",
     "watch": "watch",
+    "mail": "mail",
 }
 
 
