@@ -24,7 +24,9 @@ def _seconds(context: click.Context, option: click.Parameter, text: Optional[str
 @click.option(
     "--all/--latest", "everything", default=True, help="Score every checkpoint, or the newest of those that wait."
 )
-@click.option("--until-idle", metavar="T", callback=_seconds, help="End when nothing new came for 90s, 30m, 2h, ...")
+@click.option(
+    "--until-idle", metavar="T", callback=_seconds, help="End after 90s, 30m, 2h ... without a new checkpoint."
+)
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, ...  [default: cpu while a run may train here]")
 @click.option("--email", "emails", multiple=True, metavar="ADDRESS", help="Whom to tell; may be given several times.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Most passages (full, neighbors: blanks) in a batch.")
