@@ -117,7 +117,8 @@ def _known_options() -> Set[str]:
         "--criterion",
     }
     for command in COMMANDS:
-        known |= {option for param in main.get_command(None, command).params for option in param.opts}
+        parameters = main.get_command(None, command).params
+        known |= {option for param in parameters for option in (*param.opts, *param.secondary_opts)}
     for script in (ROOT / "scripts").glob("*.*"):
         known |= set(re.findall(r"--[a-z][a-z0-9-]*", script.read_text()))
     return known

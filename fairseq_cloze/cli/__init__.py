@@ -22,6 +22,7 @@ COMMANDS = {
     "compare": "compare",
     "average": "average",
     "run": "run",
+    "watch": "watch",
     "mail": "mail",
 }
 
