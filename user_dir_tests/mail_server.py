@@ -20,7 +20,7 @@ import trustme
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 #: Instead of a reply.
-HANG, DROP, TAKEN = "hang", "drop", "taken"
+HANG, DROP, TAKEN, LATE = "hang", "drop", "taken", "late"
 
 
 @dataclass
@@ -57,7 +57,8 @@ class Server:
 
     ``replies`` holds for a moment (GREETING, AUTH, MAIL, RCPT or an address, DATA, BODY, END, QUIT) what to answer the
     next times, in this order; then all is well again.  A reply may be HANG or DROP; TAKEN at the END is a server that
-    accepts a message and is gone before it says so.  An empty one is the usual one.
+    accepts a message and is gone before it says so.  An empty one is the
+    usual one, LATE the same after two seconds.
     """
 
     security: str = "plain"
@@ -146,6 +147,9 @@ class _SMTP(SMTP):
         reply = self.control.next_reply(*names) or None
         if reply == HANG:
             await asyncio.sleep(3600)
+        if reply == LATE:
+            await asyncio.sleep(2.0)
+            return None
         if reply == DROP:
             assert self.transport is not None
             self.transport.abort()

@@ -19,12 +19,13 @@ import trustme
 from click.testing import CliRunner
 
 from fairseq_cloze import mail as mail_module
+from fairseq_cloze import mail_spool
 from fairseq_cloze.cli import main
 from fairseq_cloze.mail import Flushed, Mail, Mailer, MailError, MailSettings, flush, send_test
 from fairseq_cloze.mail_spool import Entry, waiting
 
 from .conftest import environment, free_port
-from .mail_server import DROP, HANG, TAKEN, Server, Silent, fresh_home, until
+from .mail_server import DROP, HANG, LATE, TAKEN, Server, Silent, fresh_home, until
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS"),
@@ -329,6 +330,16 @@ def test_the_whole_takes_no_longer_than_allowed(tmp_path: Path) -> None:
         assert (server.connections, len(waiting(mailer.spool))) == (1, 1)
 
 
+def test_what_was_given_up_is_not_sent_after_all(tmp_path: Path) -> None:
+    """The server wakes up when the time is over; the message waits in the spool, and may not go as well."""
+    with Server(replies={"GREETING": [LATE]}) as server:
+        mailer = mailer_for(server, tmp_path, timeout=600.0)
+        assert not mailer.send(Mail("s", "t"), limit=0.5)
+        until(lambda: not any(thread.name == "mail" for thread in threading.enumerate()))
+        assert (server.received, server.commands) == ([], [])
+        assert mailer.flush() == Flushed(1, 0, [])
+
+
 def test_a_server_that_does_not_say_goodbye(tmp_path: Path) -> None:
     with Server(replies={"QUIT": [HANG]}) as server:
         mailer = mailer_for(server, tmp_path, timeout=600.0)
@@ -475,6 +486,18 @@ def test_a_message_that_another_process_sends_is_left_to_it(tmp_path: Path) -> N
             assert mailer.flush() == Flushed(0, 0, [])
             assert server.received == []
         assert mailer.flush() == Flushed(1, 0, [])
+
+
+def test_a_message_that_is_sent_while_it_is_being_claimed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process removes the file between our opening and our locking it."""
+    with Server() as server:
+        mailer = mailer_for(server, tmp_path)
+        Entry.create(mailer.spool, mail_module.compose(Mail("s", "t"), mailer.settings)).close()
+        (path,) = waiting(mailer.spool)
+        lock = mail_spool._lock
+        monkeypatch.setattr(mail_spool, "_lock", lambda descriptor: (path.unlink(), lock(descriptor))[1])
+        assert mailer.flush() == Flushed(0, 0, [])
+        assert server.received == []
 
 
 def test_a_message_is_ours_from_the_start(tmp_path: Path) -> None:

@@ -102,6 +102,7 @@ def test_seven_bits_and_short_lines() -> None:
     assert raw.isascii() and max(map(len, raw.split(b"\r\n"))) <= 998
     assert b"\n" not in raw.replace(b"\r\n", b"")
     assert bodies(composed(text=text))[0] == text + "\n"
+    assert compose(Mail("ß", "ß"), SETTINGS).message.isascii()
 
 
 # -- the headers -------------------------------------------------------------------------------------------------------

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import stat
 import subprocess
 import sys
+import termios
 import traceback
 from pathlib import Path
 from typing import Any
@@ -361,13 +363,24 @@ def test_a_keyring_that_asks_or_hangs(home: Path, tmp_path: Path, monkeypatch: p
         load_settings()
 
 
-def test_nobody_is_asked_at_a_terminal(home: Path) -> None:
-    """With a terminal for standard input, output and errors, and without a password: an error, not a question."""
+@pytest.mark.parametrize("asking", [False, True])
+def test_nobody_is_asked_at_a_terminal(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asking: bool
+) -> None:
+    """At a terminal, without a password, even with a keyring that would ask: an error, not a question."""
+    if asking:
+        backend(tmp_path, monkeypatch, "import getpass; return getpass.getpass('Unlock: ')")
     path = write(home, 'user = "me@gmail.com"\n')
     ours, theirs = pty.openpty()
     command = [sys.executable, "-c", "from fairseq_cloze.cli import main; main()", "mail", "test"]
     process = subprocess.Popen(
-        command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment(), start_new_session=True
+        command,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment(),
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )
     os.close(theirs)
     said = b""
