@@ -234,7 +234,9 @@ def _plain(node: ast.AST) -> Any:
         return [_plain(entry) for entry in node.elts]
     if isinstance(node, ast.Call):
         return {keyword.arg: _plain(keyword.value) for keyword in node.keywords}
+    if isinstance(node, ast.Name) and node.id not in ("inf", "nan"):  # an option that is a choice
+        return node.id
     try:
         return ast.literal_eval(node)
-    except ValueError:  # the name of a number that Python cannot write, as inf, or of something else
+    except ValueError:  # a number that Python cannot write
         return None

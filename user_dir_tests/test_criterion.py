@@ -139,6 +139,7 @@ def test_forward_counts_labelled_blanks_only() -> None:
     assert output == {
         "loss": loss.item(),
         "log_candidates": pytest.approx(math.log(4) + math.log(3)),
+        "told_to_stop": 0,
         "ntokens": 5,
         "nsentences": 1,
         "sample_size": 2,

@@ -105,11 +105,12 @@ def test_the_first_of_equally_good_validations_is_the_best() -> None:
 
 
 def test_a_configuration_with_a_namespace() -> None:
-    config = "{'_name': None, 'task': {'data': 'bin'}, 'model': Namespace(arch='roberta_base', lr=[1e-05], top=inf)}"
+    config = "{'_name': None, 'task': {'data': 'bin', 'view': full}, 'model': Namespace(arch='roberta_base', lr=[1e-05], top=inf)}"
     history = read(STAMP + "fairseq_cli.train | " + config)
     assert history.config["model"] == {"arch": "roberta_base", "lr": [1e-05], "top": None}
     assert history.setting("task", "data") == "bin"
-    assert history.setting("task", "view") is history.setting("common", "seed") is history.setting("_name", "x") is None
+    assert history.setting("task", "view") == "full"
+    assert history.setting("task", "seed") is history.setting("common", "seed") is history.setting("_name", "x") is None
     assert read(STAMP + "fairseq_cli.train | {'broken'").config == {}
 
 
@@ -133,7 +134,7 @@ def test_all_formats_of_a_real_run_say_the_same(data_bin: Path, pretrained: Path
         history = read_history(log)
         assert history.ended
         assert history.setting("checkpoint", "save_dir") == str(save_dir)
-        assert history.setting("task", "data") == str(data_bin)
+        assert history.setting("task", "data") == str(data_bin) and history.setting("task", "view") == "joint"
         histories.append(history)
     # A terminal shows the training lines in its progress bar only.
     expected = [_figures(history, point) for history in histories[:1] for point in history.points]
