@@ -21,6 +21,8 @@ COMMANDS = {
     "doctor": "doctor",
     "compare": "compare",
     "average": "average",
+    "watch": "watch",
+    "mail": "mail",
 }
 
 

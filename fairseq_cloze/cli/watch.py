@@ -1,0 +1,50 @@
+"""``fairseq-cloze watch``"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Optional, Tuple
+
+import click
+
+
+def _seconds(context: click.Context, option: click.Parameter, text: Optional[str]) -> Optional[float]:
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
+    if not found:
+        raise click.BadParameter(f"expected a time like 90s, 30m or 2h, found '{text}'")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
+@click.command("watch")
+@click.argument("save_dir", metavar="SAVE_DIR")
+@click.argument("data_bin", metavar="DATA-BIN")
+@click.option("--split", default="valid", show_default=True, help="Split of the data-bin.")
+@click.option(
+    "--all/--latest", "everything", default=True, help="Score every checkpoint, or the newest of those that wait."
+)
+@click.option("--until-idle", metavar="T", callback=_seconds, help="End when nothing new came for 90s, 30m, 2h, ...")
+@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, ...  [default: cpu while a run may train here]")
+@click.option("--email", "emails", multiple=True, metavar="ADDRESS", help="Whom to tell; may be given several times.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Most passages (full, neighbors: blanks) in a batch.")
+@click.option("--max-tokens", type=click.IntRange(min=1), help="Most tokens in a batch.  [default: 4096]")
+@click.option("--fp16", is_flag=True, help="Compute in half precision.")
+@click.option("--bf16", is_flag=True, help="Compute in bfloat16 where that is safe.")
+def command(
+    save_dir: str,
+    data_bin: str,
+    split: str,
+    everything: bool,
+    until_idle: Optional[float],
+    emails: Tuple[str, ...],
+    **resources: Any,
+) -> None:
+    """Score the checkpoints of a training as they come, until it ends.
+
+    SAVE_DIR is what fairseq-train writes to; validation.jsonl, a table and a picture appear there.
+    """
+    from ..resources import Resources
+    from ..watch import watch
+
+    watch(save_dir, data_bin, split, not everything, until_idle, Resources(**resources), emails, click.echo)
