@@ -21,6 +21,7 @@ COMMANDS = {
     "doctor": "doctor",
     "compare": "compare",
     "average": "average",
+    "report": "report",
     "watch": "watch",
     "mail": "mail",
 }
