@@ -63,3 +63,4 @@ byId("help-open").addEventListener("click", () => byId("help").showModal());
 byId("made").textContent =
   `${plural(data.runs.length, "run")} \u00b7 made ${data.made.replace("T", " ").replace("+00:00", " UTC")} ` +
   `by fairseq-cloze ${data.version}`;
+document.title = `Cloze report: ${data.runs.map((run) => run.label).join(", ")}`;

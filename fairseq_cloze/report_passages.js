@@ -92,7 +92,7 @@ function drawBar() {
     files.length > 1 && el("span", null, "Answers of ", segmented("Answers of", files.map((file, index) => ({
       value: index, text: file.label, mark: el("span", { class: "mark", css: { background: colour(file.run) } }) })), state.file, (file) => change({ file }))),
     segmented("Blanks", FILTERS.map(([value, text], index) => ({ value, text: `${text}`, disabled: Boolean(why[value]), title: why[value] || `key ${index + 1}` })), state.filter, (filter) => change({ filter })),
-    !why.uncertain && el("label", null, "below", slider, el("output", null, percent(100 * state.below, 0))),
+    !why.uncertain && el("label", null, "uncertain below", slider, el("output", null, percent(100 * state.below, 0))),
     el("label", null, "Order", el("select", { "data-value": "order", on: { change: (event) => change({ order: event.target.value }) } },
       [["given", "as given"], ["worst", "worst first"], ["unsure", "least sure first"]].map(([value, text]) => el("option", { value, selected: value === state.order }, text)))),
     el("input", { type: "search", id: "search", placeholder: "Search by id  /", "aria-label": "Search passages by id", value: state.search, "data-value": "search",
@@ -198,15 +198,15 @@ function drawBlank() {
         files.length > 1 && el("span", { class: "hidden-text" }, `${file.label}: `), gauge(file, blank, option))));
     }
   }
-  const keys = files.length > 1 && el("p", { class: "small" }, files.map((file) => {
+  const answers = el("ul", null, files.map((file) => {
     const right = isRight(file, passage, blank);
-    return el("span", { class: "nowrap" }, el("span", { class: "mark", css: { background: colour(file.run) } }), file.label, " ",
-      el("span", { class: right === null ? "" : right ? "sign-right" : "sign-wrong" }, signOf(right)), "\u2003");
+    return el("li", null, files.length > 1 && [el("span", { class: "mark", css: { background: colour(file.run) } }), `${file.label}: `],
+      el("span", { class: right === null ? "" : right ? "sign-right" : "sign-wrong" }, `${signOf(right)} ${nameOf(passage, blank, file.answers[passage][blank])}`));
   }));
   panel.replaceChildren(
     el("header", null, el("h3", null, `Blank ${blank + 1} of ${goldOf(passage).length}`),
       el("button", { type: "button", class: "small", "aria-label": "Close the blank", on: { click: () => change({ blank: null }) } }, "\u2715")),
-    ...[keys].filter(Boolean),
+    answers,
     el("table", { class: "options" }, el("tbody", null, lines)),
     ...(gold === "-" ? [el("p", { class: "mute small" }, "The right answer is not known.")] : []),
     ...(files.every((file) => !file.probabilities) ? [el("p", { class: "mute small" }, "The prediction file has no probabilities; write it with 'fairseq-cloze predict --scores' or 'fairseq-cloze evaluate --predictions'.")] : []));

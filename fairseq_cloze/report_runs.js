@@ -139,7 +139,8 @@ function makeChart(metric, title) {
       svg("rect", { x: box.left - 5, y: box.top - 5, width: box.right - box.left + 10, height: box.bottom - box.top + 10 }));
     parts.push(svg("defs", null, clip), inside);
     for (const [value, name] of drawn) {
-      parts.push(svg("text", { class: "halo", x: box.right, y: y(value) - 5, "text-anchor": "end" }, name));
+      const below = name.startsWith("chance");  // a run at chance is rather above the line
+      parts.push(svg("text", { class: "halo", x: box.right, y: y(value) + (below ? 14 : -5), "text-anchor": "end" }, name));
     }
     if (values.some((value) => value > high)) {
       parts.push(svg("text", { class: "halo", x: box.left + 4, y: box.top + 6 }, `\u2191 up to ${figure(Math.max(...values), metric)}`));
@@ -152,9 +153,12 @@ function makeChart(metric, title) {
     if (!updates.length) return;
     const at = updates.reduce((best, update) => (Math.abs(update - place) < Math.abs(best - place) ? update : best));
     drawing.append(svg("line", { class: "axis", x1: x(at), x2: x(at), y1: box.top, y2: box.bottom }));
-    const rows = shown.flatMap((curve) => curve.points.filter((point) => point[0] === at).slice(-1).map((point) => el("div", null,
-      el("span", { class: "mark", css: { background: colour(curve.run) } }),
-      `${data.runs.length > 1 ? `${curve.label}, ` : ""}${curve.name}`, el("b", null, figure(point[1], metric)))));
+    const rows = shown.map((curve) => {
+      const near = curve.points.reduce((best, point) => (Math.abs(point[0] - at) <= Math.abs(best[0] - at) ? point : best));
+      const away = near[0] === at ? "" : ` at ${number(near[0])}`;
+      return Math.abs(near[0] - at) <= 0.1 * last && el("div", null, el("span", { class: "mark", css: { background: colour(curve.run) } }),
+        `${data.runs.length > 1 ? `${curve.label}, ` : ""}${curve.name}${away}`, el("b", null, figure(near[1], metric)));
+    }).filter(Boolean);
     readout.replaceChildren(el("div", null, el("strong", null, `update ${number(at)}`)), ...rows);
     const share = x(at) / width;
     readout.style.left = share < 0.5 ? `${100 * share + 2}%` : "auto";
@@ -232,7 +236,7 @@ function confusionTable(file) {
 }
 
 function calibrationPlot(file) {
-  const size = { left: 30, right: 182, top: 8, bottom: 138 };
+  const size = { left: 30, right: 182, top: 22, bottom: 138 };
   const x = (value) => size.left + (value / 100) * (size.right - size.left);
   const y = (value) => size.bottom - (value / 100) * (size.bottom - size.top);
   const blanks = file.calibration.reduce((sum, row) => sum + row[2], 0);
@@ -247,6 +251,7 @@ function calibrationPlot(file) {
         svg("line", { class: "grid", x1: x(0), x2: x(100), y1: y(tick), y2: y(tick) }),
         svg("text", { x: size.left - 5, y: y(tick) + 4, "text-anchor": "end" }, String(tick)),
         svg("text", { x: x(tick), y: size.bottom + 15, "text-anchor": tick === 100 ? "end" : "middle" }, String(tick))]),
+      svg("text", { x: 0, y: 10 }, "right, %"),
       svg("text", { x: x(50), y: 167, "text-anchor": "middle" }, "probability, %"),
       svg("line", { class: "level", x1: x(0), x2: x(100), y1: y(0), y2: y(100) }),
       file.calibration.map(([p, share, count]) => svg("circle", { class: "point", cx: x(p), cy: y(share), r: 2.5 + 4 * Math.sqrt(count / most), css: { fill: colour(file.run) } },
@@ -257,10 +262,10 @@ function groupTable(files, grouping) {
   const groups = [...new Set(files.flatMap((file) => Object.keys(file.breakdown[grouping] || {})))];
   const several = files.length > 1;
   return el("table", { class: "groups" },
-    groups.map((group) => el("tbody", null, files.filter((file) => (file.breakdown[grouping] || {})[group]).map((file, row) => {
+    groups.map((group) => el("tbody", null, files.filter((file) => (file.breakdown[grouping] || {})[group]).map((file, row, among) => {
       const [accuracy, low, high, blanks] = file.breakdown[grouping][group];
       return el("tr", null,
-        el("th", { scope: "row" }, row === 0 ? [group, el("div", { class: "mute small" }, plural(blanks, "blank"))] : el("span", { class: "hidden-text" }, group)),
+        row === 0 && el("th", { scope: "rowgroup", rowspan: among.length }, group, el("div", { class: "mute small" }, plural(blanks, "blank"))),
         several && el("td", { class: "small" }, el("span", { class: "mark", css: { background: colour(file.run) } }), file.label),
         el("td", { class: "value" }, `${percent(accuracy)} `, el("span", { class: "mute small" }, `${low.toFixed(1)} to ${high.toFixed(1)}`)),
         el("td", { class: "track", "aria-hidden": "true" }, el("span", null,
