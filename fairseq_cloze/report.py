@@ -13,7 +13,8 @@ from typing import Any, Dict, List, Optional, Sequence
 from . import __version__
 from .errors import ClozeError
 from .files import PathLike, write_text
-from .report_figures import levels, run_figures, set_figures
+from .report_answers import set_figures
+from .report_figures import levels, run_figures
 from .report_passages import make_sets
 from .report_runs import read_runs
 

@@ -1,18 +1,14 @@
-"""Figures of a report: each run's facts, curves and verdict, and what its answers show, ready for JSON."""
+"""Figures of a report: each run's facts, curves and verdict, ready for JSON."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from .breakdown import wilson_interval
 from .databin import MANIFEST, DataBin
 from .history import TRAIN_TAGS, History
-from .passages import LETTERS
-from .predictions import Predictions
 from .ranking import chance_interval
-from .report_passages import Answers, PassageSet, Text
+from .report_answers import JsonObject, count_right, rounded
 from .report_runs import Run
 
 #: A point of a curve: updates done, value.
@@ -20,9 +16,6 @@ Curve = List[Tuple[int, float]]
 
 _MOST_POINTS = 800  # of a curve, more than a screen has
 _SMOOTHED = 40  # points of training from which on their running mean is shown
-_DIGITS = 5
-
-JsonObject = Dict[str, Any]
 
 
 # -- a run -----------------------------------------------------------------------------------------------------------
@@ -31,7 +24,7 @@ JsonObject = Dict[str, Any]
 def run_figures(run: Run) -> JsonObject:
     """Everything about a run but its answers; values that are not known are ``None``."""
     best = _best_valid(run)
-    figures = {
+    return {
         "label": run.label,
         "files": [str(path) for path in run.files],
         "format": _data_format(run),
@@ -44,19 +37,26 @@ def run_figures(run: Run) -> JsonObject:
         "others": [other for other in _best_by_split(run) if best and other["split"] != best["split"]],
         "curves": _curves(run),
         "notices": _notices(run, best),
-        "notes": list(run.notes),
+        "notes": [*run.notes, *_missing(run)],
     }
-    if run.history is not None and run.history.points:
-        first = min(point.update for point in run.history.points)
-        every = run.history.setting("common", "log_interval") or 100
-        if first > every:
-            figures["notes"].append(
-                f"The log begins at update {first:,}; what was before stands in an earlier log, which can be given as "
-                "another RUN."
-            )
-        if best is None and not run.history.subsets():
-            figures["notes"].append("The log has no validation.")
-    return figures
+
+
+def _missing(run: Run) -> List[str]:
+    """What a log leaves out."""
+    if run.history is None or not run.history.points:
+        return []
+    notes = []
+    if not run.history.config:
+        notes.append("Its log has no configuration, so data format, model, LR and batch are not known.")
+    first, every = run.history.points[0].update, run.history.setting("common", "log_interval") or 100
+    if first > every:
+        notes.append(
+            f"Its log begins at update {first:,}; what was before stands in an earlier log, which can be given as "
+            "another RUN."
+        )
+    if not run.history.subsets() and not run.scores:
+        notes.append("Its log has no validation.")
+    return notes
 
 
 def _setting(run: Run, group: str, name: str) -> Any:
@@ -139,11 +139,11 @@ def _best_train(run: Run) -> Optional[JsonObject]:
     epochs = [(point.values["accuracy"], point.update) for point in run.history.of("train") if "accuracy" in point.values]
     if epochs:
         value, update = max(epochs, key=lambda pair: pair[0])
-        return {"accuracy": _round(value), "update": update, "of": "mean of an epoch"}
+        return {"accuracy": rounded(value), "update": update, "of": "mean of an epoch"}
     smooth = smoothed(_train_curve(run.history, "accuracy"))
     if smooth:
         update, value = max(smooth, key=lambda pair: pair[1])
-        return {"accuracy": _round(value), "update": update, "of": "running mean"}
+        return {"accuracy": rounded(value), "update": update, "of": "running mean"}
     return None
 
 
@@ -272,7 +272,7 @@ def smoothed(curve: Curve) -> Curve:
 def _curve(kind: str, name: str, points: Sequence[Tuple[int, float]]) -> JsonObject:
     step = math.ceil(len(points) / _MOST_POINTS)
     kept = [*points[:-1][::step], points[-1]]
-    return {"kind": kind, "name": name, "points": [[update, _round(value)] for update, value in kept]}
+    return {"kind": kind, "name": name, "points": [[update, rounded(value)] for update, value in kept]}
 
 
 def levels(runs: Sequence[JsonObject], histories: Sequence[Optional[History]]) -> JsonObject:
@@ -283,116 +283,12 @@ def levels(runs: Sequence[JsonObject], histories: Sequence[Optional[History]]) -
         return {"chance": None, "low": None, "high": None, "loss": None}
     chance = chances.pop()
     widest = max((one for one in best if one["high"] is not None), key=lambda one: one["high"], default=None)
-    softmax = all(h is None or h.setting("criterion", "ranking_loss") in (None, "softmax") for h in histories)
     options = 100.0 / chance if chance > 0 else 0.0
+    even = options >= 2 and abs(options - round(options)) < 0.02  # every blank has as many
+    softmax = all(h is None or h.setting("criterion", "ranking_loss") in (None, "softmax") for h in histories)
     return {
         "chance": chance,
         "low": widest["low"] if widest else None,
         "high": widest["high"] if widest else None,
-        "loss": _round(math.log(options)) if softmax and options >= 2 and abs(options - round(options)) < 0.02 else None,
+        "loss": rounded(math.log(options)) if softmax and even else None,
     }
-
-
-# -- answers ---------------------------------------------------------------------------------------------------------
-
-
-def count_right(predictions: Predictions) -> Tuple[int, int, Optional[float]]:
-    """Right and labelled blanks, and what guessing gives in percent where the number of options is known."""
-    right = blanks = 0
-    chance: Optional[float] = 0.0
-    for prediction in predictions.values():
-        for number, (answer, gold) in enumerate(zip(prediction.answers, prediction.gold)):
-            if gold is None:
-                continue
-            blanks += 1
-            right += answer == gold
-            if prediction.probabilities is None:
-                chance = None
-            elif chance is not None:
-                chance += 100.0 / len(prediction.probabilities[number])
-    return right, blanks, chance / blanks if chance is not None and blanks else None
-
-
-def set_figures(passages: PassageSet) -> JsonObject:
-    """A set of passages with the answers of every file, as the page's script reads them.
-
-    Per passage its id, its gold as letters (``-`` where unknown) and, where known, the text's segments and the
-    candidates; per file and passage the answers as letters and the probabilities in thousandths.
-    """
-    entries = []
-    for passage_id, prediction in passages.predictions.items():
-        entry: List[Any] = [passage_id, "".join(letter or "-" for letter in prediction.gold)]
-        if passages.passages is not None:
-            text: Text = passages.passages[passage_id]
-            entry += [text.segments, text.candidates]
-        entries.append(entry)
-    names = list(passages.predictions)
-    return {
-        "name": passages.passages.name if passages.passages else passages.answers[0].answered.path.name,
-        "texts": passages.passages is not None,
-        "why_not": passages.why_not,
-        "passages": entries,
-        "files": [_answer_figures(answers, names) for answers in passages.answers],
-    }
-
-
-def _answer_figures(answers: Answers, names: Sequence[str]) -> JsonObject:
-    predictions = answers.answered.predictions
-    right, blanks, _ = count_right(predictions)
-    with_probabilities = all(one.probabilities is not None for one in predictions.values())
-    return {
-        "run": answers.run,
-        "label": answers.label,
-        "file": str(Path(answers.answered.path)),
-        "right": right,
-        "blanks": blanks,
-        "interval": [_round(100.0 * bound) for bound in wilson_interval(right, blanks)] if blanks else None,
-        "answers": ["".join(predictions[name].answers) for name in names],
-        "probabilities": (
-            [[[round(1000 * p) for p in row] for row in predictions[name].probabilities or ()] for name in names]
-            if with_probabilities
-            else None
-        ),
-        "confusion": confusion(predictions),
-        "calibration": calibration(predictions) if with_probabilities else None,
-        "breakdown": {
-            grouping: {
-                group: [_round(row[name]) for name in ("accuracy", "interval_low", "interval_high", "n_blanks")]
-                for group, row in groups.items()
-            }
-            for grouping, groups in answers.breakdown.items()
-        },
-    }
-
-
-def confusion(predictions: Predictions) -> List[List[int]]:
-    """Labelled blanks by the letter of gold (rows) and of the answer (columns)."""
-    pairs = [
-        (LETTERS.index(gold), LETTERS.index(answer))
-        for prediction in predictions.values()
-        for gold, answer in zip(prediction.gold, prediction.answers)
-        if gold is not None
-    ]
-    size = max((max(pair) + 1 for pair in pairs), default=0)
-    table = [[0] * size for _ in range(size)]
-    for gold_index, answer_index in pairs:
-        table[gold_index][answer_index] += 1
-    return table
-
-
-def calibration(predictions: Predictions) -> List[List[float]]:
-    """Mean probability of the answer and share that is right, in percent, and blanks, for each tenth with blanks."""
-    sums = [[0.0, 0, 0] for _ in range(10)]
-    for prediction in predictions.values():
-        for answer, gold, row in zip(prediction.answers, prediction.gold, prediction.probabilities or ()):
-            if gold is not None:
-                probability = row[LETTERS.index(answer)]
-                cell = sums[min(int(10 * probability), 9)]
-                cell[0] += probability
-                cell[1] += answer == gold
-                cell[2] += 1
-    return [[_round(100 * p / n), _round(100 * right / n), n] for p, right, n in sums if n]
-
-
-def _round(value: float) -> float:
-    return float(f"{value:.{_DIGITS}g}") if not isinstance(value, int) else value

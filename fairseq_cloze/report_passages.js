@@ -69,8 +69,8 @@ const panel = el("aside", { class: "blank", "aria-label": "Blank", "aria-live": 
 let rows = [];
 
 function segmented(label, names, chosen, choose) {
-  return el("div", { class: "segmented", role: "radiogroup", "aria-label": label }, names.map(({ value, text, disabled, mark, title }) => el("button", {
-    type: "button", role: "radio", "aria-checked": String(value === chosen), disabled, title, "data-value": value, on: { click: () => choose(value) },
+  return el("div", { class: "segmented", role: "group", "aria-label": label }, names.map(({ value, text, disabled, mark, title }) => el("button", {
+    type: "button", "aria-pressed": String(value === chosen), disabled, title, "data-value": value, on: { click: () => choose(value) },
   }, mark, text)));
 }
 

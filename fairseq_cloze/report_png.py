@@ -64,14 +64,16 @@ def _curves(data: Mapping[str, Any], metric: str) -> Any:
             axes.plot(*zip(*curve["points"]), color=colour, label=label, **_STYLES[curve["kind"]])
     for name, level in _levels(data, metric):
         axes.axhline(level, color="#777777", linewidth=1, linestyle=":")
-        axes.annotate(name, (0.995, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="#444444")
+        side = "top" if name.startswith("chance") else "bottom"
+        axes.annotate(name, (0.995, level), xycoords=("axes fraction", "data"), ha="right", va=side, color="#444444")
     if metric == "accuracy" and data["levels"]["low"] is not None:
         axes.axhspan(data["levels"]["low"], data["levels"]["high"], color="#777777", alpha=0.12, linewidth=0)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("updates")
     axes.set_ylabel(_LABELS[metric])
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize="small")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize="small")
     return figure
 
 

@@ -28,7 +28,7 @@ class Answered:
 
     Attributes:
         path: where it is
-        split: the split its name gives (``predictions_SPLIT.json``), or ``None``
+        split: the split that its name gives in a save-dir (``predictions_SPLIT.json``), else ``None``
         predictions: what it holds
     """
 
@@ -107,8 +107,8 @@ def _read_save_dir(run: Run) -> None:
         _read_answers(run, path)
     if not run.files:
         raise ClozeError(
-            f"{folder}: expected a save-dir with {RUN_FILE} and a log, with {RECORDS} or with {_PREDICTIONS}SPLIT.json, "
-            "found none of them; give the log file or a prediction file itself as RUN"
+            f"{folder}: expected a save-dir with {RUN_FILE} and a log, with {RECORDS} or with "
+            f"{_PREDICTIONS}SPLIT.json, found none of them; give the log file or a prediction file itself as RUN"
         )
     if run.history is None:
         run.notes.append(
@@ -173,23 +173,22 @@ def _read_answers(run: Run, path: Path) -> None:
         raise ClozeError(
             f"{path}: expected predictions, found no passage; write them with 'fairseq-cloze evaluate --predictions'"
         )
-    split = path.stem[len(_PREDICTIONS) :] if path.stem.startswith(_PREDICTIONS) else None
+    split = path.stem[len(_PREDICTIONS) :] if run.path.is_dir() else None
     run.answered.append(Answered(path, split, predictions))
     run.files.append(path)
 
 
 def _find_data(run: Run) -> None:
-    """Where a run's passages may be: what it recorded itself, then what lies in the save-dir beside its file."""
+    """Where a run's passages may be: what the run recorded itself, or the save-dir that its file lies in."""
     folder = run.path if run.path.is_dir() else run.path.parent
-    found: List[Any] = [run_record(folder).get("data")] if run.path.is_dir() or run.answered or run.scores else []
-    found += [record.get("data_bin") for record in reversed(run.scores)]
+    found: List[Any] = [run_record(folder).get("data")] if run.history is None or run.path.is_dir() else []
+    scores = run.scores or (read_validation(folder / RECORDS) if run.answered else [])
+    found += [record.get("data_bin") for record in reversed(scores)]
     if run.history is not None:
         named = run.history.setting("task", "data")
         if isinstance(named, str):
             first = named.split(":")[0]
-            found += [first, Path(run.history.header.get("folder", "."), first)]
-    if run.answered and not found[0:1] and (folder / RECORDS).exists():
-        found += [record.get("data_bin") for record in reversed(read_validation(folder / RECORDS))]
+            found += [Path(run.history.header.get("folder", "."), first), first]
     run.data_bins = [Path(place) for place in dict.fromkeys(str(place) for place in found if place)]
 
 
@@ -223,5 +222,3 @@ def _name_parts(path: Path) -> List[str]:
     if path.name == RECORDS:
         return list(path.parent.parts[1:]) or ["/"]
     return [*path.parts[1:-1], path.stem]
-
-
