@@ -18,6 +18,7 @@ import socket
 import stat
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
@@ -33,6 +34,8 @@ NETWORK = frozenset(
 #: Seconds between looks: after something happened, as another may follow within milliseconds; while a file is waited
 #: for to be complete; and when nothing was heard of.
 _SOON, _LATER, _SELDOM = 0.0002, 0.5, 30.0
+
+_GLANCE = 0.005
 
 #: How long after a sign of life to look that often.  watchdog holds some events back for half a second.
 _LIVELY = 0.75
@@ -197,6 +200,8 @@ def observe(folder: Path, hear: Callable[[str], None]) -> str:
     """Have *hear* called with the name of each file that comes or is completed; returns how that is found out."""
     from watchdog.events import (
         FileClosedEvent,
+        FileCreatedEvent,
+        FileModifiedEvent,
         FileMovedEvent,
         FileSystemEvent,
         FileSystemEventHandler,
@@ -208,10 +213,9 @@ def observe(folder: Path, hear: Callable[[str], None]) -> str:
         def on_any_event(self, event: FileSystemEvent) -> None:
             hear(os.path.basename(os.fsdecode(event.dest_path or event.src_path)))
 
-    def start(observer: Any) -> None:
-        # Not those of opening: every look is one.
-        kinds: List[Any] = [FileClosedEvent, FileMovedEvent]
-        observer.schedule(Handler(), str(folder), event_filter=kinds)
+    def start(observer: Any, *kinds: Any) -> None:
+        # Nothing about opening and reading: every look would be heard of.
+        observer.schedule(Handler(), str(folder), event_filter=list(kinds))
         observer.start()
 
     kind = file_system(folder)
@@ -219,11 +223,11 @@ def observe(folder: Path, hear: Callable[[str], None]) -> str:
         how = f"polling every second, on {kind}"
     else:
         try:
-            start(Observer())
+            start(Observer(), FileClosedEvent, FileMovedEvent)
             return EVENTS
         except OSError as error:
             how = f"polling every second ({error.strerror or error})"
-    start(PollingObserver(timeout=1.0))
+    start(PollingObserver(timeout=1.0), FileCreatedEvent, FileModifiedEvent, FileMovedEvent)
     return how
 
 
@@ -245,6 +249,7 @@ class _Capture:
         self._torn = b""
         self._how: Optional[str] = None
         self._lively_until = time.monotonic() + _LIVELY
+        self._changed = 0  # when the folder was
         self._new = 0
         self._told = 0.0
         self._asked = 0
@@ -256,13 +261,33 @@ class _Capture:
             pause = _LATER if self._linker.pending else self._seldom
             if self._how is None or time.monotonic() < self._lively_until:
                 pause = _LATER if self._how and self._how != EVENTS else _SOON
-            for ready in select.select(self._sources, [], [], pause)[0]:
+            self._wait(pause)
+
+    def _wait(self, seconds: float) -> None:
+        """Wait for events and requests; where the folder is local, glance at its time of change meanwhile.
+
+        An event passes through three threads of watchdog before it is here, which takes longer than three small
+        checkpoints do, one system call every few milliseconds less.
+        """
+        until = time.monotonic() + seconds
+        glance = _GLANCE if self._how == EVENTS else seconds
+        while True:
+            found = select.select(self._sources, [], [], max(0.0, min(glance, until - time.monotonic())))[0]
+            for ready in found:
                 if ready == 0:
                     asked = os.read(0, 4096)
                     self._asked += len(asked)
                     self._over = not asked
                 else:
                     self._hear(self._events.recv(1 << 16))
+            changed = self._changed
+            with suppress(OSError):
+                self._changed = os.stat(self._linker.folder).st_mtime_ns
+            if self._changed != changed:
+                self._lively_until = time.monotonic() + _LIVELY
+            elif not found and time.monotonic() < until:
+                continue
+            return
 
     def _hear(self, received: bytes) -> None:
         if not received:

@@ -69,7 +69,14 @@ class Ensemble:
             **{name: sum(getattr(scores, name) for scores in scored) for name in _COSTS},
         )
 
-    def fit(self, store: Store, split: str, batch_size: Optional[int] = None, max_tokens: Optional[int] = None) -> None:
+    def fit(
+        self,
+        store: Store,
+        split: str,
+        batch_size: Optional[int] = None,
+        max_tokens: Optional[int] = None,
+        progress: Optional[Any] = None,
+    ) -> None:
         """Choose the weights that make the right answers of a split most probable, see :func:`fit`.
 
         Raises:
@@ -79,7 +86,7 @@ class Ensemble:
         labelled = np.flatnonzero(gold != UNLABELLED)
         if not len(labelled):
             raise ClozeError(f"split '{split}': expected labelled blanks to fit weights on, found none; name another")
-        scored = [scorer.score(store, batch_size, max_tokens).log_probabilities for scorer in self.scorers]
+        scored = [scorer.score(store, batch_size, max_tokens, progress).log_probabilities for scorer in self.scorers]
         self.weights = fit(np.stack([scores[labelled, gold[labelled]] for scores in scored]))
 
 

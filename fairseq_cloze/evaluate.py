@@ -16,6 +16,7 @@ from .breakdown import Breakdown, break_down, breakdown_lines
 from .databin import DataBin
 from .encoding import EncodingOptions, encode_passages
 from .ensemble import Ensemble
+from .errors import ClozeError
 from .files import PathLike, split_paths
 from .passages import LETTERS, Tally, read_passages
 from .predictions import make_predictions, write_predictions
@@ -139,13 +140,18 @@ def evaluate(
     Raises:
         ClozeError: checkpoint and data-bin cannot be read or do not belong together
     """
+    if weights is not None and fit_weights is not None:
+        raise ClozeError("--weights and --fit-weights: expected one of them, as fitting chooses the weights")
     data = DataBin(data_bin)
     store = data.open(split)
     where = f"data-bin {data.folder}"
     ensemble = Ensemble(split_paths(checkpoint), data.vocabulary, where, settings, device, fp16, bf16, weights)
     limits = (batch_size, max_tokens)
     if fit_weights is not None:
-        ensemble.fit(data.open(fit_weights), fit_weights, *limits)
+        fitted = data.open(fit_weights)
+        total = fitted.blanks * len(ensemble.scorers)
+        with tqdm(total=total, desc=f"fit on {fit_weights}", unit=" blanks", disable=None) as progress:
+            ensemble.fit(fitted, fit_weights, *limits, progress)
     total = store.blanks * len(ensemble.scorers)
     with tqdm(total=total, desc=f"evaluate {split}", unit=" blanks", disable=None) as progress:
         scores = ensemble.score(store, *limits, progress)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import List, Optional
 
 from .files import PathLike
-from .mail_delivery import SLOWEST, Outcome, deliver
+from .mail_delivery import Outcome, deliver, longest
 from .mail_message import Mail, compose, last_lines
 from .mail_settings import MailError, MailSettings, load_settings, settings_path, state_path
 from .mail_spool import Entry, waiting
@@ -69,7 +69,7 @@ class Mailer:
 
         Args:
             mail: the mail
-            limit: seconds that delivery may take; by default what :data:`ATTEMPTS` need at a server that never answers
+            limit: seconds that delivery may take; by default as long as :data:`ATTEMPTS` may take
 
         Returns:
             whether it left for all its addresses
@@ -81,7 +81,7 @@ class Mailer:
         letter = compose(mail, self.settings)
         pauses = [PAUSE * 4**number for number in range(ATTEMPTS - 1)]
         if limit is None:
-            limit = ATTEMPTS * (self.settings.timeout + len(letter.message) / SLOWEST) + sum(pauses)
+            limit = ATTEMPTS * longest(letter, self.settings) + sum(pauses)
         end = time.monotonic() + limit
         try:
             entry = Entry.create(self.spool, letter)
@@ -100,7 +100,7 @@ class Mailer:
             if outcome.trouble:
                 self.problems.append(f"mail '{letter.subject}' was not sent: {outcome.trouble}; {fate}")
         if not outcome.server:
-            self._flush(end)
+            self._flush(end, but=entry.path)
         return not entry.letter.to and not entry.refused
 
     def flush(self, limit: float = 600.0) -> Flushed:
@@ -112,10 +112,12 @@ class Mailer:
         self.problems = []
         return self._flush(time.monotonic() + limit)
 
-    def _flush(self, end: float) -> Flushed:
+    def _flush(self, end: float, but: Optional[Path] = None) -> Flushed:
         sent = kept = 0
         reachable = True
         for path in waiting(self.spool):
+            if path == but:
+                continue
             try:
                 entry = Entry.claim(path)
             except (OSError, ValueError) as error:
@@ -138,16 +140,16 @@ class Mailer:
         letter = entry.letter
         outcome = deliver(letter, self.settings, max(1.0, end - time.monotonic()))
         remaining = [address for address in letter.to if address not in (*outcome.served, *outcome.refused)]
+        where = f"; it is kept in {self.spool / 'refused'}" if entry.path else ""
         try:
             entry.settle(tuple(outcome.refused), remaining)
         except OSError as error:
+            where = ""
             self.problems.append(
-                f"{entry.path}: cannot be written ({error.strerror or error}), so that mail '{letter.subject}' may go "
-                "out again; remove the file"
+                f"{entry.path}: cannot be written ({error.strerror or error}); '{letter.subject}' may be sent again"
             )
-        for address, reason in outcome.refused.items():
-            where = f"; it is kept in {self.spool / 'refused'}" if entry.path else ""
-            self.problems.append(f"mail '{letter.subject}' is refused for {address}: {reason}{where}")
+        for reason, addresses in outcome.refusals():
+            self.problems.append(f"mail '{letter.subject}' is refused for {addresses}: {reason}{where}")
         return outcome
 
 
@@ -179,7 +181,7 @@ def send_test(settings: Optional[MailSettings] = None) -> str:
     if outcome.trouble:
         raise MailError(outcome.trouble)
     if outcome.refused:
-        raise MailError("; ".join(f"refused for {address}: {said}" for address, said in outcome.refused.items()))
+        raise MailError("; ".join(f"refused for {addresses}: {reason}" for reason, addresses in outcome.refusals()))
     how = {"ssl": "TLS", "starttls": "STARTTLS", "plain": "no encryption"}[settings.security]
     who = f"as {settings.user}" if settings.user else "without log-in"
     return f"sent to {', '.join(letter.to)} by {settings.host}:{settings.port} ({how}, {who})"

@@ -7,13 +7,14 @@ that are paths and checks no certificate.  Its connection, TLS, log-in and sendi
 from __future__ import annotations
 
 import importlib
+import math
 import re
 import socket
 import ssl
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Dict, Optional, Sequence, Tuple, Type
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Type
 
 from .mail_message import Letter, clean
 from .mail_settings import GMAIL, PORTS, MailError, MailSettings, settings_path
@@ -46,8 +47,13 @@ class Outcome:
     again: bool = False
     server: bool = False
 
+    def refusals(self) -> List[Tuple[str, str]]:
+        """Each reason why addresses are refused, and these addresses as text."""
+        reasons = dict.fromkeys(self.refused.values())
+        return [(reason, ", ".join(to for to, why in self.refused.items() if why == reason)) for reason in reasons]
 
-def deliver(letter: Letter, settings: MailSettings, limit: float = 600.0) -> Outcome:
+
+def deliver(letter: Letter, settings: MailSettings, limit: float = math.inf) -> Outcome:
     """Try once to deliver; takes no longer than *limit* seconds, and raises nothing.
 
     The network is another thread's business: names are looked up, and slow servers are listened to, for as long as they
@@ -61,19 +67,26 @@ def deliver(letter: Letter, settings: MailSettings, limit: float = 600.0) -> Out
             str(error) if isinstance(error, MailError) else f"{type(error).__name__}: {_hide(str(error), settings)}"
         )
         return Outcome(trouble=trouble, server=True)
-    limit = min(limit, 2 * settings.timeout + len(letter.message) / SLOWEST)
+    limit = min(limit, longest(letter, settings))
     work = _Work(client, letter, settings)
     work.start()
     work.done.wait(limit)
-    if not work.done.is_set():
+    late = not work.done.is_set()
+    if late:
         work.give_up()
         work.done.wait(1.0)
-    work.join(2.0)  # the server is told goodbye; whether it answers does not matter
-    if work.outcome is None:
+    if work.done.is_set():
+        work.join(2.0)  # the server is told goodbye; whether it answers does not matter
+    if work.outcome is None or (late and work.outcome.trouble):
         return Outcome(
             trouble=f"{_place(settings)} did not come to an end within {limit:.0f} s", again=True, server=True
         )
     return work.outcome
+
+
+def longest(letter: Letter, settings: MailSettings) -> float:
+    """Seconds that one try may take: the server may use its time twice, and the line be slow."""
+    return 2 * settings.timeout + len(letter.message) / SLOWEST
 
 
 class _Work(threading.Thread):
@@ -224,7 +237,7 @@ def _explain(error: Exception, settings: MailSettings, logged_in: bool) -> Tuple
         return f"{place} says {_said(error.smtp_code, error.smtp_error, settings)}", error.smtp_code < 500
     certificate = _cause(error, ssl.SSLCertVerificationError)
     if certificate is not None:
-        reason = getattr(certificate, "verify_message", "") or str(certificate)
+        reason = (getattr(certificate, "verify_message", "") or str(certificate)).rstrip(".")
         return (
             f"{place} shows a certificate that is not trusted ({_hide(reason, settings)}); is host the name in the "
             f"certificate? Of an authority of your own, write the file as ca_file in {file}"

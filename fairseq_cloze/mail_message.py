@@ -92,7 +92,7 @@ def compose(mail: Mail, settings: MailSettings) -> Letter:
     sender = split_address(settings.sender)
     to = list({address: (name, address) for name, address in map(split_address, mail.to or settings.to)}.values())
     attached, notes = _read_attachments(mail.attachments, mail.text)
-    text = _cut(clean(mail.text).rstrip("\n") + "".join(f"\n\n{note}" for note in notes)) + "\n"
+    text = _cut("\n\n".join(clean(part).rstrip("\n") for part in (mail.text, *notes))) + "\n"
     subject = _one_line(mail.subject)[:_MOST_SUBJECT] or "(no subject)"
     domain = sender[1].rpartition("@")[2]
 
@@ -160,6 +160,9 @@ def _read_attachments(paths: Sequence[Path], text: str) -> Tuple[List[_Attached]
     room = MOST_ATTACHED
     for path in map(Path, paths):
         try:
+            if path.exists() and not path.is_file():
+                notes.append(f"{path} could not be attached: not a file")
+                continue
             entry, note = _read_attachment(path, room)
             if entry is not None:
                 attached.append(entry)
@@ -176,8 +179,6 @@ def _read_attachments(paths: Sequence[Path], text: str) -> Tuple[List[_Attached]
 
 
 def _read_attachment(path: Path, room: int) -> Tuple[Optional[_Attached], str]:
-    if path.exists() and not path.is_file():
-        return None, f"{path} could not be attached: not a file"
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size <= COMPRESS_ABOVE and size <= room:

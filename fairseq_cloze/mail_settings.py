@@ -213,7 +213,7 @@ def _read_environment(environ: Mapping[str, str]) -> Dict[str, Any]:
             if key in ("port", "timeout") and re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
                 value = float(text) if "." in text else int(text)
             elif key == "to":
-                value = [part for part in text.split(",") if part.strip()]
+                value = [part.strip() for part in text.split(",") if part.strip()]
             values[key] = _checked(name, key, value)
     return values
 

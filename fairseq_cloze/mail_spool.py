@@ -44,7 +44,9 @@ class Entry:
             OSError: it cannot be kept, and nothing of it is
         """
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex}.mail"
+        now = time.time_ns()
+        moment = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now // 10**9))}.{now % 10**9:09}"
+        name = f"{moment}-{uuid.uuid4().hex}.mail"
         temporary, path = folder / f"{name}.tmp", folder / name
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:

@@ -136,7 +136,9 @@ def _batch(run: Run) -> Optional[str]:
 def _best_train(run: Run) -> Optional[JsonObject]:
     if run.history is None:
         return None
-    epochs = [(point.values["accuracy"], point.update) for point in run.history.of("train") if "accuracy" in point.values]
+    epochs = [
+        (point.values["accuracy"], point.update) for point in run.history.of("train") if "accuracy" in point.values
+    ]
     if epochs:
         value, update = max(epochs, key=lambda pair: pair[0])
         return {"accuracy": rounded(value), "update": update, "of": "mean of an epoch"}

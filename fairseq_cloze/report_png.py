@@ -31,7 +31,9 @@ def write_pngs(data: Mapping[str, Any], folder: PathLike) -> List[Path]:
         ClozeError: they cannot be written
     """
     folder = Path(folder)
-    figures = {metric: _curves(data, metric) for metric in _LABELS if any(run["curves"][metric] for run in data["runs"])}
+    figures = {
+        metric: _curves(data, metric) for metric in _LABELS if any(run["curves"][metric] for run in data["runs"])
+    }
     files = [file for one in data["sets"] for file in one["files"] if file["blanks"]]
     if files:
         figures["confusion"] = _confusions(files)

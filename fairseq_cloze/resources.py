@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
@@ -39,6 +40,7 @@ def prepare_torch(resources: Resources, save_dir: PathLike) -> Tuple[Resources, 
     from . import register
 
     register()
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # fairseq's imports open the log for every detail
     import torch
 
     if device is None:

@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import sys
+import time
 from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
@@ -23,6 +24,8 @@ RUN_FILE = "run.json"
 
 #: Environment variable in which ``fairseq-cloze run`` tells its command where the log is.
 LOG_VARIABLE = "FAIRSEQ_CLOZE_LOG"
+
+_ATTEMPTS, _PAUSE = 10, 0.1  # seconds
 
 
 class RunState(Enum):
@@ -51,7 +54,7 @@ class RunLock:
         # Opened for good: closing any handle of the file gives up this process's lock.
         self._file: TextIO = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8")
         try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(self._file)
         except (BlockingIOError, PermissionError) as error:
             self._file.close()
             other = run_record(save_dir)
@@ -80,6 +83,16 @@ class RunLock:
         self._file.truncate()
         self._file.write(json.dumps(self._record, indent=1) + "\n")
         self._file.flush()
+
+
+def _lock(file: TextIO) -> None:
+    """Lock a file; who only looks holds it for a moment, so one refusal is none."""
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            time.sleep(_PAUSE)
+    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def run_state(save_dir: PathLike) -> RunState:

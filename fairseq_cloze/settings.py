@@ -65,6 +65,8 @@ class Settings:
             raise ClozeError(f"--contrast: expected a number from 0 to 1, found {contrast}")
         if view != "joint" and (self.refine or self.cascade):
             raise ClozeError(f"refine and cascade need view joint, found view {view}")
+        if self.cascade == 1:
+            raise ClozeError("--cascade 1: expected 0 or at least 2, one forward for each of two candidates")
         return Settings(**values, refine=self.refine, cascade=self.cascade)
 
 

@@ -147,6 +147,7 @@ class Watcher:
 
             self._notifier = Notifier(f"watch {folder.resolve().name}", emails, report=report)
         self.resources, where = prepare_torch(resources, folder)
+        self._busy = time.monotonic()  # for the last time
         report(f"scoring '{split}' of {data_bin} on {where}; {len(self.scores)} scored before")
 
     # -- the loop
@@ -162,6 +163,7 @@ class Watcher:
                 checkpoint = self._next(latest)
                 if checkpoint is not None:
                     self._score(checkpoint)
+                    self._busy = time.monotonic()
                     continue
                 self._publish()
                 if any(self.arrivals.queue.iterdir()):
@@ -169,7 +171,7 @@ class Watcher:
                     continue
                 if state is RunState.ENDED:
                     return self._end("the run has ended")
-                idle = time.monotonic() - self.arrivals.last
+                idle = time.monotonic() - max(self.arrivals.last, self._busy)
                 if until_idle is not None and idle >= until_idle:
                     return self._end(f"nothing new for {idle:.0f} s")
                 if self._silence.begins(self.arrivals.last, state is RunState.RUNNING):
@@ -321,11 +323,8 @@ class Watcher:
 
     def _held(self) -> float:
         """Megabytes of checkpoints that only wait under their private link."""
-        total = 0
-        for path in self.arrivals.waiting:
-            found = path.stat()
-            total += found.st_size if found.st_nlink == 1 else 0
-        return total / 1e6
+        found = [path.stat() for path in self.arrivals.waiting]
+        return sum(one.st_size for one in found if one.st_nlink == 1) / 1e6
 
     # -- for people
 

@@ -56,7 +56,7 @@ def _shortened(command: str) -> str:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands(page: Path, sandbox: Path) -> None:
     kinds = [kind for kind, _ in blocks(page)]
-    assert set(kinds) <= {*RUN, "bash install", "json", "mermaid", "text", "toml"}, kinds
+    assert set(kinds) <= {*RUN, "bash install", "json", "mermaid", "python", "text", "toml"}, kinds
     commands = [text if kind == "bash" else _shortened(text) for kind, text in blocks(page) if kind in RUN]
     if not commands:
         pytest.skip(f"{page.name} has no commands")
@@ -117,7 +117,8 @@ def _known_options() -> Set[str]:
         "--criterion",
     }
     for command in COMMANDS:
-        known |= {option for param in main.get_command(None, command).params for option in param.opts}
+        parameters = main.get_command(None, command).params
+        known |= {option for param in parameters for option in (*param.opts, *param.secondary_opts)}
     for script in (ROOT / "scripts").glob("*.*"):
         known |= set(re.findall(r"--[a-z][a-z0-9-]*", script.read_text()))
     return known

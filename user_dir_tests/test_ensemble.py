@@ -43,6 +43,8 @@ def test_probabilities_are_averaged(finetuned: Path, pretrained: Path, data_bin:
 
 def test_weights_are_fitted_on_a_named_split(finetuned: Path, pretrained: Path, data_bin: Path) -> None:
     paths = f"{pretrained / 'model.pt'}:{finetuned / 'checkpoint_last.pt'}"
+    with pytest.raises(ClozeError, match="^--weights and --fit-weights: expected one of them"):
+        evaluate(paths, data_bin, weights=[1.0, 1.0], fit_weights="train")
     result = evaluate(paths, data_bin, fit_weights="train")
     assert result.weights[1] > 0.9 and sum(result.weights) == pytest.approx(1.0)
     assert f"weights of the checkpoints: {result.weights[0]:.3f} {result.weights[1]:.3f}" in result.lines()

@@ -337,6 +337,7 @@ def test_settings_come_from_the_checkpoint() -> None:
         (Settings("full", "kmask"), "--view full needs --scorer mean or head, found --scorer kmask"),
         (Settings(contrast=1.5), "--contrast: expected a number from 0 to 1, found 1.5"),
         (Settings("full", refine=1), "refine and cascade need view joint, found view full"),
+        (Settings("joint", cascade=1), "--cascade 1: expected 0 or at least 2, one forward for each of two candidates"),
         (Settings("neighbors", cascade=2), "refine and cascade need view joint, found view neighbors"),
     ],
 )

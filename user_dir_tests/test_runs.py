@@ -85,6 +85,18 @@ def test_a_second_training_is_refused(tmp_path: Path) -> None:
     kill(process)
 
 
+def test_those_who_look_keep_no_training_away(tmp_path: Path) -> None:
+    kill(hold(tmp_path))
+    script = (
+        "import fcntl, sys, time; file = open(sys.argv[1]); fcntl.lockf(file, fcntl.LOCK_SH); "
+        "print('looks', flush=True); time.sleep(0.3)"
+    )
+    looker = subprocess.Popen([sys.executable, "-c", script, tmp_path / "run.json"], stdout=subprocess.PIPE)
+    assert looker.stdout is not None and looker.stdout.readline() == b"looks\n"
+    kill(hold(tmp_path))
+    looker.wait()
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]"])
 def test_a_record_that_is_just_being_made(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
+from typing import Any, Dict
 
 import pytest
 import torch
 
-from .conftest import BIN, ROOT, run
+from .conftest import BIN, ROOT, run, start
 
 
 def test_gpu_check_without_a_gpu(tmp_path: Path) -> None:
@@ -67,3 +69,41 @@ def test_quickstart_in_a_copy(tmp_path: Path) -> None:
     assert any(line.startswith("loss ") and "| n_blanks 102 |" in line for line in lines)
     answers = json.loads((copy / "work" / "quickstart" / "answers.json").read_text())
     assert sum(map(len, answers.values())) == 98
+
+
+# -- the whole round -------------------------------------------------------------------------------------------------
+
+
+def test_the_whole_round_told_to_stop_and_started_again(tmp_path: Path, hf_folder: Path) -> None:
+    """As a batch system does it: the signal goes to every process, then the same command is started again."""
+    env = {"WEIGHTS": str(hf_folder), "OUT": "out", "UPDATES": "60", "SAVE_EVERY": "25", "VENV": str(BIN.parent)}
+    command = ("bash", ROOT / "scripts" / "log.sh", "bash", ROOT / "scripts" / "finetune.sh", "--max-tokens", "1024")
+    process = start(*command, cwd=tmp_path, env=env, start_new_session=True)
+    assert process.stdout is not None
+    text = ""
+    for line in process.stdout:
+        text += line
+        if '"num_updates": "30"' in line:
+            process.send_signal(signal.SIGUSR1)  # which log.sh passes on to all that it has started
+    assert process.wait() == 75, text
+    checkpoints = tmp_path / "out" / "checkpoints"
+    stopped = int(next(line for line in text.splitlines() if line.startswith("Stopped after update ")).split()[3][:-1])
+    assert 30 <= stopped < 60
+
+    ran = run(*command, cwd=tmp_path, env=env)
+    assert f"resuming from {Path('out') / 'checkpoints' / 'checkpoint_last.pt'}" in ran.text
+    updates = [row["num_updates"] for row in ran.metrics("train_inner")]
+    assert min(updates) > stopped and max(updates) == 60
+    rows = [json.loads(line) for line in (checkpoints / "validation.jsonl").read_text().splitlines()]
+    scored: Dict[int, Any] = {row["updates"]: row for row in rows}
+    assert len(scored) == len(rows), "a checkpoint was scored twice"
+    assert {25, stopped, 50, 60} <= set(scored)
+    assert all(row["n_blanks"] == 102 for row in rows)
+    best = max(row["accuracy"] for row in rows)
+    assert (checkpoints / "checkpoint_best_accuracy.pt").is_file()
+    assert f"{best:.2f}" in (checkpoints / "validation.txt").read_text()
+    assert (tmp_path / "out" / "report.html").read_text().startswith("<!DOCTYPE html>")
+    logs = sorted((tmp_path / "logs").iterdir())
+    assert [log.name.split("-", 1)[1] for log in logs] == ["finetune.log"] * 2
+    assert [line for line in logs[0].read_text().splitlines() if line.startswith("# status")] == ["# status: 75"]
+    assert [line for line in logs[1].read_text().splitlines() if line.startswith("# status")] == ["# status: 0"]

@@ -21,9 +21,10 @@ COMMANDS = {
     "doctor": "doctor",
     "compare": "compare",
     "average": "average",
-    "report": "report",
+    "run": "run",
     "watch": "watch",
     "mail": "mail",
+    "report": "report",
 }
 
 
@@ -51,7 +52,7 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="fairseq-cloze")
 def main() -> None:
-    """Prepare cloze passages, move RoBERTa weights, score, compare and average checkpoints.
+    """Prepare cloze passages, move RoBERTa weights, score, compare and average checkpoints, look after runs.
 
     Training and validation are fairseq's own: fairseq-train --user-dir fairseq_cloze --task cloze_ranking.
     """

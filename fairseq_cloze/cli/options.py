@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from functools import wraps
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, List, Optional, Tuple
 
 import click
 
@@ -16,6 +17,21 @@ on_error_option = click.option(
     default="stop",
     show_default=True,
     help="What to do with a passage that does not fit.",
+)
+
+
+def _addresses(context: click.Context, option: click.Parameter, values: Tuple[str, ...]) -> List[str]:
+    return [address for value in values for address in re.split(r"[,:\s]+", value) if address]
+
+
+email_option = click.option(
+    "--email",
+    "emails",
+    metavar="ADDRESS",
+    multiple=True,
+    envvar="FAIRSEQ_CLOZE_EMAIL",
+    callback=_addresses,
+    help="Whom to mail; repeatable.  [default: the addresses in FAIRSEQ_CLOZE_EMAIL]",
 )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Optional, Tuple
+from typing import Any, List, Optional
 
 import click
+
+from .options import email_option
 
 
 def _seconds(context: click.Context, option: click.Parameter, text: Optional[str]) -> Optional[float]:
@@ -24,9 +26,11 @@ def _seconds(context: click.Context, option: click.Parameter, text: Optional[str
 @click.option(
     "--all/--latest", "everything", default=True, help="Score every checkpoint, or the newest of those that wait."
 )
-@click.option("--until-idle", metavar="T", callback=_seconds, help="End when nothing new came for 90s, 30m, 2h, ...")
+@click.option(
+    "--until-idle", metavar="T", callback=_seconds, help="End after 90s, 30m, 2h ... without a new checkpoint."
+)
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, ...  [default: cpu while a run may train here]")
-@click.option("--email", "emails", multiple=True, metavar="ADDRESS", help="Whom to tell; may be given several times.")
+@email_option
 @click.option("--batch-size", type=click.IntRange(min=1), help="Most passages (full, neighbors: blanks) in a batch.")
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Most tokens in a batch.  [default: 4096]")
 @click.option("--fp16", is_flag=True, help="Compute in half precision.")
@@ -37,7 +41,7 @@ def command(
     split: str,
     everything: bool,
     until_idle: Optional[float],
-    emails: Tuple[str, ...],
+    emails: List[str],
     **resources: Any,
 ) -> None:
     """Score the checkpoints of a training as they come, until it ends.
