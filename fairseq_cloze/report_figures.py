@@ -141,7 +141,7 @@ def _best_train(run: Run) -> Optional[JsonObject]:
     ]
     if epochs:
         value, update = max(epochs, key=lambda pair: pair[0])
-        return {"accuracy": rounded(value), "update": update, "of": "mean of an epoch"}
+        return {"accuracy": rounded(value), "update": update, "of": "epoch mean"}
     smooth = smoothed(_train_curve(run.history, "accuracy"))
     if smooth:
         update, value = max(smooth, key=lambda pair: pair[1])

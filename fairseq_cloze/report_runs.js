@@ -41,7 +41,7 @@ function runRow(run, index) {
     cell("Batch", run.batch),
     cell("Best train", run.train && [
       el("span", { class: "big" }, percent(run.train.accuracy)), el("br"),
-      el("span", { class: "mute small" }, `${run.train.of}, at ${number(run.train.update)}`)], "number"),
+      el("span", { class: "mute small" }, `${run.train.of} at ${number(run.train.update)}`)], "number"),
     cell("Best valid", [validCell(run.valid), run.others.map((other) => el("div", { class: "mute small" },
       `'${other.split}' ${percent(other.accuracy)}`))], "number"),
     cell("Chance", chance, "number"),
