@@ -5,7 +5,7 @@ Texts come from a data-bin, decoded, or from raw passages.  Prediction files for
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
@@ -74,6 +74,19 @@ class Passages:
             if problem:
                 return number, f"passage '{passage_id}'{problem}"
         return None
+
+    def with_gold(self, predictions: Predictions) -> Predictions:
+        """Predictions with the right answers filled in where the passages know them and the file does not."""
+        return {
+            passage_id: replace(
+                one,
+                gold=[
+                    letter or (None if gold == UNLABELLED else LETTERS[gold])
+                    for letter, gold in zip(one.gold, self[passage_id].gold)
+                ],
+            )
+            for passage_id, one in predictions.items()
+        }
 
     def break_down(self, predictions: Predictions) -> Dict[str, Any]:
         """Accuracy by groups of the predicted blanks, see :mod:`fairseq_cloze.breakdown`; empty without tokens."""
@@ -222,10 +235,10 @@ class Library:
 
 
 def make_sets(runs: Sequence[Run], place: Optional[Path]) -> List[PassageSet]:
-    """Group the prediction files of all runs by the blanks they answer, and find the passages.
+    """Group the prediction files of all runs by the blanks they answer, and find the passages and their gold.
 
     Args:
-        runs: what was read
+        runs: what was read; gold is filled in where only the passages know it
         place: a data-bin or raw passages to take instead of what the runs name
 
     Raises:
@@ -234,8 +247,11 @@ def make_sets(runs: Sequence[Run], place: Optional[Path]) -> List[PassageSet]:
     library = Library()
     sets: Dict[Any, PassageSet] = {}
     for number, run in enumerate(runs):
-        for answered in run.answered:
+        for index, answered in enumerate(run.answered):
             passages, why_not = _find(library, runs, run, answered, place)
+            if passages is not None:
+                answered = replace(answered, predictions=passages.with_gold(answered.predictions))
+                run.answered[index] = answered
             key = tuple((name, tuple(one.gold)) for name, one in answered.predictions.items())
             key = tuple(sorted(key, key=lambda pair: pair[0]))
             found = sets.setdefault(key, PassageSet(None, why_not))

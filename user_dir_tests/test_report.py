@@ -396,6 +396,20 @@ def test_predictions_of_other_passages(tmp_path: Path, data_bin: Path) -> None:
         report([path], data_bin)
 
 
+def test_gold_that_only_the_passages_know(tmp_path: Path, data_bin: Path, predictions: Path) -> None:
+    """A file of another system, with answers alone, is scored and joins the set of the others."""
+    bare = {
+        key: PassagePrediction(one.answers, [None] * len(one.gold)) for key, one in answer(DataBin(data_bin)).items()
+    }
+    write_predictions(tmp_path / "bare.json", bare)
+    made = report([tmp_path / "bare.json", predictions], data_bin).data
+    [found] = made["sets"]
+    a, b = found["files"]
+    assert a["right"] == b["right"] > 0 and a["confusion"] == b["confusion"] and a["probabilities"] is None
+    assert [one["valid"]["blanks"] for one in made["runs"]] == [b["blanks"]] * 2
+    assert "-" not in "".join(entry[1] for entry in found["passages"])
+
+
 def test_zero_article_and_equal_options(tmp_path: Path) -> None:
     passage = {"article": "I saw _ dog,\nand  _.", "options": [["a", "/", "an"], ["so", "so", "no"]], "answers": [1, 1]}
     (tmp_path / "a.json").write_text(json.dumps(passage))
