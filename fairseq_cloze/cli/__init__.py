@@ -24,6 +24,7 @@ COMMANDS = {
     "run": "run",
     "watch": "watch",
     "mail": "mail",
+    "report": "report",
 }
 
 
