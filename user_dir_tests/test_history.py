@@ -105,7 +105,8 @@ def test_the_first_of_equally_good_validations_is_the_best() -> None:
 
 
 def test_a_configuration_with_a_namespace() -> None:
-    config = "{'_name': None, 'task': {'data': 'bin', 'view': full}, 'model': Namespace(arch='roberta_base', lr=[1e-05], top=inf)}"
+    model = "Namespace(arch='roberta_base', lr=[1e-05], top=inf)"
+    config = "{'_name': None, 'task': {'data': 'bin', 'view': full}, 'model': " + model + "}"
     history = read(STAMP + "fairseq_cli.train | " + config)
     assert history.config["model"] == {"arch": "roberta_base", "lr": [1e-05], "top": None}
     assert history.setting("task", "data") == "bin"
