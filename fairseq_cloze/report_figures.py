@@ -47,7 +47,7 @@ def _missing(run: Run) -> List[str]:
         return []
     notes = []
     if not run.history.config:
-        notes.append("Its log has no configuration, so data format, model, LR and batch are not known.")
+        notes.append("Its log has no configuration, which would name data format, model, LR and batch.")
     first, every = run.history.points[0].update, run.history.setting("common", "log_interval") or 100
     if first > every:
         notes.append(

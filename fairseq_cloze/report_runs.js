@@ -98,12 +98,13 @@ function makeChart(metric, title) {
 
   function draw() {
     const width = Math.max(drawing.clientWidth, 260), height = 300;
-    const box = { left: 46, right: width - 12, top: 12, bottom: height - 36 };
+    const box = { left: 46, right: width - 22, top: 12, bottom: height - 36 };
     const shown = all.filter((curve) => !hiddenRuns.has(curve.run));
     const values = shown.flatMap((curve) => curve.points.map((point) => point[1]));
     const last = Math.max(1, ...shown.flatMap((curve) => curve.points.map((point) => point[0])));
     const drawn = levels.filter(([value]) => value !== null);
-    const [low, high] = rangeOf(values.length ? values : [0, 1], drawn.map(([value]) => value), metric);
+    const band = metric === "accuracy" && data.levels.low !== null ? [data.levels.low, data.levels.high] : [];
+    const [low, high] = rangeOf(values.length ? values : [0, 1], [...drawn.map(([value]) => value), ...band], metric);
     const x = (update) => box.left + (update / last) * (box.right - box.left);
     const y = (value) => box.bottom - ((value - low) / (high - low)) * (box.bottom - box.top);
     const parts = [];
@@ -116,9 +117,8 @@ function makeChart(metric, title) {
     }
     parts.push(svg("line", { class: "axis", x1: box.left, x2: box.right, y1: box.bottom, y2: box.bottom }),
       svg("text", { x: box.right, y: height - 3, "text-anchor": "end" }, "updates"));
-    if (metric === "accuracy" && data.levels.low !== null) {
-      parts.push(svg("rect", { class: "band", x: box.left, width: box.right - box.left, y: y(data.levels.high),
-        height: Math.max(0, y(Math.max(low, data.levels.low)) - y(data.levels.high)) }));
+    if (band.length) {
+      parts.push(svg("rect", { class: "band", x: box.left, width: box.right - box.left, y: y(band[1]), height: y(band[0]) - y(band[1]) }));
     }
     for (const [value] of drawn) parts.push(svg("line", { class: "level", x1: box.left, x2: box.right, y1: y(value), y2: y(value) }));
     const inside = svg("g", { "clip-path": `url(#clip-${metric})` });
@@ -175,7 +175,7 @@ function makeChart(metric, title) {
   function readAt(event) {
     const bounds = drawing.getBoundingClientRect();
     const updates = all.flatMap((curve) => (hiddenRuns.has(curve.run) ? [] : curve.points.map((point) => point[0])));
-    place = Math.max(0, ((event.clientX - bounds.left - 46) / (bounds.width - 58)) * Math.max(1, ...updates));
+    place = Math.max(0, ((event.clientX - bounds.left - 46) / (bounds.width - 68)) * Math.max(1, ...updates));
     draw();
   }
   const leave = () => { place = null; draw(); };

@@ -160,6 +160,7 @@ def test_a_real_training(finetuned: Path, data_bin: Path) -> None:
     made = report([finetuned])
     [found] = made.data["runs"]
     assert found["files"] == [str(finetuned / "log.txt")]
+    assert found["format"] == "view joint, scorer mean, contrast 0.7, text norm standard"
     assert found["model"].startswith("cloze_roberta, from ") and found["batch"] == "1,024 tokens"
     assert found["lr"] == "0.001, fixed" and found["updates"] == found["curves"]["loss"][0]["points"][-1][0]
     assert [curve["kind"] for curve in found["curves"]["accuracy"]] == ["train", "valid"]
@@ -233,7 +234,7 @@ def test_what_is_missing_is_said(tmp_path: Path, predictions: Path) -> None:
             "one, or give the log file as RUN.",
         ],
         [
-            "Its log has no configuration, so data format, model, LR and batch are not known.",
+            "Its log has no configuration, which would name data format, model, LR and batch.",
             "Its log begins at update 900; what was before stands in an earlier log, which can be given as another "
             "RUN.",
             "Its log has no validation.",
