@@ -1,7 +1,8 @@
 """Every command of README.md and docs/ is run, in the order of the page, on the example passages and a small model.
 
 Code blocks marked ``bash`` are run; those marked ``bash long`` with four updates, ``bash gpu`` besides without
-``--fp16`` where there is no GPU; ``bash again`` is run for another page; ``bash install`` is what scripts/setup.sh does.
+``--fp16`` where there is no GPU; ``bash again`` is run for another page; ``bash install`` is what scripts/setup.sh
+does.
 """
 
 from __future__ import annotations
