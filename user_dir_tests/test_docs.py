@@ -1,7 +1,8 @@
 """Every command of README.md and docs/ is run, in the order of the page, on the example passages and a small model.
 
 Code blocks marked ``bash`` are run; those marked ``bash long`` with four updates, ``bash gpu`` besides without
-``--fp16`` where there is no GPU; ``bash install`` is what scripts/setup.sh does.
+``--fp16`` where there is no GPU; ``bash again`` is run for another page; ``bash install`` is what scripts/setup.sh
+does.
 """
 
 from __future__ import annotations
@@ -45,6 +46,9 @@ def sandbox(tmp_path: Path, hf_folder: Path) -> Path:
 
 RUN = ("bash", "bash long", "bash gpu")
 
+#: Pages whose commands take a minute and stand on other pages, too, in one form or another.
+SLOW = ("results.md", "benchmarks.md")
+
 
 def _shortened(command: str) -> str:
     assert re.search(r"--max-update |\bUPDATES=", command)
@@ -53,10 +57,14 @@ def _shortened(command: str) -> str:
     return command if torch.cuda.is_available() else command.replace("--fp16", "")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.slow] if page.name in SLOW else []) for page in PAGES],
+    ids=lambda page: page.name,
+)
 def test_commands(page: Path, sandbox: Path) -> None:
     kinds = [kind for kind, _ in blocks(page)]
-    assert set(kinds) <= {*RUN, "bash install", "json", "mermaid", "python", "text", "toml"}, kinds
+    assert set(kinds) <= {*RUN, "bash again", "bash install", "json", "mermaid", "python", "text", "toml"}, kinds
     commands = [text if kind == "bash" else _shortened(text) for kind, text in blocks(page) if kind in RUN]
     if not commands:
         pytest.skip(f"{page.name} has no commands")
@@ -64,6 +72,12 @@ def test_commands(page: Path, sandbox: Path) -> None:
     run("bash", "-c", script, cwd=sandbox, env={"HF_HUB_CACHE": str(sandbox / "hub"), "HF_HUB_OFFLINE": "1"})
     if page.name == "README.md":
         assert (sandbox / "answers.json").exists() and (sandbox / "valid.json").exists()
+
+
+def test_what_is_said_again_is_run_elsewhere() -> None:
+    run_blocks = {text for page in PAGES for kind, text in blocks(page) if kind in RUN}
+    again = [text for page in PAGES for kind, text in blocks(page) if kind == "bash again"]
+    assert again and [text for text in again if text not in run_blocks] == []
 
 
 def test_installing_is_what_setup_does() -> None:

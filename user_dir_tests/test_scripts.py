@@ -23,6 +23,7 @@ def test_gpu_check_without_a_gpu(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow  # docs/training.md has the same command, without a look at its figures
 def test_gpu_check_on_the_cpu(tmp_path: Path) -> None:
     """Everything the script does on a GPU, it does on a CPU, but for training in half precision."""
     out = tmp_path / "result.json"
