@@ -149,22 +149,21 @@ class LogReader:
         return None
 
 
-def read_history(path: PathLike) -> History:
-    """Read a log.
+def read_history(*paths: PathLike) -> History:
+    """Read a log, or as one those of a training that was interrupted and resumed.
 
     Raises:
-        ClozeError: it cannot be read
+        ClozeError: one cannot be read
     """
     reader = LogReader()
-    path = Path(path)
-    try:
-        with path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
-            for line in lines:
-                reader.feed(line)
-    except OSError as error:
-        raise ClozeError(
-            f"{path}: expected a log, cannot be read ({error.strerror or error}); check the path"
-        ) from error
+    for path in map(Path, paths):
+        try:
+            with path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
+                for line in lines:
+                    reader.feed(line)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ClozeError(f"{path}: expected a log, cannot be read ({reason}); check the path") from error
     return reader.history
 
 

@@ -94,12 +94,14 @@ def _read_run(path: Path) -> Run:
 
 def _read_save_dir(run: Run) -> None:
     folder = run.path
-    log = run_record(folder).get("log")
-    if log and Path(log).is_file():
-        _read_log(run, Path(log))
+    logs = [Path(log) for log in run_record(folder).get("logs", [])]
+    there = [log for log in logs if log.is_file()]
+    if len(there) < len(logs):
+        gone = ", ".join(str(log) for log in logs if log not in there)
+        run.notes.append(f"Of its logs, {gone} {'is' if len(logs) - len(there) == 1 else 'are'} gone.")
+    if there:
+        _read_log(run, *there)
     else:
-        if log:
-            run.notes.append(f"Its log, {log}, is gone.")
         _read_newest_log(run)
     if (folder / RECORDS).exists():
         _read_scores(run, folder / RECORDS)
@@ -131,17 +133,17 @@ def _read_newest_log(run: Run) -> None:
             return
 
 
-def _read_log(run: Run, path: Path) -> None:
-    history = read_history(path)
+def _read_log(run: Run, *paths: Path) -> None:
+    history = read_history(*paths)
     if not (history.points or history.config or history.header):
         raise ClozeError(
-            f"{path}: expected the log of a training, found no line of fairseq-train in it; write one with "
+            f"{paths[-1]}: expected the log of a training, found no line of fairseq-train in it; write one with "
             "'fairseq-cloze run', or with --log-format json or simple"
         )
     if not history.points:
         run.notes.append("Its log has no figures yet.")
     run.history = history
-    run.files.append(path)
+    run.files += paths
 
 
 def _read_scores(run: Run, path: Path) -> None:

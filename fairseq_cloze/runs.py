@@ -15,7 +15,7 @@ import time
 from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
-from typing import Any, Dict, Optional, TextIO
+from typing import Any, Dict, List, Optional, TextIO
 
 from .errors import ClozeError
 from .files import PathLike
@@ -63,12 +63,16 @@ class RunLock:
                 f"{other.get('host', '?')}), and each would overwrite the other's checkpoints; wait for it, choose "
                 f"another folder, or remove {path} if you are sure that it is gone"
             ) from error
+        before: List[str] = []
+        if Path(save_dir, "checkpoint_last.pt").exists():  # it is going to be resumed
+            before = (_read(self._file) or {}).get("logs", [])
+        log = os.environ.get(LOG_VARIABLE)
         self._record: Dict[str, Any] = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "command": sys.argv,
-            "log": os.environ.get(LOG_VARIABLE),
+            "logs": [*before, log] if log and log not in before else before,
             **about,
         }
         self._write()
@@ -114,7 +118,8 @@ def run_state(save_dir: PathLike) -> RunState:
 def run_record(save_dir: PathLike) -> Dict[str, Any]:
     """What the latest training into a save-dir recorded; empty where there was none.
 
-    Names: ``pid``, ``host``, ``started`` (ISO 8601), ``command``, ``log`` (path or ``None``), ``data`` (the data-bin).
+    Names: ``pid``, ``host``, ``started`` (ISO 8601), ``command``, ``logs`` (paths, also of the trainings it resumed),
+    ``data`` (the data-bin).
     """
     try:
         with open(Path(save_dir, RUN_FILE), encoding="utf-8") as file:

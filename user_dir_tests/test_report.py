@@ -93,7 +93,7 @@ def save_dir(tmp_path: Path, data_bin: Path) -> Path:
     folder = tmp_path / "a" / "checkpoints"
     folder.mkdir(parents=True)
     (tmp_path / "a.log").write_text(log_text())
-    (folder / "run.json").write_text(json.dumps({"log": str(tmp_path / "a.log"), "data": str(data_bin)}))
+    (folder / "run.json").write_text(json.dumps({"logs": [str(tmp_path / "a.log")], "data": str(data_bin)}))
     scores = [
         {"checkpoint": f"checkpoint_1_{n}.pt", "split": "valid", "updates": n, "accuracy": acc, "chance": 25.0}
         for n, acc in ((2, 48.0), (3, 55.25))
@@ -219,17 +219,29 @@ def test_labels_tell_runs_apart(tmp_path: Path) -> None:
     assert labels == ["a/checkpoints", "b/checkpoints", f"{parts} (1)", f"{parts} (2)"]
 
 
+def test_the_logs_of_a_resumed_training_are_one(save_dir: Path, tmp_path: Path) -> None:
+    later = figures("train_inner", 4, loss=1.0, accuracy=44) + figures("train_inner", 6, loss=0.9, accuracy=46)
+    (tmp_path / "b.log").write_text(later)
+    logs = [str(tmp_path / name) for name in ("a.log", "gone.log", "b.log")]
+    (save_dir / "run.json").write_text(json.dumps({"logs": logs}))
+    [found] = report([save_dir]).data["runs"]
+    assert found["files"][:2] == [logs[0], logs[2]] and found["updates"] == 6
+    assert f"Of its logs, {logs[1]} is gone." in found["notes"]
+    [curve] = [one for one in found["curves"]["accuracy"] if one["kind"] == "train"]
+    assert curve["points"] == [[2, 22.0], [4, 44.0], [6, 46.0]]
+
+
 def test_what_is_missing_is_said(tmp_path: Path, predictions: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "run.json").write_text('{"log": "/gone/a.log", "data": "/gone/bin"}')
+    (folder / "run.json").write_text('{"logs": ["/gone/a.log"], "data": "/gone/bin"}')
     shutil.copy(predictions, folder / "predictions_valid.json")
     late = figures("train_inner", 900, loss=1.0, accuracy=50)
     (tmp_path / "late.log").write_text(late)
     made = report([folder, tmp_path / "late.log"]).data
     assert [one["notes"] for one in made["runs"]] == [
         [
-            "Its log, /gone/a.log, is gone.",
+            "Of its logs, /gone/a.log is gone.",
             "No log was found, so there are no training curves. Start trainings with 'fairseq-cloze run', which keeps "
             "one, or give the log file as RUN.",
         ],

@@ -28,8 +28,8 @@ time.sleep(60)
 """
 
 
-def hold(folder: Path, *words: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "FAIRSEQ_CLOZE_LOG": "/logs/a.log"}
+def hold(folder: Path, *words: str, log: str = "/logs/a.log") -> subprocess.Popen[str]:
+    environment = {**os.environ, "FAIRSEQ_CLOZE_LOG": log}
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(folder), *words],
         cwd=ROOT,
@@ -55,7 +55,7 @@ def test_from_unknown_to_ended(tmp_path: Path) -> None:
     assert run_state(tmp_path) is RunState.RUNNING  # looking does not take the lock away
     record = run_record(tmp_path)
     assert record.pop("started").startswith("20") and record.pop("command")[0] == "-c"
-    assert record == {"pid": process.pid, "host": socket.gethostname(), "log": "/logs/a.log", "data": "bin"}
+    assert record == {"pid": process.pid, "host": socket.gethostname(), "logs": ["/logs/a.log"], "data": "bin"}
     kill(process)
     assert run_state(tmp_path) is RunState.ENDED
     os.killpg(process.pid, signal.SIGKILL)
@@ -83,6 +83,16 @@ def test_a_second_training_is_refused(tmp_path: Path) -> None:
     )
     assert run_record(tmp_path)["pid"] == process.pid
     kill(process)
+
+
+def test_logs_of_what_is_resumed_are_kept(tmp_path: Path) -> None:
+    for log in ("/logs/a.log", "/logs/b.log"):  # nothing was saved, so nothing is resumed
+        kill(hold(tmp_path, log=log))
+    assert run_record(tmp_path)["logs"] == ["/logs/b.log"]
+    (tmp_path / "checkpoint_last.pt").touch()
+    for log in ("/logs/b.log", "/logs/c.log"):
+        kill(hold(tmp_path, log=log))
+    assert run_record(tmp_path)["logs"] == ["/logs/b.log", "/logs/c.log"]
 
 
 def test_those_who_look_keep_no_training_away(tmp_path: Path) -> None:
