@@ -105,6 +105,7 @@ def test_types_are_kept_and_sums_are_wide(tmp_path: Path, variant: Callable[...,
     assert mean["steps"].dtype == torch.int64
 
 
+@pytest.mark.slow
 def test_a_mean_is_used_as_any_checkpoint(tmp_path: Path, trained: Path, data_bin: Path) -> None:
     """fairseq-validate and evaluate agree on it, predict needs nothing else, training starts from it."""
     paths = [trained / f"checkpoint_1_{update}.pt" for update in (2, 4)]

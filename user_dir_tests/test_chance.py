@@ -375,6 +375,7 @@ def test_all_workers_end_with_that_status(tmp_path: Path, guessing: Path, pretra
     assert "at chance" not in texts[1].replace("stop_at_chance", "") and "Error" not in texts[1]
 
 
+@pytest.mark.slow
 def test_a_run_that_learns_says_nothing(tmp_path: Path, data_bin: Path, pretrained: Path) -> None:
     learns = ("--max-tokens", 1024, "--max-update", 100, "--no-save")
     ran = train(data_bin, tmp_path, *options(pretrained), *learns)

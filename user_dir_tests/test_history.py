@@ -1,14 +1,15 @@
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import Any, List
+from typing import Any
 
 import pytest
 
 from fairseq_cloze.errors import ClozeError
 from fairseq_cloze.history import ChanceLine, History, LogReader, Point, read_history
 
-from .conftest import FINETUNE, environment, run, train
+from .conftest import FINETUNE, TRAIN_OPTIONS, environment, run
 
 STAMP = "2026-11-24 03:17:26 | INFO | "
 HYDRA = "[2026-11-24 03:17:26,123]"
@@ -120,41 +121,27 @@ def test_a_missing_log(tmp_path: Path) -> None:
         read_history(tmp_path / "none.log")
 
 
-def test_all_formats_of_a_real_run_say_the_same(data_bin: Path, pretrained: Path, tmp_path: Path) -> None:
-    """The same training logged as JSON, as text and on a terminal."""
-    options = [*FINETUNE, "--finetune-from-model", pretrained / "model.pt", "--max-update", "3", "--log-interval", "2"]
-    histories: List[History] = []
-    for log_format in ("json", "simple", "tqdm"):
-        save_dir = tmp_path / log_format
-        log = tmp_path / f"{log_format}.log"
-        command: List[Any] = [data_bin, save_dir, *options, "--log-format", log_format]
-        if log_format == "tqdm":
-            _on_a_terminal(log, *command)
-        else:
-            log.write_text(train(*command).text)
-        history = read_history(log)
-        assert history.ended
-        assert history.setting("checkpoint", "save_dir") == str(save_dir)
-        assert history.setting("task", "data") == str(data_bin) and history.setting("task", "view") == "joint"
-        histories.append(history)
-    # A terminal shows the training lines in its progress bar only.
-    expected = [_figures(history, point) for history in histories[:1] for point in history.points]
-    assert [tag for tag, *_ in expected] == ["train_inner", "valid", "train"]
-    assert [_figures(histories[1], point) for point in histories[1].points] == expected
-    assert [_figures(histories[2], point) for point in histories[2].points] == expected[1:]
+def test_all_formats_of_a_real_run_say_the_same(
+    finetuned: Path, data_bin: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    """The same training logged as JSON and on a terminal, which shows training lines in its progress bar only."""
+    log, save_dir = tmp_path / "tqdm.log", tmp_path / "save"
+    best = ("--best-checkpoint-metric", "accuracy", "--maximize-best-checkpoint-metric")
+    options = (*FINETUNE, *best, "--finetune-from-model", pretrained / "model.pt", "--log-format", "tqdm")
+    parts = ("fairseq-train", data_bin, *TRAIN_OPTIONS, "--save-dir", save_dir, *options)
+    run("script", "-qec", shlex.join(map(str, parts)), log, env=environment(TERM="xterm"))
+    expected, history = read_history(finetuned / "log.txt"), read_history(log)
+    for found, folder in ((expected, finetuned), (history, save_dir)):
+        assert found.ended and found.subsets() == ["valid"]
+        assert found.setting("checkpoint", "save_dir") == str(folder)
+        assert found.setting("task", "data") == str(data_bin) and found.setting("task", "view") == "joint"
+    points = [_figures(point) for point in expected.points]
+    assert [point for point in points if point[0] != "train_inner"] == [_figures(point) for point in history.points]
+    assert len(expected.of("train_inner")) > 40 and len(expected.of("valid")) == len(expected.of("train")) == 2
 
 
-def _figures(history: History, point: Point) -> Any:
+def _figures(point: Point) -> Any:
     speeds = ("bps", "wps", "ups", "wall", "train_wall")
     values = {name: value for name, value in point.values.items() if name not in speeds}
     assert {"loss", "accuracy", "chance", "n_blanks"} <= set(values)
     return point.tag, point.update, round(point.epoch, 3), values
-
-
-def _on_a_terminal(log: Path, data_bin: Path, save_dir: Path, *options: Any) -> None:
-    import shlex
-
-    from .conftest import TRAIN_OPTIONS
-
-    parts = ["fairseq-train", data_bin, *TRAIN_OPTIONS, "--save-dir", save_dir, *options]
-    run("script", "-qec", shlex.join(map(str, parts)), log, env=environment(TERM="xterm"))

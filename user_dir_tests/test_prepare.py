@@ -283,6 +283,7 @@ def test_full_disk(tmp_path: Path, pretrained: Path, small_disk: Path, workers: 
     assert list(small_disk.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_input(tmp_path: Path, pretrained: Path) -> None:
     """Ten times the passages, the same peak memory within 20 MB."""
     line = json.dumps({"article": "It was _ . " * 20, "options": [FOUR] * 20, "answers": ["A"] * 20})

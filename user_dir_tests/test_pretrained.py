@@ -341,6 +341,7 @@ def test_layout_of_the_releases(tmp_path: Path, vocabulary: Vocabulary, heads: b
     assert (again - expected)[tokens.ne(1)].abs().max() < 1e-5
 
 
+@pytest.mark.slow
 def test_a_release_is_trained_and_validated(tmp_path: Path, pretrained: Path, data_bin: Path) -> None:
     """fairseq's own code loads the old names, and the proof of load knows them; the head of MNLI goes with a note."""
     old = release(load_state(pretrained / "model.pt"), tmp_path, heads=True)

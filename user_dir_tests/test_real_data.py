@@ -149,6 +149,7 @@ def test_zero_shot_at_every_batch_size(weights: Path, cloth_bin: Path) -> None:
     assert results[0].chance == pytest.approx(25.0, abs=0.01)
 
 
+@pytest.mark.slow
 def test_raw_text_costs_accuracy(tmp_path: Path, weights: Path, cloth: Path) -> None:
     """The first passages, as exam files are typed and as pretraining text looks."""
     from fairseq_cloze.encoding import EncodingOptions

@@ -72,7 +72,7 @@ def test_a_validation_is_broken_off(data_bin: Path, pretrained: Path, tmp_path: 
     many = tmp_path / "many.jsonl"
     passages = [json.loads(path.read_text()) for path in sorted((PASSAGES / "train").rglob("*.json"))]
     many.write_text(
-        "".join(json.dumps({**passages[n % len(passages)], "id": str(n)}) + "\n" for n in range(40 * len(passages)))
+        "".join(json.dumps({**passages[n % len(passages)], "id": str(n)}) + "\n" for n in range(15 * len(passages)))
     )
     prepare({"train": [PASSAGES / "train"], "valid": [many]}, pretrained, tmp_path / "bin", workers=1)
     options = ("--batch-size-valid", "1", "--validate-interval-updates", "2")

@@ -153,10 +153,10 @@ def test_validate_in_another_view(finetuned: Path, data_bin: Path) -> None:
 @pytest.mark.parametrize(
     ("view", "scorer", "loss"),
     [
-        ("joint", "l2r", "softmax"),
+        pytest.param("joint", "l2r", "softmax", marks=pytest.mark.slow),
         ("full", "mean", "softmax"),
         ("neighbors", "head", "margin"),
-        ("full", "head", "listnet"),
+        pytest.param("full", "head", "listnet", marks=pytest.mark.slow),
     ],
 )
 def test_other_views_train(tmp_path: Path, pretrained: Path, data_bin: Path, view: str, scorer: str, loss: str) -> None:
@@ -221,7 +221,7 @@ def test_hydra_train(tmp_path: Path, pretrained: Path, data_bin: Path, log: Ran)
 
 
 def test_killed_and_run_again_the_curve_goes_on(tmp_path: Path, pretrained: Path, data_bin: Path) -> None:
-    """kill -9, told to stop twice, the same command every time: losses and weights of a run that was left alone,
+    """kill -9, then told to stop, the same command every time: losses and weights of a run that was left alone,
     digit by digit.
     """
     options = ("--arch", "cloze_roberta", "--finetune-from-model", pretrained / "model.pt", "--max-tokens", "1024")
@@ -231,7 +231,7 @@ def test_killed_and_run_again_the_curve_goes_on(tmp_path: Path, pretrained: Path
     assert len(expected) > 60
     found: Dict[int, float] = {}
     command = ("fairseq-train", data_bin, *TRAIN_OPTIONS, "--save-dir", tmp_path / "killed", *options)
-    for kill_at, number in ((13, signal.SIGKILL), (23, signal.SIGUSR1), (44, signal.SIGTERM)):
+    for kill_at, number in ((13, signal.SIGKILL), (44, signal.SIGUSR1)):
         process = start(*command)
         assert process.stdout is not None
         text = ""
@@ -334,7 +334,7 @@ def two_processes(data_bin: Path, save_dir: Path, *options: Any) -> Ran:
     return Ran(0, texts[0])
 
 
-@pytest.mark.parametrize("update_freq", [1, 2])
+@pytest.mark.parametrize("update_freq", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_two_processes_equal_one(tmp_path: Path, pretrained: Path, data_bin: Path, update_freq: int) -> None:
     """Two workers do in one update what one does in twice as many accumulation steps."""
     options = ("--arch", "cloze_roberta", "--finetune-from-model", pretrained / "model.pt", "--max-epoch", "2")
