@@ -1,8 +1,8 @@
 """Every command of README.md and docs/ is run, in the order of the page, on the example passages and a small model.
 
 Code blocks marked ``bash`` are run; those marked ``bash long`` with four updates, ``bash gpu`` besides without
-``--fp16`` where there is no GPU; ``bash again`` is run for another page; ``bash install`` is what scripts/setup.sh
-does.
+``--fp16`` where there is no GPU, ``bash slow`` by ``--all`` only. ``bash again`` is run for another page; ``bash
+install`` is what scripts/setup.sh does.
 """
 
 from __future__ import annotations
@@ -64,7 +64,17 @@ def _shortened(command: str) -> str:
 )
 def test_commands(page: Path, sandbox: Path) -> None:
     kinds = [kind for kind, _ in blocks(page)]
-    assert set(kinds) <= {*RUN, "bash again", "bash install", "json", "mermaid", "python", "text", "toml"}, kinds
+    assert set(kinds) <= {
+        *RUN,
+        "bash slow",
+        "bash again",
+        "bash install",
+        "json",
+        "mermaid",
+        "python",
+        "text",
+        "toml",
+    }, kinds
     commands = [text if kind == "bash" else _shortened(text) for kind, text in blocks(page) if kind in RUN]
     if not commands:
         pytest.skip(f"{page.name} has no commands")
@@ -72,6 +82,13 @@ def test_commands(page: Path, sandbox: Path) -> None:
     run("bash", "-c", script, cwd=sandbox, env={"HF_HUB_CACHE": str(sandbox / "hub"), "HF_HUB_OFFLINE": "1"})
     if page.name == "README.md":
         assert (sandbox / "answers.json").exists() and (sandbox / "valid.json").exists()
+
+
+@pytest.mark.slow
+def test_slow_commands(sandbox: Path) -> None:
+    commands = [text for page in PAGES for kind, text in blocks(page) if kind == "bash slow"]
+    assert commands
+    run("bash", "-c", "set -euo pipefail\n" + "\n".join(commands), cwd=sandbox)
 
 
 def test_what_is_said_again_is_run_elsewhere() -> None:
