@@ -20,7 +20,6 @@ from .chance import Beginning, ChanceWatch, Stretch, report
 from .checkpoints import (
     HEAD_NAME,
     STATE_KEY,
-    Architecture,
     State,
     carried_vocabulary,
     check_vocabulary,
@@ -41,14 +40,13 @@ from .files import split_paths
 from .model import BASE, MODEL_NAME, ClozeRobertaModel, fill_config, finish_model, rest_lm_head
 from .runs import RUN_FILE, RunLock
 from .settings import CARRIED, OTHER_BLANKS, SCORERS, VIEWS, Settings
+from .source import LAST, check_architecture, find_source, value_of, warn_of_another_run
 from .views import make_view
 from .vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
 TASK_NAME = "cloze_ranking"
-
-_DEFAULT_RESTORE_FILE = "checkpoint_last.pt"
 
 
 @dataclass
@@ -123,7 +121,7 @@ class ClozeRankingTask(FairseqTask):
     def __init__(self, cfg: ClozeRankingConfig, **kwargs: Any) -> None:
         super().__init__(cfg, **kwargs)
         #: how candidates are scored
-        self.settings = Settings(**{name: _value(getattr(cfg, name)) for name in CARRIED}).completed({})
+        self.settings = Settings(**{name: value_of(getattr(cfg, name)) for name in CARRIED}).completed({})
         if not 0.0 <= cfg.teacher_blanks < 1.0 or (cfg.teacher_blanks and self.settings.view != "joint"):
             raise ClozeError(
                 f"--teacher-blanks: expected a share below 1, with --view joint, found {cfg.teacher_blanks} "
@@ -202,7 +200,7 @@ class ClozeRankingTask(FairseqTask):
         if not from_checkpoint:
             compat.refuse_independent_processes()
             self._begin_run()
-            self._source = self._find_source()
+            self._source = find_source(self.cfg)
             if self._source is not None:
                 self._check_source(self._source, cfg)
         elif self.cfg.path:  # fairseq-validate
@@ -235,59 +233,17 @@ class ClozeRankingTask(FairseqTask):
 
     # -- the checkpoint training starts from -------------------------------------------------------------------------
 
-    def _find_source(self) -> Optional[Path]:
-        """Which checkpoint fairseq is going to load, by fairseq's own rules; ``None`` for random weights.
-
-        Raises:
-            CheckpointError: it is missing, or none was given and ``--from-scratch`` neither
-        """
-        cfg = self.cfg
-        given = cfg.finetune_from_model or cfg.continue_once or cfg.restore_file != _DEFAULT_RESTORE_FILE
-        if cfg.from_scratch and given:
-            raise CheckpointError("--from-scratch starts from random weights; leave it out, or the checkpoint")
-        last = Path(cfg.save_dir, _DEFAULT_RESTORE_FILE)
-        if cfg.restore_file != _DEFAULT_RESTORE_FILE:
-            return _existing(Path(cfg.restore_file), "--restore-file")
-        if last.exists():
-            logger.info("resuming from %s", last)
-            return last
-        for option in ("continue_once", "finetune_from_model"):
-            if getattr(cfg, option):
-                return _existing(Path(getattr(cfg, option)), f"--{option.replace('_', '-')}")
-        if cfg.from_scratch:
-            logger.warning("training starts from random weights, as --from-scratch asks for")
-            return None
-        raise CheckpointError(
-            "no pretrained weights: pass --finetune-from-model MODEL.PT (made by 'fairseq-cloze import-hf', or RoBERTa "
-            "of fairseq), or --from-scratch to start from random weights on purpose"
-        )
-
-    def _warn_of_another_run(self, state: State, last: Path) -> None:
-        """fairseq resumes whatever lies in ``--save-dir``; say so where that was another run."""
-        earlier = (state.get("cfg") or {}).get("task") or {}
-        changed = [
-            f"{name} {earlier[name]} then, {_value(getattr(self.cfg, name))} now"
-            for name in ("data", "finetune_from_model", *CARRIED)
-            if name in earlier and earlier[name] != _value(getattr(self.cfg, name))
-        ]
-        if changed:
-            logger.warning(
-                "%s is of another run (%s) and is resumed all the same; give each run its own --save-dir",
-                last,
-                "; ".join(changed),
-            )
-
     def _check_source(self, path: Path, cfg: Any) -> None:
         state = load_state(path)
-        if path == Path(self.cfg.save_dir, _DEFAULT_RESTORE_FILE):
-            self._warn_of_another_run(state, path)
+        if path == Path(self.cfg.save_dir, LAST):
+            warn_of_another_run(state, path, self.cfg)
         self._check_vocabulary(state, path)
         architecture = read_architecture(state, path)
         if getattr(cfg, "_name", None) == MODEL_NAME:
             fill_config(cfg, vars(architecture))
         elif isinstance(cfg, Namespace):
             cfg.layer_norm_eps = architecture.layer_norm_eps
-        _check_architecture(architecture, cfg, path)
+        check_architecture(architecture, cfg, path)
 
     def _check_validated(self, paths: List[Path]) -> None:
         """Make sure that checkpoints can be validated, several as an average."""
@@ -367,7 +323,7 @@ class ClozeRankingTask(FairseqTask):
         if compat.rank() == 0:
             logger.warning("%s", report(verdict, self._beginning))
         if self.cfg.stop_at_chance:
-            last = Path(self.cfg.save_dir, _DEFAULT_RESTORE_FILE)
+            last = Path(self.cfg.save_dir, LAST)
             left = f"{last} stays, look at it with 'fairseq-cloze doctor'" if last.exists() else "Nothing was saved"
             compat.end_run(
                 ChanceError.exit_code,
@@ -433,25 +389,3 @@ def _check_shard(shard: DataBin, first: DataBin) -> None:
                 f"{shard.folder}: shards must be prepared alike, its {key} differs from that of {first.folder}; "
                 "prepare both with the same options"
             )
-
-
-def _check_architecture(architecture: Architecture, cfg: Any, path: Path) -> None:
-    differences: List[str] = architecture.differences(cfg)
-    if differences:
-        raise CheckpointError(
-            f"{path} does not fit the model: {'; '.join(differences)}; "
-            f"pass --arch {MODEL_NAME}, which takes its shape from the checkpoint"
-        )
-
-
-def _existing(path: Path, option: str) -> Path:
-    if not path.is_file():
-        raise CheckpointError(
-            f"{option} {path}: no such checkpoint; training would start from random weights, check the path"
-        )
-    return path
-
-
-def _value(choice: Any) -> Any:
-    """Text of a ``ChoiceEnum`` option, which fairseq gives as text or as an enum; other values as they are."""
-    return getattr(choice, "value", choice)

@@ -17,5 +17,4 @@ if [ "${1:-}" = --all ]; then
     shift
     select=''
 fi
-# Three workers on two cores: some tests wait for time-outs, or for processes that wait.
-python -m pytest -n 3 --dist worksteal --durations 15 -m "$select" "$@"
+python -m pytest -n 2 --dist worksteal --durations 15 -m "$select" "$@"

@@ -47,7 +47,7 @@ def sandbox(tmp_path: Path, hf_folder: Path) -> Path:
 RUN = ("bash", "bash long", "bash gpu")
 
 #: Pages whose commands take a minute and stand on other pages, too, in one form or another.
-SLOW = ("results.md", "benchmarks.md")
+SLOW = ("results.md", "benchmarks.md", "analysis.md", "report.md")
 
 
 def _shortened(command: str) -> str:

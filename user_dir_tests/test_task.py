@@ -380,7 +380,8 @@ def test_the_proof_is_made_once(tmp_path: Path, data_bin: Path, pretrained: Path
     task.begin_epoch(2, model)
 
 
-@pytest.mark.parametrize("untied", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("untied", [False, True])
 def test_what_takes_no_part_is_not_trained(tmp_path: Path, data_bin: Path, untied: bool) -> None:
     """Torch's DDP waits for the gradient of every parameter in training: each must get one, whatever scores."""
     for view, scorer in (("joint", "mean"), ("joint", "l2r"), ("full", "mean"), ("full", "head")):

@@ -170,6 +170,7 @@ def test_other_views_train(tmp_path: Path, pretrained: Path, data_bin: Path, vie
     assert result.accuracy == pytest.approx(ran.metrics("valid")[0]["accuracy"], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_plain_roberta_arch(tmp_path: Path, pretrained: Path, data_bin: Path) -> None:
     shape = ("--encoder-layers", 2, "--encoder-embed-dim", 48, "--encoder-ffn-embed-dim", 96)
     shape += ("--encoder-attention-heads", 4, "--max-positions", 126)
