@@ -20,6 +20,7 @@ from fairseq.models.roberta.model import RobertaLMHead
 from omegaconf import DictConfig, open_dict
 from torch import Tensor, nn
 
+from .attention import speed_up
 from .compat import drop_dead_parameters, is_dead_parameter
 
 MODEL_NAME = "cloze_roberta"
@@ -101,6 +102,13 @@ class ClozeRobertaModel(RobertaModel):
     def add_args(parser: Any) -> None:
         """Add the options of :class:`ClozeRobertaConfig`; architectures set those that are not given."""
         gen_parser_from_dataclass(parser, ClozeRobertaConfig(), delete_default=True)
+
+    @classmethod
+    def build_model(cls, args: Any, task: Any) -> "ClozeRobertaModel":
+        """Build a model, for tasks that know nothing of :func:`finish_model` as well (masked_lm)."""
+        model: ClozeRobertaModel = super().build_model(args, task)
+        finish_model(model, getattr(args, "layer_norm_eps", None))
+        return model
 
     def forward(
         self,
@@ -225,6 +233,7 @@ def finish_model(model: nn.Module, layer_norm_eps: Optional[float]) -> None:
         layer_norm_eps: epsilon of every layer norm; fairseq builds them with 1e-5
     """
     drop_dead_parameters(model)
+    speed_up(model)
     if layer_norm_eps is None:
         return
     for module in model.modules():
