@@ -17,7 +17,7 @@ from typing import Any, Dict, List, Sequence
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-PASSAGES = ROOT / "examples" / "passages"
+PASSAGES = ROOT / "user_dir_tests" / "passages"  # a fixed half of the examples
 
 #: Shapes to train, by name: layers, width, feed-forward width, attention heads.
 SHAPES = {"tiny": (2, 64, 256, 4), "base": (12, 768, 3072, 12), "large": (24, 1024, 4096, 16)}

@@ -21,7 +21,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 ROOT = Path(__file__).resolve().parent.parent
 PLUGIN = ROOT / "fairseq_cloze"
-PASSAGES = ROOT / "examples" / "passages"
+PASSAGES = ROOT / "user_dir_tests" / "passages"  # a fixed half of the examples
 BIN = Path(sys.executable).parent
 
 

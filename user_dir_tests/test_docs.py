@@ -15,7 +15,7 @@ from typing import List, Set, Tuple
 import pytest
 import torch
 
-from .conftest import ROOT, run
+from .conftest import PASSAGES, ROOT, run
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -31,8 +31,11 @@ def blocks(page: Path) -> List[Tuple[str, str]]:
 @pytest.fixture
 def sandbox(tmp_path: Path, hf_folder: Path) -> Path:
     """The repository's folders, and a hub cache in which every RoBERTa is the small one."""
-    for name in ("examples", "fairseq_cloze", "scripts"):
+    for name in ("fairseq_cloze", "scripts"):
         (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "examples").mkdir()
+    for folder in (ROOT / "examples").iterdir():
+        (tmp_path / "examples" / folder.name).symlink_to(PASSAGES if folder.name == "passages" else folder)
     for name in ("roberta-base", "roberta-large", "distilroberta-base"):
         snapshot = tmp_path / "hub" / f"models--{name}" / "snapshots" / "0123456789abcdef"
         shutil.copytree(hf_folder, snapshot)
@@ -40,7 +43,7 @@ def sandbox(tmp_path: Path, hf_folder: Path) -> Path:
         (snapshot.parent.parent / "refs" / "main").write_text(snapshot.name)
     (tmp_path / "local").mkdir()
     (tmp_path / "local" / "roberta").symlink_to(hf_folder)
-    (tmp_path / "cloth").symlink_to(ROOT / "examples" / "passages")
+    (tmp_path / "cloth").symlink_to(PASSAGES)
     return tmp_path
 
 

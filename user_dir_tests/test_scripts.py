@@ -11,7 +11,7 @@ from typing import Any, Dict
 import pytest
 import torch
 
-from .conftest import BIN, ROOT, run, start
+from .conftest import BIN, PASSAGES, ROOT, run, start
 
 
 def test_gpu_check_without_a_gpu(tmp_path: Path) -> None:
@@ -78,6 +78,7 @@ def test_quickstart_in_a_copy(tmp_path: Path) -> None:
 def test_the_whole_round_told_to_stop_and_started_again(tmp_path: Path, hf_folder: Path) -> None:
     """As a batch system does it: the signal goes to every process, then the same command is started again."""
     env = {"WEIGHTS": str(hf_folder), "OUT": "out", "UPDATES": "60", "SAVE_EVERY": "25", "VENV": str(BIN.parent)}
+    env.update(TRAIN=str(PASSAGES / "train"), VALID=str(PASSAGES / "valid"))
     command = ("bash", ROOT / "scripts" / "log.sh", "bash", ROOT / "scripts" / "finetune.sh", "--max-tokens", "1024")
     process = start(*command, cwd=tmp_path, env=env, start_new_session=True)
     assert process.stdout is not None
