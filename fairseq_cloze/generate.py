@@ -9,34 +9,28 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import random
 import signal
 import tempfile
+import threading
 from collections import Counter, deque
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, Callable, Deque, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 from tqdm import tqdm
 
-from .blanks import WORDS_PER_BLANK, Blank, choose, find_slots
-from .distractors import Distractors
 from .errors import ClozeError
 from .files import PathLike, cannot_write, check_writable, replacing
-from .passages import LETTERS
-from .prose import Chunk, Cutter, Piece, find_texts, read_chunks, spool
-from .wordcounts import ChunkCounts, Counting, WordCounts, count
+from .maker import OPTIONS, Made, Maker, count_chunk
+from .prose import Chunk, find_texts, read_chunks, spool
+from .wordcounts import Counting
 from .words import Tagger
 
-OPTIONS = 4
-
 _COUNTED = 1 << 28  # bytes of text that are counted, spread evenly, where there are more
-_FEWEST = 0.6  # share of the blanks a passage should have
-_MORE = 0.75  # words per blank where a model will drop some
 
 
 @dataclass
@@ -186,7 +180,7 @@ def _count(
     pieces: List[int] = []
     chunks = ((chunk, number % max(every, 1) == 0) for number, chunk in enumerate(read_chunks(files)))
     with _Workers(workers, None) as pool, _progress("count", files) as progress:
-        for found in pool.run(_count_chunk, chunks):
+        for found in pool.run(count_chunk, chunks):
             if found.counts is not None:
                 counting.add(found.counts)
             pieces.append(found.pieces)
@@ -231,142 +225,35 @@ def _progress(name: str, files: Sequence[Tuple[Path, str]]) -> Any:
     return tqdm(total=total, desc=name, unit="B", unit_scale=True, disable=None)
 
 
-# -- chunks, in worker processes -------------------------------------------------------------------------------------
+# -- worker processes --------------------------------------------------------------------------------------------------
 
-
-@dataclass
-class _Counted:
-    counts: Optional[ChunkCounts]
-    pieces: int
-    skipped: Counter[str]
-    size: int
-
-
-@dataclass
-class _Made:
-    passages: List[Dict[str, Any]]
-    content: int
-    dropped: Counter[str]
-    judged: Counter[str]
-    size: int
-
-
-def _count_chunk(task: Tuple[Chunk, bool]) -> _Counted:
-    chunk, counted = task
-    cutter = Cutter()
-    pieces = sum(1 for _ in cutter.cut(chunk))
-    texts = (paragraph.text for paragraph in chunk.paragraphs if not paragraph.problem)
-    return _Counted(count(texts) if counted else None, pieces, cutter.skipped, chunk.size)
-
-
-class _Maker:
-    """Makes passages of pieces."""
-
-    def __init__(self, pools: Dict[str, List[Tuple[int, str]]], rows: Path, seed: int, lm: Optional[PathLike]) -> None:
-        self._tagger = Tagger()
-        self._seed = seed
-        self._judge = None
-        counts = WordCounts(pools, rows)
-        if lm is None:
-            self._distractors = Distractors(counts)
-        else:
-            from .judge import PROPOSED, Judge
-
-            self._judge = Judge(lm)
-            self._distractors = Distractors(counts, most=PROPOSED, evidence=False)
-
-    def make(self, chunk: Chunk, quota: int) -> _Made:
-        """Make *quota* passages of a chunk, evenly; another piece takes the place of one that yields none."""
-        pieces = list(Cutter().cut(chunk))
-        done: Dict[int, Dict[str, Any]] = {}
-        made = _Made([], 0, Counter(), Counter(), chunk.size)
-        due = [(2 * number + 1) * len(pieces) // (2 * quota) for number in range(quota)]
-        left = [number for number in range(len(pieces)) if number not in set(due)]
-        while due:
-            drafts = [self._draft(pieces[number]) for number in due]
-            for number, blanks in zip(due, self._finish([pieces[number] for number in due], drafts, made.judged)):
-                if blanks is None:
-                    made.dropped["with too few blanks"] += 1
-                else:
-                    done[number] = self._passage(pieces[number], blanks)
-                    made.content += sum(blank.slot.content for blank in blanks)
-            due, left = left[: quota - len(done)], left[quota - len(done) :]
-        if left:
-            made.dropped["beyond --limit"] += len(left)
-        made.passages = [done[number] for number in sorted(done)]
-        return made
-
-    def _rng(self, piece: Piece, part: str) -> random.Random:
-        return random.Random(f"{self._seed}:{part}:{piece.id}")
-
-    def _draft(self, piece: Piece) -> Tuple[List[Blank], int]:
-        slots, words, first = find_slots(piece.text, self._tagger)
-        rng = self._rng(piece, "blanks")
-        density = WORDS_PER_BLANK * (1.0 if self._judge is None else _MORE)
-        blanks = choose(slots, words, first, rng, lambda slot: self._distractors.offer(slot, rng), density)
-        return blanks, max(round(words / WORDS_PER_BLANK), 1)
-
-    def _finish(
-        self, pieces: Sequence[Piece], drafts: Sequence[Tuple[List[Blank], int]], judged: Counter[str]
-    ) -> Iterator[Optional[List[Blank]]]:
-        chosen = [blanks for blanks, _ in drafts]
-        if self._judge is not None:
-            some = [number for number, blanks in enumerate(chosen) if blanks]
-            if some:
-                texts = [pieces[number].text for number in some]
-                for number, blanks in zip(some, self._judge.pick(texts, [chosen[number] for number in some], judged)):
-                    chosen[number] = blanks
-        for blanks, (_, wanted) in zip(chosen, drafts):
-            while len(blanks) > wanted:
-                places = [blank.slot.place for blank in blanks]
-                room = [places[at + 1] - places[at - 1] for at in range(1, len(places) - 1)]
-                del blanks[1 + room.index(min(room))]
-            yield blanks if len(blanks) >= max(_FEWEST * wanted, 1) else None
-
-    def _passage(self, piece: Piece, blanks: Sequence[Blank]) -> Dict[str, Any]:
-        rng = self._rng(piece, "answers")
-        article = ""
-        at = 0
-        options = []
-        answers = []
-        for blank, answer in zip(blanks, balanced(len(blanks), rng)):
-            article += piece.text[at : blank.slot.start] + "_"
-            at = blank.slot.end
-            choices = list(blank.distractors)
-            rng.shuffle(choices)
-            choices.insert(answer, blank.slot.gold)
-            options.append(choices)
-            answers.append(LETTERS[answer])
-        return {"id": piece.id, "article": article + piece.text[at:], "options": options, "answers": answers}
-
-
-def balanced(blanks: int, rng: random.Random) -> List[int]:
-    """Places of the right options in no pattern; how often each comes differs by one at most."""
-    order = rng.sample(range(OPTIONS), OPTIONS)
-    places = [order[number % OPTIONS] for number in range(blanks)]
-    rng.shuffle(places)
-    return places
-
-
-_state: Dict[str, _Maker] = {}
+_state: Dict[str, Any] = {}
 
 
 def _start_worker(state: Optional[Tuple[Any, ...]]) -> None:
-    if state is not None:
-        _state["arguments"] = state  # type: ignore[assignment]
-        _state.pop("maker", None)
+    _state["arguments"] = state
 
 
 def _start_process(state: Optional[Tuple[Any, ...]]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops its workers
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _start_worker(state)
 
 
-def _make_chunk(task: Tuple[Chunk, int]) -> _Made:
+def _end_with_parent() -> None:
+    """End this worker where its parent was killed, which would leave it waiting for ever."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _make_chunk(task: Tuple[Chunk, int]) -> Made:
     if "maker" not in _state:  # here, so that its errors reach the parent
-        _state["maker"] = _Maker(*_state["arguments"])  # type: ignore[misc]
-    return _state["maker"].make(*task)
+        _state["maker"] = Maker(*_state["arguments"])
+    made: Made = _state["maker"].make(*task)
+    return made
 
 
 class _Workers:

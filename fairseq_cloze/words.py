@@ -198,18 +198,9 @@ def open_kind(word: str, tag: str) -> Optional[str]:
     return tag
 
 
-@lru_cache(maxsize=1 << 16)
-def pool_kinds(word: str) -> Tuple[str, ...]:
-    """Kinds a word of the text can be a distractor of: those of its usual part of speech."""
-    usual = usual_tag(word)
-    if usual not in OPEN:
-        return ()
-    found = {
-        open_kind(word, tag)
-        for tag, _ in forms(word)
-        if OPEN[tag] == OPEN[usual] and (OPEN[tag] == "VERB" or tag == usual)
-    }
-    return tuple(sorted(kind for kind in found if kind))
+def pool_kind(word: str) -> Optional[str]:
+    """Kind a word of the text can be a distractor of: that of its usual tag, so *bore* is no infinitive."""
+    return open_kind(word, usual_tag(word))
 
 
 # -- kind in context -------------------------------------------------------------------------------------------------
