@@ -22,6 +22,7 @@ _WEIGHTS: Dict[str, float] = {
     "possessive": 0.3, "have": 0.5, "do": 0.5, "be": 0.4, "modal": 0.7, "NN": 0.8, "NNS": 0.9, "VB": 1.3, "VBZ": 1.3,
     "VBD/VBN": 1.3, "VBD": 1.3, "VBN": 1.3, "VBG": 1.2, "JJ": 1.2, "JJR": 0.6, "JJS": 0.3, "RB-ly": 1.3,
 }  # fmt: skip
+_FIRST = 6  # words: a shorter first sentence, such as a greeting, is kept whole with the next one
 _TRIES = 8  # words of a stretch for which distractors are looked for
 
 
@@ -89,7 +90,7 @@ def find_slots(text: str, tagger: Tagger) -> Tuple[List[Slot], int, int]:
                 if kind is not None:
                     slots.append(_slot(paragraph, offset, tokens, content, at, kind, words))
                 words += 1
-            first = first or words
+            first = first or (words if words >= _FIRST else 0)
         offset += len(paragraph) + 2
     return slots, words, first
 

@@ -201,6 +201,6 @@ def vowel(word: str) -> bool:
     """
     if word.startswith(("hour", "honest", "honour", "honor", "heir")):
         return True
-    if word.startswith(("uni", "use", "usu", "eu", "one", "once", "uti", "ubi")) and not word.startswith("unin"):
+    if word.startswith(("uni", "use", "usu", "eu", "one", "once", "uti", "ubi")) and word[:4] not in ("unin", "unim"):
         return False
     return word[0] in "aeiou"

@@ -18,7 +18,7 @@ from typing import Dict, Iterable, List, Tuple
 
 import numpy as np
 
-from .words import FUNCTION_WORDS, pool_kind
+from .words import FUNCTION_WORDS, pool_kinds
 
 #: Kinds of pairs.
 NEIGHBOURS, CONTENT = 1, 2
@@ -119,8 +119,7 @@ class Counting:
         common = sorted(((times, word) for word, times in self.words.items() if times >= least), reverse=True)
         pools: Dict[str, List[Tuple[int, str]]] = {}
         for times, word in common[:_MOST_POOLED]:
-            kind = pool_kind(word)
-            if kind is not None:
+            for kind in pool_kinds(word):
                 pools.setdefault(kind, []).append((times, word))
         return {kind: sorted(entries) for kind, entries in pools.items()}
 

@@ -161,7 +161,10 @@ def forms(word: str) -> Tuple[Tuple[str, str], ...]:
     found = []
     for part, lemmas in library.getAllLemmas(word).items():
         for lemma in lemmas:
-            for tag, spellings in library.getAllInflections(lemma, upos=part).items():
+            inflections = library.getAllInflections(lemma, upos=part)
+            if "VBD" in inflections:  # the dictionary names a participle only where it differs
+                inflections.setdefault("VBN", inflections["VBD"])
+            for tag, spellings in inflections.items():
                 if word in spellings and tag in OPEN and (tag, lemma) not in found:
                     found.append((tag, lemma))
     return tuple(found)
@@ -198,9 +201,12 @@ def open_kind(word: str, tag: str) -> Optional[str]:
     return tag
 
 
-def pool_kind(word: str) -> Optional[str]:
-    """Kind a word of the text can be a distractor of: that of its usual tag, so *bore* is no infinitive."""
-    return open_kind(word, usual_tag(word))
+def pool_kinds(word: str) -> Tuple[str, ...]:
+    """Kinds a word of the text can be a distractor of, by its usual tag alone: *bore* is no infinitive."""
+    kind = open_kind(word, usual_tag(word))
+    if kind is None:
+        return ()
+    return ("VBD", "VBD/VBN", "VBN") if kind == "VBD/VBN" else (kind,)
 
 
 # -- kind in context -------------------------------------------------------------------------------------------------
@@ -331,7 +337,7 @@ def _auxiliary(word: str, tokens: Sequence[Token], at: int) -> Optional[str]:
         return None
     tags = {tag for tag, _ in forms(tokens[ahead].word)} | ({"VBN"} if tokens[ahead].word == "been" else set())
     infinitive = "VB" in tags and not tags & {"VBN", "NN", "JJ"}
-    if word in CLOSED["have"] and "VBN" in tags and "VB" not in tags and "JJ" not in tags:
+    if word in CLOSED["have"] and "VBN" in tags and "VB" not in tags:
         return "have"
     if word in CLOSED["modal"] and (infinitive or tokens[ahead].word in ("be", "have")):
         return "modal"
