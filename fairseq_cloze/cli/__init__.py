@@ -18,6 +18,7 @@ COMMANDS = {
     "learn-bpe": "learn_bpe",
     "evaluate": "evaluate",
     "predict": "predict",
+    "generate": "generate",
     "doctor": "doctor",
     "compare": "compare",
     "average": "average",

@@ -1,0 +1,30 @@
+"""``fairseq-cloze generate``"""
+
+from __future__ import annotations
+
+from typing import Optional, Tuple
+
+import click
+
+
+@click.command("generate")
+@click.argument("texts", nargs=-1, required=True, metavar="TEXT...")
+@click.option("--out", required=True, metavar="FILE", help="Passages to write: a .jsonl or .jsonl.gz file.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Another seed makes other blanks.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: one per core]")
+@click.option("--lm", metavar="CHECKPOINT", help="RoBERTa that drops distractors which would be right, too.")
+@click.option("--limit", type=click.IntRange(min=1), help="Most passages, spread evenly over the text.")
+def command(
+    texts: Tuple[str, ...], out: str, seed: int, workers: Optional[int], lm: Optional[str], limit: Optional[int]
+) -> None:
+    """Make cloze passages from English prose: text files, folders of them, or - for standard input."""
+    if lm is not None:
+        from .. import register
+
+        register()
+    from ..generate import generate
+
+    tally = generate(texts, out, seed, workers, lm, limit)
+    for line in tally.lines():
+        click.echo(line)
+    click.echo(f"wrote {out}")

@@ -1,0 +1,206 @@
+"""Distractors: words of the kind and frequency of the right one that do not fit.
+
+Without a language model the text itself is the evidence: a word that was seen with the content words beside the blank
+may fit and is left out; of the others those come first that were seen with its function words, as they fit the grammar.
+"""
+
+from __future__ import annotations
+
+import random
+from functools import lru_cache
+from typing import Dict, FrozenSet, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from .blanks import Slot
+from .wordcounts import CONTENT, NEIGHBOURS, WordCounts
+from .words import CLOSED, FUNCTION_WORDS, forms
+
+#: Function words that can mean the same; they never stand together.
+_GROUPS = (
+    "although though while whereas", "because since as", "when while as once if after", "until before",
+    "however nevertheless", "therefore thus consequently hence", "moreover furthermore besides",
+    "meanwhile however",
+    "finally eventually", "similarly likewise", "indeed moreover furthermore", "instead however", "who whom",
+    "what which", "when where", "how why", "when how", "whether why", "although but",
+    "in into within at", "on upon", "about of", "below under beneath", "above over", "between among",
+    "against with", "through across along over", "towards to into", "besides beside", "by beside near at",
+    "before until", "after since", "without except", "during in", "for during", "from of", "despite with",
+    "very so too quite rather", "still yet already", "never seldom hardly", "always often sometimes ever",
+    "even just only", "almost quite", "soon again", "someone everyone anyone", "something everything anything",
+    "nobody no", "has have had", "do does did", "is are was were", "off away out", "up over", "down over",
+    "back away", "but and", "so and",
+)  # fmt: skip
+
+_NONE: FrozenSet[str] = frozenset()
+_ALIKE: Dict[str, FrozenSet[str]] = {
+    word: frozenset(other for group in _GROUPS if word in group.split() for other in group.split()) - {word}
+    for words in _GROUPS
+    for word in words.split()
+}
+
+#: Kinds whose distractors are other kinds' words: the form of what follows allows only the right kind.
+_OTHERS: Dict[str, Tuple[str, ...]] = {
+    "have": ("do", "modal"),
+    "do": ("have", "be"),
+    "be": ("have", "do", "modal"),
+    "modal": ("have", "be"),
+    "singular quantifier": ("plural quantifier",),
+    "plural quantifier": ("singular quantifier",),
+}
+_COORDINATORS = ("but", "or", "nor", "so", "unless")
+_WEIGHED = ("preposition", "particle", "adverb")  # whose neighbours in the text tell what fits
+_FITS = 0.02  # share of the right word's evidence from which on a function word may fit
+_TRIED = 40  # words of the frequency band that are looked at
+
+
+class Distractors:
+    """Proposes distractors.
+
+    Args:
+        counts: of the text
+        number: how many to propose at least
+        most: how many to propose
+        evidence: leave out what was seen in the place of the blank; where a model judges, it need not
+    """
+
+    def __init__(self, counts: WordCounts, number: int = 3, most: int = 3, evidence: bool = True) -> None:
+        self._counts = counts
+        self._number = number
+        self._most = most
+        self._evidence = evidence
+
+    def offer(self, slot: Slot, rng: random.Random) -> Optional[List[str]]:
+        """Distractors of a slot, best first, capitalised as the right word is; ``None`` where there are too few."""
+        if slot.content:
+            found = self._open(slot, rng)
+        else:
+            found = self._closed(slot, rng)
+        if len(found) < self._number:
+            return None
+        upper = slot.gold[0].isupper()
+        return [word[:1].upper() + word[1:] if upper else word for word in found[: self._most]]
+
+    def _open(self, slot: Slot, rng: random.Random) -> List[str]:
+        if not self._counts.known(slot.kind, slot.word) or slot.gold[0].isupper():
+            return []
+        band = self._counts.band(slot.kind, slot.word)
+        near = frozenset(lemma for word in slot.sentence if word.isalpha() for lemma in family(word))
+        tried = [word for word in rng.sample(band, min(_TRIED, len(band))) if usable(word, slot, near)]
+        if len(tried) < self._number:
+            return []
+        fits = np.zeros(len(tried), dtype=bool)
+        grammatical = np.zeros(len(tried), dtype=np.int64)
+        for neighbour, seen in self._seen(slot, [slot.word, *tried]).values():
+            if neighbour in FUNCTION_WORDS or not neighbour.isalpha():
+                grammatical += (seen[1:] > 0) | (seen[0] == 0)
+            else:
+                fits |= seen[1:] > 0
+        kept = [number for number in range(len(tried)) if not (self._evidence and fits[number])]
+        kept.sort(key=lambda number: -int(grammatical[number]))  # stable: chance decides among equals
+        return apart([tried[number] for number in kept], slot.word, self._most)
+
+    def _seen(self, slot: Slot, words: Sequence[str]) -> Dict[str, Tuple[str, np.ndarray]]:
+        """Per neighbour of the blank how often each word was seen beside it."""
+        size = len(words)
+        out = {}
+        for side, kind, neighbour in (
+            ("before", NEIGHBOURS, slot.before),
+            ("after", NEIGHBOURS, slot.after),
+            ("content before", CONTENT, slot.content_before),
+            ("content after", CONTENT, slot.content_after),
+        ):
+            if neighbour:
+                first, second = [neighbour] * size, list(words)
+                if side.endswith("after"):
+                    first, second = second, first
+                out[side] = (neighbour, self._counts.pairs(kind, first, second))
+        return out
+
+    def _closed(self, slot: Slot, rng: random.Random) -> List[str]:
+        if slot.kind in _OTHERS:
+            words = [word for kind in _OTHERS[slot.kind] for word in CLOSED[kind]]
+        elif slot.kind == "coordinator":
+            words = list(_COORDINATORS) if slot.word in ("but", "so") else []
+        else:
+            words = list(CLOSED[slot.kind])
+        words = [
+            word
+            for word in words
+            if word != slot.word
+            and word not in (slot.before, slot.after)
+            and word not in _ALIKE.get(slot.word, ())
+            and (slot.before not in ("a", "an") or vowel(word) == vowel(slot.word))
+        ]
+        rng.shuffle(words)
+        if self._evidence and slot.kind in _WEIGHED and words:
+            seen = self._seen(slot, [slot.word, *words])
+            fit = np.ones(len(words) + 1)
+            for side in ("before", "after"):
+                if side in seen:
+                    fit = fit * seen[side][1]
+            words = [word for word, own in zip(words, fit[1:]) if own == 0 or own < _FITS * fit[0]]
+        return _one_of_each(words)
+
+
+def _one_of_each(words: Sequence[str]) -> List[str]:
+    """Words of which no two can mean the same."""
+    kept: List[str] = []
+    for word in words:
+        if _ALIKE.get(word, _NONE).isdisjoint(kept):
+            kept.append(word)
+    return kept
+
+
+def usable(word: str, slot: Slot, near: FrozenSet[str]) -> bool:
+    """Whether a word could be a distractor at all: not in the blank's sentence, and a/an is no help.
+
+    Args:
+        near: lemmas of the words of the sentence
+    """
+    if slot.before in ("a", "an") and vowel(word) != vowel(slot.word):
+        return False
+    return near.isdisjoint(family(word))
+
+
+def apart(words: Sequence[str], gold: str, most: int) -> List[str]:
+    """The first *most* words that are of no family with *gold* or each other."""
+    kept: List[str] = []
+    for word in words:
+        if len(kept) == most:
+            break
+        if not related(word, gold) and not any(related(word, other) for other in kept):
+            kept.append(word)
+    return kept
+
+
+def related(one: str, other: str) -> bool:
+    """Whether two words are of one family: the same lemma, one inside the other, or the same long beginning.
+
+    >>> related("national", "nation"), related("went", "goes"), related("table", "chair")
+    (True, True, False)
+    """
+    short, long = sorted((one, other), key=len)
+    if len(short) >= 4 and short in long:
+        return True
+    shared = next((at for at, (a, b) in enumerate(zip(one, other)) if a != b), len(short))
+    return shared >= 5 or shared >= 4 and shared >= len(short) - 2 or not family(one).isdisjoint(family(other))
+
+
+@lru_cache(maxsize=1 << 16)
+def family(word: str) -> FrozenSet[str]:
+    """A word and its lemmas."""
+    return frozenset(lemma for _, lemma in forms(word)) | {word}
+
+
+def vowel(word: str) -> bool:
+    """Whether *an* stands before a word.
+
+    >>> vowel("hour"), vowel("unit"), vowel("apple")
+    (True, False, True)
+    """
+    if word.startswith(("hour", "honest", "honour", "honor", "heir")):
+        return True
+    if word.startswith(("uni", "use", "usu", "eu", "one", "once", "uti", "ubi")) and word[:4] not in ("unin", "unim"):
+        return False
+    return word[0] in "aeiou"
