@@ -18,9 +18,10 @@ WORDS_PER_BLANK, GAP, CONTENT_SHARE = 17, 5, 2 / 3
 
 #: How much more often than others a kind is chosen where several could be.
 _WEIGHTS: Dict[str, float] = {
-    "conjunction": 3, "connective": 4, "particle": 1.5, "question": 1.5, "indefinite": 1.5, "object": 0.3,
-    "possessive": 0.3, "have": 0.5, "do": 0.5, "be": 0.4, "modal": 0.7, "NN": 0.8, "NNS": 0.9, "VB": 1.3, "VBZ": 1.3,
-    "VBD/VBN": 1.3, "VBD": 1.3, "VBN": 1.3, "VBG": 1.2, "JJ": 1.2, "JJR": 0.6, "JJS": 0.3, "RB-ly": 1.3,
+    "preposition": 0.3, "conjunction": 4, "connective": 4, "particle": 2, "question": 3, "adverb": 2, "indefinite": 1.5,
+    "object": 0.3, "possessive": 0.3, "have": 0.5, "do": 0.5, "be": 0.4, "modal": 0.7, "NN": 0.8, "NNS": 0.9,
+    "VB": 1.3, "VBZ": 1.3, "VBD/VBN": 1.3, "VBD": 1.3, "VBN": 1.3, "VBG": 1.2, "JJ": 1.2, "JJR": 0.6, "JJS": 0.3,
+    "RB-ly": 1.3,
 }  # fmt: skip
 _FIRST = 6  # words: a shorter first sentence, such as a greeting, is kept whole with the next one
 _TRIES = 8  # words of a stretch for which distractors are looked for
@@ -70,6 +71,8 @@ class Blank:
 def find_slots(text: str, tagger: Tagger) -> Tuple[List[Slot], int, int]:
     """Every word of *text* that could become a blank.
 
+    The last token is none, as nothing of the text would stand behind it.
+
     Returns:
         the slots in order, the number of words in the text, and how many of them are in the first sentence
     """
@@ -84,7 +87,7 @@ def find_slots(text: str, tagger: Tagger) -> Tuple[List[Slot], int, int]:
                 token.word.isalpha() and len(token.word) > 2 and token.word not in FUNCTION_WORDS for token in tokens
             ]
             for at, token in enumerate(tokens):
-                if not token.word[0].isalnum():
+                if not paragraph[token.start].isalnum():
                     continue
                 kind = kind_at(tokens, at) if first else None
                 if kind is not None:
@@ -92,6 +95,8 @@ def find_slots(text: str, tagger: Tagger) -> Tuple[List[Slot], int, int]:
                 words += 1
             first = first or (words if words >= _FIRST else 0)
         offset += len(paragraph) + 2
+    if slots and slots[-1].end == len(text):
+        del slots[-1]
     return slots, words, first
 
 
@@ -116,6 +121,11 @@ def _slot(
     )
 
 
+def wanted_blanks(words: int, first: int, words_per_blank: float = WORDS_PER_BLANK) -> int:
+    """How many blanks a text should have; fewer where a long first sentence leaves little room."""
+    return max(min(round(words / words_per_blank), round((words - first) / (0.75 * words_per_blank))), 1)
+
+
 def choose(
     slots: Sequence[Slot],
     words: int,
@@ -137,7 +147,7 @@ def choose(
     Returns:
         the blanks in the order of the text
     """
-    number = max(round(words / words_per_blank), 1)
+    number = wanted_blanks(words, first, words_per_blank)
     stretch = (words - first) / number
     content = round(number * CONTENT_SHARE)
     wanted = [True] * content + [False] * (number - content)

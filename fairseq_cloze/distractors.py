@@ -1,12 +1,14 @@
 """Distractors: words of the kind and frequency of the right one that do not fit.
 
-Without a language model the text itself is the evidence: a word that was seen with the content words beside the blank
-may fit and is left out; of the others those come first that were seen with its function words, as they fit the grammar.
+Without a language model the text itself is the evidence.  A content word that was seen with the content words beside
+the blank may fit and is left out; of the others those come first that were seen with its function words, as they fit
+the grammar.  A function word is kept if it was seen with the words beside the blank far less often than the right one.
 """
 
 from __future__ import annotations
 
 import random
+import re
 from functools import lru_cache
 from typing import Dict, FrozenSet, List, Optional, Sequence, Tuple
 
@@ -48,8 +50,13 @@ _OTHERS: Dict[str, Tuple[str, ...]] = {
     "singular quantifier": ("plural quantifier",),
     "plural quantifier": ("singular quantifier",),
 }
+_AN = re.compile(
+    r"hour|honest|honou?r|heir|(?!one(?:s|self|ness)?\Z|once\Z|eu|ewe|uni(?:[cfloqptv]|s[eo]|direct)|unanim|ubi|uk[eu]|"
+    r"ur(?:a|e|i[cn]|olog)|us(?:a[bg]|e|u)|ut(?:[io]|e[nr])|uv)[aeiou]"
+)
 _COORDINATORS = ("but", "or", "nor", "so", "unless")
-_WEIGHED = ("preposition", "particle", "adverb")  # whose neighbours in the text tell what fits
+_WEIGHED = ("preposition", "particle", "adverb", "question", "conjunction")  # their neighbours tell what fits
+_UNTOLD = ("possessive", "object", "indefinite")  # their neighbours do not; only a model can
 _FITS = 0.02  # share of the right word's evidence from which on a function word may fit
 _TRIED = 40  # words of the frequency band that are looked at
 
@@ -118,6 +125,8 @@ class Distractors:
         return out
 
     def _closed(self, slot: Slot, rng: random.Random) -> List[str]:
+        if slot.kind in _UNTOLD and self._evidence:
+            return []
         if slot.kind in _OTHERS:
             words = [word for kind in _OTHERS[slot.kind] for word in CLOSED[kind]]
         elif slot.kind == "coordinator":
@@ -130,7 +139,7 @@ class Distractors:
             if word != slot.word
             and word not in (slot.before, slot.after)
             and word not in _ALIKE.get(slot.word, ())
-            and (slot.before not in ("a", "an") or vowel(word) == vowel(slot.word))
+            and suits_article(word, slot)
         ]
         rng.shuffle(words)
         if self._evidence and slot.kind in _WEIGHED and words:
@@ -138,9 +147,9 @@ class Distractors:
             fit = np.ones(len(words) + 1)
             for side in ("before", "after"):
                 if side in seen:
-                    fit = fit * seen[side][1]
-            words = [word for word, own in zip(words, fit[1:]) if own == 0 or own < _FITS * fit[0]]
-        return _one_of_each(words)
+                    fit = fit * (seen[side][1] + 0.5)
+            words = [word for word, own in zip(words, fit[1:]) if own < _FITS * fit[0]]
+        return words if slot.kind in _OTHERS else _one_of_each(words)
 
 
 def _one_of_each(words: Sequence[str]) -> List[str]:
@@ -158,9 +167,12 @@ def usable(word: str, slot: Slot, near: FrozenSet[str]) -> bool:
     Args:
         near: lemmas of the words of the sentence
     """
-    if slot.before in ("a", "an") and vowel(word) != vowel(slot.word):
-        return False
-    return near.isdisjoint(family(word))
+    return suits_article(word, slot) and near.isdisjoint(family(word))
+
+
+def suits_article(word: str, slot: Slot) -> bool:
+    """Whether a word can stand after the article before a blank, if there is one."""
+    return slot.before not in ("a", "an") or vowel(word) == (slot.before == "an")
 
 
 def apart(words: Sequence[str], gold: str, most: int) -> List[str]:
@@ -199,8 +211,4 @@ def vowel(word: str) -> bool:
     >>> vowel("hour"), vowel("unit"), vowel("apple")
     (True, False, True)
     """
-    if word.startswith(("hour", "honest", "honour", "honor", "heir")):
-        return True
-    if word.startswith(("uni", "use", "usu", "eu", "one", "once", "uti", "ubi")) and word[:4] not in ("unin", "unim"):
-        return False
-    return word[0] in "aeiou"
+    return _AN.match(word) is not None

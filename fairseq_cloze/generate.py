@@ -13,12 +13,13 @@ import signal
 import tempfile
 import threading
 from collections import Counter, deque
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from contextlib import ExitStack
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any, Callable, Deque, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Deque, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Type
 
 import numpy as np
 from tqdm import tqdm
@@ -26,7 +27,7 @@ from tqdm import tqdm
 from .errors import ClozeError
 from .files import PathLike, cannot_write, check_writable, replacing
 from .maker import OPTIONS, Made, Maker, count_chunk
-from .prose import Chunk, find_texts, read_chunks, spool
+from .prose import TEMPORARY, Chunk, find_texts, read_chunks, spool
 from .wordcounts import Counting
 from .words import Tagger
 
@@ -40,7 +41,7 @@ class GenerateTally:
     Attributes:
         passages, blanks, content: made; content are the blanks that ask for a content word
         pieces: texts of a passage's length that were found
-        paragraphs: skipped, by reason
+        paragraphs: skipped, whole or in part, by reason
         dropped: pieces that became no passage, by reason
         judged: counts of :meth:`fairseq_cloze.judge.Judge.pick`
         notes: what the user should know of the checkpoint
@@ -70,7 +71,7 @@ class GenerateTally:
             )
         out.append(
             f"skipped {self.pieces - self.passages:,} of {self.pieces:,} texts{_reasons(self.dropped)}; "
-            f"{sum(self.paragraphs.values()):,} paragraphs{_reasons(self.paragraphs)}"
+            f"{sum(self.paragraphs.values()):,} paragraphs or parts of them{_reasons(self.paragraphs)}"
         )
         return out
 
@@ -134,7 +135,7 @@ def generate_passages(
     Args:
         paths: text files, folders of them, or ``-`` for standard input
         seed: another one makes other blanks
-        workers: processes; default one per core
+        workers: processes; default one per core, but one where a model runs on a GPU
         lm: checkpoint of a RoBERTa that drops distractors that fit
         limit: most passages, spread evenly over the text
         tally: filled with counts
@@ -147,13 +148,14 @@ def generate_passages(
         SetupError: TextBlob or Lemminflect is not installed
     """
     tally = GenerateTally() if tally is None else tally
-    if workers is None:
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = _default_workers(lm) if workers is None else workers
     Tagger()
-    with tempfile.TemporaryDirectory(prefix="fairseq-cloze-generate.") as name:
-        folder = Path(name)
-        paths = [spool(folder) if str(path) == "-" else path for path in paths]
-        files = find_texts(paths)
+    with ExitStack() as stack:
+        with _temporary(tempfile.gettempdir):
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=TEMPORARY)))
+        with _temporary(lambda: folder):
+            spooled = [spool(folder) if str(path) == "-" else path for path in paths]
+        files = find_texts(spooled)
         if lm is not None:
             from . import judge
 
@@ -164,10 +166,35 @@ def generate_passages(
         if tally.pieces:
             yield from _make(files, workers, (pools, rows, seed, lm), _quotas(pieces, limit), tally)
     if not tally.passages:
+        named = ["standard input" if str(path) == "-" else str(path) for path in paths]
         raise ClozeError(
-            f"{', '.join(map(str, paths))}: expected English prose, found nothing to make passages of "
+            f"{', '.join(named)}: expected English prose, found nothing to make passages of "
             f"({'; '.join(tally.lines())}); paragraphs are lines, or stand between blank lines"
         )
+
+
+def _default_workers(lm: Optional[PathLike]) -> int:
+    if lm is not None:
+        import torch
+
+        if torch.cuda.is_available():
+            return 1  # each worker would load a model of its own
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _temporary(folder: Callable[[], Any]) -> Iterator[None]:
+    """Errors of the temporary folder are not those of the output."""
+    try:
+        yield
+    except OSError as error:
+        try:
+            where = f"the temporary folder {folder()}"
+        except OSError:
+            where = "the temporary folder"
+        raise ClozeError(
+            f"{where}: cannot be written ({error.strerror or error}); set TMPDIR to a folder with more room"
+        ) from error
 
 
 def _count(
@@ -186,7 +213,8 @@ def _count(
             pieces.append(found.pieces)
             tally.paragraphs.update(found.skipped)
             progress.update(found.size)
-    np.save(rows, counting.rows)
+    with _temporary(lambda: rows.parent):
+        np.save(rows, counting.rows)
     return counting.pools(), pieces
 
 
@@ -194,8 +222,9 @@ def _make(
     files: Sequence[Tuple[Path, str]], workers: int, state: Tuple[Any, ...], quotas: Sequence[int], tally: GenerateTally
 ) -> Iterator[Dict[str, Any]]:
     chunks = ((chunk, quota) for chunk, quota in zip(read_chunks(files), quotas))
+    make = _make_chunk if workers > 1 else Maker(*state).make_task
     with _Workers(workers, state) as pool, _progress("generate", files) as progress:
-        for made in pool.run(_make_chunk, chunks):
+        for made in pool.run(make, chunks):
             for passage in made.passages:
                 tally.passages += 1
                 tally.blanks += len(passage["answers"])
@@ -227,18 +256,14 @@ def _progress(name: str, files: Sequence[Tuple[Path, str]]) -> Any:
 
 # -- worker processes --------------------------------------------------------------------------------------------------
 
-_state: Dict[str, Any] = {}
-
-
-def _start_worker(state: Optional[Tuple[Any, ...]]) -> None:
-    _state["arguments"] = state
+_state: Dict[str, Any] = {}  # of a worker process
 
 
 def _start_process(state: Optional[Tuple[Any, ...]]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops its workers
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _start_worker(state)
+    _state["arguments"] = state
 
 
 def _end_with_parent() -> None:
@@ -252,7 +277,7 @@ def _end_with_parent() -> None:
 def _make_chunk(task: Tuple[Chunk, int]) -> Made:
     if "maker" not in _state:  # here, so that its errors reach the parent
         _state["maker"] = Maker(*_state["arguments"])
-    made: Made = _state["maker"].make(*task)
+    made: Made = _state["maker"].make_task(task)
     return made
 
 
@@ -261,30 +286,40 @@ class _Workers:
 
     def __init__(self, workers: int, state: Optional[Tuple[Any, ...]]) -> None:
         self._workers = workers
-        self._pool: Optional[Executor] = None
+        self._pool: Optional[ProcessPoolExecutor] = None
         if workers > 1:
             self._pool = ProcessPoolExecutor(
                 workers, mp_context=get_context("spawn"), initializer=_start_process, initargs=(state,)
             )
-        else:
-            _start_worker(state)
 
     def __enter__(self) -> _Workers:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-        _state.clear()
+    def __exit__(self, error: Optional[Type[BaseException]], *_: object) -> None:
+        if self._pool is None:
+            return
+        if error is not None:  # what is under way is of no use
+            for process in list((self._pool._processes or {}).values()):
+                process.terminate()
+        self._pool.shutdown(cancel_futures=True)
 
     def run(self, function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
         """Results in the order of *tasks*; a bounded number is under way at any time."""
         if self._pool is None:
             yield from map(function, tasks)
             return
+        try:
+            yield from self._run(self._pool, function, tasks)
+        except BrokenProcessPool as error:
+            raise ClozeError(
+                "generate: a worker process died (out of memory, or a script without if __name__ == '__main__':); "
+                "use fewer --workers"
+            ) from error
+
+    def _run(self, pool: ProcessPoolExecutor, function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
         under_way: Deque[Future[Any]] = deque()
         for task in tasks:
-            under_way.append(self._pool.submit(function, task))
+            under_way.append(pool.submit(function, task))
             if len(under_way) > 2 * self._workers:
                 yield under_way.popleft().result()
         while under_way:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from .blanks import WORDS_PER_BLANK, Blank, choose, find_slots
+from .blanks import WORDS_PER_BLANK, Blank, choose, find_slots, wanted_blanks
 from .distractors import Distractors
 from .files import PathLike
 from .passages import LETTERS
@@ -68,6 +68,10 @@ class Maker:
             self._judge = Judge(lm)
             self._distractors = Distractors(counts, most=PROPOSED, evidence=False)
 
+    def make_task(self, task: Tuple[Chunk, int]) -> Made:
+        """As :meth:`make`, of a chunk with its quota."""
+        return self.make(*task)
+
     def make(self, chunk: Chunk, quota: int) -> Made:
         """Make *quota* passages of a chunk, evenly; another piece takes the place of one that yields none."""
         pieces = list(Cutter().cut(chunk))
@@ -97,7 +101,7 @@ class Maker:
         rng = self._rng(piece, "blanks")
         density = WORDS_PER_BLANK * (1.0 if self._judge is None else _MORE)
         blanks = choose(slots, words, first, rng, lambda slot: self._distractors.offer(slot, rng), density)
-        return blanks, max(round(words / WORDS_PER_BLANK), 1)
+        return blanks, wanted_blanks(words, first)
 
     def _finish(
         self, pieces: Sequence[Piece], drafts: Sequence[Tuple[List[Blank], int]], judged: Counter[str]

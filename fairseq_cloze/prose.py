@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import lzma
+import os
 import re
 import sys
 import zlib
@@ -25,9 +26,13 @@ from .text import normalise, sentence_breaks
 
 SUFFIXES = (".txt", ".txt.gz", ".txt.xz")
 
+#: How the name of the temporary folder begins.
+TEMPORARY = "fairseq-cloze-generate."
+
 #: Words of a piece: at least, at most; it ends after 200 to 280 where sentences allow.
 MIN_WORDS, MAX_WORDS = 150, 350
 
+_SPOOLED = "stdin.txt"
 _CHUNK = 1 << 18  # characters
 _LINE = 1 << 20  # bytes: a longer line is left out
 _SAMPLE = 400  # lines that show how a file is laid out
@@ -37,6 +42,7 @@ _MARKUP = re.compile(r"https?://|www\.|[<>{}\[\]\\|^=~*#@•■]")
 _LIST = re.compile(r"(?:[-–—+·]\s|\(?(?:\d{1,3}|[a-z]|[ivxlIVXL]{1,5})[.)]\s)")
 _SPACE = re.compile(r"\s*")
 _NO_LETTER = re.compile(r"[\W\d_]+")
+_OPEN_END = re.compile(r"[:,;–—-]$")
 _CLOSED = re.compile(r"[.!?…:;,—-][\"'”’)]*$|[\"”’)]$")
 _ABBREVIATION = re.compile(r"(?:\b(?:Mr|Mrs|Ms|Dr|St|Prof|Rev|Hon|Capt|Col|Gen|Lt|Sgt|vs|etc|No|Vol|Fig|[A-Z]))\.$")
 _COMMON = frozenset(
@@ -85,7 +91,7 @@ def find_texts(paths: Sequence[PathLike]) -> List[Tuple[Path, str]]:
     """List the text files under *paths* with their names, in the order given, those of a folder sorted.
 
     Raises:
-        ClozeError: a path does not exist, holds no text file, or two files share a name
+        ClozeError: a path does not exist, holds no text file or is a pipe, or two files are the same or share a name
     """
     found: List[Tuple[Path, str]] = []
     for given in paths:
@@ -99,6 +105,7 @@ def find_texts(paths: Sequence[PathLike]) -> List[Tuple[Path, str]]:
                 file
                 for file in path.rglob("*")
                 if file.name.lower().endswith(SUFFIXES)
+                and file.is_file()
                 and not any(part.startswith(".") for part in file.relative_to(path).parts)
             )
             if not files:
@@ -106,17 +113,29 @@ def find_texts(paths: Sequence[PathLike]) -> List[Tuple[Path, str]]:
                     f"{path}: expected a folder with {', '.join(SUFFIXES)} files, found none; check the path"
                 )
             found += [(file, _stem(file.relative_to(path).as_posix())) for file in files]
-        else:
+        elif path.is_file():
             found.append((path, _stem(path.name)))
+        else:
+            raise ClozeError(f"{path}: cannot be read twice; pipe the text in and give -")
+    places = set()
     seen: Dict[str, Path] = {}
     for file, name in found:
+        place = os.path.abspath(file)
+        if place in places:
+            raise ClozeError(f"{_shown(file)}: given twice; give it once")
+        places.add(place)
         if name in seen:
             raise ClozeError(
-                f"{file}: its passages would have the same ids as those of {seen[name]}; "
+                f"{_shown(file)}: its passages would have the same ids as those of {_shown(seen[name])}; "
                 "rename one of them, or give the folder above both"
             )
         seen[name] = file
     return found
+
+
+def _shown(file: Path) -> str:
+    """What the user calls a file."""
+    return "standard input" if file.name == _SPOOLED and file.parent.name.startswith(TEMPORARY) else str(file)
 
 
 def _stem(name: str) -> str:
@@ -184,11 +203,11 @@ def _lines(file: Path) -> Iterator[_Line]:
                 yield _Line(number, "" if too_long else raw.decode("utf-8"), size, too_long)
     except UnicodeDecodeError as error:
         raise ClozeError(
-            f"{file}, line {number}: expected UTF-8 text, found byte 0x{error.object[error.start]:02x}; "
+            f"{_shown(file)}, line {number}: expected UTF-8 text, found byte 0x{error.object[error.start]:02x}; "
             "convert the file, for example with iconv -f latin1 -t utf-8"
         ) from error
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise ClozeError(f"{file}: cannot be read ({error}); check the file") from error
+        raise ClozeError(f"{_shown(file)}: cannot be read ({error}); check the file") from error
 
 
 def _paragraphs(file: Path) -> Iterator[Tuple[Paragraph, int]]:
@@ -292,16 +311,29 @@ def sentences(text: str) -> List[Tuple[int, int]]:
     return found
 
 
+@dataclass(frozen=True)
+class _Held:
+    """A paragraph or a part of one: the line, the text, its words, and what to count where it is in no piece."""
+
+    line: int
+    text: str
+    words: int
+    reason: str
+
+
+_WHOLE, _END, _COUNTED = "", "ends of paragraphs", "counted"
+
+
 class Cutter:
     """Cuts the paragraphs of a chunk into pieces of :data:`MIN_WORDS` to :data:`MAX_WORDS` words.
 
     Attributes:
-        skipped: paragraphs that are in no piece, by reason
+        skipped: paragraphs, and ends of paragraphs, that are in no piece, by reason
     """
 
     def __init__(self) -> None:
         self.skipped: Counter[str] = Counter()
-        self._held: List[Tuple[int, str]] = []
+        self._held: List[_Held] = []
         self._words = 0
         self._ids: Counter[str] = Counter()
 
@@ -315,7 +347,7 @@ class Cutter:
                 continue
             words = len(paragraph.text.split())
             if self._words + words <= MAX_WORDS:
-                self._hold(paragraph.line, paragraph.text, words)
+                self._hold(_Held(paragraph.line, paragraph.text, words, _WHOLE))
                 if self._words >= self._target(chunk.name):
                     yield from self._flush(chunk.name)
                 continue
@@ -328,49 +360,54 @@ class Cutter:
         words = 0
         for start, end in sentences(paragraph.text):
             length = len(paragraph.text[start:end].split())
+            if length > MIN_WORDS:  # the paragraph ends here
+                self.skipped["sentence too long"] += 1
+                self._hold(_Held(paragraph.line, paragraph.text[begin:start].rstrip(), words, _COUNTED))
+                yield from self._flush(name)
+                return
             if self._words + words + length > MAX_WORDS:
-                self._hold(paragraph.line, paragraph.text[begin:start].rstrip(), words)
+                self._hold(_Held(paragraph.line, paragraph.text[begin:start].rstrip(), words, _END))
                 yield from self._flush(name)
                 begin, words = start, 0
-            if length > MIN_WORDS:
-                self.skipped["sentence too long"] += 1
-                self._held, self._words = [], 0
-                return
             words += length
             if self._words + words >= self._target(name, paragraph.line):
-                self._hold(paragraph.line, paragraph.text[begin:end], words)
+                self._hold(_Held(paragraph.line, paragraph.text[begin:end], words, _END))
                 yield from self._flush(name)
                 begin, words = end + 1, 0
-        self._hold(paragraph.line, paragraph.text[begin:].strip(), words)
+        self._hold(_Held(paragraph.line, paragraph.text[begin:].strip(), words, _END if begin else _WHOLE))
 
-    def _hold(self, line: int, text: str, words: int) -> None:
-        if words:
-            self._held.append((line, text))
-            self._words += words
+    def _hold(self, held: _Held) -> None:
+        if held.words:
+            self._held.append(held)
+            self._words += held.words
+
+    def _skip(self, held: _Held, reason: str) -> None:
+        if held.reason != _COUNTED:
+            self.skipped[held.reason or reason] += 1
 
     def _target(self, name: str, line: int = 0) -> int:
-        first = self._held[0][0] if self._held else line
+        first = self._held[0].line if self._held else line
         return 200 + zlib.crc32(f"{name}:{first}".encode()) % 81
 
     def _flush(self, name: str) -> Iterator[Piece]:
         held, words = self._held, self._words
         self._held, self._words = [], 0
-        if not held:
-            return
-        if words < MIN_WORDS:
-            self.skipped["too little text in one place"] += len(held)
-        elif len(held) > words / 10:
-            self.skipped["verse or list"] += len(held)
+        while held and _OPEN_END.search(held[-1].text):
+            words -= held[-1].words
+            self._skip(held.pop(), "with an open end")
+        if words < MIN_WORDS or len(held) > words / 10:
+            for part in held:
+                self._skip(part, "too little text in one place" if words < MIN_WORDS else "verse or list")
         else:
-            name = f"{name}:{held[0][0]}"
+            name = f"{name}:{held[0].line}"
             self._ids[name] += 1
             number = self._ids[name]
-            yield Piece(name if number == 1 else f"{name}.{number}", "\n\n".join(text for _, text in held))
+            yield Piece(name if number == 1 else f"{name}.{number}", "\n\n".join(part.text for part in held))
 
 
 def spool(folder: Path) -> Path:
     """Copy standard input to a file in *folder*, as text is read twice."""
-    file = folder / "stdin.txt"
+    file = folder / _SPOOLED
     with open(file, "wb") as out:
         while True:
             block = sys.stdin.buffer.read(_LINE)

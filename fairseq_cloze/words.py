@@ -40,7 +40,6 @@ CLOSED: Dict[str, Tuple[str, ...]] = {
     "reflexive": tuple("myself yourself himself herself itself ourselves themselves".split()),
     "object": tuple("me you him it us them".split()),
     "possessive": tuple("my your his her its our their".split()),
-    "subject": tuple("i you he she it we they".split()),
     "singular quantifier": tuple("every each another either neither".split()),
     "plural quantifier": tuple("many few several both".split()),
     "have": ("has", "have", "had"),
@@ -56,13 +55,18 @@ OPEN: Dict[str, str] = {
 }  # fmt: skip
 
 FUNCTION_WORDS: FrozenSet[str] = frozenset(word for words in CLOSED.values() for word in words) | frozenset(
-    "a an the this that these those some any much no not as than am been being be all most more there here then also "
-    "she her hers theirs mine yours ours such own same other others shall ought cannot one ones let s t".split()
+    "i you he she it we they a an the this that these those some any much no not as than am been being be all most "
+    "more there here then also her hers theirs mine yours ours such own same other others shall ought cannot one ones "
+    "let s t".split()
 )
 _BE = frozenset("be is are was were am been being 's 're 'm".split())
 _HAVE = frozenset("have has had having 've".split())
 _TO_VERB = frozenset("to can could will would must should may might shall do does did n't 'll".split())
 _SUBJECT = frozenset("i you he she it we they who there".split())
+_ALSO_ADVERBS = frozenset(  # nouns and adjectives only where a noun or adjective follows
+    "past straight long last next first right fast hard late early high low deep close ill short full home today "
+    "yesterday tomorrow tonight".split()
+)
 _SKIPPED = frozenset("not never also always ever often just only still already".split())
 
 
@@ -176,11 +180,6 @@ def usual_tag(word: str) -> str:
     return _textblob()[1].get(word) or ""
 
 
-def lemma(word: str, tag: str) -> str:
-    """Lemma of a word with that tag, the word itself where the dictionary does not know it."""
-    return next((found for own, found in forms(word) if own == tag), word)
-
-
 @lru_cache(maxsize=1 << 16)
 def open_kind(word: str, tag: str) -> Optional[str]:
     """Kind of a content word that has *tag*; distractors are of the same kind, and so of the same form.
@@ -231,6 +230,12 @@ def kind_at(tokens: Sequence[Token], at: int) -> Optional[str]:
     told = _told(tokens, at)
     if part not in told and (part != usual or told):
         return None
+    if token.tag in ("VB", "VBP") and _may_be_past(token.word) and _teller(tokens, at).word not in _TO_VERB:
+        return None
+    if token.word in _ALSO_ADVERBS and not (
+        after is not None and after.tag.startswith(("NN", "JJ")) and after.word not in _ALSO_ADVERBS
+    ):
+        return None
     if token.tag == "VBD" and _verb_form(tokens, at) == "VBN" or token.tag == "VBN" and _verb_form(tokens, at) == "VBD":
         return open_kind(token.word, "VBN" if token.tag == "VBD" else "VBD")
     if part == "VERB" and before is not None and before.word == "the":
@@ -245,12 +250,22 @@ def _in_name(tokens: Sequence[Token], at: int) -> bool:
     return 0 < at < len(tokens) - 1 and tokens[at - 1].tag[:3] == tokens[at + 1].tag[:3] == "NNP"
 
 
-def _told(tokens: Sequence[Token], at: int) -> FrozenSet[str]:
-    """Parts of speech that the words before allow; empty where they say nothing."""
+def _teller(tokens: Sequence[Token], at: int) -> Token:
+    """The nearest word before that is no adverb."""
     back = at - 1
     while back > 0 and (tokens[back].word in _SKIPPED or tokens[back].word.endswith("ly")):
         back -= 1
-    before = tokens[back]
+    return tokens[back]
+
+
+def _may_be_past(word: str) -> bool:
+    """Whether a verb's base is also a past form, as *put* and *found* are."""
+    return any(tag == "VBD" for tag, _ in forms(word))
+
+
+def _told(tokens: Sequence[Token], at: int) -> FrozenSet[str]:
+    """Parts of speech that the words before allow; empty where they say nothing."""
+    before = _teller(tokens, at)
     if before.word in _TO_VERB:
         return frozenset(("VERB", "NOUN", "ADJ")) if before.word == "to" and tokens[at].tag[:2] != "VB" else _VERB
     if before.word in _SUBJECT:
@@ -308,6 +323,8 @@ def _closed_kind(
     if word in CLOSED["preposition"] and token.tag in ("IN", "TO") and following in _NOMINAL and not comma:
         if word == "to" and following not in ("DT", "PRP$", "PRP"):
             return None
+        if word == "for" and not any(near.word[0].isalnum() for near in tokens[:at]):
+            return None  # often a conjunction
         return "preposition" if after.word not in _SUBJECT - {"you", "it"} else None
     if word in CLOSED["question"] and at and not comma and token.tag[:1] == "W":
         return "question"
@@ -317,7 +334,7 @@ def _closed_kind(
         return "indefinite"
     if word in CLOSED["object"] and word not in ("you", "it", "her") and before is not None:
         return "object" if before.tag.startswith("VB") or before.tag in ("IN", "TO") else None
-    if word in CLOSED["possessive"] and following in ("NN", "NNS", "JJ") and (word != "her" or following != "IN"):
+    if word in CLOSED["possessive"] and following in ("NN", "NNS", "JJ"):
         return "possessive"
     if word in CLOSED["singular quantifier"] and following == "NN":
         return "singular quantifier"

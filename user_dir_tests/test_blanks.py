@@ -6,7 +6,7 @@ from typing import List
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairseq_cloze.blanks import CONTENT_SHARE, GAP, WORDS_PER_BLANK, Slot, choose, find_slots
+from fairseq_cloze.blanks import CONTENT_SHARE, GAP, Slot, choose, find_slots, wanted_blanks
 from fairseq_cloze.words import Tagger
 
 TEXT = (
@@ -28,6 +28,18 @@ def test_slots_know_their_surroundings() -> None:
     assert not {"Anna", "opened", "Tom"} & set(found)
 
 
+def test_contractions_are_one_word_each_and_nothing_ends_in_a_blank() -> None:
+    text = "Anna opened the old brown door. It's cold and they're tired, and he didn't close the old window"
+    slots, words, _ = find_slots(text, Tagger())
+    assert words == len(text.split()) == 18
+    assert slots and all(len(text[: slot.start].split()) == slot.place for slot in slots)
+    assert all(slot.end < len(text) for slot in slots)
+
+
+def test_a_long_first_sentence_makes_no_crowd() -> None:
+    assert wanted_blanks(170, 10) == 10 and wanted_blanks(170, 100) == 5 and wanted_blanks(20, 20) == 1
+
+
 def slot(place: int, content: bool, number: int) -> Slot:
     kind = "NN" if content else "preposition"
     return Slot(place, place + 1, place, "w", f"w{number}", kind, "", "", "", "", ())
@@ -41,7 +53,7 @@ def test_spread_and_shares(content: List[bool], first: int, seed: int) -> None:
     places = [blank.slot.place for blank in blanks]
     assert all(later - earlier > GAP for earlier, later in zip(places, places[1:]))
     assert all(place >= first for place in places)
-    wanted = max(round(words / WORDS_PER_BLANK), 1)
+    wanted = wanted_blanks(words, first)
     assert len(blanks) <= wanted and (len(blanks) == wanted or (words - first) / wanted <= 2 * GAP)
     assert blanks == choose(slots, words, first, random.Random(seed), lambda slot: ["x", "y", "z"])
 

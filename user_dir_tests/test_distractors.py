@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from fairseq_cloze.blanks import Slot
 from fairseq_cloze.distractors import Distractors, related, vowel
 from fairseq_cloze.wordcounts import Counting, WordCounts, count
+from fairseq_cloze.words import CLOSED
 
 NOUNS = "table tables apple office window garden river street kitchen teacher engine island"
 VERBS = "opened closed painted washed carried dropped"
@@ -59,12 +61,44 @@ def test_capitals_are_kept_and_rare_words_are_not_asked(counts: WordCounts) -> N
     assert not offers(counts, replace(DOOR, gold="River"))
 
 
+def test_the_article_that_stands_there_counts(counts: WordCounts) -> None:
+    after_a = replace(DOOR, before="a", content_before="")
+    assert not offers(counts, after_a) & {"apple", "office", "engine", "island"}
+    wrong = replace(DOOR, before="an", content_before="")  # as in a text with a mistake
+    assert offers(counts, wrong) == {"apple", "office", "engine", "island"}
+
+
+@pytest.mark.parametrize("kind", sorted(CLOSED))
+def test_every_closed_kind_can_be_asked(counts: WordCounts, kind: str) -> None:
+    every = kind in ("have", "do", "be", "modal", "singular quantifier", "plural quantifier")
+    slots = [replace(DOOR, gold=word, word=word, kind=kind, before="", after="") for word in CLOSED[kind]]
+    found = [bool(offers(counts, slot, evidence=False)) for slot in slots]
+    assert all(found) if every else any(found)
+
+
+@pytest.mark.parametrize("kind", ["possessive", "object", "indefinite"])
+def test_only_a_model_tells_what_fits_there(counts: WordCounts, kind: str) -> None:
+    slot = replace(DOOR, gold=CLOSED[kind][0], word=CLOSED[kind][0], kind=kind)
+    assert not offers(counts, slot) and offers(counts, slot, evidence=False)
+
+
+def test_a_function_word_needs_evidence(tmp_path: Path) -> None:
+    counting = Counting()
+    counting.add(count(["He went into town."] * 60 + ["He went near town."] * 20))
+    np.save(tmp_path / "rows.npy", counting.rows)
+    counts = WordCounts(counting.pools(), tmp_path / "rows.npy")
+    into = replace(DOOR, gold="into", word="into", kind="preposition", before="went", after="town")
+    found = offers(counts, into)
+    assert len(found) > 10 and "near" not in found
+    assert not offers(counts, replace(into, before="ran", after="shops"))  # nothing is known of that place
+
+
 def test_no_two_that_mean_the_same_stand_together(counts: WordCounts) -> None:
     slot = replace(
         DOOR, gold="despite", word="despite", kind="preposition", before="he", after="him", content_before=""
     )
     for seed in range(60):
-        words = Distractors(counts).offer(slot, random.Random(seed))
+        words = Distractors(counts, evidence=False).offer(slot, random.Random(seed))
         assert words is not None and not {"on", "upon"} <= set(words) and "with" not in words
 
 
@@ -89,6 +123,6 @@ def test_families(one: str, other: str, expected: bool) -> None:
 
 
 def test_vowels() -> None:
-    assert [word for word in "hour unit apple house unimportant one egg user".split() if vowel(word)] == [
-        "hour", "apple", "unimportant", "egg",
-    ]  # fmt: skip
+    an = "hour apple unimportant unidentified uninvited onerous egg ugly usher utter urgent uncle heir honest"
+    a = "unit house one once user unanimous utopian uranium ukulele useful european uniform universal utensil usual"
+    assert all(vowel(word) for word in an.split()) and not any(vowel(word) for word in a.split())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -20,7 +22,7 @@ from hypothesis import strategies as st
 
 from fairseq_cloze.blanks import WORDS_PER_BLANK
 from fairseq_cloze.errors import CheckpointError, ClozeError
-from fairseq_cloze.generate import GenerateTally, generate, generate_passages
+from fairseq_cloze.generate import GenerateTally, _default_workers, generate, generate_passages
 from fairseq_cloze.maker import balanced
 from fairseq_cloze.passages import LETTERS, Tally, read_passages
 from fairseq_cloze.prose import Cutter, find_texts, read_chunks
@@ -81,7 +83,7 @@ def test_counts_are_exact(prose: Path, made: Path) -> None:
     assert tally.passages == len(passages) and tally.blanks == sum(len(passage["answers"]) for passage in passages)
     assert 0.6 < tally.content / tally.blanks < 0.72
     assert tally.pieces == tally.passages + sum(tally.dropped.values())
-    assert tally.lines()[0].startswith(f"{len(passages):,} passages, {tally.blanks:,} blanks (6")
+    assert tally.lines()[0].startswith(f"{len(passages):,} passages, {tally.blanks:,} blanks (")
 
 
 @pytest.mark.parametrize("workers", [2, 3])
@@ -120,7 +122,7 @@ def test_the_command(tmp_path: Path, prose: Path, made: Path) -> None:
     lines = [line for line in ran.text.splitlines() if "B/s" not in line]
     blanks = sum(len(passage["answers"]) for passage in records(tmp_path / "a.jsonl"))
     assert re.match(rf"\d+ passages, {blanks} blanks \(\d+\.\d% content words, \d+\.\d% function words\)", lines[-3])
-    assert re.match(r"skipped 0 of \d+ texts; \d+ paragraphs \(.*\b1 capitals\)$", lines[-2])
+    assert re.match(r"skipped 0 of \d+ texts; \d+ paragraphs or parts of them \(.*\b1 capitals\)$", lines[-2])
     assert lines[-1] == f"wrote {tmp_path}/a.jsonl"
     assert records(tmp_path / "a.jsonl")[0]["id"] == "stdin:1"
 
@@ -137,7 +139,7 @@ def test_errors(tmp_path: Path, prose: Path, pretrained: Path) -> None:
     assert str(error.value) == (
         f"{tmp_path}/t.txt: expected English prose, found nothing to make passages of "
         "(0 passages, 0 blanks (0.0% content words, 0.0% function words); "
-        "skipped 0 of 0 texts; 2 paragraphs (1 heading, 1 verse or list)); "
+        "skipped 0 of 0 texts; 2 paragraphs or parts of them (1 heading, 1 verse or list)); "
         "paragraphs are lines, or stand between blank lines"
     )
     with pytest.raises(CheckpointError, match=f"^--lm {tmp_path}/no.pt: "):
@@ -146,6 +148,69 @@ def test_errors(tmp_path: Path, prose: Path, pretrained: Path) -> None:
     with pytest.raises(ClozeError, match="latin.txt, line 1: expected UTF-8 text, found byte 0xe9"):
         generate([tmp_path / "latin.txt"], tmp_path / "out.jsonl", workers=2)
     assert not list(tmp_path.glob("out.jsonl*"))
+
+
+def test_errors_of_standard_input_and_of_the_temporary_folder(
+    tmp_path: Path, prose: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.jsonl"
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
+    for inputs, message in (
+        (["-"], "Error: standard input, line 1: expected UTF-8 text, found byte 0xe9; convert the file"),
+        (["-", "-"], "Error: standard input: given twice; give it once"),
+    ):
+        with open(tmp_path / "latin.txt") as source:
+            ran = run("fairseq-cloze", "generate", *inputs, "--out", out, "--workers", "1", stdin=source, code=1)
+        assert message in ran.text
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("numpy.save", full)
+    with pytest.raises(ClozeError) as error:
+        generate([prose], out, workers=1)
+    assert re.fullmatch(
+        r"the temporary folder .*/fairseq-cloze-generate\..*: cannot be written \(No space left on device\); "
+        "set TMPDIR to a folder with more room",
+        str(error.value),
+    )
+
+
+def test_two_generators_at_once(prose: Path) -> None:
+    alone = [list(generate_passages([prose / f"{split}.txt"], workers=1)) for split in ("train", "valid")]
+    both = [generate_passages([prose / f"{split}.txt"], workers=1) for split in ("train", "valid")]
+    mixed: List[List[Dict[str, Any]]] = [[], []]
+    for pair in zip_longest(*both):
+        for kept, passage in zip(mixed, pair):
+            kept += [passage] if passage is not None else []
+    assert mixed == alone
+
+
+def test_a_script_without_a_guard_says_so(tmp_path: Path, prose: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from fairseq_cloze.generate import generate\n"
+        f"generate([{str(prose)!r}], {str(tmp_path / 'out.jsonl')!r}, workers=2)\n"
+    )
+    ran = run(sys.executable, script, cwd=ROOT, code=1)
+    assert "ClozeError: generate: a worker process died (out of memory, or a script without if __name__" in ran.text
+
+
+def test_workers_are_ended_when_broken_off(prose: Path) -> None:
+    passages = generate_passages([prose], workers=2)
+    next(passages)
+    workers = [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+    assert len(workers) == 2
+    began = time.monotonic()
+    passages.close()  # type: ignore[attr-defined]
+    assert time.monotonic() - began < 5
+    _, alive = psutil.wait_procs(workers, 5)
+    assert not alive
+
+
+def test_one_worker_by_default_where_a_model_runs_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert _default_workers("model.pt") == 1 <= _default_workers(None) == len(os.sched_getaffinity(0))
 
 
 def children_of(process: subprocess.Popen[str]) -> List[psutil.Process]:

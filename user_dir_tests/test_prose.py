@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import os
 from pathlib import Path
 from typing import List
 
@@ -111,6 +112,14 @@ def test_errors(tmp_path: Path) -> None:
     assert str(error.value) == (
         f"{tmp_path}/a: expected a folder with .txt, .txt.gz, .txt.xz files, found none; check the path"
     )
+    (tmp_path / "a" / "no.txt").mkdir()
+    with pytest.raises(ClozeError, match="a: expected a folder with .txt"):
+        find_texts([tmp_path / "a"])
+    (tmp_path / "a" / "no.txt").rmdir()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ClozeError) as error:
+        find_texts([tmp_path / "pipe"])
+    assert str(error.value) == f"{tmp_path}/pipe: cannot be read twice; pipe the text in and give -"
     for folder in "ab":
         (tmp_path / folder / "t.txt").write_bytes(b"fine\ncaf\xe9\n")
     with pytest.raises(ClozeError) as error:
@@ -119,6 +128,9 @@ def test_errors(tmp_path: Path) -> None:
         f"{tmp_path}/b/t.txt: its passages would have the same ids as those of {tmp_path}/a/t.txt; "
         "rename one of them, or give the folder above both"
     )
+    with pytest.raises(ClozeError) as error:
+        find_texts([tmp_path / "a", tmp_path / "a" / "t.txt"])
+    assert str(error.value) == f"{tmp_path}/a/t.txt: given twice; give it once"
     with pytest.raises(ClozeError) as error:
         paragraphs(tmp_path / "a" / "t.txt")
     assert str(error.value) == (
@@ -171,6 +183,22 @@ def test_nothing_is_dropped_in_silence() -> None:
     cutter = Cutter()
     assert not list(cutter.cut(Chunk("t", (Paragraph(1, "word " * 400 + "end."),), 0)))
     assert cutter.skipped == {"sentence too long": 1}
+    endless = "Word " * 400 + "end."
+    entries = [Paragraph(1, PROSE), Paragraph(2, f"{PROSE} {endless} {PROSE}"), Paragraph(3, PROSE)]
+    cutter = Cutter()
+    assert not list(cutter.cut(Chunk("t", tuple(entries), 0)))
+    assert cutter.skipped == {"too little text in one place": 2, "sentence too long": 1}
+    cutter = Cutter()
+    entries[0] = Paragraph(1, " ".join([PROSE] * 9))
+    assert [piece.text.count(PROSE) for piece in cutter.cut(Chunk("t", tuple(entries), 0))] == [10]
+    assert cutter.skipped == {"sentence too long": 1, "too little text in one place": 1}
+    cutter = Cutter()
+    [piece] = cutter.cut(Chunk("t", (Paragraph(1, " ".join([PROSE] * 18)),), 0))
+    assert len(piece.text.split()) < 20 * 18 and cutter.skipped == {"ends of paragraphs": 1}
+    cutter = Cutter()
+    entries = [Paragraph(1, " ".join([PROSE] * 9)), Paragraph(2, "He said:"), Paragraph(3, "", "verse or list")]
+    assert [piece.text for piece in cutter.cut(Chunk("t", tuple(entries), 0))] == [entries[0].text]
+    assert cutter.skipped == {"with an open end": 1, "verse or list": 1}
     cutter = Cutter()
     assert not list(cutter.cut(Chunk("t", tuple(Paragraph(line, "He sang a song.") for line in range(60)), 0)))
     assert cutter.skipped["verse or list"] >= 50 and sum(cutter.skipped.values()) == 60

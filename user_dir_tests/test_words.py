@@ -37,6 +37,11 @@ def kinds(tagger: Tagger, text: str) -> Dict[str, Optional[str]]:
         ("The boy has broken many windows.", {"has": "have", "broken": "VBN", "many": "plural quantifier"}),
         ("She wanted to know why we left.", {"why": "question"}),
         ("I saw Anna and the Bank of England.", {"Anna": None, "Bank": None, "of": None, "England": None}),
+        ("Every day they put the book on the table.", {"put": None, "book": "NN"}),
+        ("They will put the book on the table.", {"put": "VB"}),
+        ("He walked straight past, and it was late.", {"straight": None, "past": None, "late": None}),
+        ("It was a long walk to the next house.", {"long": "JJ", "next": "JJ"}),
+        ('"For the man was old, and he waited for the bus.', {"For": None, "for": "preposition"}),
         ("He didn't buy a well-known book for 20 pounds.", {"didn't": None, "well-known": None, "20": None}),
     ],
 )
