@@ -102,9 +102,15 @@ def speed_up(model: nn.Module) -> None:
         model: any; attention of subclasses and with quantisation noise stays as it is
     """
     for module in model.modules():
-        if type(module) is MultiheadAttention and module.self_attention and module.bias_k is None:
-            if all(type(p) is nn.Linear for p in (module.q_proj, module.k_proj, module.v_proj)):
-                module.__class__ = SelfAttention
+        if type(module) is MultiheadAttention and _is_plain(module):
+            module.__class__ = SelfAttention
         activation = getattr(module, "activation_fn", None)
         if getattr(activation, "__name__", "") == "gelu" and activation is not F.gelu:
             setattr(module, "activation_fn", F.gelu)  # noqa: B010  (fairseq's goes through float32 and back)
+
+
+def _is_plain(attention: MultiheadAttention) -> bool:
+    projections = (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj)
+    noisy = any(projection._forward_pre_hooks for projection in projections)  # quantisation noise
+    extended = attention.bias_k is not None or attention.add_zero_attn or getattr(attention, "use_xformers", False)
+    return bool(attention.self_attention and not noisy and not extended)

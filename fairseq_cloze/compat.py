@@ -152,7 +152,7 @@ def drop_dead_parameters(model: Any) -> None:
     from torch import nn
 
     for layer in model.encoder.sentence_encoder.layers:
-        if hasattr(layer, "load_to_BT"):
+        if "in_proj_weight" in layer._parameters:
             for name in DEAD_PARAMETERS:
                 delattr(layer, name)
             layer.can_use_fastpath = False

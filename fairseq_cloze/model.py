@@ -105,7 +105,7 @@ class ClozeRobertaModel(RobertaModel):
 
     @classmethod
     def build_model(cls, args: Any, task: Any) -> "ClozeRobertaModel":
-        """Build a model, for tasks that know nothing of :func:`finish_model` as well (masked_lm)."""
+        """Build a model, finished; other tasks than ours, such as masked_lm, know nothing of :func:`finish_model`."""
         model: ClozeRobertaModel = super().build_model(args, task)
         finish_model(model, getattr(args, "layer_norm_eps", None))
         return model

@@ -92,7 +92,7 @@ def import_hf(source: str, out: PathLike, gpt2_bpe: Optional[PathLike] = None) -
         layer_norm_eps=config.get("layer_norm_eps", 1e-5),
         untie_weights_roberta=not _tied(weights),
     )
-    state = _make_state(_to_fairseq(weights, architecture, order, folder), architecture, vocabulary, config)
+    state = make_state(_to_fairseq(weights, architecture, order, folder), architecture, vocabulary, config)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     vocabulary.save(out)
@@ -280,8 +280,8 @@ def _names(layers: int) -> Dict[str, str]:
     return {f"{theirs}.{kind}": f"{ours}.{kind}" for theirs, ours in modules.items() for kind in ("weight", "bias")}
 
 
-def _make_state(
-    weights: Dict[str, Tensor], architecture: Architecture, vocabulary: Vocabulary, config: Mapping[str, Any]
+def make_state(
+    weights: Dict[str, Tensor], architecture: Architecture, vocabulary: Vocabulary, config: Mapping[str, Any] = {}
 ) -> State:
     """A checkpoint as fairseq's own RoBERTa releases are: options in a namespace, masked LM as task and criterion."""
     args = Namespace(

@@ -32,7 +32,7 @@ from .encoding import EncodingOptions
 from .errors import ClozeError
 from .files import PathLike
 from .joint import JointView
-from .model import ClozeRobertaConfig, ClozeRobertaModel, finish_model
+from .model import ClozeRobertaConfig, ClozeRobertaModel
 from .ranking import count_metrics, predictions, probabilities
 from .scoring import candidate_scores, filled_scores
 from .settings import DEFAULT_SETTINGS, Settings
@@ -291,7 +291,6 @@ def build_model(
         source_dictionary=make_dictionary(vocabulary), max_positions=lambda: architecture.max_positions
     )
     model: ClozeRobertaModel = ClozeRobertaModel.build_model(config, task)
-    finish_model(model, architecture.layer_norm_eps)
     if head:
         model.register_classification_head(HEAD_NAME, num_classes=1)
     return model

@@ -15,7 +15,7 @@ fi
 
 train=${TRAIN:-$here/examples/passages/train}
 valid=${VALID:-$here/examples/passages/valid}
-weights=${WEIGHTS:-roberta-base}   # of the Hugging Face hub, or a folder
+weights=${WEIGHTS:-roberta-base}   # of the Hugging Face hub, or a folder: of Hugging Face, or with a model.pt
 out=${OUT:-work/finetune}
 updates=${UPDATES:-24}             # an epoch of CLOTH is about 220 of 8192 tokens
 warmup=${WARMUP:-4}
@@ -29,9 +29,14 @@ if nvidia-smi -L >/dev/null 2>&1; then
     precision=(--fp16)
 fi
 
-[ -f "$out/weights/model.pt" ] || fairseq-cloze import-hf "$weights" --out "$out/weights"
+if [ -f "$weights/model.pt" ]; then
+    pretrained=$weights
+else
+    pretrained=$out/weights
+    [ -f "$pretrained/model.pt" ] || fairseq-cloze import-hf "$weights" --out "$pretrained"
+fi
 [ -f "$out/data-bin/manifest.json" ] ||
-    fairseq-cloze prepare --train "$train" --valid "$valid" --pretrained "$out/weights" --out "$out/data-bin"
+    fairseq-cloze prepare --train "$train" --valid "$valid" --pretrained "$pretrained" --out "$out/data-bin"
 
 export PYTHONWARNINGS=ignore # fairseq's
 
@@ -44,7 +49,7 @@ watcher=$!
 
 status=0
 fairseq-train "$out/data-bin" --user-dir "$here/fairseq_cloze" --task cloze_ranking --criterion cloze_ranking \
-    --arch cloze_roberta --finetune-from-model "$out/weights/model.pt" "${precision[@]}" \
+    --arch cloze_roberta --finetune-from-model "$pretrained/model.pt" "${precision[@]}" \
     --optimizer adam --adam-betas "(0.9, 0.98)" --adam-eps 1e-6 --weight-decay 0.01 --clip-norm 1.0 \
     --lr "$rate" --lr-scheduler polynomial_decay --warmup-updates "$warmup" --total-num-update "$updates" \
     --max-update "$updates" --max-tokens "$max_tokens" --log-format json --log-interval 5 \

@@ -1,59 +1,77 @@
 #!/usr/bin/env bash
-# From example passages to a validated checkpoint in a few minutes, on any machine, without network after installation.
-# Results go to work/quickstart; running it again starts over.
+# The whole way in a few minutes, on any machine, without network after installation: a small pretrained RoBERTa, example
+# passages, fine-tuning, validation, answers, a page with the results. They go to work/quickstart; running it again starts
+# over.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-bash scripts/setup.sh fairseq
-export PATH="$PWD/${VENV:-.venv}/bin:$PATH"
+bash scripts/setup.sh fairseq,generate
+export PATH="$(realpath "${VENV:-.venv}")/bin:$PATH"
 export PYTHONWARNINGS=ignore OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}"
 
+mini=examples/pretrained/mini
+passages=examples/passages
 out=work/quickstart
+seed=${SEED:-1}
+updates=${QUICKSTART_UPDATES:-100}
 rm -rf "$out"
-mkdir -p "$out"
-say() { printf '\n== %s\n' "$*"; }
+mkdir -p "$out/checkpoints"
+step=0
+say() { step=$((step + 1)) && printf '\n== %s of 7: %s\n' "$step" "$*"; }
+shown() { "$@" 2>"$out/last.log" || { cat "$out/last.log" >&2; exit 1; }; } # without warnings, unless it fails
 
-say "learn a vocabulary from the training passages"
-fairseq-cloze learn-bpe examples/passages/train --size 2000 --out "$out/vocabulary"
+say "generate more passages, from prose"
+fairseq-cloze generate examples/prose --out "$out/generated.jsonl"
 
 say "prepare: passages -> data-bin"
-fairseq-cloze prepare --train examples/passages/train --valid examples/passages/valid --test examples/passages/test \
-    --pretrained "$out/vocabulary" --out "$out/data-bin"
+fairseq-cloze prepare --train $passages/train --train "$out/generated.jsonl" --valid $passages/valid \
+    --test $passages/test --pretrained $mini --out "$out/data-bin"
 
-say "train a small model from random weights (log: $out/train.log)"
+say "what the pretrained model knows ($mini)"
+shown fairseq-cloze evaluate $mini/model.pt "$out/data-bin" --split test --json "$out/zero-shot.json" \
+    --predictions "$out/zero-shot-answers.json"
+
+say "fine-tune it (log: $out/checkpoints/train.log)"
 fairseq-train "$out/data-bin" --user-dir fairseq_cloze --task cloze_ranking --criterion cloze_ranking \
-    --arch cloze_roberta --from-scratch \
-    --encoder-layers 2 --encoder-embed-dim 128 --encoder-ffn-embed-dim 512 --encoder-attention-heads 4 \
-    --optimizer adam --lr 1e-3 --lr-scheduler polynomial_decay --warmup-updates 20 --total-num-update 240 \
-    --max-update "${QUICKSTART_UPDATES:-240}" --max-tokens 4096 --save-dir "$out/checkpoints" --no-epoch-checkpoints \
-    --best-checkpoint-metric accuracy --maximize-best-checkpoint-metric --validate-interval 5 \
-    --log-format simple --log-interval 20 --num-workers 0 2>&1 | tee "$out/train.log" |
-    sed -un 's/.*| train_inner | epoch \([0-9]*\).*\(loss=[0-9.]*, accuracy=[0-9.]*\).*num_updates=\([0-9]*\).*/update \3, epoch \1: \2/p' ||
-    { tail -n 20 "$out/train.log"; exit 1; }
+    --arch cloze_roberta --finetune-from-model $mini/model.pt --seed "$seed" \
+    --optimizer adam --adam-betas "(0.9, 0.98)" --adam-eps 1e-6 --weight-decay 0.01 --clip-norm 1.0 \
+    --lr 3e-4 --lr-scheduler polynomial_decay --warmup-updates $((updates / 10)) --total-num-update "$updates" \
+    --max-update "$updates" --max-tokens 4096 --save-dir "$out/checkpoints" --no-epoch-checkpoints \
+    --best-checkpoint-metric accuracy --maximize-best-checkpoint-metric \
+    --log-format simple --log-interval 10 --num-workers 0 2>&1 | tee "$out/checkpoints/train.log" |
+    sed -un 's/.*| train_inner | epoch \([0-9]*\).*\(loss=[0-9.]*, accuracy=[0-9.]*\).*num_updates=\([0-9]*\).*/update \3 of '"$updates"', epoch \1: \2/p
+             s/.*| valid | epoch \([0-9]*\) .*| loss \([0-9.]*\) | accuracy \([0-9.]*\).*/validation, epoch \1: loss=\2, accuracy=\3/p' ||
+    { tail -n 20 "$out/checkpoints/train.log"; exit 1; }
 
+best=$out/checkpoints/checkpoint_best.pt
 say "validate with fairseq's own command"
-fairseq-validate "$out/data-bin" --user-dir fairseq_cloze --task cloze_ranking --path "$out/checkpoints/checkpoint_last.pt" \
-    --max-tokens 4096 --num-workers 0 2>/dev/null | grep '| valid |' | sed 's/.*subset | //'
+shown fairseq-validate "$out/data-bin" --user-dir fairseq_cloze --task cloze_ranking --path "$best" \
+    --max-tokens 4096 --num-workers 0 | grep '| valid |' | sed 's/.*subset | //'
 
 say "answer the test passages"
-fairseq-cloze predict "$out/checkpoints/checkpoint_last.pt" examples/passages/test --out "$out/answers.json" 2>/dev/null
+shown fairseq-cloze predict "$best" $passages/test --out "$out/answers.json"
+shown fairseq-cloze evaluate "$best" "$out/data-bin" --split test --json "$out/fine-tuned.json" \
+    --predictions "$out/fine-tuned-answers.json" >"$out/fine-tuned.txt"
 
-say "result"
-for split in train valid test; do
-    fairseq-cloze evaluate "$out/checkpoints/checkpoint_last.pt" "$out/data-bin" --split "$split" \
-        --json "$out/$split.json" >/dev/null 2>&1
-done
+say "the page"
+fairseq-cloze report "$out/checkpoints" "$out/zero-shot-answers.json" "$out/fine-tuned-answers.json" \
+    --passages $passages/test --out "$out/report.html"
+
 python - "$out" <<'TABLE'
 import json, sys
-print(f"{'split':10}{'blanks':>8}{'accuracy %':>12}{'chance %':>10}")
-for split in ("train", "valid", "test"):
-    result = json.load(open(f"{sys.argv[1]}/{split}.json"))
-    print(f"{split:10}{result['n_blanks']:8,}{result['accuracy']:12.1f}{result['chance']:10.1f}")
+from pathlib import Path
+
+out = Path(sys.argv[1])
+before, after = (json.loads((out / f"{name}.json").read_text()) for name in ("zero-shot", "fine-tuned"))
+print(f"\ntest passages, {after['n_blanks']} blanks      accuracy %")
+for name, value in (("chance", after["chance"]), ("zero-shot", before["accuracy"]), ("fine-tuned", after["accuracy"])):
+    print(f"{name:28}{value:15.1f}")
 TABLE
 cat <<TEXT
 
-The model started from random weights. It learns its 32 training passages by heart, but they teach no English: on the
-others it stays near chance. With pretrained weights the same commands answer unseen passages, see README.md:
-  fairseq-cloze import-hf roberta-base --out work/roberta-base
-  fairseq-cloze prepare --train YOUR/train --valid YOUR/valid --pretrained work/roberta-base --out work/data-bin
-  fairseq-train work/data-bin --finetune-from-model work/roberta-base/model.pt ...
+Look at every passage with every answer: $PWD/$out/report.html
+
+Next, with passages of yours (docs/formats.md): answers from this model; what the hub's weights need; all of it with RoBERTa
+  ${VENV:-.venv}/bin/fairseq-cloze predict $best YOUR/passages --out answers.json
+  bash scripts/setup.sh fairseq,hub
+  TRAIN=YOUR/train VALID=YOUR/valid WEIGHTS=roberta-base scripts/log.sh bash scripts/finetune.sh
 TEXT

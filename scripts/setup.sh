@@ -9,11 +9,11 @@ venv=${VENV:-.venv}
 python=${PYTHON:-python3}
 
 wanted="$extras $(cksum <pyproject.toml)"
-if [ "$(cat "$venv/installed" 2>/dev/null)" = "$wanted" ]; then
+if grep -qxF "$wanted" "$venv/installed" 2>/dev/null; then # without network, too
     exit 0
 fi
 echo "== installing into $venv (once)"
-[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+"$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv "$venv"
 pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
 if "$venv/bin/python" -c 'import sys; sys.exit(sys.version_info >= (3, 11))'; then
     "${pip[@]}" 'pip<24.1' # later ones refuse the omegaconf that fairseq 0.12.2 asks for
@@ -27,4 +27,5 @@ if ! "$venv/bin/python" -c 'import torch' 2>/dev/null; then
     fi
 fi
 "${pip[@]}" -e ".[$extras]"
-echo "$wanted" >"$venv/installed"
+kept=$(grep -F " ${wanted#* }" "$venv/installed" 2>/dev/null || true) # other extras of this pyproject.toml
+printf '%s\n' ${kept:+"$kept"} "$wanted" >"$venv/installed"

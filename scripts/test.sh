@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh fairseq,hub,test
-export PATH="$PWD/${VENV:-.venv}/bin:$PATH"
+export PATH="$(realpath "${VENV:-.venv}")/bin:$PATH"
 export OMP_NUM_THREADS=1
 
 ruff check .

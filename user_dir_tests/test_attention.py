@@ -89,8 +89,12 @@ def test_only_plain_attention_is_replaced() -> None:
     plain, own = MultiheadAttention(8, 2, self_attention=True), Other(8, 2, self_attention=True)
     noisy = MultiheadAttention(8, 2, self_attention=True, q_noise=0.5, qn_block_size=4)
     crossing = MultiheadAttention(8, 2, encoder_decoder_attention=True)
-    speed_up(nn.ModuleList([plain, own, noisy, crossing]))
-    assert [type(module) for module in (plain, own, crossing)] == [SelfAttention, Other, MultiheadAttention]
+    biased = MultiheadAttention(8, 2, self_attention=True, add_bias_kv=True)
+    padded = MultiheadAttention(8, 2, self_attention=True, add_zero_attn=True)
+    left = [noisy, crossing, biased, padded]
+    speed_up(nn.ModuleList([plain, own, *left]))
+    assert type(plain) is SelfAttention and type(own) is Other
+    assert [type(module) for module in left] == [MultiheadAttention] * 4
     names = set(MultiheadAttention(8, 2, self_attention=True).state_dict())
     assert set(plain.state_dict()) == names
 

@@ -46,30 +46,59 @@ def test_quickstart_in_a_copy(tmp_path: Path) -> None:
     What an earlier run left, complete or not, goes.
     """
     copy = tmp_path / "copy"
-    ignored = shutil.ignore_patterns(".git", ".venv", "work", "*.egg-info", "__pycache__", ".*_cache")
+    ignored = shutil.ignore_patterns(".git", ".venv", "work", "data", "*.egg-info", "__pycache__", ".*_cache")
     shutil.copytree(ROOT, copy, ignore=ignored)
+    for split in ("train", "valid"):  # fewer passages take less time
+        for file in (copy / "examples" / "passages" / split).iterdir():
+            if not (PASSAGES / split / file.name).exists():
+                file.unlink()
     venv = tmp_path / "venv"
     venv.mkdir()
     (venv / "bin").symlink_to(BIN)
     checksum = run("cksum", cwd=copy, stdin=open(copy / "pyproject.toml")).text.strip()
-    (venv / "installed").write_text(f"fairseq {checksum}\n")
-    left = copy / "work" / "quickstart" / "checkpoints" / "checkpoint_last.pt"
+    (venv / "installed").write_text(f"fairseq,hub,test {checksum}\nfairseq,generate {checksum}\n")
+    out = copy / "work" / "quickstart"
+    left = out / "checkpoints" / "checkpoint_last.pt"
     left.parent.mkdir(parents=True)
     left.write_text("half a checkpoint")
-    (copy / "work" / "quickstart" / "data-bin").mkdir()
-    ran = run("bash", "scripts/quickstart.sh", cwd=copy, env={"VENV": str(venv), "QUICKSTART_UPDATES": "20"})
+    (out / "data-bin").mkdir()
+    ran = run("bash", "scripts/quickstart.sh", cwd=copy, env={"VENV": str(venv), "QUICKSTART_UPDATES": "10"})
     lines = ran.text.splitlines()
-    start = lines.index("== result") + 1
-    assert [line.split()[:2] for line in lines[start : start + 4]] == [
-        ["split", "blanks"],
-        ["train", "405"],
-        ["valid", "102"],
-        ["test", "98"],
+    assert [line for line in lines if line.startswith("== ")] == [
+        "== 1 of 7: generate more passages, from prose",
+        "== 2 of 7: prepare: passages -> data-bin",
+        "== 3 of 7: what the pretrained model knows (examples/pretrained/mini)",
+        "== 4 of 7: fine-tune it (log: work/quickstart/checkpoints/train.log)",
+        "== 5 of 7: validate with fairseq's own command",
+        "== 6 of 7: answer the test passages",
+        "== 7 of 7: the page",
     ]
-    assert any(line.startswith("update 20, epoch ") for line in lines)
+    assert any(line.startswith("update 10 of 10, epoch ") for line in lines)
     assert any(line.startswith("loss ") and "| n_blanks 102 |" in line for line in lines)
-    answers = json.loads((copy / "work" / "quickstart" / "answers.json").read_text())
-    assert sum(map(len, answers.values())) == 98
+    before, after = (json.loads((out / f"{name}.json").read_text()) for name in ("zero-shot", "fine-tuned"))
+    assert before["n_blanks"] == after["n_blanks"] == 282
+    start = lines.index("test passages, 282 blanks      accuracy %")
+    assert lines[start + 1 : start + 4] == [
+        f"{'chance':28}{25:15.1f}",
+        f"{'zero-shot':28}{before['accuracy']:15.1f}",
+        f"{'fine-tuned':28}{after['accuracy']:15.1f}",
+    ]
+    assert before["accuracy"] > 38 and after["accuracy"] > 38
+    answers = json.loads((out / "answers.json").read_text())
+    assert sum(map(len, answers.values())) == 282
+    assert f"Look at every passage with every answer: {out}/report.html" in lines
+    page = (out / "report.html").read_text()
+    assert page.startswith("<!DOCTYPE html>") and "zero-shot-answers" in page and "fine-tuned-answers" in page
+
+
+def test_setting_up_again_needs_no_network(tmp_path: Path) -> None:
+    """Neither the same extras nor others that were installed before are asked of pip again."""
+    venv = tmp_path / "venv"
+    (venv / "bin").mkdir(parents=True)
+    checksum = run("cksum", stdin=open(ROOT / "pyproject.toml")).text.strip()
+    (venv / "installed").write_text(f"fairseq {checksum}\nfairseq,hub {checksum}\n")
+    for extras in ("fairseq", "fairseq,hub"):  # there is no python in this venv to be called
+        assert run("bash", ROOT / "scripts" / "setup.sh", extras, env={"VENV": str(venv)}).text == ""
 
 
 # -- the whole round -------------------------------------------------------------------------------------------------

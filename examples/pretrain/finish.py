@@ -1,0 +1,52 @@
+"""A checkpoint of masked_lm as a small folder of weights: float16, without optimiser state, with its vocabulary.
+
+python finish.py CHECKPOINT DATA --out DIR
+
+DATA is the folder that binarize.py wrote.  Positions that no sample was long enough to train are left out; longer
+passages then become windows.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from fairseq_cloze.checkpoints import load_state, read_architecture, roberta_weights
+from fairseq_cloze.files import replacing
+from fairseq_cloze.pretrained import make_state
+from fairseq_cloze.vocabulary import PAD, Vocabulary
+
+
+def main() -> None:
+    """Write ``model.pt`` and the vocabulary's files."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    state = load_state(options.checkpoint)
+    architecture = read_architecture(state, options.checkpoint)
+    weights = {
+        name: value.half() if value.dtype == torch.float32 and value.dim() else value
+        for name, value in roberta_weights(state, options.checkpoint).items()
+    }
+    if not architecture.untie_weights_roberta:
+        weights["encoder.lm_head.weight"] = weights["encoder.sentence_encoder.embed_tokens.weight"]  # stored once
+    positions = min(state["cfg"]["task"]["tokens_per_sample"], architecture.max_positions)
+    architecture = replace(architecture, max_positions=positions)
+    table = "encoder.sentence_encoder.embed_positions.weight"
+    weights[table] = weights[table][: positions + PAD + 1].clone()
+    vocabulary = Vocabulary.load(options.data)
+    options.out.mkdir(parents=True, exist_ok=True)
+    vocabulary.save(options.out)
+    with replacing(options.out / "model.pt") as temporary:
+        torch.save(make_state(weights, architecture, vocabulary), temporary)
+    size = sum(path.stat().st_size for path in options.out.iterdir())
+    print(f"wrote {options.out}, {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""``examples/pretrain``: from prose to weights, and the weights that lie in ``examples/pretrained/mini``."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fairseq_cloze.checkpoints import Architecture, load_state, read_architecture, read_vocabulary, roberta_weights
+from fairseq_cloze.evaluate import evaluate
+from fairseq_cloze.prepare import prepare
+from fairseq_cloze.vocabulary import Vocabulary
+
+from .conftest import PASSAGES, ROOT, run
+
+PRETRAIN = ROOT / "examples" / "pretrain"
+MINI = ROOT / "examples" / "pretrained" / "mini"
+PROSE = ROOT / "examples" / "prose" / "stories.txt"
+
+SMALL = {"ROWS": "500", "LAYERS": "0 1", "DIM": "24", "HEADS": "2", "LENGTH": "64", "BATCH": "8", "WARMUP": "2"}
+
+
+def test_from_prose_to_weights_and_on_after_an_end(tmp_path: Path) -> None:
+    command = ("bash", PRETRAIN / "pretrain.sh", PROSE, tmp_path / "out")
+    first = run(*command, env={**SMALL, "UPDATES": "6"})
+    assert re.search(r"[\d,]+ tokens to train on, [1-9][\d,]* to validate, 500 rows", first.text)
+    weights = tmp_path / "out" / "weights"
+    state = load_state(weights / "model.pt")
+    assert read_architecture(state, weights) == Architecture(2, 24, 96, 2, 64)
+    assert {value.dtype for value in roberta_weights(state, weights).values() if value.dim()} == {torch.float16}
+    vocabulary = read_vocabulary(state, weights)
+    assert vocabulary is not None and vocabulary.bpe_digest == Vocabulary.load(weights).bpe_digest
+
+    again = run(*command, env={**SMALL, "UPDATES": "9"})
+    assert "binarize" not in again.text and "num_updates 9" in again.text
+    assert "Loaded checkpoint" in again.text and "num_updates 6" not in again.text
+
+
+@pytest.mark.slow  # another minute for the same lines
+def test_two_processes_train_one_model(tmp_path: Path) -> None:
+    environment = {**SMALL, "UPDATES": "4", "PROCESSES": "2"}
+    ran = run("bash", PRETRAIN / "pretrain.sh", PROSE, tmp_path / "out", env=environment)
+    assert "bsz=8" in ran.text or "bsz 8" in ran.text
+    assert (tmp_path / "out" / "weights" / "model.pt").is_file()
+
+
+def test_a_small_model_starts_from_a_larger_one(tmp_path: Path, pretrained: Path) -> None:
+    """At full width and depth it computes nearly what the larger one does; a narrow one has the shape asked for."""
+    sys.path.insert(0, str(PRETRAIN))
+    try:
+        import shrink
+    finally:
+        sys.path.remove(str(PRETRAIN))
+    state = load_state(pretrained / "model.pt")
+    shape = read_architecture(state, pretrained)
+    weights = {name: value.float() for name, value in roberta_weights(state, pretrained).items()}
+    torch.manual_seed(1)
+    tokens = shrink.sample(Vocabulary.load(pretrained), PROSE, 40, 100)
+    theirs = shrink.run(weights, shape, tokens, [0, 1])[-1] @ weights["encoder.lm_head.weight"].T
+    full = shrink.shrink(weights, shape, tokens, [0, 1], 48, 96, 4)
+    full["encoder.lm_head.weight"] = full["encoder.sentence_encoder.embed_tokens.weight"]
+    same = Architecture(2, 48, 96, 4, shape.max_positions)
+    ours = shrink.run(full, same, tokens, [0, 1])[-1] @ full["encoder.lm_head.weight"].T
+    correlation = torch.corrcoef(torch.stack([theirs.flatten(), ours.flatten()]))[0, 1]
+    assert correlation > 0.9
+
+    rows = 500
+    from_scratch = Vocabulary.learn(PROSE.read_text(encoding="utf-8").splitlines(), rows)
+    (tmp_path / "data").mkdir()
+    from_scratch.save(tmp_path / "data")
+    out = tmp_path / "start" / "model.pt"
+    options = ("--out", out, "--layers", 1, "--dim", 24, "--ffn", 40, "--heads", 2, "--length", 90, "--samples", 20)
+    run("python", PRETRAIN / "shrink.py", pretrained / "model.pt", PROSE, tmp_path / "data", *options)
+    state = load_state(out)
+    assert read_architecture(state, out) == Architecture(1, 24, 40, 2, 90)
+    assert roberta_weights(state, out)["encoder.sentence_encoder.embed_tokens.weight"].shape == (rows, 24)
+    command = ("python", PRETRAIN / "shrink.py", pretrained / "model.pt", PROSE, tmp_path / "data")
+    wrong = run(*command, *options[:4], code=2)
+    assert "are 12 wide: --dim has to be 12 times --heads" in wrong.text
+
+
+def test_mini_knows_english(tmp_path: Path) -> None:
+    """Zero-shot on the example passages, all of which are younger than the model; chance is 25%."""
+    prepare({"train": [ROOT / "examples" / "passages" / "test"]}, MINI, tmp_path / "bin", workers=1)
+    result = evaluate(MINI / "model.pt", tmp_path / "bin", "train")
+    assert result.n_blanks == 282
+    assert result.accuracy > 38
+    assert sum(path.stat().st_size for path in MINI.iterdir()) <= 20e6
+    weights = roberta_weights(load_state(MINI / "model.pt"), MINI)
+    assert weights["encoder.sentence_encoder.embed_tokens.weight"].dtype == torch.float16
+
+
+def test_mini_fine_tunes_from_float16(tmp_path: Path) -> None:
+    """The proof of load holds, and the weights are trained in float32."""
+    from .conftest import train
+
+    prepare({"train": [PASSAGES / "valid"]}, MINI, tmp_path / "bin", workers=1)
+    options = ("--arch", "cloze_roberta", "--finetune-from-model", MINI / "model.pt", "--batch-size", 8)
+    ran = train(tmp_path / "bin", tmp_path / "out", *options, "--max-update", 1, "--disable-validation")
+    assert f"weights are those of {MINI / 'model.pt'}" in ran.text
+    saved = load_state(tmp_path / "out" / "checkpoint_last.pt")["model"]
+    assert saved["encoder.sentence_encoder.embed_tokens.weight"].dtype == torch.float32
