@@ -301,6 +301,8 @@ class _Workers:
         if error is not None:  # what is under way is of no use
             for process in list((self._pool._processes or {}).values()):
                 process.terminate()
+            # or the thread that sends chunks would wait for ever for somebody to read them
+            self._pool._call_queue._reader.close()  # type: ignore[attr-defined]
         self._pool.shutdown(cancel_futures=True)
 
     def run(self, function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
