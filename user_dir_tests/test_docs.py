@@ -49,8 +49,8 @@ def sandbox(tmp_path: Path, hf_folder: Path) -> Path:
 
 RUN = ("bash", "bash long", "bash gpu")
 
-#: Pages whose commands take a minute and stand on other pages, too, in one form or another.
-SLOW = ("results.md", "benchmarks.md", "analysis.md", "report.md")
+#: Pages whose commands take a minute and are run by other tests, too, in one form or another.
+SLOW = ("results.md", "benchmarks.md", "analysis.md", "report.md", "pretraining.md")
 
 
 def _shortened(command: str) -> str:
