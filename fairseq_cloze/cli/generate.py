@@ -11,7 +11,8 @@ import click
 @click.argument("texts", nargs=-1, required=True, metavar="TEXT...")
 @click.option("--out", required=True, metavar="FILE", help="Passages to write: a .jsonl or .jsonl.gz file.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Another seed makes other blanks.")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: one per core; one with --lm on a GPU]")
+@click.option("--workers", type=click.IntRange(min=1),
+              help="Processes.  [default: one per core, with --lm on a GPU one]")  # fmt: skip
 @click.option("--lm", metavar="CHECKPOINT", help="RoBERTa that drops distractors which would be right, too.")
 @click.option("--limit", type=click.IntRange(min=1), help="Most passages, spread evenly over the text.")
 def command(
