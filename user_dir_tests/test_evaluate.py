@@ -293,7 +293,7 @@ def test_another_activation_in_the_ranking_head(tmp_path: Path, data_bin: Path) 
     assert scorer.model.classification_heads["cloze_ranking"].activation_fn is torch.nn.functional.relu
     result = evaluate(checkpoint, data_bin)
     [row] = ran.metrics("valid")
-    # So young a head scores some candidates alike to seven digits: rounding, which goes by the batch, may swap two of them.
+    # So young a head scores some candidates alike to seven digits: rounding, which goes by the batch, may swap two.
     assert result.accuracy == pytest.approx(row["accuracy"], abs=100 / 102 + 1e-4)
     assert result.mrr == pytest.approx(row["mrr"], abs=0.5 / 102)
 
