@@ -93,6 +93,7 @@ def test_mini_knows_english(tmp_path: Path) -> None:
     assert weights["encoder.sentence_encoder.embed_tokens.weight"].dtype == torch.float16
 
 
+@pytest.mark.slow  # the quickstart does it, too
 def test_mini_fine_tunes_from_float16(tmp_path: Path) -> None:
     """The proof of load holds, and the weights are trained in float32."""
     from .conftest import train
