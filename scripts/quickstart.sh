@@ -54,7 +54,7 @@ shown fairseq-cloze evaluate "$best" "$out/data-bin" --split test --json "$out/f
 
 say "the page"
 fairseq-cloze report "$out/checkpoints" "$out/zero-shot-answers.json" "$out/fine-tuned-answers.json" \
-    --passages $passages/test --out "$out/report.html"
+    --passages "$out/data-bin" --out "$out/report.html"
 
 python - "$out" <<'TABLE'
 import json, sys

@@ -305,3 +305,17 @@ def test_dead_parameters_by_name() -> None:
     assert compat.is_dead_parameter(prefix + "fc2_bias")
     for name in ("fc2.bias", "self_attn.in_proj_weight", "self_attn.out_proj.weight"):
         assert not compat.is_dead_parameter(prefix + name)
+
+
+def test_second_copies_of_parameters_go_once() -> None:
+    """A model that was finished when it was built is finished again by the task."""
+    from types import SimpleNamespace
+
+    layer = torch.nn.Linear(2, 2)
+    setattr(layer, "load_to_BT", True)  # noqa: B010  (as layers of fairseq 0.12.2 have)
+    for name in compat.DEAD_PARAMETERS:
+        layer.register_parameter(name, torch.nn.Parameter(torch.zeros(1)))
+    model = SimpleNamespace(encoder=SimpleNamespace(sentence_encoder=SimpleNamespace(layers=[layer])))
+    for _ in range(2):
+        compat.drop_dead_parameters(model)
+    assert set(layer.state_dict()) == {"weight", "bias"}
