@@ -311,3 +311,15 @@ def refuse_independent_processes() -> None:
             "checkpoints; start each rank with --distributed-init-method tcp://HOST:PORT --distributed-world-size "
             f"{started} --distributed-rank RANK --distributed-no-spawn (see docs/training.md, Several processes)"
         )
+
+
+def autocast_dtype(device: str) -> Any:
+    """The type that autocast computes in on a kind of device, ``None`` where it is off."""
+    import torch
+
+    try:
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    except (AttributeError, TypeError):  # torch before 2.4
+        if device == "cpu":
+            return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
+        return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None

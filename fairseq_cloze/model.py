@@ -20,8 +20,8 @@ from fairseq.models.roberta.model import RobertaLMHead
 from omegaconf import DictConfig, open_dict
 from torch import Tensor, nn
 
-from .attention import speed_up
 from .compat import drop_dead_parameters, is_dead_parameter
+from .encoder import pack
 
 MODEL_NAME = "cloze_roberta"
 
@@ -92,6 +92,10 @@ class ClozeRobertaConfig(FairseqDataclass):
     checkpoint_activations: bool = field(
         default=False, metadata={"help": "recompute activations in the backward pass, which saves memory"}
     )
+    compile: bool = field(
+        default=False,
+        metadata={"help": "compile what the layers do after attention with torch.compile; pays in long runs on CUDA"},
+    )
 
 
 @register_model(MODEL_NAME, dataclass=ClozeRobertaConfig)
@@ -107,7 +111,7 @@ class ClozeRobertaModel(RobertaModel):
     def build_model(cls, args: Any, task: Any) -> "ClozeRobertaModel":
         """Build a model, finished; other tasks than ours, such as masked_lm, know nothing of :func:`finish_model`."""
         model: ClozeRobertaModel = super().build_model(args, task)
-        finish_model(model, getattr(args, "layer_norm_eps", None))
+        finish_model(model, getattr(args, "layer_norm_eps", None), getattr(args, "compile", False))
         return model
 
     def forward(
@@ -225,15 +229,16 @@ def mean_of_others(values: Tensor, windows: Tensor) -> Tensor:
     return (total[windows] - values) / (count[windows] - 1).clamp(min=1)[:, None]
 
 
-def finish_model(model: nn.Module, layer_norm_eps: Optional[float]) -> None:
+def finish_model(model: nn.Module, layer_norm_eps: Optional[float], compiled: bool = False) -> None:
     """What fairseq's constructors have no option for.
 
     Args:
         model: a RoBERTa, just built
         layer_norm_eps: epsilon of every layer norm; fairseq builds them with 1e-5
+        compiled: see :func:`fairseq_cloze.encoder.pack`
     """
     drop_dead_parameters(model)
-    speed_up(model)
+    pack(model, compiled)
     if layer_norm_eps is None:
         return
     for module in model.modules():

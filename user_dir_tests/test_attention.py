@@ -1,110 +1,89 @@
-"""Faster self-attention: the same numbers as fairseq's."""
+"""Attention over packed rows: the formula, row by row."""
 
 from __future__ import annotations
 
-from typing import Any, Tuple
+import math
 
 import pytest
 import torch
-import torch.nn.functional as F
-from fairseq.modules import MultiheadAttention
-from fairseq.modules.gelu import gelu
-from torch import Tensor, nn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
 
-from fairseq_cloze.attention import SelfAttention, attend, speed_up
+from fairseq_cloze.attention import Rows, attend, rows_of
 
-WIDTH, HEADS, LENGTH, ROWS = 48, 4, 11, 3
-
-
-def pair(**options: Any) -> Tuple[MultiheadAttention, MultiheadAttention]:
-    """fairseq's attention, and the same after :func:`speed_up`."""
-    torch.manual_seed(3)
-    theirs = MultiheadAttention(WIDTH, HEADS, self_attention=True, **options)
-    ours = MultiheadAttention(WIDTH, HEADS, self_attention=True, **options)
-    for parameter in theirs.parameters():
-        nn.init.normal_(parameter, std=0.2)
-    ours.load_state_dict(theirs.state_dict())
-    speed_up(nn.ModuleList([ours]))
-    return theirs, ours
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+#: Largest difference from the formula in double precision, by type.
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 0.02, torch.float16: 0.002}
 
 
-def inputs(padded: bool) -> Tuple[Tensor, Any]:
-    torch.manual_seed(4)
-    x = torch.randn(LENGTH, ROWS, WIDTH, requires_grad=True)
-    padding = torch.arange(LENGTH) >= torch.tensor([LENGTH, 7, 1])[:, None]
-    return x, padding if padded else None
+def by_formula(qkv: Tensor, rows: Rows) -> Tensor:
+    """softmax(q k' / sqrt(width)) v, of each row and head."""
+    out = torch.zeros_like(qkv[:, 0])
+    start = 0
+    for length in rows.lengths:
+        for head in range(qkv.size(2)):
+            query, key, value = qkv[start : start + length, :, head].unbind(1)
+            weights = (query @ key.T / math.sqrt(qkv.size(3))).softmax(dim=1)
+            out[start : start + length, head] = weights @ value
+        start += length
+    return out
 
 
-@pytest.mark.parametrize("padded", (False, True))
-@pytest.mark.parametrize("training", (False, True))
-def test_output_and_gradients_are_fairseqs(padded: bool, training: bool) -> None:
-    results = []
-    for module in pair():
-        module.double().train(training)
-        x, padding = inputs(padded)
-        x = x.detach().double().requires_grad_()
-        out, weights = module(x, x, x, padding, need_weights=False)
-        assert weights is None
-        out.square().sum().backward()
-        results.append([out, x.grad, *(parameter.grad for parameter in module.parameters())])
-    for theirs, ours in zip(*results):
-        torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=1e-9)
+def packed(lengths: list[int], device: str = "cpu") -> Rows:
+    present = torch.arange(max(lengths), device=device) < torch.tensor(lengths, device=device)[:, None]
+    return rows_of(present)
 
 
-def test_inference_is_fairseqs() -> None:
-    theirs, ours = (module.eval() for module in pair())
-    x, padding = inputs(True)
-    with torch.no_grad():
-        expected, found = (module(x, x, x, padding, need_weights=False)[0] for module in (theirs, ours))
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+def test_rows_of_a_padded_input() -> None:
+    present = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]], dtype=torch.bool)
+    rows = rows_of(present)
+    assert rows.lengths == [3, 1, 4, 0] and rows.longest == 4
+    assert rows.ends.tolist() == [0, 3, 4, 8, 8] and rows.ends.dtype == torch.int32
 
 
-def test_what_it_is_not_made_for_is_fairseqs() -> None:
-    theirs, ours = (module.eval() for module in pair())
-    x, padding = inputs(True)
-    mask = torch.ones(LENGTH, LENGTH, dtype=torch.bool).triu(1)
-    for options in ({"need_weights": True}, {"need_weights": False, "attn_mask": mask}):
-        (a, b), (c, d) = (module(x, x, x, padding, **options) for module in (theirs, ours))
-        torch.testing.assert_close(c, a)
-        if b is None:
-            assert d is None
-        else:
-            torch.testing.assert_close(d, b)
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.booleans())
+def test_output_and_gradient_are_those_of_the_formula(lengths: list[int], training: bool) -> None:
+    torch.manual_seed(1)
+    rows = packed(lengths)
+    ours = torch.randn(sum(lengths), 3, 2, 4, dtype=torch.float64, requires_grad=True)
+    theirs = ours.detach().clone().requires_grad_()
+    with torch.set_grad_enabled(training):
+        found = attend(ours, rows)
+    expected = by_formula(theirs, rows)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+    if training:
+        found.square().sum().backward()
+        expected.square().sum().backward()
+        torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-11, rtol=0)
 
 
-def test_dropout_takes_attention_weights() -> None:
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16), ids=str)
+@pytest.mark.parametrize("device", DEVICES)
+def test_every_type_on_every_device(device: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(2)
+    lengths = [70, 1, 33, 128]
+    exact = torch.randn(sum(lengths), 3, 4, 64, dtype=dtype).double()
+    ours, theirs = exact.to(device, dtype).requires_grad_(), exact.requires_grad_()
+    found, expected = attend(ours, packed(lengths, device)), by_formula(theirs, packed(lengths))
+    weight = torch.randn_like(expected)
+    (found * weight.to(found)).sum().backward()
+    (expected * weight).sum().backward()
+    for value, reference in ((found, expected), (ours.grad, theirs.grad)):
+        assert value is not None and reference is not None and value.dtype == dtype
+        off = (value.detach().cpu().double() - reference.detach()).abs().max()
+        assert float(off) < TOLERANCE[dtype] * float(reference.detach().abs().max())
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_dropout_takes_attention_weights(device: str) -> None:
     """Of weights that are all 1 / length, the sum of those that stay, scaled, is 1 on average."""
     torch.manual_seed(5)
-    q, values = torch.zeros(50, 4, 20, 8, requires_grad=True), torch.ones(50, 4, 20, 8)
-    out = attend(q, q, values, None, 0.25).detach()
+    qkv = torch.zeros(50 * 20, 3, 4, 8, device=device)
+    qkv[:, 2] = 1
+    rows = packed([20] * 50, device)
+    out = attend(qkv, rows, 0.25)
     assert float(out.mean()) == pytest.approx(1, abs=0.01)
     assert 0.1 < float(out[..., 0].std()) < 0.16  # sqrt(0.25 / 0.75 / 20) = 0.129
-    torch.testing.assert_close(attend(q, q, values, None, 0.0), values)
-
-
-def test_only_plain_attention_is_replaced() -> None:
-    class Other(MultiheadAttention):
-        pass
-
-    plain, own = MultiheadAttention(8, 2, self_attention=True), Other(8, 2, self_attention=True)
-    noisy = MultiheadAttention(8, 2, self_attention=True, q_noise=0.5, qn_block_size=4)
-    crossing = MultiheadAttention(8, 2, encoder_decoder_attention=True)
-    biased = MultiheadAttention(8, 2, self_attention=True, add_bias_kv=True)
-    padded = MultiheadAttention(8, 2, self_attention=True, add_zero_attn=True)
-    left = [noisy, crossing, biased, padded]
-    speed_up(nn.ModuleList([plain, own, *left]))
-    assert type(plain) is SelfAttention and type(own) is Other
-    assert [type(module) for module in left] == [MultiheadAttention] * 4
-    names = set(MultiheadAttention(8, 2, self_attention=True).state_dict())
-    assert set(plain.state_dict()) == names
-
-
-def test_gelu_does_without_float32(pretrained: Any) -> None:
-    from fairseq_cloze.scorer import Scorer
-
-    model = Scorer(pretrained / "model.pt").model
-    layers = [module for module in model.modules() if hasattr(module, "self_attn")]
-    assert len(layers) == 2
-    assert all(layer.activation_fn is F.gelu and type(layer.self_attn) is SelfAttention for layer in layers)
-    x = torch.randn(100)
-    assert torch.equal(F.gelu(x), gelu(x))
+    torch.testing.assert_close(attend(qkv, rows, 0.0), qkv[:, 2])
