@@ -34,7 +34,7 @@ def register() -> None:
     compat.load_ensembles()
     requeue.save_when_told()
     if "cloze_ranking" not in TASK_REGISTRY:
-        from . import criterion, model, task  # noqa: F401
+        from . import criterion, model, optimizer, task  # noqa: F401
 
 
 class _UserDirs(List[str]):
