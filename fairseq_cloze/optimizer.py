@@ -1,7 +1,7 @@
 """Optimizer: AdamW in one kernel over all parameters.
 
-``--optimizer fused_adamw`` takes the options of fairseq's ``adam`` and computes the same updates: fairseq's is a loop in
-Python over the parameters, unless NVIDIA apex is there.
+``--optimizer fused_adamw`` takes the options of fairseq's ``adam`` and computes the same updates: fairseq's is a loop
+in Python over the parameters, unless NVIDIA apex is there.
 """
 
 import ast
