@@ -80,7 +80,8 @@ class PackedLayer(TransformerEncoderLayer):
 
     #: recompute activations in the backward pass
     recompute = False
-    #: what follows attention, compiled or not
+    #: what comes before and after attention, compiled or not
+    before_attention: Callable[..., Tensor]
     after_attention: Callable[..., Tensor]
 
     def forward(self, x: Tensor, encoder_padding_mask: Any, attn_mask: Optional[Tensor] = None) -> Tensor:
@@ -103,11 +104,15 @@ class PackedLayer(TransformerEncoderLayer):
 
     def _packed(self, x: Tensor, rows: Rows) -> Tensor:
         attention = self.self_attn
-        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        weight = torch.cat([projection.weight.to(x.dtype) for projection in projections])
-        bias = torch.cat([projection.bias.to(x.dtype) for projection in projections])
-        source = _layer_norm(x, self.self_attn_layer_norm) if self.normalize_before else x
-        qkv = F.linear(source, weight, bias).view(len(x), 3, attention.num_heads, attention.head_dim)
+        norm = self.self_attn_layer_norm if self.normalize_before else None
+        qkv = self.before_attention(
+            x,
+            [part.weight for part in (attention.q_proj, attention.k_proj, attention.v_proj)],
+            [part.bias for part in (attention.q_proj, attention.k_proj, attention.v_proj)],
+            [norm.weight, norm.bias] if norm is not None else [],
+            self.self_attn_layer_norm.eps,
+        )
+        qkv = qkv.view(len(x), 3, attention.num_heads, attention.head_dim)
         attended = attend(qkv, rows, attention.dropout_module.p if self.training else 0.0)
         parts = (attention.out_proj, self.self_attn_layer_norm, self.fc1, self.fc2, self.final_layer_norm)
         return self.after_attention(
@@ -120,6 +125,25 @@ class PackedLayer(TransformerEncoderLayer):
             self.activation_fn,
             self.normalize_before,
         )
+
+
+def before_attention(x: Tensor, weights: List[Tensor], biases: List[Tensor], norm: List[Tensor], eps: float) -> Tensor:
+    """Query, key and value in one product, as a function of tensors, so that all layers share its compilation.
+
+    Args:
+        x: input of the layer, ``(tokens, width)``
+        weights: of the three projections, ``(width, width)``
+        biases: of the three projections, ``(width,)``
+        norm: weight and bias of a layer norm before, or nothing
+        eps: epsilon of the layer norm
+
+    Returns:
+        ``(tokens, 3 * width)``
+    """
+    if norm:
+        x = F.layer_norm(x, x.shape[-1:], norm[0].to(x.dtype), norm[1].to(x.dtype), eps)
+    weight = torch.cat([each.to(x.dtype) for each in weights])
+    return F.linear(x, weight, torch.cat([each.to(x.dtype) for each in biases]))
 
 
 def after_attention(
@@ -159,14 +183,19 @@ def after_attention(
     return x if normalize_before else F.layer_norm(x, width, norm_2, shift_2, eps)
 
 
-def compile_for_all_layers() -> Callable[..., Tensor]:
-    """:func:`after_attention`, compiled at its first call for any number of tokens."""
-    compiled = torch.compile(after_attention)
+def compile_for_all_layers(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A function of tensors, compiled at its first call for any number of tokens.
 
-    def call(x: Tensor, attended: Tensor, *rest: Any) -> Tensor:
-        for tensor in (x, attended):
-            torch._dynamo.maybe_mark_dynamic(tensor, 0)
-        out: Tensor = compiled(x, attended, *rest)
+    Args:
+        function: its tensor arguments have a row per token, or are in lists
+    """
+    compiled = torch.compile(function)
+
+    def call(*arguments: Any) -> Tensor:
+        for argument in arguments:
+            if isinstance(argument, Tensor):
+                torch._dynamo.maybe_mark_dynamic(argument, 0)
+        out: Tensor = compiled(*arguments)
         return out
 
     return call
@@ -177,9 +206,11 @@ def pack(model: nn.Module, compiled: bool = False) -> None:
 
     Args:
         model: any; encoders with quantisation noise, offloaded activations or parts of another make stay as they are
-        compiled: compile what follows attention, once for all layers
+        compiled: compile what comes before and after attention, once for all layers
     """
-    follow = compile_for_all_layers() if compiled else after_attention
+    functions: List[Callable[..., Tensor]] = [before_attention, after_attention]
+    if compiled:
+        functions = [compile_for_all_layers(function) for function in functions]
     for encoder in [module for module in model.modules() if type(module) is TransformerEncoder]:
         layers = [module for module in encoder.modules() if isinstance(module, TransformerEncoderLayerBase)]
         learned = isinstance(encoder.embed_positions, LearnedPositionalEmbedding)
@@ -190,7 +221,8 @@ def pack(model: nn.Module, compiled: bool = False) -> None:
             unwrap_checkpoint(layer)
             layer.__dict__.pop("forward", None)
             layer.__class__ = PackedLayer
-            layer.recompute, layer.after_attention = recompute, follow
+            layer.recompute = recompute
+            layer.before_attention, layer.after_attention = functions
             if getattr(layer.activation_fn, "__name__", "") == "gelu":
                 layer.activation_fn = F.gelu  # fairseq's goes through float32 and back
         encoder.__class__ = PackedEncoder

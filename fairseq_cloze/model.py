@@ -94,7 +94,9 @@ class ClozeRobertaConfig(FairseqDataclass):
     )
     compile: bool = field(
         default=False,
-        metadata={"help": "compile what the layers do after attention with torch.compile; pays in long runs on CUDA"},
+        metadata={
+            "help": "compile what the layers do beside attention with torch.compile; pays on CUDA, which needs triton"
+        },
     )
 
 

@@ -13,7 +13,7 @@ import torch
 from fairseq.dataclass import FairseqDataclass
 from fairseq.optim import FairseqOptimizer, register_optimizer
 from omegaconf import II
-from torch import nn
+from torch import Tensor, nn
 
 from .errors import ClozeError
 
@@ -31,7 +31,7 @@ class FusedAdamWConfig(FairseqDataclass):
 
 
 @register_optimizer(OPTIMIZER_NAME, dataclass=FusedAdamWConfig)
-class FusedAdamW(FairseqOptimizer):  # type: ignore[misc]
+class FusedAdamW(FairseqOptimizer):
     """AdamW of Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (ICLR 2019), fused.
 
     NVIDIA apex's ``FusedAdam`` on CUDA where apex is installed, else ``torch.optim.AdamW(fused=True)``.  Running means
@@ -67,6 +67,26 @@ class FusedAdamW(FairseqOptimizer):  # type: ignore[misc]
             "eps": self.cfg.adam_eps,
             "weight_decay": self.cfg.weight_decay,
         }
+
+    def clip_grad_norm(self, max_norm: float, aggregate_norm_fn: Any = None) -> Tensor:
+        """As fairseq's, in a few kernels rather than several per parameter.
+
+        Args:
+            max_norm: largest norm of all gradients together; 0 only measures
+            aggregate_norm_fn: for sharded parameters, fairseq's own computation
+
+        Returns:
+            the norm before
+        """
+        if aggregate_norm_fn is not None:
+            return super().clip_grad_norm(max_norm, aggregate_norm_fn)
+        return nn.utils.clip_grad_norm_(list(self.params), max_norm or float("inf"))
+
+    def multiply_grads(self, c: Any) -> None:
+        """Multiply all gradients by a number or a tensor of one number."""
+        gradients = [parameter.grad for parameter in self.params if parameter.grad is not None]
+        factor = c.to(gradients[0].device) if isinstance(c, Tensor) and gradients else c
+        torch._foreach_mul_(gradients, factor)
 
     @property
     def supports_flat_params(self) -> bool:

@@ -206,7 +206,7 @@ def test_compiled_layers_compute_the_same_for_any_number_of_tokens() -> None:
     torch.manual_seed(0)
     shapes = [(64, 64), (64,), (64,), (64,), (128, 64), (128,), (64, 128), (64,), (64,), (64,)]
     parameters = [nn.Parameter(0.1 * torch.randn(*shape)) for shape in shapes]
-    compiled = compile_for_all_layers()
+    compiled = compile_for_all_layers(after_attention)
     compilations = torch._dynamo.utils.counters["stats"]
     before = compilations["unique_graphs"]
     for tokens in (7, 20, 33):

@@ -87,3 +87,29 @@ def test_betas_that_are_not_two_numbers(betas: str) -> None:
 def test_memory_efficient_fp16_is_for_fairseqs_adam() -> None:
     assert not FusedAdamW(config(), parameters()).supports_memory_efficient_fp16
     assert FusedAdamW(config(), parameters()).supports_flat_params
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("max_norm", (0.0, 0.5, 100.0))
+def test_norm_and_clipping_are_fairseqs(device: str, max_norm: float) -> None:
+    results = []
+    for kind in (FusedAdamW, FairseqAdam):
+        params = parameters(device)
+        optimizer = kind(config(), params)
+        torch.manual_seed(4)
+        for parameter in params[:2]:  # the third has no gradient
+            parameter.grad = torch.randn(parameter.shape).to(parameter)
+        optimizer.multiply_grads(torch.tensor(3.0))
+        optimizer.multiply_grads(0.5)
+        norm = optimizer.clip_grad_norm(max_norm)
+        assert params[2].grad is None
+        results.append([norm, params[0].grad, params[1].grad])
+    torch.testing.assert_close(*results)
+    assert float(results[0][0]) > 5
+
+
+def test_norms_of_shards_are_put_together_by_fairseq() -> None:
+    params = parameters()
+    for parameter in params:
+        parameter.grad = torch.ones_like(parameter)
+    assert float(FusedAdamW(config(), params).clip_grad_norm(0.0, lambda norm: norm * 2)) == pytest.approx(2 * 39**0.5)
