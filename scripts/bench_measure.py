@@ -98,7 +98,7 @@ GemmShape = Tuple[int, int, int]
 def gemm_shapes(architecture: Any, tokens: int = 4096, device: str = "cpu") -> List[GemmShape]:
     """Products of a layer, *tokens* at once, and a large square one; rows, inner size, columns."""
     width, inner = architecture.encoder_embed_dim, architecture.encoder_ffn_embed_dim
-    square = 2048 if torch.device(device).type == "cpu" else 8192
+    square = max(inner, 1024) if torch.device(device).type == "cpu" else 8192
     return [
         (tokens, width, inner),
         (tokens, inner, width),

@@ -56,9 +56,7 @@ def encode_as_fairseq(weights: Path, passages: Sequence[Passage]) -> Callable[[]
     return encode
 
 
-def measure_preparation(
-    weights: Path, passages: Sequence[Passage], folder: Path, work: Path, rounds: int
-) -> Dict[str, Any]:
+def measure_preparation(weights: Path, passages: Sequence[Passage], work: Path, rounds: int) -> Dict[str, Any]:
     """Passages per second by the real commands, start-up included; and tokens per second of encoding alone.
 
     That the peer's texts have to be written first is not counted.
@@ -66,17 +64,17 @@ def measure_preparation(
     Args:
         weights: folder of the checkpoint, for its vocabulary
         passages: to prepare
-        folder: the same as files
         work: folder to work in
         rounds: that count
     """
     choices = Counter(len(options) for p in passages for options in p.candidates).most_common(1)[0][0]
     questions = questions_of(passages, choices)
-    texts, out = work / "texts", work / "prepared"
+    files, texts, out = work / "files", work / "texts", work / "prepared"
+    write_passages(passages, files)
     write_texts(questions, texts)
     core = min(os.sched_getaffinity(0))
     command = [
-        *(sys.executable, "-c", "from fairseq_cloze.cli import main; main()", "prepare", "--train", folder),
+        *(sys.executable, "-c", "from fairseq_cloze.cli import main; main()", "prepare", "--train", files),
         *("--pretrained", weights, "--out", out, "--workers", 1),
     ]
 

@@ -7,6 +7,7 @@ each, is empty.  They go through fairseq's ``multiprocessing_bpe_encoder`` and `
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 import torch
 from fairseq import options, tasks
+from fairseq.data.encoders.gpt2_bpe import get_encoder
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq_cli import preprocess
 from torch import Tensor
@@ -67,24 +69,31 @@ def write_texts(questions: Sequence[Question], folder: Path) -> None:
 
 
 def prepare_texts(folder: Path, weights: Path, choices: int, core: Optional[int] = None) -> None:
-    """Run fairseq's two commands on what :func:`write_texts` wrote, each with one worker.
+    """Run fairseq's two commands on what :func:`write_texts` wrote, each with one worker, the second once per input.
 
-    The second command runs once per input; without a *core*, where no time is taken, in this process.
+    Without a *core*, where no time is taken, what they do is done in this process.
 
     Args:
         folder: with the texts; the data go to ``bin`` in it
         weights: folder with ``encoder.json``, ``vocab.bpe`` and ``dict.txt``
         choices: candidates of each blank
-        core: the one core to use
+        core: the one core to run the commands on
     """
     inputs = [f"input{number}" for number in range(choices + 1)]
-    run(
-        *(sys.executable, _bpe_encoder(), "--encoder-json", weights / "encoder.json"),
-        *("--vocab-bpe", weights / "vocab.bpe", "--keep-empty", "--workers", 1),
-        *("--inputs", *(folder / f"{name}.txt" for name in inputs)),
-        *("--outputs", *(folder / f"{name}.bpe" for name in inputs)),
-        core=core,
-    )
+    if core is None:
+        bpe = get_encoder(weights / "encoder.json", weights / "vocab.bpe")
+        for name in inputs:
+            lines = (folder / f"{name}.txt").read_text(encoding="utf-8").split("\n")[:-1]
+            encoded = (" ".join(map(str, bpe.encode(line))) for line in lines)
+            (folder / f"{name}.bpe").write_text("".join(f"{line}\n" for line in encoded))
+    else:
+        run(
+            *(sys.executable, _bpe_encoder(), "--encoder-json", weights / "encoder.json"),
+            *("--vocab-bpe", weights / "vocab.bpe", "--keep-empty", "--workers", 1),
+            *("--inputs", *(folder / f"{name}.txt" for name in inputs)),
+            *("--outputs", *(folder / f"{name}.bpe" for name in inputs)),
+            core=core,
+        )
     for name in inputs:
         flags = [
             *("--only-source", "--validpref", folder / f"{name}.bpe", "--destdir", folder / "bin" / name),
@@ -185,18 +194,17 @@ class SentenceRanking:
             ]
         return [out[index] for index in range(len(out))]
 
-    def evaluate(self, batch_size: int) -> int:
-        """What ``fairseq-validate`` does with the split; the number of right answers."""
+    def evaluate(self, batch_size: int) -> np.ndarray:
+        """What ``fairseq-validate`` does with the split; the best candidate of each blank, ``int64 (blanks,)``."""
         batches = self.task.get_batch_iterator(
             self.dataset, max_sentences=batch_size, required_batch_size_multiple=1, disable_iterator_cache=True
         )
-        correct = blanks = 0
+        written = self.criterion.prediction_h = io.StringIO()  # as with --save-predictions
         for sample in batches.next_epoch_itr(shuffle=False):
-            _, size, logged = self.task.valid_step(_to(sample, self.device), self.model, self.criterion)
-            blanks, correct = blanks + size, correct + int(logged["ncorrect"])
-        if blanks != len(self.dataset):
-            raise SystemExit(f"sentence_ranking scored {blanks} of {len(self.dataset)} blanks")
-        return correct
+            self.task.valid_step(_to(sample, self.device), self.model, self.criterion)
+        lines = (line.split("\t") for line in written.getvalue().splitlines())
+        answers = {int(number): int(answer) for number, answer, _ in lines}
+        return np.array([answers[number] for number in range(len(self.dataset))])
 
 
 def _to(value: Any, device: torch.device) -> Any:

@@ -37,7 +37,7 @@ def test_bench(tmp_path: Path, pretrained: Path) -> None:
             assert len(rate["rounds"]) == 1 and 0 < rate["min"] <= rate["median"] <= rate["max"]
     assert scoring["passages"] == 2 and scoring["agreement"]["float32"] >= 0.995
     assert scoring["agreement"]["bfloat16"] > 0.8
-    assert scoring["filled"]["correct"]["fairseq"] == scoring["filled"]["correct"]["transformers"]
+    assert scoring["filled"]["agreement"] >= 0.9 and scoring["filled"]["blanks"] == 8
     for part in (scoring, training):
         assert 0 <= part["padding"] < 50 and part["tokens"] > 0 and part["flops_per_token"] > 0
         rate = part["rates"]["ours float32"]["median"] / (part["blanks"] if part is scoring else part["tokens"])
