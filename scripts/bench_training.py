@@ -45,6 +45,7 @@ class OurTraining:
         ]
         args = options.parse_args_and_arch(options.get_training_parser(), [str(flag) for flag in flags])
         config = convert_namespace_to_omegaconf(args)
+        save_dir.mkdir(parents=True)
         task = tasks.setup_task(config.task)
         model, criterion = task.build_model(config.model), task.build_criterion(config.criterion)
         self.trainer = Trainer(config, task, model, criterion)

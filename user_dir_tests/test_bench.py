@@ -10,6 +10,17 @@ from .conftest import BIN, PASSAGES, ROOT, run
 PAGE = ROOT / "docs" / "benchmarks.md"
 
 
+def write_pairs(folder: Path) -> Path:
+    """Eight passages with two candidates a blank, as fairseq's commands run once for each."""
+    folder.mkdir()
+    for file in sorted((PASSAGES / "train").glob("*.json"))[:8]:
+        record = json.loads(file.read_text())
+        gold = ["ABCD".index(answer) for answer in record["answers"]]
+        record["options"] = [[row[right], row[right - 1]] for row, right in zip(record["options"], gold)]
+        (folder / file.name).write_text(json.dumps({**record, "answers": ["A"] * len(gold)}))
+    return folder
+
+
 def test_bench(tmp_path: Path, pretrained: Path) -> None:
     page, out = tmp_path / "page.md", tmp_path / "bench.json"
     text = PAGE.read_text()
@@ -17,7 +28,7 @@ def test_bench(tmp_path: Path, pretrained: Path) -> None:
     _, end, after = rest.partition("<!-- end of figures -->")
     assert begin and end
     page.write_text(text)
-    options = ("--weights", pretrained, "--passages", PASSAGES / "valid", "--limit", "2", "--rounds", "1")
+    options = ("--weights", pretrained, "--passages", write_pairs(tmp_path / "pairs"), "--limit", "2", "--rounds", "1")
     options += ("--threads", "1", "--json", out, "--write", page)
     ran = run("bash", ROOT / "scripts" / "bench", *options, env={"VENV": str(BIN.parent)})
 
@@ -44,7 +55,7 @@ def test_bench(tmp_path: Path, pretrained: Path) -> None:
         assert abs(part["flops"]["float32"]["median"] / (rate * part["flops_per_token"] * part["tokens"]) - 1) < 1e-6
         share = part["flops"]["float32"]["median"] / part["rates"]["gemm float32"]["median"]
         assert abs(part["utilisation"]["float32"]["median"] / share - 1) < 1e-6
-    assert prepared["passages"] == 8 and prepared["texts"] % 4 == 0
+    assert prepared["passages"] == 8 and prepared["texts"] % 2 == 0
 
     written = page.read_text()
     assert written.startswith(before) and written.endswith(after)
