@@ -1,141 +1,150 @@
-"""Measure the core against peers: same weights, same passages, same process, in turns; medians and their spread.
+"""What ``scripts/bench`` runs: measure against peers and against the machine, print, and write the page.
 
-    python scripts/bench.py --weights WEIGHTS --hf HF-FOLDER --passages FOLDER [--limit 60]
-
-WEIGHTS is what ``fairseq-cloze import-hf HF-FOLDER`` wrote.  Needs the packages of the ``test`` extra.
+The same weights, the same passages and the same machine for all, in turns.  Without options: the model and the passages
+of ``examples/``.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
+import logging
 import os
-import platform
-import statistics
+import sys
+import tempfile
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any, Dict
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the peer has one thread, too
 
 import torch
 
 import fairseq_cloze
-from fairseq_cloze.encoding import encode_passages
-from fairseq_cloze.passages import Passage, read_passages
-from fairseq_cloze.store import Store
-from fairseq_cloze.text import BLANK, NOTHING, normalise
 
 fairseq_cloze.register()
 
-from fairseq_cloze.scorer import Scorer  # noqa: E402
+from bench_measure import Contestant, Rates, gemm_rate, gemm_shapes, machine  # noqa: E402
+from bench_page import render, summary, write_block  # noqa: E402
+from bench_preparation import measure_preparation, write_passages  # noqa: E402
+from bench_scoring import ScoringBench, evenly  # noqa: E402
+from bench_training import measure_training  # noqa: E402
+
+from fairseq_cloze.checkpoints import load_state, read_architecture  # noqa: E402
+from fairseq_cloze.flops import forward_flops, training_flops  # noqa: E402
+from fairseq_cloze.passages import read_passages  # noqa: E402
+from fairseq_cloze.prepare import prepare  # noqa: E402
+from fairseq_cloze.pretrained import export_hf  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = ("scoring", "training", "prepare")
+POOL = 4  # passages to train on, for each one to score
+PREPARED = 300  # passages to prepare at most, as fairseq needs half a minute for 100
+FILLED = 32  # blanks at most for peers that fill in every candidate, as they score one or two in a second
 
 
-def in_turns(rounds: int, **contestants: Callable[[], Any]) -> Dict[str, Dict[str, float]]:
-    """Median, fastest and slowest seconds of each, after one round that does not count."""
-    seconds: Dict[str, List[float]] = {name: [] for name in contestants}
-    for number in range(rounds + 1):
-        for name, function in contestants.items():
-            start = time.perf_counter()
-            function()
-            if number:
-                seconds[name].append(time.perf_counter() - start)
-    return {
-        name: {"median": statistics.median(values), "min": min(values), "max": max(values)}
-        for name, values in seconds.items()
+def main() -> int:
+    """Measure, print, write."""
+    options = _options()
+    logging.disable(logging.INFO)  # fairseq's
+    torch.set_num_threads(options.threads)
+    start = time.time()
+    passages = sorted(read_passages([options.passages]), key=lambda passage: len(passage.article))
+    pool, chosen = evenly(passages, POOL * options.limit), evenly(passages, options.limit)
+    result: Dict[str, Any] = {
+        "command": options.command,
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(options.device),
+        "weights": options.weights.name,
+        "passages": len(passages),
+        "rounds": options.rounds,
     }
-
-
-def encode_as_fairseq(weights: Path, passages: Sequence[Passage]) -> Callable[[], None]:
-    """The same texts through fairseq's GPT-2 BPE and dictionary, as multiprocessing_bpe_encoder and preprocess do."""
-    from fairseq.data import Dictionary
-    from fairseq.data.encoders.gpt2_bpe import GPT2BPE, GPT2BPEConfig
-
-    config = GPT2BPEConfig(gpt2_encoder_json=str(weights / "encoder.json"), gpt2_vocab_bpe=str(weights / "vocab.bpe"))
-    dictionary = Dictionary.load(str(weights / "dict.txt"))
-
-    def run() -> None:
-        bpe = GPT2BPE(config)
-        for passage in passages:
-            texts = BLANK.split(normalise(passage.article))
-            texts += [f" {choice}" for row in passage.candidates for choice in row if choice not in NOTHING]
-            for text in texts:
-                dictionary.encode_line(bpe.encode(text), append_eos=False, add_if_not_exist=False)
-
-    return run
-
-
-def score_as_transformers(folder: Path, store: Store, batch_size: int) -> Callable[[], None]:
-    """transformers with SDPA: one row per passage, length-sorted batches, logits of the whole vocabulary."""
-    from transformers import RobertaForMaskedLM
-
-    model = RobertaForMaskedLM.from_pretrained(folder, torch_dtype=torch.float32, attn_implementation="sdpa").eval()
-    passages = sorted((store[number] for number in range(len(store))), key=lambda item: -len(item.tokens))
-
-    def run() -> None:
-        for start in range(0, len(passages), batch_size):
-            batch = passages[start : start + batch_size]
-            tokens = torch.full((len(batch), len(batch[0].tokens) + 2), 1)
-            for row, passage in zip(tokens, batch):
-                row[: len(passage.tokens) + 2] = torch.tensor([0, *passage.tokens.tolist(), 2])
-            with torch.inference_mode():
-                logits = model(tokens, attention_mask=tokens.ne(1).long()).logits
-            for row, passage in zip(logits, batch):
-                for position, candidates in zip(passage.blank_positions.tolist(), passage.candidates):
-                    scores = [row[position + 1][torch.tensor(c.astype("int64"))].mean() for c in candidates if len(c)]
-                    int(torch.stack(scores).argmax())
-
-    return run
-
-
-def main() -> None:
-    """Measure, print, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--hf", type=Path, required=True)
-    parser.add_argument("--passages", type=Path, required=True)
-    parser.add_argument("--limit", type=int, default=60, help="passages to score; ten times as many are encoded")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-
-    scorer = Scorer(options.weights / "model.pt", device="cpu")
-    positions = scorer.architecture.max_positions
-    passages = list(read_passages([options.passages]))[: 10 * options.limit]
-    columns = encode_passages(passages, scorer.vocabulary)
-    tokens = len(columns["tokens"]) + len(columns["candidate_tokens"])
-    fitting = [p for p, n in zip(passages, columns["token_count"]) if n + 2 <= positions][: options.limit]
-    store = Store.from_columns([encode_passages(fitting, scorer.vocabulary)], len(scorer.vocabulary))
-
-    encoding = in_turns(
-        options.rounds,
-        ours=lambda: encode_passages(passages, scorer.vocabulary),
-        fairseq=encode_as_fairseq(options.weights, passages),
-    )
-    scoring = in_turns(
-        options.rounds,
-        ours=lambda: scorer.score(store, batch_size=8),
-        transformers=score_as_transformers(options.hf, store, 8),
-    )
-    result = {
-        "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
-        "torch": torch.__version__,
-        "encoding": {"tokens": tokens, **encoding},
-        "scoring": {"passages": len(store), "blanks": store.blanks, **scoring},
-    }
-    for name, unit, amount, peer in (
-        ("encoding", "tokens/s", tokens, "fairseq"),
-        ("scoring", "blanks/s", store.blanks, "transformers"),
-    ):
-        for who in ("ours", peer):
-            values = result[name][who]  # type: ignore[index]
-            speeds = [amount / values[key] for key in ("median", "max", "min")]
-            print(f"{name:10}{who:14}{speeds[0]:12,.1f} {unit} ({speeds[1]:,.1f} to {speeds[2]:,.1f})")
-        ratio = result[name][peer]["median"] / result[name]["ours"]["median"]  # type: ignore[index]
-        print(f"{name:10}{'ratio':14}{ratio:12.2f}")
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        architecture = read_architecture(load_state(options.weights / "model.pt"), options.weights)
+        result["architecture"] = vars(architecture)
+        shapes = gemm_shapes(architecture, device=options.device)
+        gemm = {
+            name: Contestant(partial(gemm_rate, dtype, options.device, shapes))
+            for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))
+        }
+        export_hf(options.weights / "model.pt", work / "hf")
+        if "scoring" in options.only:
+            _say("scoring")
+            bench = ScoringBench(options.weights, work / "hf", chosen, work, options.device)
+            bench.add_ours()
+            bench.add_transformers()
+            bench.add_filled(min(max(8, options.limit // 2), FILLED))
+            result["scoring"] = bench.measure(gemm, options.rounds)
+            del bench
+            _use(result["scoring"], forward_flops, architecture, "blanks")
+        if "training" in options.only:
+            _say("training")
+            write_passages(pool, work / "pool")
+            prepare({"train": [work / "pool"]}, options.weights, work / "bin", workers=1)
+            result["training"] = measure_training(
+                options.weights, work / "hf", work / "bin", work, gemm, options.rounds, options.device
+            )
+            _use(result["training"], training_flops, architecture, "tokens")
+        if "prepare" in options.only:
+            _say("prepare")
+            some = evenly(pool, PREPARED)
+            result["prepare"] = measure_preparation(options.weights, some, work, options.rounds)
+    result["seconds"] = round(time.time() - start, 1)
+    print(f"\n{render(result)}\n\n{summary(result)}")
     if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+        options.json.write_text(json.dumps(result, indent=1, default=Rates.to_dict) + "\n")
+    if options.write:
+        write_block(options.write, render(result))
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    examples = ROOT / "examples"
+    parser.add_argument("--weights", type=Path, default=examples / "pretrained" / "mini", help="as import-hf writes it")
+    parser.add_argument("--passages", type=Path, default=examples / "passages", help="file or folder, with answers")
+    parser.add_argument(
+        "--limit", type=int, default=100, help=f"passages to score; {POOL} times as many are trained on"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="that count, after one that does not")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--only", default=",".join(PARTS), help="parts to measure, with commas between them")
+    parser.add_argument("--json", type=Path, help="file for all figures")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="page whose measured part to replace")
+    options = parser.parse_args()
+    options.only = options.only.split(",")
+    if not set(options.only) <= set(PARTS):
+        parser.error(f"--only: expected some of {', '.join(PARTS)}, found {','.join(options.only)}")
+    options.command = " ".join(["scripts/bench", *sys.argv[1:]])
+    return options
+
+
+def _use(part: Dict[str, Any], flops: Any, architecture: Any, unit: str) -> None:
+    """Add the model's operations per second and its share of what the machine can do.
+
+    Args:
+        part: result to add to
+        flops: one of :mod:`fairseq_cloze.flops`
+        architecture: of the model
+        unit: what the rates count
+    """
+    lengths = part.pop("lengths")
+    total = flops(architecture, lengths, part["blanks"], part["pieces"])
+    part["flops_per_token"] = total / part["tokens"]
+    rates: Dict[str, Rates] = part["rates"]
+    part["flops"], part["utilisation"] = {}, {}
+    for dtype in ("float32", "bfloat16"):
+        part["flops"][dtype] = rates[f"ours {dtype}"].times(total / part[unit])
+        part["utilisation"][dtype] = part["flops"][dtype].over(rates[f"gemm {dtype}"])
+
+
+def _say(part: str) -> None:
+    print(f"measuring: {part}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

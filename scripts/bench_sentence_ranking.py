@@ -1,0 +1,213 @@
+"""Peer: fairseq's own ranking task, ``sentence_ranking``, and the way its data are prepared.
+
+Every candidate of every blank is a text of its own: the whole passage with that candidate filled in and the other
+blanks removed.  ``input1`` to ``inputN`` hold these texts, one line per blank; ``input0``, which the task appends to
+each, is empty.  They go through fairseq's ``multiprocessing_bpe_encoder`` and ``fairseq-preprocess``.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+from fairseq import options, tasks
+from fairseq.data.encoders.gpt2_bpe import get_encoder
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq_cli import preprocess
+from torch import Tensor
+
+from fairseq_cloze.passages import UNLABELLED, Passage
+from fairseq_cloze.text import BLANK, NOTHING, normalise
+
+SPLIT = "valid"
+
+
+@dataclass(frozen=True)
+class Question:
+    """One blank as the task has it.
+
+    Attributes:
+        texts: the passage with each candidate filled in
+        gold: index of the right candidate, 0 where unlabelled
+    """
+
+    texts: Tuple[str, ...]
+    gold: int
+
+
+def questions_of(passages: Sequence[Passage], choices: int) -> List[Question]:
+    """All blanks that have as many candidates, by length of the text; the task has no other ones."""
+    out = []
+    for passage in passages:
+        segments = BLANK.split(normalise(passage.article))
+        for blank, candidates in enumerate(passage.candidates):
+            if len(candidates) != choices:
+                continue
+            before, after = "".join(segments[: blank + 1]), "".join(segments[blank + 1 :])
+            fills = ["" if candidate in NOTHING else candidate for candidate in candidates]
+            texts = tuple(" ".join(f"{before}{fill}{after}".split()) for fill in fills)
+            gold = passage.gold[blank]
+            out.append(Question(texts, 0 if gold == UNLABELLED else gold))
+    return sorted(out, key=lambda question: len(question.texts[0]))
+
+
+def write_texts(questions: Sequence[Question], folder: Path) -> None:
+    """What a user of the task has to write: a text file per input, and the labels."""
+    folder.mkdir(parents=True)
+    (folder / "input0.txt").write_text("\n" * len(questions))
+    for choice in range(len(questions[0].texts)):
+        lines = "".join(f"{question.texts[choice]}\n" for question in questions)
+        (folder / f"input{choice + 1}.txt").write_text(lines, encoding="utf-8")
+    (folder / "label.txt").write_text("".join(f"{question.gold}\n" for question in questions))
+
+
+def prepare_texts(folder: Path, weights: Path, choices: int, core: Optional[int] = None) -> None:
+    """Run fairseq's two commands on what :func:`write_texts` wrote, each with one worker, the second once per input.
+
+    Without a *core*, where no time is taken, what they do is done in this process.
+
+    Args:
+        folder: with the texts; the data go to ``bin`` in it
+        weights: folder with ``encoder.json``, ``vocab.bpe`` and ``dict.txt``
+        choices: candidates of each blank
+        core: the one core to run the commands on
+    """
+    inputs = [f"input{number}" for number in range(choices + 1)]
+    if core is None:
+        bpe = get_encoder(weights / "encoder.json", weights / "vocab.bpe")
+        for name in inputs:
+            lines = (folder / f"{name}.txt").read_text(encoding="utf-8").split("\n")[:-1]
+            encoded = (" ".join(map(str, bpe.encode(line))) for line in lines)
+            (folder / f"{name}.bpe").write_text("".join(f"{line}\n" for line in encoded))
+    else:
+        run(
+            *(sys.executable, _bpe_encoder(), "--encoder-json", weights / "encoder.json"),
+            *("--vocab-bpe", weights / "vocab.bpe", "--keep-empty", "--workers", 1),
+            *("--inputs", *(folder / f"{name}.txt" for name in inputs)),
+            *("--outputs", *(folder / f"{name}.bpe" for name in inputs)),
+            core=core,
+        )
+    for name in inputs:
+        flags = [
+            *("--only-source", "--validpref", folder / f"{name}.bpe", "--destdir", folder / "bin" / name),
+            *("--srcdict", weights / "dict.txt", "--workers", 1),
+        ]
+        if core is None:
+            preprocess.main(options.get_preprocessing_parser().parse_args([str(flag) for flag in flags]))
+        else:
+            run(sys.executable, "-c", "from fairseq_cli.preprocess import cli_main; cli_main()", *flags, core=core)
+    label = folder / "bin" / "label" / f"{SPLIT}.label"
+    label.parent.mkdir()
+    label.write_text((folder / "label.txt").read_text())
+
+
+def run(*command: Any, core: Optional[int] = None) -> None:
+    """Run a command with one thread, on one core if it is named.
+
+    Raises:
+        SystemExit: it failed; with what it wrote
+    """
+    pin = (lambda: os.sched_setaffinity(0, {core})) if core is not None else None
+    ran = subprocess.run(
+        [str(part) for part in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=pin,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore"},
+    )
+    if ran.returncode:
+        raise SystemExit(f"exit status {ran.returncode}: {' '.join(map(str, command))}\n{ran.stdout[-3000:]}")
+
+
+def _bpe_encoder() -> Path:
+    import fairseq
+
+    path = Path(fairseq.__file__).parent / "examples" / "roberta" / "multiprocessing_bpe_encoder.py"
+    if not path.is_file():
+        raise SystemExit(f"{path}: not there; this fairseq was installed without its examples")
+    return path
+
+
+class SentenceRanking:
+    """The task with its criterion and a RoBERTa that has the weights of a checkpoint and a given ranking head.
+
+    Args:
+        data: ``bin`` of :func:`prepare_texts`
+        architecture: :class:`fairseq_cloze.checkpoints.Architecture`
+        weights: of the encoder, by fairseq's names
+        head: of the ranking head, by fairseq's names
+        choices: candidates of each blank
+        device: ``cpu`` or ``cuda``
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        architecture: Any,
+        weights: Dict[str, Tensor],
+        head: Dict[str, Tensor],
+        choices: int,
+        device: str = "cpu",
+    ) -> None:
+        shape = [
+            *("--encoder-layers", architecture.encoder_layers, "--encoder-embed-dim", architecture.encoder_embed_dim),
+            *("--encoder-ffn-embed-dim", architecture.encoder_ffn_embed_dim),
+            *("--encoder-attention-heads", architecture.encoder_attention_heads),
+            *("--max-positions", architecture.max_positions),
+        ]
+        flags = [
+            *(data, "--task", "sentence_ranking", "--criterion", "sentence_ranking", "--arch", "roberta_base"),
+            *("--num-classes", choices, "--init-token", 0, "--shorten-method", "truncate", *shape, "--cpu"),
+        ]
+        args = options.parse_args_and_arch(options.get_training_parser(), [str(flag) for flag in flags])
+        config = convert_namespace_to_omegaconf(args)
+        self.device = torch.device(device)
+        self.task = tasks.setup_task(config.task)
+        self.criterion = self.task.build_criterion(config.criterion)
+        self.task.load_dataset(SPLIT)
+        self.dataset = self.task.dataset(SPLIT)
+        self.model = self.task.build_model(config.model)
+        for module in self.model.modules():  # fairseq has no option for it
+            if isinstance(module, torch.nn.LayerNorm):
+                module.eps = architecture.layer_norm_eps
+        found = {**weights, **{f"classification_heads.sentence_classification_head.{k}": v for k, v in head.items()}}
+        missing, unexpected = self.model.load_state_dict(found, strict=False)
+        if missing or any(not name.endswith("version") for name in unexpected):
+            raise SystemExit(f"sentence_ranking: weights missing {missing}, unexpected {unexpected}")
+        self.model.to(self.device).eval()
+
+    def rows(self) -> List[List[np.ndarray]]:
+        """The input of each blank's candidates, in the order of the split."""
+        out: Dict[int, List[np.ndarray]] = {}
+        for index in range(len(self.dataset)):
+            item = self.dataset[index]
+            out[int(item["id"])] = [
+                item[f"net_input{choice + 1}.src_tokens"].numpy() for choice in range(self.criterion.num_classes)
+            ]
+        return [out[index] for index in range(len(out))]
+
+    def evaluate(self, batch_size: int) -> np.ndarray:
+        """What ``fairseq-validate`` does with the split; the best candidate of each blank, ``int64 (blanks,)``."""
+        batches = self.task.get_batch_iterator(
+            self.dataset, max_sentences=batch_size, required_batch_size_multiple=1, disable_iterator_cache=True
+        )
+        written = self.criterion.prediction_h = io.StringIO()  # as with --save-predictions
+        for sample in batches.next_epoch_itr(shuffle=False):
+            self.task.valid_step(_to(sample, self.device), self.model, self.criterion)
+        lines = (line.split("\t") for line in written.getvalue().splitlines())
+        answers = {int(number): int(answer) for number, answer, _ in lines}
+        return np.array([answers[number] for number in range(len(self.dataset))])
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    return {key: _to(entry, device) for key, entry in value.items()} if isinstance(value, dict) else value
