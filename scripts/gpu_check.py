@@ -1,4 +1,8 @@
-"""What ``scripts/gpu_check.sh`` runs: the real commands on the example passages, and what they say of themselves."""
+"""What ``scripts/gpu_check.sh`` runs: the real commands on the example passages, and what they say of themselves.
+
+Checks run beside each other where nothing is timed; speed and memory (``gpu_measure.py``) are measured after them,
+alone.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +15,43 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import torch
+from gpu_measure import Measures
 
 ROOT = Path(__file__).resolve().parent.parent
 PASSAGES = ROOT / "user_dir_tests" / "passages"  # a fixed half of the examples
+PLUGIN = ("--user-dir", ROOT / "fairseq_cloze", "--task", "cloze_ranking")
 
 #: Shapes to train, by name: layers, width, feed-forward width, attention heads.
 SHAPES = {"tiny": (2, 64, 256, 4), "base": (12, 768, 3072, 12), "large": (24, 1024, 4096, 16)}
 
+#: Options by type to compute in; half precision is trained on CUDA only.
+PRECISIONS: Dict[str, Sequence[str]] = {
+    "fp32": (),
+    "bf16": ("--autocast",),
+    "fp16": ("--fp16",),
+    "fp16, memory-efficient": ("--memory-efficient-fp16", "--optimizer", "adam"),
+    "fp16, amp": ("--amp",),
+}
+
 #: Updates of the run that is checked, before and after it is resumed; enough to learn the passages by heart.
 UPDATES = 60
 
-#: Updates that only measure.
-MEASURED_UPDATES = 30
+#: Updates of each precision, and of a run without memory.
+FEW_UPDATES = 12
+
+#: Memory of the GPU, in GiB, that a run gets which is to run out of it.
+LITTLE_MEMORY = 6
 
 NO_GPU = 3
+
+
+class Failed(Exception):
+    """A command ended as it should not."""
 
 
 class Check:
@@ -41,18 +64,38 @@ class Check:
 
     def __init__(self, device: str, work: Path) -> None:
         self.device, self.work = device, work
-        self.on_device = ["--fp16"] if device == "cuda" else ["--cpu"]
-        self.results: Dict[str, Any] = {}
+        self.cuda = device == "cuda"
+        self.results: Dict[str, Any] = {"checks": {}}
         self.failures: List[str] = []
 
-    def run(self, name: str, module: str, *options: Any) -> str:
-        """Run a command of fairseq or of this project; its output."""
+    def run(self, name: str, module: str, *options: Any, memory: Optional[float] = None) -> str:
+        """Run a command of fairseq or of this project; its output.
+
+        Args:
+            name: of its log
+            module: ``train``, ``validate``, ... of fairseq, or ``fairseq-cloze``
+            options: of the command
+            memory: GiB of the GPU that it gets
+
+        Raises:
+            Failed: it ended with another exit status than 0
+        """
         entry = {"fairseq-cloze": "fairseq_cloze.cli"}.get(module, f"fairseq_cli.{module}")
         function = "main" if module == "fairseq-cloze" else "cli_main"
         code = f"import sys; from {entry} import {function}; sys.argv[0] = {module!r}; sys.exit({function}())"
+        if memory is not None:
+            share = memory * 2**30 / torch.cuda.get_device_properties(0).total_memory
+            code = f"import torch; torch.cuda.set_per_process_memory_fraction({share}); {code}"
+        ran = self.python(name, "-c", code, *options)
+        if ran.returncode:
+            raise Failed(f"{name} ended with exit status {ran.returncode}:\n{ran.stdout[-3000:]}")
+        return ran.stdout
+
+    def python(self, name: str, *arguments: Any) -> subprocess.CompletedProcess[str]:
+        """Run Python in the repository, and keep what it prints."""
         start = time.time()
         ran = subprocess.run(
-            [sys.executable, "-c", code, *map(str, options)],
+            [sys.executable, *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -61,84 +104,127 @@ class Check:
         )
         (self.work / f"{name}.log").write_text(ran.stdout)
         print(f"{name}: {time.time() - start:.0f} s", flush=True)
-        if ran.returncode:
-            print(ran.stdout[-3000:])
-            raise SystemExit(f"{name} ended with exit status {ran.returncode}")
-        return ran.stdout
+        return ran
 
     def expect(self, what: str, holds: bool) -> None:
         """Record a check."""
-        self.results.setdefault("checks", {})[what] = bool(holds)
+        self.results["checks"][what] = bool(holds)
         if not holds:
             self.failures.append(what)
+
+    def part(self, function: Callable[[], None]) -> None:
+        """Run some checks; what they raise is a failure, and the others go on."""
+        try:
+            function()
+        except Exception as error:  # whatever it is, it belongs into the report
+            print(f"{function.__name__}: {type(error).__name__}: {error}", flush=True)
+            self.expect(f"{function.__name__} runs to its end", False)
+
+    def train(
+        self, name: str, shape: str, updates: int, *options: Any, data: str = "bin", memory: Optional[float] = None
+    ) -> str:
+        """A training of some updates from random weights; its log has a line per update."""
+        layers, width, inner, heads = SHAPES[shape]
+        given = (*options, *(() if "--optimizer" in options else ("--optimizer", "fused_adamw")))
+        given = (*given, *(() if "--max-tokens" in options else ("--max-tokens", 8192)))
+        given = (*given, *(() if "--log-interval" in options else ("--log-interval", 1)))
+        return self.run(
+            *(name, "train", self.work / data, *PLUGIN, "--criterion", "cloze_ranking", "--arch", "cloze_roberta"),
+            *("--from-scratch", "--encoder-layers", layers, "--encoder-embed-dim", width),
+            *("--encoder-ffn-embed-dim", inner, "--encoder-attention-heads", heads, "--max-update", updates),
+            *("--no-epoch-checkpoints", "--disable-validation", "--num-workers", 0, "--log-format", "json"),
+            *("--save-dir", self.work / f"save-{name}", "--chance-patience", 0, "--clip-norm", 1.0),
+            *(*given, *([] if self.cuda else ["--cpu"])),
+            memory=memory,
+        )
 
     # -- the checks ----------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Vocabulary and data-bin."""
-        self.run(
-            "learn-bpe", "fairseq-cloze", "learn-bpe", PASSAGES / "train", "--size", 4000, "--out", self.work / "bpe"
-        )
-        splits = [part for split in ("train", "valid", "test") for part in (f"--{split}", PASSAGES / split)]
-        options = ("--pretrained", self.work / "bpe", "--out", self.work / "bin", "--workers", 1)
+        """Vocabulary and data-bins: of the passages, and of all of them as one, whose windows fill 512 positions."""
+        bpe, split_names = self.work / "bpe", ("train", "valid", "test")
+        self.run("learn-bpe", "fairseq-cloze", "learn-bpe", PASSAGES / "train", "--size", 4000, "--out", bpe)
+        splits = [part for split in split_names for part in (f"--{split}", PASSAGES / split)]
+        options = ("--pretrained", bpe, "--out", self.work / "bin", "--workers", 1)
         self.run("prepare", "fairseq-cloze", "prepare", *splits, *options)
-
-    def train(self, name: str, shape: str, save_dir: Path, updates: int, *options: Any) -> str:
-        """A training of some updates, every one of them logged."""
-        layers, width, inner, heads = SHAPES[shape]
-        return self.run(
-            *(name, "train", self.work / "bin", *PLUGIN, "--criterion", "cloze_ranking", "--arch", "cloze_roberta"),
-            *("--from-scratch", "--encoder-layers", layers, "--encoder-embed-dim", width),
-            *("--encoder-ffn-embed-dim", inner, "--encoder-attention-heads", heads, "--dropout", 0),
-            *("--attention-dropout", 0, "--optimizer", "adam", "--max-tokens", 8192, "--max-update", updates),
-            *("--save-dir", save_dir, "--no-epoch-checkpoints", "--disable-validation", "--num-workers", 0),
-            *("--log-format", "json", "--log-interval", 1, *self.on_device, *options),
-        )
-
-    def summarise(self, text: str) -> Dict[str, Any]:
-        """Loss, speed, loss scale and memory of a training."""
-        rows = log_rows(text, "train_inner")
-        speeds = sorted(row["wps"] for row in rows[len(rows) // 3 :] if row["wps"])
-        out = {
-            "updates": len(rows),
-            "first_loss": rows[0]["loss"],
-            "last_loss": rows[-1]["loss"],
-            "tokens_per_second": speeds[len(speeds) // 2] if speeds else None,
+        passages = [
+            json.loads(file.read_text()) for file in sorted((ROOT / "examples" / "passages" / "train").glob("*.json"))
+        ]
+        long = {
+            "article": " ".join(passage["article"] for passage in passages),
+            **{key: sum((passage[key] for passage in passages), []) for key in ("options", "answers")},
         }
-        if self.device == "cuda":
-            scales = [row["loss_scale"] for row in rows]
-            total = torch.cuda.get_device_properties(0).total_memory / 2**30
-            out["overflows"] = text.count("gradient overflow detected")
-            out["loss_scale"] = {"min": min(scales), "max": max(scales), "last": scales[-1]}
-            out["peak_memory_gib"] = round(total - min(row["gb_free"] for row in rows), 2)
-        return out
+        (self.work / "long.json").write_text(json.dumps(long))
+        options = ("--pretrained", ROOT / "examples" / "pretrained" / "mini", "--out", self.work / "long")
+        self.run("prepare-long", "fairseq-cloze", "prepare", "--train", self.work / "long.json", *options)
 
     def learn(self) -> None:
-        """Steps, loss scale, then the same command again with more steps."""
+        """Steps, loss scale, then the same command again with more steps; validation; the CPU's answers."""
         schedule = ("--lr", 1e-3, "--lr-scheduler", "polynomial_decay", "--warmup-updates", 6)
-        schedule += ("--total-num-update", 2 * UPDATES)
-        first = self.train("train", "tiny", self.work / "save", UPDATES, *schedule)
-        second = self.train("resume", "tiny", self.work / "save", 2 * UPDATES, *schedule)
+        schedule += ("--total-num-update", 2 * UPDATES, "--dropout", 0, "--attention-dropout", 0)
+        schedule += ("--fp16",) if self.cuda else ()
+        save = ("--save-dir", self.work / "save")
+        first = self.train("train", "tiny", UPDATES, *schedule, *save)
+        second = self.train("resume", "tiny", 2 * UPDATES, *schedule, *save)
         rows, more = log_rows(first, "train_inner"), log_rows(second, "train_inner")
-        self.results["training"] = {"first run": self.summarise(first), "resumed run": self.summarise(second)}
+        self.results["training"] = {"first run": summarise(first), "resumed run": summarise(second)}
         self.expect("every loss is a number", all(row["loss"] == row["loss"] for row in rows + more))
         self.expect("the loss falls", more[-1]["loss"] < 0.5 * rows[0]["loss"])
         self.expect("the second run resumes", "resuming from" in second and "weights are those of" in second)
         self.expect("it goes on at the next update", more[0]["num_updates"] == rows[-1]["num_updates"] + 1)
-        if self.device == "cuda":
+        if self.cuda:
             scale = self.results["training"]["first run"]["loss_scale"]
             self.expect("the loss scale stays above 0.01", scale["min"] > 0.01)
+        self.validate()
+        self.compare()
 
-    def measure(self, shapes: Sequence[str]) -> None:
-        """Speed and memory of some shapes."""
-        for shape in shapes:
-            save_dir = self.work / f"save-{shape}"
-            speed = self.results.setdefault("speed", {})
-            try:
-                text = self.train(f"measure-{shape}", shape, save_dir, MEASURED_UPDATES, "--lr", 1e-5, "--no-save")
-                speed[shape] = self.summarise(text)
-            except SystemExit as error:  # most likely out of memory, which is no fault of what is checked
-                speed[shape] = str(error)
+    def precisions(self) -> None:
+        """The same updates in every type; the first loss and the last one are those of float32."""
+        shape, names = ("base", list(PRECISIONS)) if self.cuda else ("tiny", ["fp32", "bf16"])
+        found: Dict[str, Any] = {}
+        for name in names:
+            options = ("--lr", 1e-4, "--dropout", 0, "--attention-dropout", 0, "--no-save", *PRECISIONS[name])
+            text = self.train(f"precision-{name.replace(', ', '-')}", shape, FEW_UPDATES, *options)
+            found[name] = summarise(text)
+        self.results["precisions"] = found
+        for name in names[1:]:
+            for which, most in (("first_loss", 0.01), ("last_loss", 0.05)):
+                off = abs(found[name][which] - found["fp32"][which])
+                self.expect(f"{name}: the {which.replace('_', ' ')} is that of fp32 within {most}", off <= most)
+
+    def out_of_memory(self) -> None:
+        """With too little memory, the updates are the same, and how often it ran out is counted."""
+        if not self.cuda:
+            return  # the suite does it, with a limit to the memory of the process
+        options = ("--lr", 1e-4, "--dropout", 0, "--attention-dropout", 0, "--no-save", "--fp16", "--max-tokens", 32768)
+        plain = self.train("much-memory", "base", 6, *options, data="long")
+        limited = self.train("little-memory", "base", 6, *options, data="long", memory=LITTLE_MEMORY)
+        rows, expected = log_rows(limited, "train_inner"), log_rows(plain, "train_inner")
+        count = int(sum(row.get("oom", 0) for row in rows))
+        off = max(abs(a["loss"] - b["loss"]) for a, b in zip(rows, expected))
+        blanks = [sum(row["n_blanks"] for row in each) for each in (rows, expected)]
+        self.results["out of memory"] = {
+            "limit_gib": LITTLE_MEMORY,
+            "times": count,
+            "split ahead": int(sum(row.get("split", 0) for row in rows)),
+            "blanks": int(blanks[0]),
+            "largest difference of a loss": off,
+        }
+        self.expect("memory ran out, and training went on", count > 0 and len(rows) == len(expected) == 6)
+        self.expect("out of memory: no blank was skipped", blanks[0] == blanks[1])
+        self.expect("out of memory: the losses are those with enough of it within 0.02", off <= 0.02)
+
+    def suite(self) -> None:
+        """Those tests of the suite that know a GPU."""
+        if not self.cuda:
+            return
+        files = ("test_attention.py", "test_optimizer.py")
+        options = ("-p", "no:cacheprovider", "-q", "-k", "cuda")
+        ran = self.python("suite", "-m", "pytest", *options, *(ROOT / "user_dir_tests" / file for file in files))
+        if ran.returncode:
+            print(ran.stdout[-3000:])
+        self.results["suite"] = ran.stdout.strip().splitlines()[-1]
+        self.expect("the suite's tests on a GPU pass", ran.returncode == 0)
 
     def validate(self) -> None:
         """fairseq-validate, in half precision too; every blank once."""
@@ -148,7 +234,7 @@ class Check:
             ran = self.run(
                 *(name, "validate", self.work / "bin", *PLUGIN, "--path", path, "--max-tokens", 8192),
                 *("--valid-subset", "train", "--log-format", "json", "--num-workers", 0, *options),
-                *(["--cpu"] if self.device == "cpu" else []),
+                *([] if self.cuda else ["--cpu"]),
             )
             [row] = log_rows(ran, "train")
             found[name] = {key: row[f"train_{key}"] for key in ("accuracy", "loss", "n_blanks")}
@@ -194,7 +280,15 @@ class Check:
         self.results["evaluation"] = found
 
 
-PLUGIN = ("--user-dir", ROOT / "fairseq_cloze", "--task", "cloze_ranking")
+def summarise(text: str) -> Dict[str, Any]:
+    """Losses, loss scale and overflows of a training."""
+    rows = log_rows(text, "train_inner")
+    out: Dict[str, Any] = {"updates": len(rows), "first_loss": rows[0]["loss"], "last_loss": rows[-1]["loss"]}
+    scales = [row["loss_scale"] for row in rows if "loss_scale" in row]
+    if scales:
+        out["overflows"] = text.count("gradient overflow detected")
+        out["loss_scale"] = {"min": min(scales), "max": max(scales), "last": scales[-1]}
+    return out
 
 
 def log_rows(text: str, tag: str) -> List[Dict[str, Any]]:
@@ -266,10 +360,13 @@ def main() -> int:
         check = Check(options.device, Path(folder))
         check.results["environment"] = environment()
         check.prepare()
-        check.learn()
-        check.validate()
-        check.compare()
-        check.measure(options.measure.split(","))
+        with ThreadPoolExecutor(4 if check.cuda else 1) as pool:
+            for part in (check.learn, check.precisions, check.out_of_memory, check.suite):
+                pool.submit(check.part, part)
+        measures = Measures(check)
+        for shape in options.measure.split(","):
+            for part in measures.parts(shape):
+                check.part(part)
     check.results["seconds"] = round(time.time() - start, 1)
     print("\n".join(["", *table(check.results)]))
     options.json.write_text(json.dumps(check.results, indent=1) + "\n")
