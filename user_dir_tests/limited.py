@@ -1,0 +1,58 @@
+"""A command of fairseq or of this project in a process whose memory really runs out.
+
+    python -m user_dir_tests.limited MEGABYTES fairseq-train ...
+
+The limit of the address space is set when the model is first called, to what the process has then and MEGABYTES more,
+so it does not depend on the size of torch.  ``FIXED_MMAP``, which the parent sets, gives memory back at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import resource
+import sys
+from typing import Any
+
+ENTRIES = {
+    "fairseq-train": ("fairseq_cli.train", "cli_main"),
+    "fairseq-validate": ("fairseq_cli.validate", "cli_main"),
+    "fairseq-cloze": ("fairseq_cloze.cli", "main"),
+}
+
+#: Every tensor of note is its own mapping, so that what is free is free.
+FIXED_MMAP = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+
+
+def limit(megabytes: float) -> None:
+    """Allow that much more address space than there is."""
+    pages = int(open("/proc/self/statm").read().split()[0])
+    allowed = pages * resource.getpagesize() + int(megabytes * 2**20)
+    resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
+
+
+def main() -> None:
+    """Run the command."""
+    from fairseq_cloze import register
+
+    register()
+    from fairseq_cloze.model import ClozeRobertaModel
+
+    plain, megabytes, ranks = ClozeRobertaModel.forward, float(sys.argv[1]), os.environ.get("LIMITED_RANK")
+    limited = False
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        nonlocal limited
+        if not limited and (ranks is None or f"--distributed-rank {ranks}" in " ".join(sys.argv)):
+            limit(megabytes)
+        limited = True
+        return plain(*args, **kwargs)
+
+    ClozeRobertaModel.forward = forward  # type: ignore[method-assign]
+    module, function = ENTRIES[sys.argv[2]]
+    sys.argv = sys.argv[2:]
+    getattr(importlib.import_module(module), function)()
+
+
+if __name__ == "__main__":
+    main()
