@@ -27,6 +27,9 @@ STEP = 32
 #: from the largest size that fits to the smallest one that does not.
 ROUNDS = (0.9, 0.9, 0.75, 0.5, 0.5, 0.5)
 
+#: Sizes that differ by less than that share are as good as equal.
+CLOSE = 0.03
+
 _FIRST = 512  # tokens of the first size, unless one item costs more
 _GIB = 2**30
 
@@ -265,7 +268,7 @@ def _search(measuring: _Measuring, share: float, say: Callable[[str], None]) -> 
 
     size = max(_FIRST, least)
     for tokens in (size, 2 * size, 4 * size):
-        if probes and (probes[-1].peak or limit) + (probes[-1].peak or limit) * 0.3 > target() and len(probes) > 1:
+        if len(probes) > 1 and _Line(probes).at(tokens) > target():
             break
         if try_size(tokens).peak is None:
             break
@@ -289,8 +292,8 @@ def _search(measuring: _Measuring, share: float, say: Callable[[str], None]) -> 
         if failed is not None and wanted >= failed:
             wanted = int(best + share_of_gap * (failed - best))
         wanted = max(wanted // STEP * STEP if wanted < most else wanted, least)
-        near = good and abs(wanted - best) <= max(0.01 * best, STEP)
-        if near or wanted in [probe.tokens for probe in probes]:
+        ends = [abs(wanted - best), failed - best if failed is not None else wanted]
+        if (good and min(ends) <= max(CLOSE * best, STEP)) or wanted in [probe.tokens for probe in probes]:
             break
         try_size(wanted)
     fitted = [probe for probe in probes if probe.peak is not None]

@@ -25,7 +25,7 @@ from fairseq.trainer import Trainer
 
 from .dataset import ClozeDataset
 from .errors import ClozeError
-from .oom import attempt, is_out_of_memory
+from .oom import attempt, free_memory, is_out_of_memory
 
 Answer = Dict[str, Any]
 
@@ -233,6 +233,7 @@ class Steps:
             after that, and ``reserved``
         """
         self._backward_peak = update = reserved = 0
+        free_memory()  # of other sizes
         for batch in self.batches(tokens):
             items = [self.dataset[item] for item in batch]
 
@@ -244,6 +245,7 @@ class Steps:
             if attempt(step) is None:
                 self.trainer.zero_grad()
                 return {"fits": False}
+            self.trainer.zero_grad()
             update, reserved = max(update, self.memory.peak()), max(reserved, self.memory.reserved())
         outside = self.memory.outside()
         return {

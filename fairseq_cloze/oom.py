@@ -98,8 +98,8 @@ class Limit:
         """What to say of it, if anything."""
         if self.tokens is None:
             return []
-        text = f"memory ran out {self.count:,} times, and {self.splits:,} batches were split ahead; nothing is missing"
-        return [f"{text}. A smaller --max-tokens is faster: {self.tokens - 1} or less"]
+        text = f"batches that ran out of memory: {self.count:,}, and split ahead: {self.splits:,}; no score is missing"
+        return [f"{text}. With --max-tokens {self.tokens - 1} or less it is faster"]
 
     def fits(self, tokens: int) -> bool:
         """Whether nothing speaks against a batch of that many tokens."""
