@@ -138,7 +138,7 @@ def in_pieces(
         piece = left.pop(0)
         tokens = cost(piece)
         if len(piece) > 1 and not limit.fits(tokens):
-            split = True
+            split = split or piece is things
             left[:0] = halves(piece)
             continue
         done = attempt(lambda piece=piece: work(piece))  # type: ignore[misc]

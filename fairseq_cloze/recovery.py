@@ -133,7 +133,7 @@ class RecoveringTask(FairseqTask):
             piece = left.pop(0)
             items = piece.sample["id"].tolist()
             if len(items) > 1 and not limit.fits(piece.tokens):
-                split = split or piece.own
+                split = split or piece.sample is sample
                 left[:0] = self._halve(piece, items)
                 continue
             # Workers sum gradients in the last backward pass of an update, if that is how this model does it.

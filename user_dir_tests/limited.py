@@ -2,14 +2,14 @@
 
     python -m user_dir_tests.limited MEGABYTES fairseq-train ...
 
-The limit of the address space is set when the model is first called, to what the process has then and MEGABYTES more,
-so it does not depend on the size of torch.  ``FIXED_MMAP``, which the parent sets, gives memory back at once.
+The limit is set when the model is first called, to what the process has then and MEGABYTES more, so it does not depend
+on the size of torch.  It is of data, as address space is also set aside without being used.  ``FIXED_MMAP``, which the
+parent sets, gives memory back at once.
 """
 
 from __future__ import annotations
 
 import importlib
-import os
 import resource
 import sys
 from typing import Any
@@ -25,10 +25,10 @@ FIXED_MMAP = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "6553
 
 
 def limit(megabytes: float) -> None:
-    """Allow that much more address space than there is."""
-    pages = int(open("/proc/self/statm").read().split()[0])
-    allowed = pages * resource.getpagesize() + int(megabytes * 2**20)
-    resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
+    """Allow that much more data than there is."""
+    [line] = [line for line in open("/proc/self/status") if line.startswith("VmData:")]
+    allowed = int(line.split()[1]) * 1024 + int(megabytes * 2**20)
+    resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
 
 
 def main() -> None:
@@ -38,12 +38,12 @@ def main() -> None:
     register()
     from fairseq_cloze.model import ClozeRobertaModel
 
-    plain, megabytes, ranks = ClozeRobertaModel.forward, float(sys.argv[1]), os.environ.get("LIMITED_RANK")
+    plain, megabytes = ClozeRobertaModel.forward, float(sys.argv[1])
     limited = False
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         nonlocal limited
-        if not limited and (ranks is None or f"--distributed-rank {ranks}" in " ".join(sys.argv)):
+        if not limited:
             limit(megabytes)
         limited = True
         return plain(*args, **kwargs)
