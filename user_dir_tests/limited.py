@@ -36,19 +36,24 @@ def main() -> None:
     from fairseq_cloze import register
 
     register()
+    from fairseq.models.roberta import RobertaModel
+
     from fairseq_cloze.model import ClozeRobertaModel
 
-    plain, megabytes = ClozeRobertaModel.forward, float(sys.argv[1])
-    limited = False
+    megabytes, limited = float(sys.argv[1]), False
 
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        nonlocal limited
-        if not limited:
-            limit(megabytes)
-        limited = True
-        return plain(*args, **kwargs)
+    def limiting(plain: Any) -> Any:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            nonlocal limited
+            if not limited:
+                limit(megabytes)
+            limited = True
+            return plain(*args, **kwargs)
 
-    ClozeRobertaModel.forward = forward  # type: ignore[method-assign]
+        return forward
+
+    for kind in (ClozeRobertaModel, RobertaModel):
+        kind.forward = limiting(kind.forward)
     module, function = ENTRIES[sys.argv[2]]
     sys.argv = sys.argv[2:]
     getattr(importlib.import_module(module), function)()
