@@ -30,6 +30,9 @@ ROUNDS = (0.9, 0.9, 0.75, 0.5, 0.5, 0.5)
 #: Sizes that differ by less than that share are as good as equal.
 CLOSE = 0.03
 
+#: Before a size that is more than that many times the largest one measured, a quarter of it is measured.
+FAR = 6
+
 _FIRST = 512  # tokens of the first size, unless one item costs more
 _GIB = 2**30
 
@@ -291,6 +294,8 @@ def _search(measuring: _Measuring, share: float, say: Callable[[str], None]) -> 
         failed = min((probe.tokens for probe in probes if probe.peak is None), default=None)
         if failed is not None and wanted >= failed:
             wanted = int(best + share_of_gap * (failed - best))
+        elif wanted > FAR * fitted[-1].tokens:  # what small sizes say is rough
+            wanted //= 4
         wanted = max(wanted // STEP * STEP if wanted < most else wanted, least)
         ends = [abs(wanted - best), failed - best if failed is not None else wanted]
         if (good and min(ends) <= max(CLOSE * best, STEP)) or wanted in [probe.tokens for probe in probes]:

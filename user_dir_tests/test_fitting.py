@@ -74,6 +74,20 @@ def test_what_is_not_as_predicted_is_corrected() -> None:
     assert "none left" in "\n".join(found.lines())
 
 
+def test_what_is_far_is_approached() -> None:
+    device = Device()
+    device.facts["limit"] = 100 * GIB
+    device.measure = lambda tokens: {  # type: ignore[method-assign]
+        "fits": True,
+        "backward": 3 * GIB + tokens * 2**20,
+        "update": 0,
+        "reserved": 0,
+        "outside": 0,
+    }
+    found = search(device)
+    assert [probe.tokens for probe in found.probes] == [512, 1024, 2048, 22784, 91136]
+
+
 def test_updates_stay_as_large() -> None:
     assert search(Device(**{"max_tokens": 16384, "update_freq": 2})).options == "--max-tokens 6336 --update-freq 6"
     assert search(Device(**{"max_tokens": 4096})).options == "--max-tokens 6336 --update-freq 1"
