@@ -143,6 +143,7 @@ def parse(args: Sequence[str], folder: str) -> Any:
     parsed = options.parse_args_and_arch(parser, input_args=list(args))
     parsed.save_dir, parsed.distributed_world_size, parsed.distributed_init_method = folder, 1, None
     parsed.tensorboard_logdir = parsed.log_file = parsed.wandb_project = None
+    parsed.lr = [1e-9]  # the weights are random, and steps of the default rate would end in numbers that are none
     cfg = convert_namespace_to_omegaconf(parsed)
     utils.import_user_module(cfg.common)
     add_defaults(cfg)
