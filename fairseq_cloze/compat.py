@@ -20,7 +20,7 @@ from pathlib import Path
 from types import MethodType, TracebackType
 from typing import Any, Callable, List, NoReturn, Optional, Tuple, Type, TypeVar
 
-from .errors import ChanceError, CheckpointError, ClozeError, SetupError
+from .errors import ChanceError, CheckpointError, ClozeError, OutOfMemory, SetupError
 
 T = TypeVar("T")
 
@@ -230,14 +230,14 @@ def print_errors_plainly() -> None:
     """Print a :class:`ClozeError` that ends the process as its text alone, as our own command line does.
 
     ``FAIRSEQ_CLOZE_TRACEBACK=1`` brings the traceback back.  Where a worker that torch has spawned ended with
-    :func:`end_run`, its parent ends with the same exit status, without a word of its own.
+    :func:`end_run` or :func:`end_worker`, its parent ends with the same exit status, without a word of its own.
     """
     previous: Callable[..., Any] = sys.excepthook
     if getattr(previous, "plain_cloze_errors", False):
         return
     from .requeue import EXIT_REQUEUE
 
-    own_codes = (ChanceError.exit_code, EXIT_REQUEUE)
+    own_codes = (ChanceError.exit_code, OutOfMemory.exit_code, EXIT_REQUEUE)
 
     def hook(kind: Type[BaseException], error: BaseException, trace: Optional[TracebackType]) -> None:
         code = error.exit_code if isinstance(error, ClozeError) else 1
@@ -268,6 +268,17 @@ def end_run(status: int, text: str) -> NoReturn:
         sys.stdout.flush()
         print(text, file=sys.stderr, flush=True)
     gather(None)  # torch kills spawned workers when the first one ends: not before the text was printed
+    raise SystemExit(status)
+
+
+def end_worker(status: int, text: str) -> NoReturn:
+    """End this process at once, without the others: of workers that torch has spawned, it ends the rest.
+
+    Raises:
+        SystemExit: always
+    """
+    sys.stdout.flush()
+    print(text, file=sys.stderr, flush=True)
     raise SystemExit(status)
 
 

@@ -15,6 +15,7 @@ from fairseq.logging import metrics
 from torch import Tensor, nn
 
 from . import requeue
+from .oom import COUNTED, OOM
 from .ranking import COUNTS, RATIOS, count_metrics
 from .scoring import candidate_scores
 
@@ -88,6 +89,10 @@ class ClozeRankingCriterion(FairseqCriterion):
             metrics.log_scalar_sum(_meter(key), int(total[key]), priority=60)
         for name, (part, whole, scale) in RATIOS.items():
             metrics.log_derived(name, _ratio(_meter(part), _meter(whole), scale), priority=10)
+        for key in COUNTED:
+            count = int(sum(log.get(key, 0) for log in logging_outputs))
+            if count or key == OOM:
+                metrics.log_scalar_sum(key, count, priority=600)
         metrics.log_derived("padding", _padding, priority=70)
         metrics.log_speed("bps", blanks, priority=80, round=1)
 

@@ -30,14 +30,16 @@ class ClozeDataset(FairseqDataset):
         seed: start of the shuffling
         teacher_blanks: share of the blanks that stand filled with gold, drawn anew in every epoch, and are not scored;
             for view ``joint``
+        name: the split, which batches carry as ``split``
     """
 
-    def __init__(self, view: View, shuffle: bool, seed: int = 1, teacher_blanks: float = 0.0) -> None:
+    def __init__(self, view: View, shuffle: bool, seed: int = 1, teacher_blanks: float = 0.0, name: str = "") -> None:
         super().__init__()
         self.view = view
         self.shuffle = shuffle
         self.seed = seed
         self.teacher_blanks = teacher_blanks
+        self.name = name
         self.epoch = 1
         #: the number of batches is made a multiple of this, by fillers that count for nothing
         self.batches_multiple = 1
@@ -58,7 +60,7 @@ class ClozeDataset(FairseqDataset):
         """Make a batch of items, see :mod:`fairseq_cloze.view`; empty for no items, as fairseq pads its shards."""
         if not len(samples):
             return {}
-        sample = self.view.collate(samples)
+        sample = {**self.view.collate(samples), "split": self.name}
         if "filler" in samples[0]:
             sample.update(gold=torch.full_like(sample["gold"], UNLABELLED), nsentences=0, ntokens=0)
         return sample

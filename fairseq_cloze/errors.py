@@ -33,6 +33,12 @@ class ChanceError(ClozeError):
     exit_code = 4
 
 
+class OutOfMemory(ClozeError):
+    """What cannot be computed in pieces that fit into memory; exit status 5."""
+
+    exit_code = 5
+
+
 SKIP_HINT = "mend the passage, or pass --on-error skip to leave such passages out"
 
 

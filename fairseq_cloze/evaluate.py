@@ -190,7 +190,7 @@ def evaluate(
 
 
 def _notes(evaluation: Evaluation, scorers: Sequence[Scorer]) -> List[str]:
-    notes = list(dict.fromkeys(note for scorer in scorers for note in scorer.notes))
+    notes = list(dict.fromkeys(note for scorer in scorers for note in (*scorer.notes, *scorer.memory.notes())))
     if evaluation.n_unlabelled:
         notes.append(f"{evaluation.n_unlabelled:,} blanks are unlabelled and count for nothing above")
     for encoding in dict.fromkeys(scorer.encoding for scorer in scorers):
@@ -279,6 +279,7 @@ def predict(
             for key, prediction in make_predictions(store, found.answers, found.probabilities).items():
                 answers[key] = prediction.to_dict() if with_probabilities else prediction.answers
     tally.require_passages(inputs)
+    notes += [note for scorer in ensemble.scorers for note in scorer.memory.notes()]
     return Prediction(answers, tally, dict(counts), seconds, notes)
 
 

@@ -9,7 +9,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, NoReturn, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from .errors import ClozeError
 from .files import PathLike
 from .joint import JointView
 from .model import ClozeRobertaConfig, ClozeRobertaModel
+from .oom import Limit, cannot_split, in_pieces
 from .ranking import count_metrics, predictions, probabilities
 from .scoring import candidate_scores, filled_scores
 from .settings import DEFAULT_SETTINGS, Settings
@@ -131,6 +132,8 @@ class Scorer:
         line, proved = check_vocabulary(state, self.path, vocabulary, where)
         #: what the user should know of the checkpoint
         self.notes = [] if proved else [line]
+        #: what is known of the memory
+        self.memory = Limit()
         self.vocabulary = vocabulary
         self.device = _device(device)
         self.fp16 = fp16
@@ -162,8 +165,11 @@ class Scorer:
                 ``cascade`` fill in come on top
             progress: a tqdm bar that counts blanks
 
+        Where memory runs out, a batch is scored in halves, with the same scores; :attr:`memory` counts it.
+
         Raises:
             ClozeError: an item costs more than *max_tokens*, or the model returns no numbers
+            OutOfMemory: an item does not fit into memory alone
         """
         view = make_view(self.settings, store, self.vocabulary, self.architecture.max_positions)
         dataset = ClozeDataset(view, shuffle=False)
@@ -187,6 +193,21 @@ class Scorer:
 
     def _score_items(self, view: View, items: List[Item], out: Scores) -> np.ndarray:
         """Score the blanks of a batch into *out* and return their numbers."""
+
+        def cost(piece: Sequence[Item]) -> int:
+            numbers = [item["index"] for item in piece]
+            return int(view.row_length[numbers].max() * view.rows[numbers].sum())
+
+        def too_large(item: Item) -> NoReturn:
+            passage = view.store.id(view.passage_of(item["index"]))
+            advice = "--device cpu has more memory, --fp16 or --bf16 need less"
+            raise cannot_split(f"passage '{passage}'", cost([item]), advice)
+
+        return np.concatenate(
+            in_pieces(items, lambda piece: self._score_piece(view, piece, out), cost, self.memory, too_large)
+        )
+
+    def _score_piece(self, view: View, items: Sequence[Item], out: Scores) -> np.ndarray:
         sample = view.collate(items)
         with torch.inference_mode():
             scores = candidate_scores(self.model, _move(sample, self.device), self.settings).cpu()
@@ -241,12 +262,25 @@ class Scorer:
                     spans.append((position, position + len(fill)))
         if not rows:
             return
-        sample: Sample = {"net_input": {"src_tokens": pad_rows(rows)}, "spans": torch.tensor(spans)}
-        with torch.inference_mode():
-            filled = filled_scores(self.model, _move(sample, self.device)).cpu().view(-1, 2)
+
+        def score_rows(numbers: Sequence[int]) -> Tensor:
+            of = [row for number in numbers for row in (2 * number, 2 * number + 1)]
+            source, where = pad_rows([rows[row] for row in of]), torch.tensor([spans[row] for row in of])
+            sample: Sample = {"net_input": {"src_tokens": source}, "spans": where}
+            with torch.inference_mode():
+                scores = filled_scores(self.model, _move(sample, self.device)).cpu()
+            out.add(sample)
+            return scores.view(-1, 2)
+
+        def cost(numbers: Sequence[int]) -> int:
+            return 2 * len(numbers) * max(len(rows[2 * number]) for number in numbers)
+
+        def too_large(number: int) -> NoReturn:
+            raise cannot_split("a pair of filled passages", cost([number]), "leave --cascade out")
+
+        filled = torch.cat(in_pieces(range(len(chosen)), score_rows, cost, self.memory, too_large))
         blanks = np.array(chosen)
         self._check(filled, torch.ones_like(filled, dtype=torch.bool), blanks, view.store)
-        out.add(sample)
         columns = np.array(pairs)
         before = torch.from_numpy(out.log_probabilities[blanks[:, None], columns])
         after = (before + filled).log_softmax(dim=1) + before.logsumexp(dim=1, keepdim=True)

@@ -9,9 +9,9 @@ from typing import Any, Dict, List, Optional
 
 from fairseq import utils
 from fairseq.data import Dictionary
-from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.dataclass import ChoiceEnum
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
-from fairseq.tasks import FairseqTask, register_task
+from fairseq.tasks import register_task
 from omegaconf import II, MISSING
 from torch import nn
 
@@ -38,6 +38,7 @@ from .dataset import ClozeDataset
 from .errors import ChanceError, CheckpointError, ClozeError, DataBinError
 from .files import split_paths
 from .model import BASE, MODEL_NAME, ClozeRobertaModel, fill_config, finish_model, rest_lm_head
+from .recovery import RecoveringTask, RecoveryConfig
 from .runs import RUN_FILE, RunLock
 from .settings import CARRIED, OTHER_BLANKS, SCORERS, VIEWS, Settings
 from .source import LAST, check_architecture, find_source, value_of, warn_of_another_run
@@ -50,7 +51,7 @@ TASK_NAME = "cloze_ranking"
 
 
 @dataclass
-class ClozeRankingConfig(FairseqDataclass):
+class ClozeRankingConfig(RecoveryConfig):
     """Options of ``--task cloze_ranking``."""
 
     data: str = field(
@@ -104,8 +105,6 @@ class ClozeRankingConfig(FairseqDataclass):
     # What the proof of load and the batches need to know of the other groups.
     seed: int = II("common.seed")
     train_subset: str = II("dataset.train_subset")
-    update_freq: Any = II("optimization.update_freq")
-    save_dir: str = II("checkpoint.save_dir")
     restore_file: str = II("checkpoint.restore_file")
     finetune_from_model: Optional[str] = II("checkpoint.finetune_from_model")
     continue_once: Optional[str] = II("checkpoint.continue_once")
@@ -113,7 +112,7 @@ class ClozeRankingConfig(FairseqDataclass):
 
 
 @register_task(TASK_NAME, dataclass=ClozeRankingConfig)
-class ClozeRankingTask(FairseqTask):
+class ClozeRankingTask(RecoveringTask):
     """Rank the candidates of each blank of a passage."""
 
     cfg: ClozeRankingConfig
@@ -170,7 +169,7 @@ class ClozeRankingTask(FairseqTask):
         view = make_view(self.settings, shard.open(split), self.vocabulary, self._max_positions)
         shuffle = split == self.cfg.train_subset
         teacher_blanks = self.cfg.teacher_blanks if shuffle else 0.0
-        self.datasets[split] = ClozeDataset(view, shuffle, self.cfg.seed, teacher_blanks)
+        self.datasets[split] = ClozeDataset(view, shuffle, self.cfg.seed, teacher_blanks, split)
 
     def get_batch_iterator(
         self, dataset: ClozeDataset, max_positions: Any = None, required_batch_size_multiple: int = 1, **kwargs: Any

@@ -16,6 +16,7 @@ COMMANDS = {
     "import-hf": "import_hf",
     "export-hf": "export_hf",
     "learn-bpe": "learn_bpe",
+    "fit-batch": "fit_batch",
     "evaluate": "evaluate",
     "predict": "predict",
     "generate": "generate",
