@@ -206,7 +206,7 @@ class Check:
         self.results["out of memory"] = {
             "limit_gib": LITTLE_MEMORY,
             "times": count,
-            "split ahead": int(sum(row.get("split", 0) for row in rows)),
+            "split ahead": int(sum(row.get("split_ahead", 0) for row in rows)),
             "blanks": int(blanks[0]),
             "largest difference of a loss": off,
         }

@@ -92,7 +92,7 @@ class Measures:
             text = self.check.train(f"{shape}-{name.replace(', ', '-')}", shape, updates, *options, data="long")
             rows = log_rows(text, "train_inner")
             speed = statistics.median(row["wps"] for row in rows[len(rows) // 3 :] if row["wps"])
-            found[name] = {**summarise(text), **self._speed(shape, dtype, speed, 3)}
+            found[name] = {**summarise(text), "updates": updates, **self._speed(shape, dtype, speed, 3)}
             if updates == STABLE_UPDATES:
                 run = found[name]
                 stable = run["overflows"] <= 10 and run["loss_scale"]["min"] >= 1
@@ -101,8 +101,9 @@ class Measures:
 
     def memory(self, shape: str) -> None:
         """``fit-batch``: the peak that it predicts, and the one that it measures then."""
-        from fairseq_cloze.fitting import fit_batch
         from gpu_check import PLUGIN, SHAPES
+
+        from fairseq_cloze.fitting import fit_batch
 
         layers, width, inner, heads = SHAPES[shape]
         options = (self.check.work / "long", *PLUGIN, "--arch", "cloze_roberta", "--from-scratch", "--autocast")
