@@ -42,7 +42,7 @@ class Words:
             self._known.clear()
             self._characters = 0
         look_up, rows = self._known.get, self._known.__getitem__
-        encoded = []
+        encoded: List[bytes] = []
         late: List[Tuple[int, List[str]]] = []  # texts with words that are new
         for text in texts:
             found = look_up(text)
