@@ -66,6 +66,28 @@ def test_batches_are_full(costs: Any, max_tokens: int) -> None:
         assert dataset.view.row_length[joined].max() * dataset.view.rows[joined].sum() > max_tokens
 
 
+@settings(max_examples=500, deadline=None)
+@given(items, st.integers(300, 900) | st.none(), st.integers(1, 9) | st.none(), st.integers(1, 7), st.randoms())
+def test_batches_are_those_of_the_simple_loop(
+    costs: Any, max_tokens: Any, max_items: Any, block: int, random: Any
+) -> None:
+    dataset = ClozeDataset(Costs(*map(list, zip(*costs))), shuffle=False)
+    order = list(range(len(costs)))
+    random.shuffle(order)
+    expected: List[List[int]] = [[]]
+    for index in order:
+        batch = [*expected[-1], index]
+        cost = max(costs[each][0] for each in batch) * sum(costs[each][1] for each in batch)
+        if (max_tokens is not None and cost > max_tokens) or (max_items is not None and len(batch) > max_items):
+            expected.append([index])
+        else:
+            expected[-1] = batch
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fairseq_cloze.dataset._BLOCK", block)
+        batches = dataset.batch_by_size(np.array(order), max_tokens, max_items)
+    assert [batch.tolist() for batch in batches] == expected
+
+
 def test_cost_counts_padding_and_every_candidate() -> None:
     dataset = ClozeDataset(Costs([10, 9, 4], [4, 4, 1]), shuffle=False)
     assert [dataset.num_tokens(index) for index in range(3)] == [40, 36, 4]
