@@ -14,8 +14,8 @@ from .joint import JointView
 from .passages import UNLABELLED
 from .view import Item, Sample, View
 
-#: Rows that differ by less than this many tokens count as equally long when training data are shuffled.
-BUCKET_WIDTH = 8
+#: Rows whose lengths differ by less than this share count as equally long when training data are shuffled.
+BUCKET_WIDTH = 1 / 40
 
 _BLOCK = 1 << 16  # items looked at at a time
 
@@ -94,11 +94,11 @@ class ClozeDataset(FairseqDataset):
 
     def ordered_indices(self) -> np.ndarray:
         """Items by length, ``int64 (items,)``."""
-        length = self.view.row_length
         if not self.shuffle:
-            return np.argsort(-length, kind="stable")
+            return np.argsort(-self.view.row_length, kind="stable")
         order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self))
-        return order[np.argsort(length[order] // BUCKET_WIDTH, kind="stable")]
+        buckets = (np.log(self.view.row_length) / BUCKET_WIDTH).astype(np.int64)
+        return order[np.argsort(buckets[order], kind="stable")]
 
     def batch_by_size(
         self,
