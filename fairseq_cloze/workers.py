@@ -7,6 +7,7 @@ import signal
 import threading
 from collections import deque
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -55,7 +56,8 @@ class Workers:
             future: Optional[Future[Optional[Problem]]] = None
             if not target.exists():
                 if self._pool is not None:
-                    future = self._pool.submit(_encode_shard, shard, target, work)
+                    with _interrupts_wait():  # a worker is started here, and inherits that
+                        future = self._pool.submit(_encode_shard, shard, target, work)
                 else:
                     _check(encode_shard(shard, target, work, self._vocabulary))
             under_way.append((target, future))
@@ -63,6 +65,16 @@ class Workers:
                 yield _finish(*under_way.popleft())
         while under_way:
             yield _finish(*under_way.popleft())
+
+
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Hold Ctrl-C back: it reaches parent and workers alike, and the parent decides."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _finish(target: Path, future: Optional[Future[Optional[Problem]]]) -> Path:
@@ -83,7 +95,6 @@ _state: Dict[str, Any] = {}
 
 def _start_worker(files: Mapping[str, bytes], origin: str) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _state.update(vocabulary=Vocabulary(files, origin))
 
