@@ -150,8 +150,7 @@ def small_disk(tmp_path: Path) -> Any:
     subprocess.run(["umount", folder], check=True)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_full_disk(small_disk: Path, source: Path, pretrained: Path, expected: Dict[str, bytes], workers: int) -> None:
+def test_full_disk(small_disk: Path, source: Path, pretrained: Path, expected: Dict[str, bytes]) -> None:
     out, partial = small_disk / "bin", small_disk / "bin.partial"
     assert run(*command(source, pretrained, out, 2), code=1).text == (
         f"Error: {out}: cannot be written (No space left on device); what is done stays in {partial}; "
