@@ -19,7 +19,8 @@ _WORD = re.compile(
 #: ASCII, and the dashes, quotation marks and dots of typography, which are no letters, digits or white space.
 _PLAIN = re.compile("[\x00-\x7f\u2010-\u2027]*")
 
-_KEPT = 4_000_000  # characters of words that are remembered; some 40 MB
+_KEPT = 16_000_000  # bytes of words that are remembered, some 80,000 of them
+_WORD_BYTES = 200  # what a word takes beside its characters
 
 
 class Words:
@@ -34,13 +35,13 @@ class Words:
         self._tokenizer = tokenizer
         self._row_of_number = row_of_number
         self._known: Dict[str, bytes] = {}
-        self._characters = 0
+        self._bytes = 0
 
     def encode(self, texts: Sequence[str]) -> List[bytes]:
         """The embedding rows of each text as raw bytes; a text of other characters counts as one word."""
-        if self._characters > _KEPT:
+        if self._bytes > _KEPT:
             self._known.clear()
-            self._characters = 0
+            self._bytes = 0
         look_up, rows = self._known.get, self._known.__getitem__
         encoded: List[bytes] = []
         late: List[Tuple[int, List[str]]] = []  # texts with words that are new
@@ -62,4 +63,4 @@ class Words:
     def _learn(self, words: Sequence[str]) -> None:
         for word, encoding in zip(words, self._tokenizer.encode_batch(words) if words else ()):
             self._known[word] = self._row_of_number[np.asarray(encoding.ids, dtype=np.int64)].tobytes()
-            self._characters += len(word)
+            self._bytes += len(word) + _WORD_BYTES
