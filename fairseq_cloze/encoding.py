@@ -5,7 +5,6 @@ Encoded passages travel and rest as *columns*: flat numpy arrays over many passa
 
 from __future__ import annotations
 
-import enum
 from dataclasses import asdict, dataclass
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
@@ -14,7 +13,7 @@ import numpy as np
 from .errors import ClozeError
 from .passages import Passage
 from .text import BLANK, NOTHING, TEXT_NORMS, capitalise, normalise, opens_sentence, sentence_breaks
-from .vocabulary import Vocabulary
+from .vocabulary import Vocabulary, token_type
 
 Columns = Dict[str, np.ndarray]
 
@@ -71,7 +70,7 @@ def encode_passages(
     sentences before it is encoded, which changes no token: byte-level BPE never merges across those places.
 
     Args:
-        passages: checked passages, at least one
+        passages: checked passages
         vocabulary: BPE and dictionary
         options: text normalisation and capitalisation
 
@@ -80,26 +79,28 @@ def encode_passages(
     """
     texts: List[str] = []
     plans = [_plan(passage, options, texts) for passage in passages]
-    encoded = iter(vocabulary.encode(texts))
-    mask = np.array([vocabulary.mask])
-    nothing = mask[:0]
+    encoded = iter(vocabulary.encode_raw(texts))
+    size = vocabulary.token_type.itemsize
+    mask = np.array([vocabulary.mask], dtype=vocabulary.token_type).tobytes()
+    tokens: List[bytes] = []
+    candidate_tokens: List[bytes] = []
     out: Dict[str, List[Any]] = {name: [] for name in COLUMNS}
     for passage, (plan, candidates) in zip(passages, plans):
         sentences: List[int] = []
         positions: List[int] = []
         length = 0
         for piece in plan:
-            if piece is _Piece.SENTENCE:
+            if piece is _SENTENCE:
                 sentences.append(length)
-                continue
-            if piece is _Piece.BLANK:
+            elif piece is _BLANK:
                 positions.append(length)
-            tokens = mask if piece is _Piece.BLANK else next(encoded)
-            out["tokens"].append(tokens)
-            length += len(tokens)
-        passage_id = passage.id.encode("utf-8")
-        out["id_bytes"].append(np.frombuffer(passage_id, dtype=np.uint8))
-        out["id_length"].append(len(passage_id))
+                tokens.append(mask)
+                length += 1
+            else:
+                rows = next(encoded)
+                tokens.append(rows)
+                length += len(rows) // size
+        out["id_length"].append(len(passage.id.encode("utf-8")))
         out["token_count"].append(length)
         out["sentence_start"] += sentences
         out["sentence_count"].append(len(sentences))
@@ -108,33 +109,34 @@ def encode_passages(
         out["gold"] += passage.gold
         for blank, choices in enumerate(candidates):
             out["candidate_count"].append(len(choices))
-            out["candidate_first"] += [choices.index(choice) for choice in choices]
+            out["candidate_first"] += map(choices.index, choices)
             if passage.ranks is not None:
                 out["candidate_rank"] += passage.ranks[blank]
             else:
-                out["candidate_rank"] += [float(index == passage.gold[blank]) for index in range(len(choices))]
-            for choice in choices:
-                tokens = next(encoded) if choice else nothing
-                out["candidate_tokens"].append(tokens)
-                out["candidate_length"].append(len(tokens))
-    return {name: _column(values, column_dtype(name, len(vocabulary))) for name, values in out.items()}
+                gold = passage.gold[blank]
+                out["candidate_rank"] += [index == gold for index in range(len(choices))]
+            candidate_tokens += [next(encoded) if choice else b"" for choice in choices]
+    raw = {
+        "id_bytes": "".join(passage.id for passage in passages).encode("utf-8"),
+        "tokens": b"".join(tokens),
+        "candidate_tokens": b"".join(candidate_tokens),
+    }
+    out["candidate_length"] = [len(rows) // size for rows in candidate_tokens]
+    columns = {name: np.asarray(out[name], dtype=column_dtype(name, len(vocabulary))) for name in COLUMNS}
+    return {**columns, **{name: np.frombuffer(raw[name], columns[name].dtype) for name in raw if raw[name]}}
 
 
 def column_dtype(name: str, rows: int) -> np.dtype:
     """Type of a column in memory and on disk, for a dictionary of *rows* embedding rows."""
     dtype = COLUMNS[name][0]
-    if dtype == "token":
-        dtype = "uint16" if rows <= 1 << 16 else "uint32"
-    return np.dtype(dtype)
+    return token_type(rows) if dtype == "token" else np.dtype(dtype)
 
 
-class _Piece(enum.Enum):
-    TEXT = enum.auto()
-    BLANK = enum.auto()
-    SENTENCE = enum.auto()  # a sentence starts here
+#: Pieces of a passage: a text that is encoded, a blank, and the place where a sentence starts.
+_TEXT, _BLANK, _SENTENCE = range(3)
 
 
-def _plan(passage: Passage, options: EncodingOptions, texts: List[str]) -> Tuple[List[_Piece], List[List[str]]]:
+def _plan(passage: Passage, options: EncodingOptions, texts: List[str]) -> Tuple[List[int], List[List[str]]]:
     """Append the texts of a passage to *texts*: pieces of the article, then candidates.
 
     Returns:
@@ -144,7 +146,7 @@ def _plan(passage: Passage, options: EncodingOptions, texts: List[str]) -> Tuple
     blanks = [match.span() for match in BLANK.finditer(article)]
     breaks = iter([*sentence_breaks(article), len(article) + 1])
     upcoming = next(breaks)
-    plan = [_Piece.SENTENCE]
+    plan = [_SENTENCE]
     candidates: List[List[str]] = []
     candidate_texts: List[str] = []
     start = 0
@@ -154,16 +156,19 @@ def _plan(passage: Passage, options: EncodingOptions, texts: List[str]) -> Tuple
         while start < end:
             cut = min(upcoming, end)
             texts.append(article[start:cut])
-            plan.append(_Piece.TEXT)
+            plan.append(_TEXT)
             if cut == upcoming:
-                plan.append(_Piece.SENTENCE)
+                plan.append(_SENTENCE)
                 upcoming = next(breaks)
             start = cut
         if number < len(blanks):
-            plan.append(_Piece.BLANK)
+            plan.append(_BLANK)
             space = " " if end < blank_start else ""
             upper = options.sentence_case and opens_sentence(article[:blank_start])
-            choices = [_candidate(choice, options.text_norm) for choice in passage.candidates[number]]
+            choices = [
+                choice if choice.isalnum() else _candidate(choice, options.text_norm)  # most are one word
+                for choice in passage.candidates[number]
+            ]
             candidates.append([capitalise(choice) if upper else choice for choice in choices])
             candidate_texts += [space + choice for choice in candidates[-1] if choice]
         start = blank_end
@@ -172,12 +177,5 @@ def _plan(passage: Passage, options: EncodingOptions, texts: List[str]) -> Tuple
 
 
 def _candidate(choice: str, text_norm: str) -> str:
-    if not choice.isalnum():  # most are one word
-        choice = normalise(choice, text_norm).strip()
+    choice = normalise(choice, text_norm).strip()
     return "" if choice in NOTHING else choice
-
-
-def _column(values: List[Any], dtype: np.dtype) -> np.ndarray:
-    if values and isinstance(values[0], np.ndarray):
-        return np.concatenate(values).astype(dtype)
-    return np.asarray(values, dtype=dtype)

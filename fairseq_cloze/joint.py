@@ -15,7 +15,9 @@ from .passages import UNLABELLED
 from .store import Store
 from .view import Item, Sample, View
 from .vocabulary import BOS, EOS, PAD, Vocabulary
-from .windows import cut_windows
+from .windows import cut_passages
+
+_BLOCK = 1 << 14  # passages that are cut at a time
 
 
 class Copy(NamedTuple):
@@ -101,17 +103,24 @@ class JointView(View):
             axis=1,
         )[fits]
         pieces = []
-        for number in np.flatnonzero(~fits).tolist():
-            passage = store[number]
-            base = int(store.blank_end[number])
-            for window in cut_windows(
-                lengths[number], passage.sentence_starts, passage.blank_positions, int(self._limits[number])
-            ):
-                pieces.append((number, window.start, window.end, base + window.first_blank, base + window.last_blank))
+        for start in range(0, len(store), _BLOCK):
+            long = start + np.flatnonzero(~fits[start : start + _BLOCK])
+            if len(long):
+                pieces.append(self._cut_long(long, lengths[long]))
         if pieces:
-            whole = np.concatenate([whole, np.array(pieces, dtype=np.int64)])
-            whole = whole[np.lexsort((whole[:, 1], whole[:, 0]))]
+            whole = np.concatenate([whole, *pieces])
+            whole = whole[np.argsort(whole[:, 0], kind="stable")]
         return whole
+
+    def _cut_long(self, passages: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """The windows of some passages, in order, ``int64 (windows, 5)``."""
+        store = self.store
+        sentences, sentence_ends = _gather(store.columns["sentence_start"], store.sentence_end, passages)
+        blanks, blank_ends = _gather(store.columns["blank_position"], store.blank_end, passages)
+        windows = cut_passages(lengths, self._limits[passages], sentences, sentence_ends, blanks, blank_ends)
+        windows[:, 3:] += (store.blank_end[passages] - blank_ends[:-1])[windows[:, :1]]
+        windows[:, 0] = passages[windows[:, 0]]
+        return windows
 
     def passage_of(self, item: int) -> int:
         """Number of the passage an item comes from."""
@@ -286,3 +295,10 @@ class JointView(View):
         if empty.any():
             tokens[empty, : len(nothing)] = nothing
         return tokens
+
+
+def _gather(values: np.ndarray, ends: np.ndarray, chosen: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """The lists of some passages, and their running totals."""
+    counts = ends[chosen + 1] - ends[chosen]
+    totals = np.append(0, np.cumsum(counts))
+    return values[np.arange(totals[-1]) + np.repeat(ends[chosen] - totals[:-1], counts)], totals

@@ -132,16 +132,31 @@ def read_records(paths: Iterable[PathLike], tally: Optional[Tally] = None) -> It
     files = [entry for path in paths for entry in find_files(path, tally)]
     for file, default_id in files:
         try:
-            if _has_suffix(file, _JSONL_SUFFIXES):
-                with _open(file) as lines:
+            if is_lines(file):
+                with open_file(file) as lines:
                     for number, line in enumerate(lines, 1):
                         if line.strip():
-                            yield Record(f"{file}, line {number}", f"{default_id}:{number}", line)
+                            yield line_record(str(file), default_id, number, line)
             else:
-                with _open(file) as document:
+                with open_file(file) as document:
                     yield Record(str(file), default_id, document.read())
         except (OSError, EOFError, zlib.error) as error:
             yield Record(str(file), default_id, b"", f"cannot be read ({error}); check the file")
+
+
+def line_record(file: str, default_id: str, number: int, line: bytes) -> Record:
+    """The record of a line of JSONL, counted from 1."""
+    return Record(f"{file}, line {number}", f"{default_id}:{number}", line)
+
+
+def is_lines(file: Path) -> bool:
+    """Whether a file is JSONL, by its name."""
+    return _has_suffix(file, _JSONL_SUFFIXES)
+
+
+def open_file(file: Path) -> Any:
+    """Open a file to read its bytes, unpacked."""
+    return gzip.open(file, "rb") if file.suffix.lower() == ".gz" else open(file, "rb")
 
 
 def read_passages(
@@ -208,10 +223,6 @@ def _walk(root: Path) -> Iterator[Path]:
             if real not in seen:
                 seen.add(real)
                 folders.append(path.name)
-
-
-def _open(file: Path) -> Any:
-    return gzip.open(file, "rb") if file.suffix.lower() == ".gz" else open(file, "rb")
 
 
 def _has_suffix(file: Path, suffixes: Sequence[str]) -> bool:

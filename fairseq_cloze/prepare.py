@@ -1,39 +1,37 @@
 """Prepare: passages on disk → a data-bin, each passage encoded once.
 
-The data-bin appears under its name only when it is complete.  Until then it grows in ``<out>.partial``, which has no
-manifest and does not open; a killed run leaves that folder behind and the next run removes it.
+The input is cut into shards, which workers read, check and encode.  Meanwhile their files are appended, in order, to
+the columns of the data-bin, which appears under its name only when it is complete.
 """
 
 from __future__ import annotations
 
-import fcntl
+import hashlib
+import json
 import os
-import shutil
-import tempfile
-from collections import deque
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Deque, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from tqdm import tqdm
 
 from . import __version__
-from .databin import DataBin, write_manifest
-from .encoding import DEFAULT_ENCODING, Columns, EncodingOptions, encode_passages
-from .errors import ClozeError, NoBlankError, PassageError
+from .databin import FORMAT_VERSION, DataBin, write_manifest
+from .encoding import DEFAULT_ENCODING, EncodingOptions
+from .errors import ClozeError
 from .files import PathLike
-from .passages import UNLABELLED, Passage, Record, Tally, check_unique_id, parse_record, read_passages, read_records
+from .partial import Partial
+from .passages import UNLABELLED, Tally, check_unique_id, find_files, read_passages
+from .shards import EncodedShard, IdDigests, Shard, Work, can_be_read_again, is_sound, plan, stamp
 from .store import StoreWriter
 from .text import BLANK, normalise
-from .vocabulary import UNK, Vocabulary
+from .vocabulary import Vocabulary
+from .workers import Workers
 
 #: Splits whose passages must be labelled.
 LABELLED_SPLITS = ("train", "valid")
 
-_CHUNK = 64  # passages a worker encodes at a time
 _SKIPPED_SHOWN = 10
 _SKIPPED_LISTED = 1000  # skipped passages named in the manifest; all are counted
 
@@ -83,6 +81,20 @@ class SplitReport:
         return out
 
 
+@dataclass
+class _Split:
+    """A split to be prepared."""
+
+    name: str
+    paths: Sequence[PathLike]
+    files: List[Tuple[Path, str]]
+    tally: Tally
+
+    def shards(self, folder: Path) -> Iterator[Tuple[Shard, Path]]:
+        """The shards and where each is encoded to."""
+        return ((shard, folder / f"{self.name}-{number:06d}.npz") for number, shard in enumerate(plan(self.files)))
+
+
 def prepare(
     inputs: Mapping[str, Sequence[PathLike]],
     pretrained: PathLike,
@@ -91,8 +103,12 @@ def prepare(
     workers: Optional[int] = None,
     on_error: str = "stop",
     overwrite: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> List[SplitReport]:
     """Encode passages into a data-bin.
+
+    A run that was cut off is taken up by the same call; the data-bin is the same, byte for byte, however often that
+    happened and however many workers there were.
 
     Args:
         inputs: files or folders per split name
@@ -102,6 +118,7 @@ def prepare(
         workers: processes that encode; default one per core
         on_error: ``stop`` or ``skip`` passages that do not fit
         overwrite: replace an existing data-bin
+        tell: given a line about what an earlier run has left
 
     Returns:
         a report per split, in the order of *inputs*
@@ -116,23 +133,47 @@ def prepare(
         raise ClozeError(f"{out}: already exists; choose another --out, or pass --overwrite to replace it")
     if out.exists():
         DataBin(out)  # refuses to replace anything that is not a data-bin
+    for path in (path for paths in inputs.values() for path in paths):
+        if Path(path).resolve() in out.resolve().parents:
+            raise ClozeError(f"{out}: lies inside {path}, whose passages are read; choose an --out outside it")
     vocabulary = Vocabulary.load(pretrained)
-    workers = workers or _cores()
+    partial = Partial(out)
     try:
-        with _Partial(out) as partial:
-            vocabulary.save(partial.folder)
-            with _Encoder(vocabulary, options, workers) as encoder:
+        with partial:
+            splits = [_find(name, paths) for name, paths in inputs.items()]
+            read = [stamp(split.files) for split in splits]
+            shards = partial.claim(_digest(splits, read, vocabulary, options, on_error))
+            if partial.goes_on:
+                tell(_take_up(splits, shards))
+            elif not partial.was_empty:
+                tell(f"starting over: {partial.folder} was left by another command, other input or another version")
+            vocabulary.save(partial.data_bin)
+            with Workers(vocabulary, workers or _cores()) as encoder:
                 reports = [
-                    _prepare_split(split, paths, partial.folder / split, encoder, on_error, len(vocabulary))
-                    for split, paths in inputs.items()
+                    _prepare_split(
+                        split,
+                        encoder.encode(
+                            split.shards(shards), Work(options, split.name in LABELLED_SPLITS, on_error == "stop")
+                        ),
+                        partial.data_bin / split.name,
+                        len(vocabulary),
+                    )
+                    for split in splits
                 ]
-            splits = {report.split: report.to_dict() for report in reports}
-            write_manifest(partial.folder, vocabulary, options, splits, __version__)
+            if read != [stamp(split.files) for split in splits]:
+                raise ClozeError("the input was changed while it was read; nothing was kept, run the command again")
+            entries = {report.split: report.to_dict() for report in reports}
+            write_manifest(partial.data_bin, vocabulary, options, entries, __version__)
             partial.publish()
     except OSError as error:
         raise ClozeError(
-            f"{out}: cannot be written ({error.strerror or error}); nothing was kept; "
-            "free some space or choose another --out"
+            f"{out}: cannot be written ({error.strerror or error}); what is done stays in {partial.folder}; "
+            "free some space and give the same command again, or remove that folder"
+        ) from error
+    except BrokenProcessPool as error:
+        raise ClozeError(
+            f"{out}: a worker was killed, maybe for want of memory; what is done stays in {partial.folder}; "
+            "give the same command again, with fewer --workers if memory is short"
         ) from error
     return reports
 
@@ -156,170 +197,80 @@ def passage_texts(
         yield "".join([*(segment + fill for segment, fill in zip(segments, fills)), segments[-1]])
 
 
-def _prepare_split(
-    split: str, paths: Sequence[PathLike], folder: Path, encoder: _Encoder, on_error: str, rows: int
-) -> SplitReport:
+def _find(name: str, paths: Sequence[PathLike]) -> _Split:
+    tally = Tally()
+    return _Split(name, paths, [file for path in paths for file in find_files(path, tally)], tally)
+
+
+def _digest(
+    splits: Sequence[_Split], read: Sequence[str], vocabulary: Vocabulary, options: EncodingOptions, on_error: str
+) -> str:
+    """A digest of all that decides what the shards hold; another one each time for input that is gone once read."""
+    again = all(can_be_read_again(split.files) for split in splits)
+    parts = [
+        *(FORMAT_VERSION, __version__, vocabulary.dictionary_digest, vocabulary.bpe_digest),
+        *(options.to_dict(), on_error, [(split.name, stamped) for split, stamped in zip(splits, read)]),
+        os.urandom(16).hex() if not again else "",
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _take_up(splits: Sequence[_Split], folder: Path) -> str:
+    """Remove damaged shards, and say what there is to take up."""
+    done = total = 0
+    left = {path.name for path in folder.iterdir()}
+    for split in splits:
+        for _, path in split.shards(folder):
+            total += 1
+            if path.name in left and is_sound(path):
+                done += 1
+                left.remove(path.name)
+    for name in left:
+        (folder / name).unlink()
+    return f"resuming: {done:,} of {total:,} shards were done"
+
+
+def _prepare_split(split: _Split, encoded: Iterator[Path], folder: Path, rows: int) -> SplitReport:
     folder.mkdir()
     writer = StoreWriter(folder, rows)
-    tally = Tally()
-    report = SplitReport(split, tally)
-    seen: Dict[str, str] = {}
-    with tqdm(desc=f"prepare {split}", unit=" passages", disable=None) as progress:
-        for chunk in encoder.run(read_records(paths, tally), needs_answers=split in LABELLED_SPLITS):
-            report.read += chunk.read
-            for problem in chunk.problems:
-                if on_error == "stop" and not problem.harmless:
-                    raise PassageError(problem.source, problem.text)
-                tally.skipped.append((problem.source, problem.text))
-            for passage_id, source in chunk.ids:
-                check_unique_id(passage_id, source, seen)
-            if chunk.columns is not None:
-                writer.append(chunk.columns)
-                report.tokens += len(chunk.columns["tokens"])
-                report.unknown_tokens += int((chunk.columns["tokens"] == UNK).sum())
-                tally.passages += len(chunk.ids)
-                tally.blanks += len(chunk.columns["gold"])
-                tally.labelled += int((chunk.columns["gold"] != UNLABELLED).sum())
-            progress.update(chunk.read)
+    tally = split.tally
+    report = SplitReport(split.name, tally)
+    digests = IdDigests()
+    done: List[Path] = []
+    with tqdm(desc=f"prepare {split.name}", unit=" passages", disable=None) as progress:
+        for path in encoded:
+            done.append(path)
+            shard = EncodedShard(path)
+            tally.skipped += [(problem.source, problem.text) for problem in shard.problems]
+            repeated = digests.add(shard.id_digests)
+            if len(repeated):
+                _check_unique_ids(done, set(repeated.tolist()))
+            columns = shard.columns()
+            writer.append(columns)
+            report.read += shard.read
+            report.tokens += len(columns["tokens"])
+            report.unknown_tokens += shard.unknown_tokens
+            tally.passages += len(columns["token_count"])
+            tally.blanks += len(columns["gold"])
+            tally.labelled += shard.labelled
+            progress.update(shard.read)
     writer.close()
     if not tally.passages:
         raise ClozeError(
-            f"{', '.join(map(str, paths))}: expected passages for the {split} split, "
+            f"{', '.join(map(str, split.paths))}: expected passages for the {split.name} split, "
             f"found none that can be used ({'; '.join(report.lines())})"
         )
     report.columns = writer.describe()
     return report
 
 
-# -- encoding in worker processes ------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Problem:
-    source: str
-    text: str
-    harmless: bool
-
-
-@dataclass
-class _Chunk:
-    """What a worker returns; exceptions stay text so that they cross processes."""
-
-    read: int
-    columns: Optional[Columns]
-    ids: List[Tuple[str, str]]
-    problems: List[_Problem]
-
-
-class _Encoder:
-    """Encode records in order, in this process or in several."""
-
-    def __init__(self, vocabulary: Vocabulary, options: EncodingOptions, workers: int) -> None:
-        self._workers = workers
-        self._pool: Optional[Executor] = None
-        if workers > 1:
-            self._pool = ProcessPoolExecutor(
-                workers,
-                mp_context=get_context("spawn"),
-                initializer=_start_worker,
-                initargs=(vocabulary.files, vocabulary.origin, options),
-            )
-        else:
-            _worker_state.update(vocabulary=vocabulary, options=options)
-
-    def __enter__(self) -> _Encoder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-
-    def run(self, records: Iterable[Record], needs_answers: bool) -> Iterator[_Chunk]:
-        """Encoded chunks in the order of *records*; a bounded number is under way at any time."""
-        iterator = iter(records)
-        chunks = iter(lambda: list(islice(iterator, _CHUNK)), [])
-        if self._pool is None:
-            for chunk in chunks:
-                yield _encode_chunk(chunk, needs_answers)
-            return
-        under_way: Deque[Future[_Chunk]] = deque()
-        for chunk in chunks:
-            under_way.append(self._pool.submit(_encode_chunk, chunk, needs_answers))
-            if len(under_way) > 4 * self._workers:
-                yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()
-
-
-_worker_state: Dict[str, Any] = {}
-
-
-def _start_worker(files: Mapping[str, bytes], origin: str, options: EncodingOptions) -> None:
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    _worker_state.update(vocabulary=Vocabulary(files, origin), options=options)
-
-
-def _encode_chunk(records: Sequence[Record], needs_answers: bool) -> _Chunk:
-    passages: List[Passage] = []
-    problems: List[_Problem] = []
-    for record in records:
-        try:
-            passage = parse_record(record)
-            if needs_answers and UNLABELLED in passage.gold:
-                raise PassageError(
-                    record.source, "expected answers, as train and valid need them, found none", "answers"
-                )
-            passages.append(passage)
-        except NoBlankError as error:
-            problems.append(_Problem(error.source, error.problem, harmless=True))
-        except PassageError as error:
-            problems.append(_Problem(error.source, error.problem, harmless=False))
-    columns = encode_passages(passages, _worker_state["vocabulary"], _worker_state["options"]) if passages else None
-    return _Chunk(len(records), columns, [(passage.id, passage.source) for passage in passages], problems)
-
-
-# -- one folder, complete or absent ----------------------------------------------------------------------------------
-
-
-class _Partial:
-    """The growing data-bin, ``<out>.partial``, under a lock that ends with the process."""
-
-    def __init__(self, out: Path) -> None:
-        self._out = out
-        self.folder = out.with_name(out.name + ".partial")
-        self._published = False
-
-    def __enter__(self) -> _Partial:
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        self.folder.mkdir(exist_ok=True)
-        self._lock = os.open(self.folder, os.O_RDONLY)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(self._lock)
-            raise ClozeError(
-                f"{self._out}: another 'prepare' is writing it; wait for it, or choose another --out"
-            ) from error
-        for left_over in self.folder.iterdir():  # of a run that was killed
-            shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
-        return self
-
-    def publish(self) -> None:
-        """Give the finished folder its name; an old data-bin of that name goes only then."""
-        if self._out.exists():
-            old = Path(tempfile.mkdtemp(prefix=f"{self._out.name}.replaced.", dir=self._out.parent))
-            os.rename(self._out, old)  # onto the empty folder
-            try:
-                os.rename(self.folder, self._out)
-            except OSError:
-                os.rename(old, self._out)
-                raise
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.rename(self.folder, self._out)
-        self._published = True
-
-    def __exit__(self, *_: object) -> None:
-        if not self._published:
-            shutil.rmtree(self.folder, ignore_errors=True)
-        os.close(self._lock)
+def _check_unique_ids(paths: Sequence[Path], digests: Set[int]) -> None:
+    """Compare the ids that have one of *digests*; those of different ids can be equal, too."""
+    seen: Dict[str, str] = {}
+    for path in paths:
+        shard = EncodedShard(path)
+        if digests.isdisjoint(shard.id_digests.tolist()):
+            continue
+        for (passage_id, source), digest in zip(shard.ids(), shard.id_digests.tolist()):
+            if digest in digests:
+                check_unique_id(passage_id, source, seen)

@@ -35,9 +35,11 @@ def normalise(text: str, norm: str = "standard") -> str:
     """
     if norm == "none":
         return text
-    text = _INVISIBLE_AT_BLANK.sub(" ", _CONTROL.sub(" ", text))  # what parts two runs must go on parting them
-    text = _INVISIBLE.sub("", text)
-    return _SPACE_BEFORE_PUNCTUATION.sub(r"\1", " ".join(text.split()))
+    spaced = " ".join(text.split())
+    if not spaced.isprintable():
+        text = _INVISIBLE_AT_BLANK.sub(" ", _CONTROL.sub(" ", text))  # what parts two runs must go on parting them
+        spaced = " ".join(_INVISIBLE.sub("", text).split())
+    return _SPACE_BEFORE_PUNCTUATION.sub(r"\1", spaced)
 
 
 def sentence_breaks(article: str) -> List[int]:

@@ -15,6 +15,7 @@ from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
+from .bpe import Words
 from .errors import ClozeError
 from .files import PathLike
 
@@ -184,10 +185,20 @@ class Vocabulary:
 
     def encode(self, texts: Sequence[str]) -> List[np.ndarray]:
         """Embedding rows of each text, without special symbols; ``int64`` arrays of shape ``(tokens,)``."""
-        rows = self._row_of_number
-        return [
-            rows[encoding.ids] if encoding.ids else rows[:0] for encoding in self.tokenizer.encode_batch(list(texts))
-        ]
+        return [np.frombuffer(rows, self.token_type).astype(np.int64) for rows in self.encode_raw(texts)]
+
+    def encode_raw(self, texts: Sequence[str]) -> List[bytes]:
+        """:meth:`encode` as raw bytes of :attr:`token_type`."""
+        return self._words.encode(texts)
+
+    @cached_property
+    def _words(self) -> Words:
+        return Words(self.tokenizer, self._row_of_number.astype(self.token_type))
+
+    @property
+    def token_type(self) -> np.dtype:
+        """The smallest type that holds an embedding row."""
+        return token_type(len(self))
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of embedding rows; special symbols appear by name."""
@@ -228,6 +239,11 @@ class Vocabulary:
         """Tokens as Hugging Face writes them (``vocab.json``) → embedding rows."""
         token_of = {str(number): token for token, number in self._numbers.items()}
         return {token_of.get(symbol, symbol): row for row, symbol in enumerate(self.symbols)}
+
+
+def token_type(rows: int) -> np.dtype:
+    """The smallest type that holds one of *rows* embedding rows."""
+    return np.dtype("uint16" if rows <= 1 << 16 else "uint32")
 
 
 def _byte_alphabet() -> List[str]:

@@ -66,6 +66,28 @@ def test_batches_are_full(costs: Any, max_tokens: int) -> None:
         assert dataset.view.row_length[joined].max() * dataset.view.rows[joined].sum() > max_tokens
 
 
+@settings(max_examples=500, deadline=None)
+@given(items, st.integers(300, 900) | st.none(), st.integers(1, 9) | st.none(), st.integers(1, 7), st.randoms())
+def test_batches_are_those_of_the_simple_loop(
+    costs: Any, max_tokens: Any, max_items: Any, block: int, random: Any
+) -> None:
+    dataset = ClozeDataset(Costs(*map(list, zip(*costs))), shuffle=False)
+    order = list(range(len(costs)))
+    random.shuffle(order)
+    expected: List[List[int]] = [[]]
+    for index in order:
+        batch = [*expected[-1], index]
+        cost = max(costs[each][0] for each in batch) * sum(costs[each][1] for each in batch)
+        if (max_tokens is not None and cost > max_tokens) or (max_items is not None and len(batch) > max_items):
+            expected.append([index])
+        else:
+            expected[-1] = batch
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fairseq_cloze.dataset._BLOCK", block)
+        batches = dataset.batch_by_size(np.array(order), max_tokens, max_items)
+    assert [batch.tolist() for batch in batches] == expected
+
+
 def test_cost_counts_padding_and_every_candidate() -> None:
     dataset = ClozeDataset(Costs([10, 9, 4], [4, 4, 1]), shuffle=False)
     assert [dataset.num_tokens(index) for index in range(3)] == [40, 36, 4]
@@ -91,14 +113,27 @@ def test_shuffling_stays_in_buckets_and_changes_with_the_epoch() -> None:
     for epoch in (1, 2, 1):
         dataset.set_epoch(epoch)
         order = dataset.ordered_indices()
-        buckets = dataset.view.row_length[order] // BUCKET_WIDTH
-        assert (np.diff(buckets) >= 0).all()
+        ordered = dataset.view.row_length[order]
+        assert (ordered[1:] > ordered[:-1] * (1 - BUCKET_WIDTH)).all()  # never back further than a bucket
+        assert (np.diff(ordered) < 0).any()
         orders.append(order.tolist())
     assert orders[0] == orders[2] != orders[1]
     assert sorted(orders[0]) == list(range(500))
     other_seed = ClozeDataset(Costs(lengths, [1] * 500), shuffle=True, seed=4)
     assert other_seed.ordered_indices().tolist() != orders[0]
     assert not dataset.can_reuse_epoch_itr_across_epochs
+
+
+@pytest.mark.parametrize(("mean", "spread"), [(30, 10), (120, 10), (330, 100)])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_padding_is_at_most_three_percent(mean: int, spread: int, shuffle: bool) -> None:
+    """Of rows as `neighbors`, windows and whole passages have them, with 4,096 and 8,192 tokens."""
+    lengths = np.random.default_rng(0).normal(mean, spread, 5000).astype(int).clip(5, 510)
+    dataset = ClozeDataset(Costs(lengths.tolist(), [1] * 5000), shuffle)
+    for max_tokens in (4096, 8192):
+        batches = dataset.batch_by_size(dataset.ordered_indices(), max_tokens)
+        computed = sum(len(batch) * lengths[batch].max() for batch in batches)
+        assert computed - lengths.sum() <= 0.03 * computed
 
 
 def test_an_item_beyond_max_tokens_is_an_error(store: Store, vocabulary: Any) -> None:

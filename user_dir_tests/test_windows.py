@@ -1,12 +1,56 @@
 from __future__ import annotations
 
-from typing import List, Tuple
+from typing import List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairseq_cloze.windows import Window, cut_windows, window_around
+from fairseq_cloze.windows import cut_passages, window_around
+
+
+class Window(NamedTuple):
+    start: int
+    end: int
+    first_blank: int
+    last_blank: int
+
+
+def cut_windows(length: int, starts: Sequence[int], blanks: Sequence[int], limit: int) -> List[Window]:
+    """The windows of one passage."""
+    return [windows for _, windows in cut_many([(length, starts, blanks, limit)])][0]
+
+
+def cut_many(cases: Sequence[Tuple[int, Sequence[int], Sequence[int], int]]) -> List[Tuple[int, List[Window]]]:
+    """The windows of passages cut together, blanks numbered in each."""
+    lengths, starts, blanks, limits = zip(*cases)
+    ends = [np.append(0, np.cumsum([len(each) for each in column])) for column in (starts, blanks)]
+    flat = [np.array([offset for each in column for offset in each], dtype=np.int32) for column in (starts, blanks)]
+    rows = cut_passages(np.array(lengths), np.array(limits), flat[0], ends[0], flat[1], ends[1])
+    assert rows[:, 0].tolist() == sorted(rows[:, 0])
+    return [
+        (p, [Window(a, b, c - ends[1][p], d - ends[1][p]) for q, a, b, c, d in rows.tolist() if q == p])
+        for p in range(len(cases))
+    ]
+
+
+def one_by_one(length: int, starts: Sequence[int], blanks: Sequence[int], limit: int) -> List[Window]:
+    """The same, window by window in one passage."""
+    spans = []
+    start = 0
+    while start + limit < length:
+        end = max([s for s in starts if start + limit // 2 < s <= start + limit], default=start + limit)
+        spans.append((start, end))
+        after = [s for s in starts if start + limit // 8 < s <= end - limit // 4]
+        middle = end - limit // 2
+        start = max([s for s in after if s <= middle], default=min(after, default=middle))
+    back = length - limit
+    spans.append((min([s for s in starts if back <= s <= start], default=max(0, min(start, back))), length))
+    best = [max(range(len(spans)), key=lambda k: (min(b - spans[k][0], spans[k][1] - 1 - b), -k)) for b in blanks]
+    windows = [
+        Window(a, b, best.index(k), best.index(k) + best.count(k)) for k, (a, b) in enumerate(spans) if k in best
+    ]
+    return windows
 
 
 @st.composite
@@ -35,6 +79,12 @@ def test_every_blank_once_where_its_poorer_side_is_richest(case: Tuple[int, List
             own = min(position - window.start, window.end - 1 - position)
             for other in windows:
                 assert own >= min(position - other.start, other.end - 1 - position)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(long_passages(), min_size=1, max_size=5))
+def test_passages_cut_together_are_cut_as_one_by_one(cases: List[Tuple[int, List[int], List[int], int]]) -> None:
+    assert cut_many(cases) == [(number, one_by_one(*case)) for number, case in enumerate(cases)]
 
 
 @settings(max_examples=500, deadline=None)

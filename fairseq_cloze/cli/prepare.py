@@ -35,12 +35,22 @@ def command(
     on_error: str,
     overwrite: bool,
 ) -> None:
-    """Encode passages into a data-bin for fairseq."""
+    """Encode passages into a data-bin for fairseq.
+
+    A command that was cut off goes on where it stopped when it is given again.
+    """
     from ..prepare import prepare
 
     inputs = {split: paths for split, paths in (("train", train), ("valid", valid), ("test", test)) if paths}
     options = EncodingOptions(text_norm, sentence_case)
-    for report in prepare(inputs, pretrained, out, options, workers, on_error, overwrite):
+    try:
+        reports = prepare(inputs, pretrained, out, options, workers, on_error, overwrite, click.echo)
+    except KeyboardInterrupt:
+        click.echo(
+            f"Interrupted; what is done stays in {out}.partial, and the same command goes on from there", err=True
+        )
+        raise SystemExit(130) from None
+    for report in reports:
         for line in report.lines():
             click.echo(line)
     click.echo(f"wrote {out}")
