@@ -273,10 +273,11 @@ class ClozeRankingTask(FairseqTask):
         if self._proved or self._source is None:
             return
         # The first worker has the file; all others must hold what it holds.
-        problem, own = None, digests(model.state_dict())
+        weights = model.state_dict()  # which sharded models gather, all workers together
+        problem, own = None, digests(weights)
         if compat.rank() == 0:
             try:
-                self._beginning.weights = prove_load(self._source, load_state(self._source), model, own)
+                self._beginning.weights = prove_load(self._source, load_state(self._source), weights, own)
                 logger.info("%s", self._beginning.weights)
             except CheckpointError as error:
                 problem = str(error)
