@@ -337,8 +337,8 @@ def gather(value: T) -> List[T]:
 def refuse_independent_processes() -> None:
     """Refuse to train as one of several processes that do not know of each other.
 
-    fairseq-hydra-train imports this plugin after it has looked for other processes, so :func:`train_as_launched` comes
-    too late there, and N complete trainings would overwrite each other's checkpoints.
+    fairseq-hydra-train imports this plugin after it has looked for other processes, where :func:`train_as_launched`
+    comes too late; N complete trainings would overwrite each other's checkpoints.
 
     Raises:
         SetupError: a launcher says there are several processes, torch.distributed says there is one
@@ -348,7 +348,7 @@ def refuse_independent_processes() -> None:
     place = None if is_distributed() else find_place()
     if place is not None:
         raise SetupError(
-            f"{place.size} processes were started ({place.launcher}), but fairseq runs each alone, all writing the same "
-            "checkpoints; start them with fairseq-train, or give fairseq-hydra-train --config-name "
-            "cloze_ranking_torchrun (see docs/training.md, Several processes)"
+            f"{place.size} processes were started ({place.launcher}), but fairseq runs each alone, all writing the "
+            "same checkpoints; instead of fairseq-hydra-train, start python -m fairseq_cloze.hydra_train (see "
+            "docs/training.md, Several processes)"
         )

@@ -76,7 +76,8 @@ class Ensemble:
         scored = merge([scorer.score_share(store, *limits) for store in stores for scorer in self.scorers])
         if len(self.scorers) == 1:
             return scored
-        return [self._average(scored[first : first + len(self.scorers)]) for first in range(0, len(scored), len(self.scorers))]
+        number = len(self.scorers)
+        return [self._average(scored[first : first + number]) for first in range(0, len(scored), number)]
 
     def _average(self, scored: Sequence[Scores]) -> Scores:
         return Scores(

@@ -331,8 +331,8 @@ def _encode(chunks: Sequence[List[Passage]], vocabulary: Vocabulary, options: En
         parts.append(encode_passages(chunk[start:end], vocabulary, options) if start < end else None)
     by_worker = workers.everybodys(parts)
     return [
-        Store.from_columns([part[number] for part in by_worker if part[number] is not None], len(vocabulary))
-        for number in range(len(chunks))
+        Store.from_columns([part for part in chunk_parts if part is not None], len(vocabulary))
+        for chunk_parts in zip(*by_worker)
     ]
 
 

@@ -1,17 +1,19 @@
 """Sharded: ``--ddp-backend fully_sharded`` by torch's own ``fully_shard``.
 
-fairseq's is fairscale's, which is no longer maintained.  Here every layer of the encoder is sharded on its own, and what
-is left as a whole: of parameters, gradients and optimiser state each of N processes keeps 1/N, and a layer is put
+fairseq's is fairscale's, which is no longer maintained.  Here every layer of the encoder is sharded on its own, and
+what is left as a whole: of parameters, gradients and optimiser state each of N processes keeps 1/N, and a layer is put
 together only while it computes.  To fairseq's optimisers the shards are plain parameters.
 
-Checkpoints are whole, and the same as those of any other backend: the model's ``state_dict`` gathers, which all processes
-have to call together, and a checkpoint is cut up when it is loaded.  So a run can go on with another number of
+Checkpoints are whole, and the same as those of any other backend: the model's ``state_dict`` gathers, for which all
+processes have to call it, and a checkpoint is cut up when it is loaded.  So a run can go on with another number of
 processes, or without sharding.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
+import warnings
 from contextlib import contextmanager
 from functools import wraps
 from types import MethodType, ModuleType
@@ -21,6 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from .errors import SetupError
+
+logger = logging.getLogger(__name__)
 
 BACKEND = "fully_sharded"
 
@@ -72,7 +76,11 @@ def shard(model: nn.Module, options: Any) -> nn.Module:
     for layer in encoder.sentence_encoder.layers:
         fully_shard(layer, **kwargs)
     fully_shard(model, **kwargs)
-    _adapt(model)
+    # Nothing is done in place to the scores that a model returns.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
+    shards = _adapt(model)
+    kept, whole = (sum(value.numel() for value in values) for values in (shards.own, shards.whole))
+    logger.info("sharded: this process keeps %s of %s parameters", f"{kept:,}", f"{whole:,}")
     return model
 
 
@@ -95,7 +103,7 @@ def _require(options: Any) -> None:
         raise SetupError(f"--ddp-backend {BACKEND} needs several processes; start them with torchrun")
 
 
-def _adapt(model: Any) -> None:
+def _adapt(model: Any) -> _Shards:
     """Give a sharded model what fairseq's trainer knows from fairscale."""
     shards = _Shards(model)
 
@@ -118,6 +126,7 @@ def _adapt(model: Any) -> None:
     model.local_metadata_dict = dict
     model.register_state_dict_post_hook(_gather_weights)
     model.register_load_state_dict_pre_hook(_cut_weights)
+    return shards
 
 
 def _gather_weights(module: nn.Module, state: Dict[str, Any], prefix: str, metadata: Any) -> None:
@@ -137,9 +146,7 @@ def _cut_weights(module: nn.Module, state: Dict[str, Any], prefix: str, *rest: A
             state[prefix + name] = _of_shards(_own_part(found, value), value)
 
 
-def _map_state(
-    state: Dict[str, Any], whole: List[Any], change: Callable[[Tensor, Any], Tensor]
-) -> Dict[str, Any]:
+def _map_state(state: Dict[str, Any], whole: List[Any], change: Callable[[Tensor, Any], Tensor]) -> Dict[str, Any]:
     """An optimiser's state with its tensors changed, each by the parameter it belongs to."""
     entries = {
         number: {

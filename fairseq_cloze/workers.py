@@ -1,12 +1,13 @@
 """Workers: processes that a launcher started together, and how they share the work of ``evaluate`` and ``predict``.
 
-``torchrun`` and SLURM's ``srun`` start the same command several times and say in the environment which of how many each
-process is.  :func:`find_place` reads that, for training (:func:`fairseq_cloze.compat.train_as_launched`) and for scoring.
+``torchrun`` and SLURM's ``srun`` start the same command several times and say in the environment which of how many
+each process is.  :func:`find_place` reads that, for training (:func:`fairseq_cloze.compat.train_as_launched`) and for
+scoring.
 
-Scoring shares batches, not passages: the batches are those of a process alone and a batch's scores do not depend on who
-computes them, so the results are the same to the last bit, as long as each process computes with as many threads.  Every
-worker takes the next batch when it is done with its last one; the longest come first.  Results go through the CPU
-(gloo), also from GPUs.  Where nothing was launched, everything here does what a process alone does.
+Scoring shares batches, not passages: the batches are those of a process alone, and a batch's scores do not depend on
+who computes them, so the results are the same to the last bit, as long as each process computes with as many threads.
+Every worker takes the next batch when it is done with its last one; the longest come first.  Results go through the
+CPU (gloo), also from GPUs.  Where nothing was launched, everything here does what a process alone does.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import count
 from typing import Any, Callable, Iterator, List, Mapping, NoReturn, Optional, Tuple, TypeVar
 
 from .errors import ClozeError, SetupError
@@ -118,14 +120,16 @@ class _Team:
 
     def __init__(self, place: Place) -> None:
         import torch.distributed as dist
+        from torch.distributed.distributed_c10d import PrefixStore
+        from torch.distributed.rendezvous import rendezvous
 
         self.place = place
         self.rounds = 0
         logging.getLogger("torch.distributed").setLevel(logging.ERROR)
         where = (place.init_method, place.rank, place.size)
         try:
-            self.store, _, _ = next(dist.rendezvous(*where, timeout=_JOIN))
-            self.store.set_timeout(_JOIN)
+            store, _, _ = next(rendezvous(*where, timeout=_JOIN))
+            self.store = PrefixStore(f"fairseq-cloze {next(_sessions)}", store)
             dist.init_process_group("gloo", store=self.store, rank=place.rank, world_size=place.size, timeout=_WAIT)
         except (RuntimeError, ValueError, OSError) as error:
             reason = str(error).strip().splitlines()[0]
@@ -146,6 +150,7 @@ class _Lost(ClozeError):
 
 
 _team: Optional[_Team] = None
+_sessions = count()
 
 
 @contextmanager
@@ -210,19 +215,19 @@ def is_first() -> bool:
     return rank() == 0
 
 
-def deal(count: int) -> Iterator[int]:
-    """Numbers below *count*, each given to one worker only, in order, to whoever asks next.
+def deal(total: int) -> Iterator[int]:
+    """Numbers below *total*, each given to one worker only, in order, to whoever asks next.
 
     All workers have to call it, in the same order.
     """
     if _team is None:
-        yield from range(count)
+        yield from range(total)
         return
     _team.rounds += 1
     key = f"dealt {_team.rounds}"
     while True:
         number = _exchange(_team.store.add, key, 1) - 1
-        if number >= count:
+        if number >= total:
             return
         yield number
 
