@@ -12,7 +12,6 @@ CPU (gloo), also from GPUs.  Where nothing was launched, everything here does wh
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
@@ -125,7 +124,6 @@ class _Team:
 
         self.place = place
         self.rounds = 0
-        logging.getLogger("torch.distributed").setLevel(logging.ERROR)
         where = (place.init_method, place.rank, place.size)
         try:
             store, _, _ = next(rendezvous(*where, timeout=_JOIN))
