@@ -32,7 +32,7 @@ def register() -> None:
 
     compat.allow_checkpoint_types()
     compat.copy_checkpoints_atomically()
-    compat.broadcast_by_torch()
+    compat.exchange_by_torch()
     compat.load_ensembles()
     compat.train_as_launched()
     requeue.save_when_told()

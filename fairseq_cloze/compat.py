@@ -186,11 +186,12 @@ def copy_checkpoints_atomically() -> None:
     PathManager.copy = staticmethod(copy)
 
 
-def broadcast_by_torch() -> None:
-    """Let torch.distributed send a loaded checkpoint from the first worker to the others.
+def exchange_by_torch() -> None:
+    """Let torch.distributed send objects from worker to worker.
 
-    fairseq sends its configuration through ``torch.load``, which from torch 2.6 on refuses OmegaConf's types: every
-    training on several GPUs that starts from a checkpoint would stop there.
+    fairseq sends a loaded checkpoint through ``torch.load``, which from torch 2.6 on refuses its own configuration:
+    every training on several GPUs that starts from a checkpoint would stop there.  Its way of gathering, with which
+    ``fairseq-validate`` adds up, wants CUDA and takes 16 kB.
     """
     import torch.distributed
     from fairseq.distributed import utils
@@ -200,7 +201,11 @@ def broadcast_by_torch() -> None:
         torch.distributed.broadcast_object_list(box, src=src_rank, group=group, device=dist_device)
         return box[0]
 
+    def all_gather(data: Any, group: Any = None, max_size: int = 0) -> List[Any]:
+        return gather(data)
+
     utils._broadcast_object_slow = broadcast
+    utils.all_gather_list = all_gather
 
 
 def train_as_launched() -> None:

@@ -294,6 +294,10 @@ class ClozeRankingTask(FairseqTask):
             raise CheckpointError(problem)
         self._proved = True
 
+    def valid_step(self, sample: Dict[str, Any], model: nn.Module, criterion: Any) -> Any:
+        """As fairseq's; a worker of ``fairseq-validate`` that lacks a batch adds nothing."""
+        return super().valid_step(sample, model, criterion) if sample else (0.0, 0, {})
+
     # -- the chance watch --------------------------------------------------------------------------------------------
 
     def optimizer_step(self, optimizer: Any, model: nn.Module, update_num: int) -> None:

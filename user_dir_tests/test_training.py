@@ -355,11 +355,11 @@ def test_processes_that_do_not_know_of_each_other(tmp_path: Path, pretrained: Pa
         code=1,
         env=env,
     )
-    assert ran.text.splitlines()[-1] == (
-        "Error: 2 processes were started (torchrun), but fairseq runs each alone, all writing the same checkpoints; "
-        "instead of fairseq-hydra-train, start python -m fairseq_cloze.hydra_train (see docs/training.md, Several "
-        "processes)"
-    )
+    assert (
+        "fairseq_cloze.errors.SetupError: 2 processes were started (torchrun), but fairseq runs each alone, all "
+        "writing the same checkpoints; instead of fairseq-hydra-train, start python -m fairseq_cloze.hydra_train (see "
+        "docs/training.md, Several processes)"
+    ) in ran.text.splitlines()
 
 
 @pytest.mark.slow
