@@ -230,6 +230,8 @@ def train_as_launched() -> None:
 
             place = find_place()
             if place is not None:
+                if place.rank > 0:  # fairseq-validate resets the level to INFO, in every worker
+                    os.environ.setdefault("LOGLEVEL", "WARNING")
                 gpus = 0 if cfg.common.cpu else torch.cuda.device_count()
                 with open_dict(cfg):
                     options.distributed_init_method = place.init_method
