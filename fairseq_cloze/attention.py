@@ -8,9 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-#: What a kernel of :func:`attend` asks of the head width, in bytes.
-_ALIGNMENT = 16
-
 
 class Rows(NamedTuple):
     """Where rows lie in a tensor of tokens.
@@ -41,9 +38,9 @@ def rows_of(present: Tensor) -> Rows:
 def attend(qkv: Tensor, rows: Rows, dropout: float = 0.0) -> Tensor:
     """Scaled dot-product attention of each row to itself.
 
-    On CUDA one kernel takes all rows: FlashAttention 2 for half precision where the device has it, else the
-    memory-efficient one, which torch calls for nested tensors as well.  Elsewhere rows come in turns, on a CPU as two
-    products and a softmax, which is faster there than torch's kernel (``docs/decisions.md``).
+    On CUDA, FlashAttention 2 takes all rows at once where it can: half precision, and a device that has it.  A CPU
+    takes them in turns, as two products and a softmax, which is faster there than torch's kernel
+    (``docs/decisions.md``).  Everything else pads them.
 
     Args:
         qkv: query, key and value, ``(tokens, 3, heads, head width)``
@@ -53,25 +50,35 @@ def attend(qkv: Tensor, rows: Rows, dropout: float = 0.0) -> Tensor:
     Returns:
         ``(tokens, heads, head width)``
     """
-    if qkv.device.type == "cuda" and qkv.size(-1) * qkv.element_size() % _ALIGNMENT == 0:
-        query, key, value = qkv.unbind(dim=1)
+    if qkv.device.type == "cpu":
+        return torch.cat([_attend_row(row, dropout) for row in torch.split(qkv, rows.lengths)])
+    if _has_flash(qkv):
         span = (rows.ends, rows.ends, rows.longest, rows.longest, dropout)
-        if _has_flash(qkv):
-            return torch.ops.aten._flash_attention_forward(query, key, value, *span, False, False)[0]
-        batch = (query[None], key[None], value[None], None)
-        return torch.ops.aten._efficient_attention_forward(*batch, *span, 0, qkv.requires_grad)[0][0]
-    out = []
-    for row in torch.split(qkv, rows.lengths):
-        query, key, value = row.permute(1, 2, 0, 3)[:, None]  # (3, 1, heads, length, head width)
-        if qkv.device.type == "cpu":
-            weights = ((query * query.size(-1) ** -0.5) @ key.transpose(-1, -2)).softmax(dim=-1)
-            attended = F.dropout(weights, dropout) @ value
-        else:
-            attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
-        out.append(attended[0].transpose(0, 1))
-    return torch.cat(out)
+        return torch.ops.aten._flash_attention_forward(*qkv.unbind(dim=1), *span, False, False)[0]
+    return attend_padded(qkv, rows, dropout)
+
+
+def _attend_row(row: Tensor, dropout: float) -> Tensor:
+    query, key, value = row.permute(1, 2, 0, 3)  # (3, heads, length, head width)
+    weights = ((query * query.size(-1) ** -0.5) @ key.transpose(-1, -2)).softmax(dim=-1)
+    return (F.dropout(weights, dropout) @ value).transpose(0, 1)
 
 
 def _has_flash(qkv: Tensor) -> bool:
-    half = qkv.dtype in (torch.float16, torch.bfloat16) and qkv.size(-1) <= 256
-    return half and torch.cuda.get_device_capability(qkv.device)[0] >= 8
+    half = qkv.dtype in (torch.float16, torch.bfloat16)
+    width = qkv.size(-1) <= 256 and qkv.size(-1) % 8 == 0
+    return half and width and qkv.is_cuda and torch.cuda.get_device_capability(qkv.device)[0] >= 8
+
+
+def attend_padded(qkv: Tensor, rows: Rows, dropout: float = 0.0) -> Tensor:
+    """:func:`attend` by torch's kernel for padded rows, on any device.
+
+    torch's memory-efficient kernel has a form for packed rows too, but drops the same weights in every row then.
+    """
+    lengths = rows.ends.diff()
+    present = torch.arange(rows.longest, device=qkv.device) < lengths[:, None]
+    index = present.flatten().nonzero()[:, 0]
+    padded = qkv.new_zeros(present.numel(), *qkv.shape[1:]).index_copy(0, index, qkv)
+    query, key, value = padded.view(*present.shape, *qkv.shape[1:]).permute(2, 0, 3, 1, 4)
+    out = F.scaled_dot_product_attention(query, key, value, present[:, None, None], dropout)
+    return out.transpose(1, 2).flatten(0, 1)[index]

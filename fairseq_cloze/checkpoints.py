@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .compat import is_dead_parameter, load_checkpoint
 from .encoding import EncodingOptions
@@ -183,23 +183,22 @@ def digests(weights: Mapping[str, Tensor]) -> Dict[str, str]:
     return {part: digest(weights, prefix) for part, prefix in PARTS.items()}
 
 
-def expected_weights(state: State, path: Path, model: nn.Module) -> Dict[str, Tensor]:
-    """The checkpoint's weights as fairseq should have put them into *model*: under today's names, cast to its types."""
-    current = model.state_dict()
+def expected_weights(state: State, path: Path, current: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+    """The checkpoint's weights as fairseq should have loaded them: under today's names, cast to the *current* types."""
     return {
         name: value.to(current[name].dtype) if name in current else value
         for name, value in roberta_weights(state, path).items()
     }
 
 
-def prove_load(path: Path, state: State, model: nn.Module, got: Mapping[str, str]) -> str:
+def prove_load(path: Path, state: State, current: Mapping[str, Tensor], got: Mapping[str, str]) -> str:
     """Compare a model with the checkpoint it was loaded from.
 
     Args:
         path: the checkpoint
         state: its content
-        model: the model, not wrapped
-        got: its :func:`digests`
+        current: the model's weights
+        got: their :func:`digests`
 
     Returns:
         a line that says what was proved
@@ -207,14 +206,14 @@ def prove_load(path: Path, state: State, model: nn.Module, got: Mapping[str, str
     Raises:
         CheckpointError: encoder or LM head differ; names the part
     """
-    expected = expected_weights(state, path, model)
+    expected = expected_weights(state, path, current)
     wanted = digests(expected)
     for part, prefix in PARTS.items():
         if wanted[part] != got[part]:
             raise CheckpointError(
                 f"the {part} is not that of {path}: expected digest {wanted[part][:12]}, found {got[part][:12]}; "
                 "training would start from other weights than those asked for"
-                f"{_first_difference(expected, model.state_dict(), prefix)}"
+                f"{_first_difference(expected, current, prefix)}"
             )
     return f"weights are those of {path} ({', '.join(f'{part} {value[:12]}' for part, value in got.items())})"
 

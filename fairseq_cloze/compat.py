@@ -186,11 +186,12 @@ def copy_checkpoints_atomically() -> None:
     PathManager.copy = staticmethod(copy)
 
 
-def broadcast_by_torch() -> None:
-    """Let torch.distributed send a loaded checkpoint from the first worker to the others.
+def exchange_by_torch() -> None:
+    """Let torch.distributed send objects from worker to worker.
 
-    fairseq sends its configuration through ``torch.load``, which from torch 2.6 on refuses OmegaConf's types: every
-    training on several GPUs that starts from a checkpoint would stop there.
+    fairseq sends a loaded checkpoint through ``torch.load``, which from torch 2.6 on refuses its own configuration:
+    every training on several GPUs that starts from a checkpoint would stop there.  Its way of gathering, with which
+    ``fairseq-validate`` adds up, wants CUDA and takes 16 kB.
     """
     import torch.distributed
     from fairseq.distributed import utils
@@ -200,7 +201,51 @@ def broadcast_by_torch() -> None:
         torch.distributed.broadcast_object_list(box, src=src_rank, group=group, device=dist_device)
         return box[0]
 
+    def all_gather(data: Any, group: Any = None, max_size: int = 0) -> List[Any]:
+        return gather(data)
+
     utils._broadcast_object_slow = broadcast
+    utils.all_gather_list = all_gather
+
+
+def train_as_launched() -> None:
+    """Let fairseq's commands do as ``torchrun`` and ``srun`` say: which of how many processes this one is.
+
+    ve-fairseq looks at ``torchrun``'s variables only where it sees several GPUs: on CPUs, and where each process is
+    given one GPU, it starts as many complete trainings.  On CPUs the backends become those that work there.
+    """
+    import torch
+    from fairseq.distributed import utils
+    from omegaconf import open_dict
+
+    if getattr(utils.call_main, "as_launched", False):
+        return
+    plain_call = utils.call_main
+
+    def call_main(cfg: Any, main: Callable[..., Any], **kwargs: Any) -> Any:
+        options = cfg.distributed_training
+        taken = options.distributed_init_method is not None or cfg.common.tpu or options.pipeline_model_parallel
+        if not taken and options.distributed_port <= 0:  # with a port, fairseq does as SLURM says, in its own way
+            from .workers import find_place
+
+            place = find_place()
+            if place is not None:
+                if place.rank > 0:  # fairseq-validate resets the level to INFO, in every worker
+                    os.environ.setdefault("LOGLEVEL", "WARNING")
+                gpus = 0 if cfg.common.cpu else torch.cuda.device_count()
+                with open_dict(cfg):
+                    options.distributed_init_method = place.init_method
+                    options.distributed_world_size, options.distributed_rank = place.size, place.rank
+                    options.device_id = place.local_rank % gpus if gpus else place.local_rank
+                    options.distributed_no_spawn = True
+                    if not gpus:
+                        options.distributed_backend = "gloo"
+                        if options.ddp_backend in ("c10d", "pytorch_ddp"):
+                            options.ddp_backend = "legacy_ddp"
+        return plain_call(cfg, main, **kwargs)
+
+    call_main.as_launched = True  # type: ignore[attr-defined]
+    utils.call_main = call_main
 
 
 def load_ensembles() -> None:
@@ -310,17 +355,20 @@ def gather(value: T) -> List[T]:
 def refuse_independent_processes() -> None:
     """Refuse to train as one of several processes that do not know of each other.
 
-    ``torchrun`` with ve-fairseq starts N complete trainings that overwrite each other's checkpoints.
+    fairseq-hydra-train imports this plugin after it has looked for other processes, where :func:`train_as_launched`
+    comes too late; N complete trainings would overwrite each other's checkpoints.
 
     Raises:
-        SetupError: ``WORLD_SIZE`` says there are several processes, torch.distributed says there is one
+        SetupError: a launcher says there are several processes, torch.distributed says there is one
     """
-    started = int(os.environ.get("WORLD_SIZE") or 1)
-    if started > 1 and not is_distributed():
+    from .workers import find_place
+
+    place = None if is_distributed() else find_place()
+    if place is not None:
         raise SetupError(
-            f"{started} processes were started (WORLD_SIZE), but fairseq runs each alone, all writing the same "
-            "checkpoints; start each rank with --distributed-init-method tcp://HOST:PORT --distributed-world-size "
-            f"{started} --distributed-rank RANK --distributed-no-spawn (see docs/training.md, Several processes)"
+            f"{place.size} processes were started ({place.launcher}), but fairseq runs each alone, all writing the "
+            "same checkpoints; instead of fairseq-hydra-train, start python -m fairseq_cloze.hydra_train (see "
+            "docs/training.md, Several processes)"
         )
 
 

@@ -7,11 +7,12 @@ from typing import Any, List, Optional, Sequence
 
 import numpy as np
 
+from . import workers
 from .errors import ClozeError
 from .files import PathLike
 from .passages import UNLABELLED
 from .predictions import gold_of
-from .scorer import Scorer, Scores
+from .scorer import Scorer, Scores, merge
 from .settings import Settings
 from .store import Store
 from .vocabulary import Vocabulary
@@ -61,9 +62,24 @@ class Ensemble:
         progress: Optional[Any] = None,
     ) -> Scores:
         """Score every blank of a store with each checkpoint and average, see :meth:`Scorer.score`."""
-        scored = [scorer.score(store, batch_size, max_tokens, progress) for scorer in self.scorers]
-        if len(scored) == 1:
-            return scored[0]
+        return self.score_stores([store], batch_size, max_tokens, progress)[0]
+
+    def score_stores(
+        self,
+        stores: Sequence[Store],
+        batch_size: Optional[int] = None,
+        max_tokens: Optional[int] = None,
+        progress: Optional[Any] = None,
+    ) -> List[Scores]:
+        """As :meth:`score` for several stores; workers wait for each other once."""
+        limits = (batch_size, max_tokens, progress)
+        scored = merge([scorer.score_share(store, *limits) for store in stores for scorer in self.scorers])
+        if len(self.scorers) == 1:
+            return scored
+        number = len(self.scorers)
+        return [self._average(scored[first : first + number]) for first in range(0, len(scored), number)]
+
+    def _average(self, scored: Sequence[Scores]) -> Scores:
         return Scores(
             average([scores.log_probabilities for scores in scored], self.weights),
             **{name: sum(getattr(scores, name) for scores in scored) for name in _COSTS},
@@ -86,8 +102,9 @@ class Ensemble:
         labelled = np.flatnonzero(gold != UNLABELLED)
         if not len(labelled):
             raise ClozeError(f"split '{split}': expected labelled blanks to fit weights on, found none; name another")
-        scored = [scorer.score(store, batch_size, max_tokens, progress).log_probabilities for scorer in self.scorers]
-        self.weights = fit(np.stack([scores[labelled, gold[labelled]] for scores in scored]))
+        scored = merge([scorer.score_share(store, batch_size, max_tokens, progress) for scorer in self.scorers])
+        right = [scores.log_probabilities[labelled, gold[labelled]] for scores in scored]
+        self.weights = workers.from_first(lambda: fit(np.stack(right)))
 
 
 _COSTS = ("forwards", "tokens", "computed_tokens", "seconds")

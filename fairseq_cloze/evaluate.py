@@ -5,27 +5,33 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Optional, Sequence, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
+from . import workers
 from .breakdown import Breakdown, break_down, breakdown_lines
 from .databin import DataBin
 from .encoding import EncodingOptions, encode_passages
 from .ensemble import Ensemble
 from .errors import ClozeError
 from .files import PathLike, split_paths
-from .passages import LETTERS, Tally, read_passages
-from .predictions import make_predictions, write_predictions
+from .passages import LETTERS, Passage, Tally, read_passages
+from .predictions import make_predictions, write_predictions, writing
 from .ranking import COUNTS, chance_interval, metrics_of
-from .scorer import Answers, Scorer
+from .scorer import Answers, Scorer, Scores
 from .settings import DEFAULT_SETTINGS, Settings
 from .store import Store
+from .vocabulary import Vocabulary
 
-_CHUNK = 2048  # passages that predict holds at a time
+T = TypeVar("T")
+
+_CHUNK = 2048  # passages that predict batches together
+_MOST_CHUNKS = 16  # that workers hold at a time, and wait for each other after
 
 
 # -- evaluate --------------------------------------------------------------------------------------------------------
@@ -125,6 +131,8 @@ def evaluate(
 ) -> Evaluation:
     """Score a split of a data-bin.
 
+    Inside :func:`fairseq_cloze.workers.joined` the work is shared, and all workers get the result.
+
     Args:
         checkpoint: one, or several with colons between them, whose probabilities are averaged
         data_bin: what ``fairseq-cloze prepare`` wrote
@@ -150,11 +158,24 @@ def evaluate(
     if fit_weights is not None:
         fitted = data.open(fit_weights)
         total = fitted.blanks * len(ensemble.scorers)
-        with tqdm(total=total, desc=f"fit on {fit_weights}", unit=" blanks", disable=None) as progress:
+        with _progress(f"fit on {fit_weights}", total) as progress:
             ensemble.fit(fitted, fit_weights, *limits, progress)
     total = store.blanks * len(ensemble.scorers)
-    with tqdm(total=total, desc=f"evaluate {split}", unit=" blanks", disable=None) as progress:
+    with _progress(f"evaluate {split}", total) as progress:
         scores = ensemble.score(store, *limits, progress)
+    options = {"checkpoint": str(checkpoint), "data_bin": str(data_bin), "split": split, "fp16": fp16, "bf16": bf16}
+    return workers.from_first(lambda: _judge(ensemble, data, store, scores, options, predictions_path, with_breakdown))
+
+
+def _judge(
+    ensemble: Ensemble,
+    data: DataBin,
+    store: Store,
+    scores: Scores,
+    options: Dict[str, Any],
+    predictions_path: Optional[PathLike],
+    with_breakdown: bool,
+) -> Evaluation:
     scorer = ensemble.scorers[0]
     found = Answers(scores.log_probabilities, store)
     counts = found.counts
@@ -166,14 +187,10 @@ def evaluate(
     figures.update((name, counts[name]) for name in ("n_blanks", "n_one_token", "n_multi_token", "n_unlabelled"))
     evaluation = Evaluation(
         **figures,
-        checkpoint=str(checkpoint),
-        data_bin=str(data_bin),
-        split=split,
+        **options,
         weights=ensemble.weights,
         encoding=data.encoding.to_dict(),
         device=str(scorer.device),
-        fp16=fp16,
-        bf16=bf16,
         majority=100.0 * int(letters.max()) / counts["n_blanks"] if counts["n_blanks"] else float("nan"),
         majority_answer=LETTERS[int(letters.argmax())],
         seconds=scores.seconds,
@@ -187,6 +204,11 @@ def evaluate(
     if with_breakdown:
         evaluation.breakdown = break_down(store, data.vocabulary, found.answers)
     return evaluation
+
+
+def _progress(what: str, total: Optional[int] = None) -> Any:
+    """A bar of blanks where the output is a terminal, of the first worker only."""
+    return tqdm(total=total, desc=what, unit=" blanks", disable=None if workers.is_first() else True)
 
 
 def _notes(evaluation: Evaluation, scorers: Sequence[Scorer]) -> List[str]:
@@ -214,7 +236,16 @@ def _notes(evaluation: Evaluation, scorers: Sequence[Scorer]) -> List[str]:
 
 @dataclass
 class Prediction:
-    """Answers per passage id; with probabilities, what :class:`fairseq_cloze.predictions.PassagePrediction` holds."""
+    """What was predicted.
+
+    Attributes:
+        answers: per passage id, or what :class:`fairseq_cloze.predictions.PassagePrediction` holds; empty where they
+            were written to a file, and on workers other than the first
+        tally: what was read
+        counts: sums of :data:`fairseq_cloze.ranking.COUNTS`; of the first worker
+        seconds: wall time of scoring
+        notes: what is worth knowing
+    """
 
     answers: Dict[str, Any]
     tally: Tally
@@ -236,8 +267,13 @@ def predict(
     fp16: bool = False,
     bf16: bool = False,
     weights: Optional[Sequence[float]] = None,
+    out: Optional[PathLike] = None,
 ) -> Prediction:
     """Answer raw passages, labelled or not.
+
+    Memory does not grow with the number of passages where the answers go to a file.  Inside
+    :func:`fairseq_cloze.workers.joined` the work is shared: all workers read the passages, and each encodes and scores
+    a part of every chunk.
 
     Args:
         checkpoint: one, with its vocabulary in it or beside it, or several with colons between them
@@ -247,6 +283,7 @@ def predict(
         text_norm: see :class:`fairseq_cloze.encoding.EncodingOptions`; as in training where it is not given
         on_error: ``stop`` or ``skip`` passages that do not fit
         batch_size, max_tokens, device, fp16, bf16, weights: as in :func:`evaluate`
+        out: file to write the answers to as they come, whole or not at all
 
     Raises:
         ClozeError: nothing to read, a passage that does not fit, a checkpoint that cannot be used
@@ -269,23 +306,40 @@ def predict(
     counts: Counter[str] = Counter({name: 0 for name in COUNTS})
     seconds = 0.0
     passages = read_passages(inputs, on_error, tally)
-    with tqdm(desc="predict", unit=" blanks", disable=None) as progress:
-        for chunk in _chunks(passages, _CHUNK):
-            store = Store.from_columns([encode_passages(chunk, first.vocabulary, encoding)], len(first.vocabulary))
-            scores = ensemble.score(store, batch_size, max_tokens, progress)
-            found = Answers(scores.log_probabilities, store)
-            counts.update(found.counts)
-            seconds += scores.seconds
-            for key, prediction in make_predictions(store, found.answers, found.probabilities).items():
-                answers[key] = prediction.to_dict() if with_probabilities else prediction.answers
-    tally.require_passages(inputs)
+    with ExitStack() as stack:
+        write = stack.enter_context(writing(out)) if out is not None and workers.is_first() else answers.__setitem__
+        progress = stack.enter_context(_progress("predict"))
+        for chunks in _chunks(_chunks(passages, _CHUNK), min(workers.size(), _MOST_CHUNKS)):
+            stores = _encode(chunks, first.vocabulary, encoding)
+            for store, scores in zip(stores, ensemble.score_stores(stores, batch_size, max_tokens, progress)):
+                seconds += scores.seconds
+                if not workers.is_first():
+                    continue
+                found = Answers(scores.log_probabilities, store)
+                counts.update(found.counts)
+                for key, prediction in make_predictions(store, found.answers, found.probabilities).items():
+                    write(key, prediction.to_dict() if with_probabilities else prediction.answers)
+        tally.require_passages(inputs)
     notes += [note for scorer in ensemble.scorers for note in scorer.memory.notes()]
     return Prediction(answers, tally, dict(counts), seconds, notes)
 
 
-def _chunks(passages: Iterator[Any], size: int) -> Iterator[List[Any]]:
+def _encode(chunks: Sequence[List[Passage]], vocabulary: Vocabulary, options: EncodingOptions) -> List[Store]:
+    """A store for each chunk; every worker encodes an equal part of each."""
+    parts = []
+    for chunk in chunks:
+        start, end = (len(chunk) * number // workers.size() for number in (workers.rank(), workers.rank() + 1))
+        parts.append(encode_passages(chunk[start:end], vocabulary, options) if start < end else None)
+    by_worker = workers.everybodys(parts)
+    return [
+        Store.from_columns([part for part in chunk_parts if part is not None], len(vocabulary))
+        for chunk_parts in zip(*by_worker)
+    ]
+
+
+def _chunks(entries: Iterator[T], size: int) -> Iterator[List[T]]:
     while True:
-        chunk = list(islice(passages, size))
+        chunk = list(islice(entries, size))
         if not chunk:
             return
         yield chunk

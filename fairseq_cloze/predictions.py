@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
 
 import numpy as np
 
 from .errors import ClozeError
-from .files import PathLike, write_text
+from .files import PathLike, cannot_write, replacing
 from .passages import LETTERS, UNLABELLED
 from .store import Store
 
@@ -82,10 +83,43 @@ def make_predictions(store: Store, answers: np.ndarray, probabilities: np.ndarra
     return out
 
 
-def to_json(entries: Mapping[str, Any]) -> str:
-    """JSON of what stands under each passage id, one passage per line."""
-    lines = (f" {json.dumps(key, ensure_ascii=False)}: {json.dumps(entry)}" for key, entry in entries.items())
-    return "{\n" + ",\n".join(lines) + "\n}\n"
+@contextmanager
+def writing(path: PathLike) -> Iterator[Callable[[str, Any], None]]:
+    """Write what stands under each passage id as it comes, one passage per line; the file appears whole, at the end.
+
+    Yields:
+        a function that takes a passage id and its entry
+
+    Raises:
+        ClozeError: it cannot be written
+    """
+    path = Path(path)
+    between = "{\n"
+
+    @contextmanager
+    def explained() -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise cannot_write(path, error.strerror or str(error)) from error
+
+    def write(key: str, entry: Any) -> None:
+        nonlocal between
+        with explained():
+            file.write(f"{between} {json.dumps(key, ensure_ascii=False)}: {json.dumps(entry)}")
+        between = ",\n"
+
+    with replacing(path) as temporary:
+        with explained():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = temporary.open("w", encoding="utf-8")
+        try:
+            yield write
+        except BaseException:
+            file.close()
+            raise
+        with explained(), file:
+            file.write(("{\n" if between == "{\n" else "") + "\n}\n")
 
 
 def write_predictions(path: PathLike, predictions: Mapping[str, PassagePrediction]) -> None:
@@ -94,7 +128,9 @@ def write_predictions(path: PathLike, predictions: Mapping[str, PassagePredictio
     Raises:
         ClozeError: it cannot be written
     """
-    write_text(path, to_json({key: prediction.to_dict() for key, prediction in predictions.items()}))
+    with writing(path) as write:
+        for key, prediction in predictions.items():
+            write(key, prediction.to_dict())
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------

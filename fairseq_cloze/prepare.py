@@ -23,11 +23,11 @@ from .errors import ClozeError
 from .files import PathLike
 from .partial import Partial
 from .passages import UNLABELLED, Tally, check_unique_id, find_files, read_passages
+from .pool import Pool
 from .shards import EncodedShard, IdDigests, Shard, Work, can_be_read_again, is_sound, plan, stamp
 from .store import StoreWriter
 from .text import BLANK, normalise
 from .vocabulary import Vocabulary
-from .workers import Workers
 
 #: Splits whose passages must be labelled.
 LABELLED_SPLITS = ("train", "valid")
@@ -148,7 +148,7 @@ def prepare(
             elif not partial.was_empty:
                 tell(f"starting over: {partial.folder} was left by another command, other input or another version")
             vocabulary.save(partial.data_bin)
-            with Workers(vocabulary, workers or _cores()) as encoder:
+            with Pool(vocabulary, workers or _cores()) as encoder:
                 reports = [
                     _prepare_split(
                         split,

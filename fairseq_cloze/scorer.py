@@ -6,7 +6,7 @@ Any RoBERTa checkpoint of fairseq will do: fine-tuned, imported, or one of fairs
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Dict, List, NoReturn, Optional, Sequence, Tuple
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import workers
 from .checkpoints import (
     HEAD_NAME,
     HEADS,
@@ -57,7 +58,8 @@ class Scores:
         forwards: rows of input
         tokens: computed tokens that are not padding
         computed_tokens: all computed tokens
-        seconds: wall time of scoring
+        seconds: wall time of scoring; of the slowest worker where several share it
+        scored: numbers of the blanks that this worker has scored, batch by batch
     """
 
     log_probabilities: np.ndarray
@@ -65,6 +67,7 @@ class Scores:
     tokens: int = 0
     computed_tokens: int = 0
     seconds: float = 0.0
+    scored: List[np.ndarray] = field(default_factory=list)
 
     def add(self, sample: Sample) -> None:
         """Count the input of a batch."""
@@ -72,6 +75,27 @@ class Scores:
         self.forwards += len(source)
         self.tokens += int(source.ne(PAD).sum())
         self.computed_tokens += source.numel()
+
+
+def merge(shares: List[Scores]) -> List[Scores]:
+    """Put the shares of all workers together, each of some stores; complete on the first worker only."""
+    if workers.size() == 1:
+        return shares
+    sent = []
+    for share in shares:
+        blanks = np.concatenate([np.empty(0, np.int64), *share.scored])
+        sent.append((blanks, share.log_probabilities[blanks], share.forwards, share.tokens, share.computed_tokens))
+    seconds = [max(times) for times in zip(*workers.everybodys([share.seconds for share in shares]))]
+    others = workers.first_gets(sent)
+    for number, out in enumerate(shares):
+        out.seconds = seconds[number]
+        for theirs in others[1:] if others else []:
+            blanks, scores, forwards, tokens, computed_tokens = theirs[number]
+            out.log_probabilities[blanks] = scores
+            out.forwards += forwards
+            out.tokens += tokens
+            out.computed_tokens += computed_tokens
+    return shares
 
 
 class Answers:
@@ -156,7 +180,9 @@ class Scorer:
         max_tokens: Optional[int] = None,
         progress: Optional[Any] = None,
     ) -> Scores:
-        """Score every blank of a store.
+        """Score every blank of a store, shared with other workers where there are some.
+
+        Workers other than the first get no more than their own share of the scores, see :func:`merge`.
 
         Args:
             store: encoded with this scorer's vocabulary
@@ -171,6 +197,16 @@ class Scorer:
             ClozeError: an item costs more than *max_tokens*, or the model returns no numbers
             OutOfMemory: an item does not fit into memory alone
         """
+        return merge([self.score_share(store, batch_size, max_tokens, progress)])[0]
+
+    def score_share(
+        self,
+        store: Store,
+        batch_size: Optional[int] = None,
+        max_tokens: Optional[int] = None,
+        progress: Optional[Any] = None,
+    ) -> Scores:
+        """Score the batches that this worker is dealt, see :meth:`score` and :func:`merge`."""
         view = make_view(self.settings, store, self.vocabulary, self.architecture.max_positions)
         dataset = ClozeDataset(view, shuffle=False)
         if batch_size is None and max_tokens is None:
@@ -178,17 +214,25 @@ class Scorer:
         width = int(np.diff(store.candidate_end).max(initial=1))
         out = Scores(np.full((store.blanks, width), -np.inf, dtype=np.float32))
         start = time.perf_counter()
-        for batch in dataset.batch_by_size(dataset.ordered_indices(), max_tokens, batch_size):
+        shown = 0
+        batches = dataset.batch_by_size(dataset.ordered_indices(), max_tokens, batch_size)
+        for number in workers.deal(len(batches)):
+            batch = batches[number]
             blanks = self._score_items(view, [view.item(int(index)) for index in batch], out)
+            out.scored.append(blanks)
             if isinstance(view, JointView):
                 windows = [_Window(int(index), view.blanks_of(int(index))) for index in batch]
                 for step in range(1, self.settings.refine + 1):
                     self._refine(view, windows, step / (self.settings.refine + 1), out)
                 if self.settings.cascade:
                     self._cascade(view, windows, out)
-            if progress is not None:
-                progress.update(len(blanks))
+            if progress is not None:  # others do as much meanwhile
+                step = min(workers.size() * len(blanks), store.blanks - shown)
+                shown += step
+                progress.update(step)
         out.seconds = time.perf_counter() - start
+        if progress is not None:
+            progress.update(store.blanks - shown)
         return out
 
     def _score_items(self, view: View, items: List[Item], out: Scores) -> np.ndarray:

@@ -272,10 +272,11 @@ class ClozeRankingTask(RecoveringTask):
         if self._proved or self._source is None:
             return
         # The first worker has the file; all others must hold what it holds.
-        problem, own = None, digests(model.state_dict())
+        weights = model.state_dict()  # which sharded models gather, all workers together
+        problem, own = None, digests(weights)
         if compat.rank() == 0:
             try:
-                self._beginning.weights = prove_load(self._source, load_state(self._source), model, own)
+                self._beginning.weights = prove_load(self._source, load_state(self._source), weights, own)
                 logger.info("%s", self._beginning.weights)
             except CheckpointError as error:
                 problem = str(error)
@@ -291,6 +292,10 @@ class ClozeRankingTask(RecoveringTask):
         if problem is not None:
             raise CheckpointError(problem)
         self._proved = True
+
+    def valid_step(self, sample: Dict[str, Any], model: nn.Module, criterion: nn.Module, **kwargs: Any) -> Any:
+        """As fairseq's; a worker of ``fairseq-validate`` that lacks a batch adds nothing."""
+        return super().valid_step(sample, model, criterion, **kwargs) if sample else (0.0, 0, {})
 
     # -- the chance watch --------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fairseq_cloze.attention import Rows, attend, rows_of
+from fairseq_cloze.attention import Rows, attend, attend_padded, rows_of
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 #: Largest difference from the formula in double precision, by type.
@@ -43,8 +44,8 @@ def test_rows_of_a_padded_input() -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.booleans())
-def test_output_and_gradient_are_those_of_the_formula(lengths: list[int], training: bool) -> None:
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.booleans(), st.sampled_from([attend, attend_padded]))
+def test_output_and_gradient_are_those_of_the_formula(lengths: list[int], training: bool, attend: Any) -> None:
     torch.manual_seed(1)
     rows = packed(lengths)
     ours = torch.randn(sum(lengths), 3, 2, 4, dtype=torch.float64, requires_grad=True)
@@ -76,14 +77,18 @@ def test_every_type_on_every_device(device: str, dtype: torch.dtype) -> None:
         assert float(off) < TOLERANCE[dtype] * float(reference.detach().abs().max())
 
 
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
 @pytest.mark.parametrize("device", DEVICES)
-def test_dropout_takes_attention_weights(device: str) -> None:
-    """Of weights that are all 1 / length, the sum of those that stay, scaled, is 1 on average."""
+@pytest.mark.parametrize("attend", (attend, attend_padded))
+def test_dropout_takes_attention_weights(attend: Any, device: str, dtype: torch.dtype) -> None:
+    """Of weights that are all 1 / length, the sum of those that stay, scaled, is 1 on average; rows differ."""
     torch.manual_seed(5)
-    qkv = torch.zeros(500 * 20, 3, 4, 8, device=device)
+    qkv = torch.zeros(500 * 20, 3, 4, 8, device=device, dtype=dtype)
     qkv[:, 2] = 1
     rows = packed([20] * 500, device)
-    out = attend(qkv, rows, 0.25)
+    out = attend(qkv, rows, 0.25).float()
     assert float(out.mean()) == pytest.approx(1, abs=0.01)
-    assert 0.1 < float(out[..., 0].std()) < 0.16  # sqrt(0.25 / 0.75 / 20) = 0.129
+    by_row = out[..., 0].view(500, 20 * 4)
+    assert 0.1 < float(by_row.std()) < 0.16  # sqrt(0.25 / 0.75 / 20) = 0.129
+    assert 0.1 < float(by_row.std(dim=0).mean()) < 0.16  # rows have numbers of their own
     torch.testing.assert_close(attend(qkv, rows, 0.0), qkv[:, 2])

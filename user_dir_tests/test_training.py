@@ -17,7 +17,7 @@ from fairseq_cloze.prepare import prepare
 from fairseq_cloze.requeue import EXIT_REQUEUE
 from fairseq_cloze.runs import RunState, run_state
 
-from .conftest import FINETUNE, PASSAGES, PLUGIN, ROOT, TRAIN_OPTIONS, Ran, free_port, run, start, train, validate
+from .conftest import BIN, PASSAGES, PLUGIN, ROOT, TRAIN_OPTIONS, Ran, free_port, run, start, train, validate
 
 register()
 
@@ -319,20 +319,9 @@ def test_tensorboard_shows_what_the_log_says(finetuned: Path, log: Ran) -> None:
 
 
 def two_processes(data_bin: Path, save_dir: Path, *options: Any) -> Ran:
-    """Both ranks of a gloo run; what rank 0 printed."""
-    port = free_port()
-    ranks = [
-        start(
-            *("fairseq-train", data_bin, *TRAIN_OPTIONS, "--save-dir", save_dir, *options),
-            *("--distributed-init-method", f"tcp://127.0.0.1:{port}", "--distributed-world-size", "2"),
-            *("--distributed-rank", rank, "--device-id", rank, "--distributed-no-spawn"),
-            *("--distributed-backend", "gloo", "--ddp-backend", "legacy_ddp"),
-        )
-        for rank in (0, 1)
-    ]
-    texts = [process.communicate()[0] for process in ranks]
-    assert [process.returncode for process in ranks] == [0, 0], texts
-    return Ran(0, texts[0])
+    """Plain torchrun, without a word about backends; what rank 0 printed, and warnings of rank 1."""
+    launcher = ("torchrun", "--nproc-per-node", "2", "--master-port", free_port(), BIN / "fairseq-train")
+    return run(*launcher, data_bin, *TRAIN_OPTIONS, "--save-dir", save_dir, *options)
 
 
 @pytest.mark.parametrize("update_freq", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -357,15 +346,42 @@ def test_two_processes_equal_one(tmp_path: Path, pretrained: Path, data_bin: Pat
 
 
 def test_processes_that_do_not_know_of_each_other(tmp_path: Path, pretrained: Path, data_bin: Path) -> None:
-    """torchrun with ve-fairseq starts whole runs side by side; that must not go unsaid."""
-    options = (*FINETUNE, "--finetune-from-model", pretrained / "model.pt")
+    """fairseq-hydra-train looks for torchrun before it imports the plugin; that must not go unsaid."""
     env = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    ran = train(data_bin, tmp_path, *options, code=1, env=env)
-    assert ran.text.splitlines()[-1] == (
-        "Error: 2 processes were started (WORLD_SIZE), but fairseq runs each alone, all writing the same checkpoints; "
-        "start each rank with --distributed-init-method tcp://HOST:PORT --distributed-world-size 2 --distributed-rank "
-        "RANK --distributed-no-spawn (see docs/training.md, Several processes)"
+    ran = run(
+        *("fairseq-hydra-train", "--config-dir", ROOT / "examples" / "hydra", "--config-name", "cloze_ranking"),
+        *(f"common.user_dir={PLUGIN}", f"task.data={data_bin}", f"hydra.run.dir={tmp_path}"),
+        *(f"checkpoint.finetune_from_model={pretrained / 'model.pt'}", f"checkpoint.save_dir={tmp_path / 'save'}"),
+        code=1,
+        env=env,
     )
+    assert (
+        "fairseq_cloze.errors.SetupError: 2 processes were started (torchrun), but fairseq runs each alone, all "
+        "writing the same checkpoints; instead of fairseq-hydra-train, start python -m fairseq_cloze.hydra_train (see "
+        "docs/training.md, Several processes)"
+    ) in ran.text.splitlines()
+
+
+@pytest.mark.slow
+def test_validation_and_hydra_under_torchrun(tmp_path: Path, finetuned: Path, data_bin: Path) -> None:
+    launcher = ("torchrun", "--nproc-per-node", "2", "--master-port")
+    options = ("--user-dir", PLUGIN, "--task", "cloze_ranking", "--path", finetuned / "checkpoint_last.pt")
+    options += ("--batch-size", "3", "--log-format", "json", "--valid-subset", "train")
+    one = run("fairseq-validate", data_bin, *options)
+    two = run(*launcher, free_port(), BIN / "fairseq-validate", data_bin, *options)
+    [expected], [found] = one.metrics("train"), two.metrics("train")
+    assert {**found, "loss": 0, "bps": 0} == {**expected, "loss": 0, "bps": 0}
+    assert found["loss"] == pytest.approx(expected["loss"], abs=1e-5)
+    ran = run(
+        *(*launcher, free_port(), "-m", "fairseq_cloze.hydra_train"),
+        *("--config-dir", ROOT / "examples" / "hydra", "--config-name", "cloze_ranking"),
+        *(f"common.user_dir={PLUGIN}", f"task.data={data_bin}", f"hydra.run.dir={tmp_path}", "common.log_interval=1"),
+        *(f"checkpoint.finetune_from_model={finetuned / 'checkpoint_last.pt'}", "optimization.max_update=3"),
+        *(f"checkpoint.save_dir={tmp_path / 'save'}", "dataset.max_tokens=1024", "lr_scheduler.warmup_updates=1"),
+        env={"PYTHONPATH": str(ROOT)},
+    )
+    assert [row["num_updates"] for row in ran.metrics("train_inner")] == [1.0, 2.0, 3.0]
+    assert "training on 2 devices" in ran.text
 
 
 # -- shards ----------------------------------------------------------------------------------------------------------

@@ -29,19 +29,26 @@ def command(
     settings: Settings,
     **resources: Any,
 ) -> None:
-    """Score a split of a data-bin: accuracy, MRR, chance, speed."""
+    """Score a split of a data-bin: accuracy, MRR, chance, speed.
+
+    Under torchrun or srun the processes share the work.
+    """
     from .. import register
 
     register()
+    from .. import workers
     from ..evaluate import evaluate
     from ..files import check_writable, write_text
 
-    for path in filter(None, (json_path, predictions)):
-        check_writable(path)
-    result = evaluate(
-        checkpoint, data_bin, split, settings, **resources, predictions_path=predictions, with_breakdown=breakdown
-    )
-    for line in result.lines():
-        click.echo(line)
-    if json_path:
-        write_text(json_path, result.to_json())
+    with workers.joined():
+        for path in filter(None, (json_path, predictions)) if workers.is_first() else ():
+            check_writable(path)
+        result = evaluate(
+            checkpoint, data_bin, split, settings, **resources, predictions_path=predictions, with_breakdown=breakdown
+        )
+        if not workers.is_first():
+            return
+        for line in result.lines():
+            click.echo(line)
+        if json_path:
+            write_text(json_path, result.to_json())

@@ -29,26 +29,32 @@ def command(
     settings: Settings,
     **resources: Any,
 ) -> None:
-    """Answer raw passages: JSON or JSONL files, or folders of them."""
+    """Answer raw passages: JSON or JSONL files, or folders of them.
+
+    Under torchrun or srun the processes share the work.
+    """
     from .. import register
 
     register()
+    from .. import workers
     from ..evaluate import predict
-    from ..files import check_writable, write_text
-    from ..predictions import to_json
+    from ..files import check_writable
     from ..ranking import metrics_of
 
-    check_writable(out)
-    result = predict(checkpoint, inputs, scores, settings, text_norm, on_error, **resources)
-    write_text(out, to_json(result.answers))
-    for note in result.notes:
-        click.echo(note)
-    for source, reason in result.tally.skipped:
-        click.echo(f"skipped {source}: {reason}")
-    click.echo(f"{result.tally.summary()}; wrote {out}")
-    if result.counts["n_blanks"]:
-        metrics = metrics_of(result.counts)
-        blanks = result.counts["n_blanks"]
-        click.echo(
-            f"accuracy {metrics['accuracy']:.2f}% of {blanks:,} labelled blanks, chance {metrics['chance']:.2f}%"
-        )
+    with workers.joined():
+        if workers.is_first():
+            check_writable(out)
+        result = predict(checkpoint, inputs, scores, settings, text_norm, on_error, **resources, out=out)
+        if not workers.is_first():
+            return
+        for note in result.notes:
+            click.echo(note)
+        for source, reason in result.tally.skipped:
+            click.echo(f"skipped {source}: {reason}")
+        click.echo(f"{result.tally.summary()}; wrote {out}")
+        if result.counts["n_blanks"]:
+            metrics = metrics_of(result.counts)
+            blanks = result.counts["n_blanks"]
+            click.echo(
+                f"accuracy {metrics['accuracy']:.2f}% of {blanks:,} labelled blanks, chance {metrics['chance']:.2f}%"
+            )
