@@ -313,6 +313,10 @@ def end_run(status: int, text: str) -> NoReturn:
         sys.stdout.flush()
         print(text, file=sys.stderr, flush=True)
     gather(None)  # torch kills spawned workers when the first one ends: not before the text was printed
+    if is_distributed():
+        import torch.distributed
+
+        torch.distributed.destroy_process_group()  # gloo's threads abort a process that ends without, now and then
     raise SystemExit(status)
 
 

@@ -205,7 +205,8 @@ def largest_activations(model: nn.Module, vocabulary: Vocabulary, text: str, max
     tokens = vocabulary.encode([text])[0][: max_positions - 2].tolist()
     try:
         with torch.inference_mode():
-            model(src_tokens=torch.tensor([[BOS, *tokens, EOS]], device=device))
+            # All hidden states are fairseq's own computation, which calls every module.
+            model(src_tokens=torch.tensor([[BOS, *tokens, EOS]], device=device), return_all_hiddens=True)
     finally:
         for handle in handles:
             handle.remove()

@@ -128,8 +128,8 @@ def test_shuffling_stays_in_buckets_and_changes_with_the_epoch() -> None:
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_padding_is_at_most_three_percent(mean: int, spread: int, shuffle: bool) -> None:
     """Of rows as `neighbors`, windows and whole passages have them, with 4,096 and 8,192 tokens."""
-    lengths = np.random.default_rng(0).normal(mean, spread, 5000).astype(int).clip(5, 510)
-    dataset = ClozeDataset(Costs(lengths.tolist(), [1] * 5000), shuffle)
+    lengths = np.random.default_rng(0).normal(mean, spread, 50_000).astype(int).clip(5, 510)
+    dataset = ClozeDataset(Costs(lengths.tolist(), [1] * 50_000), shuffle)
     for max_tokens in (4096, 8192):
         batches = dataset.batch_by_size(dataset.ordered_indices(), max_tokens)
         computed = sum(len(batch) * lengths[batch].max() for batch in batches)

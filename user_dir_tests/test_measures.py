@@ -110,7 +110,7 @@ def test_largest_activations(pretrained: Path) -> None:
     with torch.inference_mode():
         scorer.model(src_tokens=torch.tensor([[BOS, *tokens, EOS]]))
     handle.remove()
-    x = seen[0][:, 0].double()
+    x = seen[0].double()  # of the one row, packed
     attention = layer.self_attn
     query = (x @ attention.q_proj.weight.double().T + attention.q_proj.bias.double()).view(len(x), 4, 12)
     key = (x @ attention.k_proj.weight.double().T + attention.k_proj.bias.double()).view(len(x), 4, 12)
