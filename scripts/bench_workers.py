@@ -27,7 +27,7 @@ MINI = ROOT / "examples" / "pretrained" / "mini"
 PASSAGES = ROOT / "examples" / "passages" / "train"
 TRAINING = (
     *("--user-dir", str(ROOT / "fairseq_cloze"), "--task", "cloze_ranking", "--criterion", "cloze_ranking"),
-    *("--arch", "cloze_roberta", "--optimizer", "adam", "--lr", "1e-5", "--num-workers", "0", "--no-save"),
+    *("--arch", "cloze_roberta", "--optimizer", "fused_adamw", "--lr", "1e-5", "--num-workers", "0", "--no-save"),
     *("--disable-validation", "--log-format", "none"),
 )
 
@@ -134,8 +134,8 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=MINI, help="folder of import-hf")
     parser.add_argument("--passages", type=Path, default=PASSAGES, help="folder of passages")
     parser.add_argument("--most", type=int, default=200, help="passage files to take")
-    parser.add_argument("--updates", type=int, default=12, help="updates of each training")
-    parser.add_argument("--max-tokens", type=int, default=2048, help="tokens of a batch in training")
+    parser.add_argument("--updates", type=int, default=8, help="updates of each training")
+    parser.add_argument("--max-tokens", type=int, default=6144, help="tokens of a batch in training")
     parser.add_argument("--rounds", type=int, default=3, help="how often one process and two take turns")
     parser.add_argument("--json", type=Path, help="file to write the figures to")
     arguments = parser.parse_args()

@@ -20,7 +20,7 @@ out=${OUT:-work/finetune}
 updates=${UPDATES:-24}             # an epoch of CLOTH is about 220 of 8192 tokens
 warmup=${WARMUP:-4}
 rate=${LR:-1e-5}                   # or less for large models
-max_tokens=${MAX_TOKENS:-4096}     # halve it when memory runs out, and double --update-freq
+max_tokens=${MAX_TOKENS:-4096}     # fairseq-cloze fit-batch finds what fits
 save_every=${SAVE_EVERY:-10}       # updates
 watch_device=${WATCH_DEVICE:-cpu}  # cuda:1 where a second GPU is free
 
@@ -50,7 +50,7 @@ watcher=$!
 status=0
 fairseq-train "$out/data-bin" --user-dir "$here/fairseq_cloze" --task cloze_ranking --criterion cloze_ranking \
     --arch cloze_roberta --finetune-from-model "$pretrained/model.pt" "${precision[@]}" \
-    --optimizer adam --adam-betas "(0.9, 0.98)" --adam-eps 1e-6 --weight-decay 0.01 --clip-norm 1.0 \
+    --optimizer fused_adamw --adam-betas "(0.9, 0.98)" --adam-eps 1e-6 --weight-decay 0.01 --clip-norm 1.0 \
     --lr "$rate" --lr-scheduler polynomial_decay --warmup-updates "$warmup" --total-num-update "$updates" \
     --max-update "$updates" --max-tokens "$max_tokens" --log-format json --log-interval 5 \
     --save-dir "$out/checkpoints" --save-interval-updates "$save_every" --keep-interval-updates 3 \

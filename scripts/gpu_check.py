@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -60,13 +61,15 @@ class Check:
     Args:
         device: ``cuda`` or ``cpu``; half precision is trained on ``cuda`` only
         work: folder to work in
+        out: file that holds the results so far after every part
     """
 
-    def __init__(self, device: str, work: Path) -> None:
-        self.device, self.work = device, work
+    def __init__(self, device: str, work: Path, out: Path) -> None:
+        self.device, self.work, self.out = device, work, out
         self.cuda = device == "cuda"
         self.results: Dict[str, Any] = {"checks": {}}
         self.failures: List[str] = []
+        self._writing = threading.Lock()
 
     def run(self, name: str, module: str, *options: Any, memory: Optional[float] = None) -> str:
         """Run a command of fairseq or of this project; its output.
@@ -107,8 +110,9 @@ class Check:
         return ran
 
     def expect(self, what: str, holds: bool) -> None:
-        """Record a check."""
+        """Record a check, and say it."""
         self.results["checks"][what] = bool(holds)
+        print(f"{'ok' if holds else 'FAILED':8}{what}", flush=True)
         if not holds:
             self.failures.append(what)
 
@@ -119,6 +123,8 @@ class Check:
         except Exception as error:  # whatever it is, it belongs into the report
             print(f"{function.__name__}: {type(error).__name__}: {error}", flush=True)
             self.expect(f"{function.__name__} runs to its end", False)
+        with self._writing:
+            self.out.write_text(json.dumps(self.results, indent=1) + "\n")
 
     def train(
         self, name: str, shape: str, updates: int, *options: Any, data: str = "bin", memory: Optional[float] = None
@@ -194,8 +200,6 @@ class Check:
 
     def out_of_memory(self) -> None:
         """With too little memory, the updates are the same, and how often it ran out is counted."""
-        if not self.cuda:
-            return  # the suite does it, with a limit to the memory of the process
         options = ("--lr", 1e-4, "--dropout", 0, "--attention-dropout", 0, "--no-save", "--fp16", "--max-tokens", 32768)
         plain = self.train("much-memory", "base", 6, *options, data="long")
         limited = self.train("little-memory", "base", 6, *options, data="long", memory=LITTLE_MEMORY)
@@ -216,8 +220,6 @@ class Check:
 
     def suite(self) -> None:
         """Those tests of the suite that know a GPU."""
-        if not self.cuda:
-            return
         files = ("test_attention.py", "test_optimizer.py")
         options = ("-p", "no:cacheprovider", "-q", "-k", "cuda")
         ran = self.python("suite", "-m", "pytest", *options, *(ROOT / "user_dir_tests" / file for file in files))
@@ -357,11 +359,14 @@ def main() -> int:
         return NO_GPU
     start = time.time()
     with tempfile.TemporaryDirectory() as folder:
-        check = Check(options.device, Path(folder))
+        check = Check(options.device, Path(folder), options.json)
         check.results["environment"] = environment()
         check.prepare()
+        parts = [check.learn, check.precisions]
+        if check.cuda:  # on a CPU the suite has its own ways
+            parts += [check.out_of_memory, check.suite]
         with ThreadPoolExecutor(4 if check.cuda else 1) as pool:
-            for part in (check.learn, check.precisions, check.out_of_memory, check.suite):
+            for part in parts:
                 pool.submit(check.part, part)
         measures = Measures(check)
         for shape in options.measure.split(","):

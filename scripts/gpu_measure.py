@@ -88,7 +88,7 @@ class Measures:
         for name, (dtype, options, updates) in RUNS[shape].items():
             options = (*options, "--lr", 2e-5, "--lr-scheduler", "polynomial_decay", "--warmup-updates", 20)
             options = (*options, "--total-num-update", 2 * updates, "--max-tokens", MAX_TOKENS[shape], "--no-save")
-            options = (*options, "--max-positions", POSITIONS, "--log-interval", 4, "--num-workers", 2)
+            options = (*options, "--max-positions", POSITIONS, "--log-interval", 4)
             text = self.check.train(f"{shape}-{name.replace(', ', '-')}", shape, updates, *options, data="long")
             rows = log_rows(text, "train_inner")
             speed = statistics.median(row["wps"] for row in rows[len(rows) // 3 :] if row["wps"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from .conftest import BIN, PASSAGES, ROOT, run
 
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -21,6 +23,7 @@ def write_pairs(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_bench(tmp_path: Path, pretrained: Path) -> None:
     page, out = tmp_path / "page.md", tmp_path / "bench.json"
     text = PAGE.read_text()

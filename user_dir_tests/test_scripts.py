@@ -30,13 +30,22 @@ def test_gpu_check_on_the_cpu(tmp_path: Path) -> None:
     options = ("--device", "cpu", "--measure", "tiny", "--json", out)
     ran = run("bash", ROOT / "scripts" / "gpu_check.sh", *options, env={"VENV": str(BIN.parent)})
     result = json.loads(out.read_text())
-    assert all(result["checks"].values()) and len(result["checks"]) == 11
+    assert all(result["checks"].values()) and len(result["checks"]) == 14
     assert result["training"]["first run"]["updates"] == result["training"]["resumed run"]["updates"] == 60
     assert result["validation"]["validate-fp16"]["n_blanks"] == 405
     assert result["evaluation"]["cpu"]["n_blanks"] == result["evaluation"]["cpu-fp16"]["n_blanks"] == 605
     assert 0 < result["evaluation"]["cpu-fp16"]["largest difference of a probability"] < 0.05
     assert result["evaluation"]["cpu"]["accuracy"] > 95
-    assert result["speed"]["tiny"]["tokens_per_second"] > 0
+    assert set(result["precisions"]) == {"fp32", "bf16"}
+    tiny = result["measures"]["tiny"]
+    for what in ("training", "scoring"):
+        rates = tiny["tflops of matrix products"]["bf16"]
+        for name in ("bf16", "transformers, bf16"):
+            speed = tiny[what][name]
+            assert speed["mfu_percent"] == pytest.approx(100 * speed["tflops"] / rates) and speed["mfu_percent"] > 0
+        ours, peer = (tiny[what][name]["tokens_per_second"] for name in ("bf16", "transformers, bf16"))
+        assert tiny[what]["bf16: times transformers"] == pytest.approx(ours / peer)
+    assert tiny["memory"]["bytes_per_parameter"] == pytest.approx(16, abs=0.1) and tiny["memory"]["max_tokens"] > 500
     assert ran.text.splitlines()[-1] == f"0 checks failed; wrote {out}"
 
 
