@@ -20,8 +20,13 @@ ENTRIES = {
     "fairseq-cloze": ("fairseq_cloze.cli", "main"),
 }
 
-#: Every tensor of note is its own mapping, so that what is free is free.
-FIXED_MMAP = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+#: Every tensor of note is its own mapping, so that what is free is free; and oneDNN, which compiles products anew for
+#: each length of a row, keeps few of them.
+FIXED_MMAP = {
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16",
+}
 
 
 def limit(megabytes: float) -> None:
