@@ -76,8 +76,10 @@ def attend_padded(qkv: Tensor, rows: Rows, dropout: float = 0.0) -> Tensor:
     torch's memory-efficient kernel has a form for packed rows too, but drops the same weights in every row then.
     """
     lengths = rows.ends.diff()
-    present = torch.arange(rows.longest, device=qkv.device) < lengths[:, None]
-    index = present.flatten().nonzero()[:, 0]
+    number, place = (torch.arange(count, device=qkv.device) for count in (len(lengths), rows.longest))
+    present = place < lengths[:, None]
+    shift = (number * rows.longest - rows.ends[:-1]).repeat_interleave(lengths, output_size=len(qkv))
+    index = torch.arange(len(qkv), device=qkv.device) + shift  # where each token is, without waiting for the device
     padded = qkv.new_zeros(present.numel(), *qkv.shape[1:]).index_copy(0, index, qkv)
     query, key, value = padded.view(*present.shape, *qkv.shape[1:]).permute(2, 0, 3, 1, 4)
     out = F.scaled_dot_product_attention(query, key, value, present[:, None, None], dropout)
