@@ -111,10 +111,16 @@ class Check:
 
     def expect(self, what: str, holds: bool) -> None:
         """Record a check, and say it."""
-        self.results["checks"][what] = bool(holds)
+        with self._writing:
+            self.results["checks"][what] = bool(holds)
         print(f"{'ok' if holds else 'FAILED':8}{what}", flush=True)
         if not holds:
             self.failures.append(what)
+
+    def record(self, name: str, value: Any) -> None:
+        """Keep what was found; other parts write at the same time."""
+        with self._writing:
+            self.results[name] = value
 
     def part(self, function: Callable[[], None]) -> None:
         """Run some checks; what they raise is a failure, and the others go on."""
@@ -173,13 +179,14 @@ class Check:
         first = self.train("train", "tiny", UPDATES, *schedule, *save)
         second = self.train("resume", "tiny", 2 * UPDATES, *schedule, *save)
         rows, more = log_rows(first, "train_inner"), log_rows(second, "train_inner")
-        self.results["training"] = {"first run": summarise(first), "resumed run": summarise(second)}
+        runs = {"first run": summarise(first), "resumed run": summarise(second)}
+        self.record("training", runs)
         self.expect("every loss is a number", all(row["loss"] == row["loss"] for row in rows + more))
         self.expect("the loss falls", more[-1]["loss"] < 0.5 * rows[0]["loss"])
         self.expect("the second run resumes", "resuming from" in second and "weights are those of" in second)
         self.expect("it goes on at the next update", more[0]["num_updates"] == rows[-1]["num_updates"] + 1)
         if self.cuda:
-            scale = self.results["training"]["first run"]["loss_scale"]
+            scale = runs["first run"]["loss_scale"]
             self.expect("the loss scale stays above 0.01", scale["min"] > 0.01)
         self.validate()
         self.compare()
@@ -192,7 +199,7 @@ class Check:
             options = ("--lr", 1e-4, "--dropout", 0, "--attention-dropout", 0, "--no-save", *PRECISIONS[name])
             text = self.train(f"precision-{name.replace(', ', '-')}", shape, FEW_UPDATES, *options)
             found[name] = summarise(text)
-        self.results["precisions"] = found
+        self.record("precisions", found)
         for name in names[1:]:
             for which, most in (("first_loss", 0.01), ("last_loss", 0.05)):
                 off = abs(found[name][which] - found["fp32"][which])
@@ -207,13 +214,14 @@ class Check:
         count = int(sum(row.get("oom", 0) for row in rows))
         off = max(abs(a["loss"] - b["loss"]) for a, b in zip(rows, expected))
         blanks = [sum(row["n_blanks"] for row in each) for each in (rows, expected)]
-        self.results["out of memory"] = {
+        figures = {
             "limit_gib": LITTLE_MEMORY,
             "times": count,
             "split ahead": int(sum(row.get("split_ahead", 0) for row in rows)),
             "blanks": int(blanks[0]),
             "largest difference of a loss": off,
         }
+        self.record("out of memory", figures)
         self.expect("memory ran out, and training went on", count > 0 and len(rows) == len(expected) == 6)
         self.expect("out of memory: no blank was skipped", blanks[0] == blanks[1])
         self.expect("out of memory: the losses are those with enough of it within 0.02", off <= 0.02)
@@ -225,7 +233,7 @@ class Check:
         ran = self.python("suite", "-m", "pytest", *options, *(ROOT / "user_dir_tests" / file for file in files))
         if ran.returncode:
             print(ran.stdout[-3000:])
-        self.results["suite"] = ran.stdout.strip().splitlines()[-1]
+        self.record("suite", ran.stdout.strip().splitlines()[-1])
         self.expect("the suite's tests on a GPU pass", ran.returncode == 0)
 
     def validate(self) -> None:
@@ -240,7 +248,7 @@ class Check:
             )
             [row] = log_rows(ran, "train")
             found[name] = {key: row[f"train_{key}"] for key in ("accuracy", "loss", "n_blanks")}
-        self.results["validation"] = found
+        self.record("validation", found)
         self.expect("validation scores every blank once", all(row["n_blanks"] == 405 for row in found.values()))
         full, half = found["validate"], found["validate-fp16"]
         self.expect("fairseq-validate --fp16 has the same accuracy", abs(full["accuracy"] - half["accuracy"]) <= 0.1)
@@ -279,7 +287,7 @@ class Check:
             exact = found["cpu"]["accuracy"]
             self.expect(f"accuracy on {name} is the CPU's within 0.1 points", abs(accuracy - exact) <= 0.1)
             self.expect(f"probabilities on {name} are the CPU's", off <= (0.05 if fp16 else 0.001))
-        self.results["evaluation"] = found
+        self.record("evaluation", found)
 
 
 def summarise(text: str) -> Dict[str, Any]:
