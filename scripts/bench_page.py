@@ -65,33 +65,29 @@ Goal = Tuple[str, Rates, int, str, str]
 
 def _goals(result: Dict[str, Any]) -> List[Goal]:
     goals: List[Goal] = []
-    if "scoring" in result:
-        part = result["scoring"]
+    for name, unit, over, share in (
+        ("scoring", "blanks/s", "at least 1.3", "at least 65"),
+        ("training", "tokens/s", "at least 1.5", "none"),
+    ):
+        if name not in result:
+            continue
+        part = result[name]
         rates: Dict[str, Rates] = part["rates"]
-        ranking = rates["ours float32"].over(rates["sentence_ranking float32"])
-        goals.append(("scoring, blanks/s: over fairseq's `sentence_ranking`", ranking, 1, " times", "at least 40"))
+        if name == "scoring":
+            ranking = rates["ours float32"].over(rates["sentence_ranking float32"])
+            goals.append(("scoring, blanks/s: over fairseq's `sentence_ranking`", ranking, 1, " times", "at least 40"))
         for dtype in DTYPES:
             ratio = rates[f"ours {dtype}"].over(rates[f"transformers {dtype}"])
-            goals.append((f"scoring, blanks/s, {dtype}: over transformers", ratio, 2, " times", "at least 1.3"))
-        goals += [_utilisation(part, "scoring", dtype, "at least 65") for dtype in DTYPES]
-        goals.append(("scoring: padding in a batch, not computed", Rates([part["padding"]]), 2, "%", "at most 3"))
-    if "training" in result:
-        part = result["training"]
-        rates = part["rates"]
+            goals.append((f"{name}, {unit}, {dtype}: over transformers", ratio, 2, " times", over))
         for dtype in DTYPES:
-            ratio = rates[f"ours {dtype}"].over(rates[f"transformers {dtype}"])
-            goals.append((f"training, tokens/s, {dtype}: over transformers", ratio, 2, " times", "at least 1.5"))
-        goals += [_utilisation(part, "training", dtype, "none") for dtype in DTYPES]
-        goals.append(("training: padding in a batch, not computed", Rates([part["padding"]]), 2, "%", "at most 3"))
+            utilisation = part["utilisation"][dtype].times(100)
+            goals.append((f"{name}, {dtype}: of the GEMM rate", utilisation, 1, "%", share))
+        goals.append((f"{name}: padding in a batch, not computed", Rates([part["padding"]]), 2, "%", "at most 3"))
     if "prepare" in result:
         rates = result["prepare"]["rates"]
         ratio = rates["ours"].over(rates["fairseq"])
         goals.append(("preparation, passages/s per core: over fairseq's commands", ratio, 1, " times", "at least 20"))
     return goals
-
-
-def _utilisation(part: Dict[str, Any], name: str, dtype: str, goal: str) -> Goal:
-    return (f"{name}, {dtype}: of the GEMM rate", part["utilisation"][dtype].times(100), 1, "%", goal)
 
 
 def _scoring(part: Dict[str, Any]) -> List[str]:
