@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, NoReturn, Optional, Sequence, Tuple
 
-import torch
 from fairseq.dataclass import FairseqDataclass
 from fairseq.distributed import LegacyDistributedDataParallel
 from fairseq.tasks import FairseqTask
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from . import compat
 from .errors import OutOfMemory
 from .oom import ADVICE, OOM, SPLIT, Limit, attempt, cannot_split, halves, in_pieces, smaller_batches
+from .view import to_device
 
 logger = logging.getLogger(__name__)
 
@@ -299,15 +299,6 @@ class RecoveringTask(FairseqTask):
 def tokens_of(sample: Sample) -> int:
     """What a batch costs: computed tokens, rows times the longest."""
     return int(sample["net_input"]["src_tokens"].numel())
-
-
-def to_device(value: Any, device: torch.device) -> Any:
-    """A batch on a device."""
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, dict):
-        return {key: to_device(entry, device) for key, entry in value.items()}
-    return value
 
 
 def _summed(outputs: Sequence[Output]) -> Output:

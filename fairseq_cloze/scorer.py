@@ -40,7 +40,7 @@ from .scoring import candidate_scores, filled_scores
 from .settings import DEFAULT_SETTINGS, Settings
 from .store import Store
 from .task import make_dictionary
-from .view import Item, Sample, View, blank_fields, pad_rows
+from .view import Item, Sample, View, blank_fields, pad_rows, to_device
 from .views import make_view
 from .vocabulary import PAD, Vocabulary
 
@@ -254,7 +254,7 @@ class Scorer:
     def _score_piece(self, view: View, items: Sequence[Item], out: Scores) -> np.ndarray:
         sample = view.collate(items)
         with torch.inference_mode():
-            scores = candidate_scores(self.model, _move(sample, self.device), self.settings).cpu()
+            scores = candidate_scores(self.model, to_device(sample, self.device), self.settings).cpu()
         blanks: np.ndarray = sample["blanks"].numpy()
         self._check(scores, sample["distinct"], blanks, view.store)
         out.add(sample)
@@ -312,7 +312,7 @@ class Scorer:
             source, where = pad_rows([rows[row] for row in of]), torch.tensor([spans[row] for row in of])
             sample: Sample = {"net_input": {"src_tokens": source}, "spans": where}
             with torch.inference_mode():
-                scores = filled_scores(self.model, _move(sample, self.device)).cpu()
+                scores = filled_scores(self.model, to_device(sample, self.device)).cpu()
             out.add(sample)
             return scores.view(-1, 2)
 
@@ -387,11 +387,3 @@ def _device(name: Optional[str]) -> torch.device:
         reason = str(error).strip().splitlines()[0]
         raise ClozeError(f"device {name} cannot be used ({reason}); take cpu, cuda, or cuda:N") from error
     return device
-
-
-def _move(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, dict):
-        return {key: _move(entry, device) for key, entry in value.items()}
-    return value

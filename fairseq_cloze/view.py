@@ -6,7 +6,7 @@ Shapes: ``rows`` inputs of ``length`` tokens; ``blanks`` of the batch; ``candida
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List, Sequence, Union
 
 import numpy as np
 import torch
@@ -79,6 +79,15 @@ def pad_rows(rows: Sequence[np.ndarray]) -> torch.Tensor:
     for row, values in zip(tokens, rows):
         row[: len(values)] = values
     return torch.from_numpy(tokens)
+
+
+def to_device(value: Any, device: Union[str, torch.device]) -> Any:
+    """A batch on a device: tensors in dictionaries; everything else stays."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {key: to_device(entry, device) for key, entry in value.items()}
+    return value
 
 
 def blank_fields(store: Store, blanks: np.ndarray) -> Sample:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from fairseq_cloze.passages import UNLABELLED, Passage
 from fairseq_cloze.text import BLANK, NOTHING, normalise
+from fairseq_cloze.view import to_device
 
 SPLIT = "valid"
 
@@ -201,13 +202,7 @@ class SentenceRanking:
         )
         written = self.criterion.prediction_h = io.StringIO()  # as with --save-predictions
         for sample in batches.next_epoch_itr(shuffle=False):
-            self.task.valid_step(_to(sample, self.device), self.model, self.criterion)
+            self.task.valid_step(to_device(sample, self.device), self.model, self.criterion)
         lines = (line.split("\t") for line in written.getvalue().splitlines())
         answers = {int(number): int(answer) for number, answer, _ in lines}
         return np.array([answers[number] for number in range(len(self.dataset))])
-
-
-def _to(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device)
-    return {key: _to(entry, device) for key, entry in value.items()} if isinstance(value, dict) else value

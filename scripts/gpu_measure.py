@@ -147,6 +147,7 @@ class Measures:
         """One forward of every window, ours and that of transformers, in bfloat16."""
         from fairseq_cloze.scorer import build_model
         from fairseq_cloze.scoring import candidate_scores
+        from fairseq_cloze.view import to_device
 
         device = self.check.device
         ours = build_model(self._architecture(shape), self.vocabulary, head=False, bf16=True).to(device).eval()
@@ -157,7 +158,7 @@ class Measures:
 
         def score() -> None:
             for batch in batches:
-                sample = _move(self.dataset.collater([self.dataset[int(index)] for index in batch]), device)
+                sample = to_device(self.dataset.collater([self.dataset[int(index)] for index in batch]), device)
                 with torch.inference_mode():
                     candidate_scores(ours, sample, _default_settings()).cpu()
 
@@ -211,9 +212,3 @@ def _default_settings() -> Any:
     from fairseq_cloze.settings import DEFAULT_SETTINGS
 
     return DEFAULT_SETTINGS.completed({})
-
-
-def _move(value: Any, device: str) -> Any:
-    if isinstance(value, dict):
-        return {key: _move(entry, device) for key, entry in value.items()}
-    return value.to(device) if isinstance(value, torch.Tensor) else value
