@@ -21,6 +21,7 @@ from types import MethodType, TracebackType
 from typing import Any, Callable, List, NoReturn, Optional, Tuple, Type, TypeVar
 
 from .errors import ChanceError, CheckpointError, ClozeError, OutOfMemory, SetupError
+from .files import replacing, split_paths
 
 T = TypeVar("T")
 
@@ -177,9 +178,8 @@ def copy_checkpoints_atomically() -> None:
     def copy(src_path: str, dst_path: str, overwrite: bool = False) -> Any:
         if "://" in src_path or "://" in dst_path or (os.path.exists(dst_path) and not overwrite):
             return plain_copy(src_path, dst_path, overwrite)
-        temporary = f"{dst_path}.tmp"
-        shutil.copyfile(src_path, temporary)
-        os.replace(temporary, dst_path)
+        with replacing(dst_path) as temporary:
+            shutil.copyfile(src_path, temporary)
         return True
 
     copy.atomic = True  # type: ignore[attr-defined]
@@ -251,6 +251,7 @@ def train_as_launched() -> None:
 def load_ensembles() -> None:
     """Let ``fairseq-validate --path a.pt:b.pt`` average the probabilities of several checkpoints.
 
+    No checkpoint is built before :func:`fairseq_cloze.checkpoints.check_built` has seen it.
     fairseq's other commands split such a path at the colons; its validation does not, and takes one model.
     """
     from fairseq import checkpoint_utils
@@ -259,12 +260,16 @@ def load_ensembles() -> None:
     if getattr(plain_load, "splits", False):
         return
 
-    def load(filenames: List[str], *args: Any, **kwargs: Any) -> Any:
-        from .files import split_paths
+    def load(filenames: List[str], arg_overrides: Any = None, *args: Any, **kwargs: Any) -> Any:
+        from .checkpoints import check_built, load_state
         from .scoring import Average
 
         paths = [path for name in filenames for path in split_paths(name)]
-        models, cfg, task = plain_load(paths, *args, **kwargs)
+        for path in paths:
+            file = checkpoint_utils.get_maybe_sharded_checkpoint_filename(path, kwargs.get("suffix", ""), 0, 1)
+            if os.path.isfile(file):  # fairseq says it if one is missing
+                check_built(load_state(Path(file)), Path(path), arg_overrides or {})
+        models, cfg, task = plain_load(paths, arg_overrides, *args, **kwargs)
         return ([Average(models)] if len(paths) > len(filenames) else models), cfg, task
 
     load.splits = True  # type: ignore[attr-defined]

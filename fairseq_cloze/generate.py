@@ -25,7 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .errors import ClozeError
-from .files import PathLike, cannot_write, check_writable, replacing
+from .files import PathLike, cannot_write, check_writable, is_stdout, replacing
 from .maker import OPTIONS, Made, Maker, count_chunk
 from .prose import TEMPORARY, Chunk, find_texts, read_chunks, spool
 from .wordcounts import Counting
@@ -94,14 +94,14 @@ def generate(
     """Write passages made from raw prose, whole or not at all.
 
     Args:
-        out: a .jsonl or .jsonl.gz file, replaced where it exists
+        out: a .jsonl or .jsonl.gz file, replaced where it exists; ``-`` for standard output
         paths, seed, workers, lm, limit: as for :func:`generate_passages`
 
     Raises:
         ClozeError: as :func:`generate_passages`; *out* cannot be written, or the run was interrupted
     """
     out = Path(out)
-    if not out.name.lower().endswith((".jsonl", ".jsonl.gz")):
+    if not is_stdout(out) and not out.name.lower().endswith((".jsonl", ".jsonl.gz")):
         raise ClozeError(f"{out}: expected a name that ends in .jsonl or .jsonl.gz, found '{out.name}'; rename --out")
     check_writable(out)
     tally = GenerateTally()

@@ -140,7 +140,8 @@ def last_lines(path: Path, lines: int = LINES) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(clean(text).split())
+    """Text as a header may hold it: one line, without the ``=?`` by which it could spell other headers in code."""
+    return " ".join(clean(text).split()).replace("=?", "= ?")
 
 
 def _cut(text: str) -> str:

@@ -111,7 +111,6 @@ def writing(path: PathLike) -> Iterator[Callable[[str, Any], None]]:
 
     with replacing(path) as temporary:
         with explained():
-            path.parent.mkdir(parents=True, exist_ok=True)
             file = temporary.open("w", encoding="utf-8")
         try:
             yield write

@@ -17,7 +17,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Seque
 from tqdm import tqdm
 
 from . import __version__
-from .databin import FORMAT_VERSION, DataBin, write_manifest
+from .databin import FORMAT_VERSION, check_replaceable, write_manifest
 from .encoding import DEFAULT_ENCODING, EncodingOptions
 from .errors import ClozeError
 from .files import PathLike
@@ -117,14 +117,15 @@ def prepare(
         options: text normalisation and capitalisation
         workers: processes that encode; default one per core
         on_error: ``stop`` or ``skip`` passages that do not fit
-        overwrite: replace an existing data-bin
+        overwrite: replace an existing data-bin, unless it holds anything that was not written here
         tell: given a line about what an earlier run has left
 
     Returns:
         a report per split, in the order of *inputs*
 
     Raises:
-        ClozeError: input that does not fit, a full disk, *out* exists; nothing is left under *out*'s name
+        ClozeError: input that does not fit, a full disk, *out* exists or holds what would be lost; nothing is left under
+            *out*'s name
     """
     out = Path(out)
     if not inputs:
@@ -132,7 +133,7 @@ def prepare(
     if out.exists() and not overwrite:
         raise ClozeError(f"{out}: already exists; choose another --out, or pass --overwrite to replace it")
     if out.exists():
-        DataBin(out)  # refuses to replace anything that is not a data-bin
+        check_replaceable(out)
     for path in (path for paths in inputs.values() for path in paths):
         if Path(path).resolve() in out.resolve().parents:
             raise ClozeError(f"{out}: lies inside {path}, whose passages are read; choose an --out outside it")

@@ -29,7 +29,7 @@ from .checkpoints import (
 from .compat import load_checkpoint
 from .encoding import EncodingOptions
 from .errors import CheckpointError
-from .files import PathLike, replacing
+from .files import PathLike, replacing, write_text
 from .settings import DEFAULT_SETTINGS
 from .vocabulary import MASK_SYMBOL, PAD, SPECIAL_SYMBOLS, Vocabulary
 
@@ -94,7 +94,6 @@ def import_hf(source: str, out: PathLike, gpt2_bpe: Optional[PathLike] = None) -
     )
     state = make_state(_to_fairseq(weights, architecture, order, folder), architecture, vocabulary, config)
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     vocabulary.save(out)
     with replacing(out / MODEL_FILE) as temporary:
         torch.save(state, temporary)
@@ -347,18 +346,14 @@ def export_hf(checkpoint: PathLike, out: PathLike) -> str:
         )
     weights = roberta_weights(state, path)
     converted, name = _to_hf(weights, architecture)
-    out.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {key: value.contiguous().clone() for key, value in converted.items()},
-        out / "model.safetensors",
-        {"format": "pt"},
-    )
-    (out / "config.json").write_text(json.dumps(_hf_config(architecture, len(vocabulary), name), indent=1) + "\n")
-    (out / "vocab.json").write_text(json.dumps(vocabulary.token_rows(), ensure_ascii=False), encoding="utf-8")
+    with replacing(out / "model.safetensors") as temporary:
+        save_file({key: value.contiguous().clone() for key, value in converted.items()}, temporary, {"format": "pt"})
+    write_text(out / "config.json", json.dumps(_hf_config(architecture, len(vocabulary), name), indent=1) + "\n")
+    write_text(out / "vocab.json", json.dumps(vocabulary.token_rows(), ensure_ascii=False))
     merges = "".join(["#version: 0.2\n", *(f"{left} {right}\n" for left, right in vocabulary.merges)])
-    (out / "merges.txt").write_text(merges, encoding="utf-8")
+    write_text(out / "merges.txt", merges)
     tokenizer = {"tokenizer_class": "RobertaTokenizer", "model_max_length": architecture.max_positions}
-    (out / "tokenizer_config.json").write_text(json.dumps(tokenizer, indent=1) + "\n")
+    write_text(out / "tokenizer_config.json", json.dumps(tokenizer, indent=1) + "\n")
     return name
 
 

@@ -41,7 +41,6 @@ def write_pngs(data: Mapping[str, Any], folder: PathLike) -> List[Path]:
     for name, figure in figures.items():
         path = folder / f"{name}.png"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             with replacing(path) as temporary:
                 figure.savefig(temporary, format="png")
         except OSError as error:

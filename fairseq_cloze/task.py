@@ -22,6 +22,7 @@ from .checkpoints import (
     STATE_KEY,
     State,
     carried_vocabulary,
+    check_model_built,
     check_vocabulary,
     compare_vocabularies,
     digests,
@@ -193,6 +194,8 @@ class ClozeRankingTask(RecoveringTask):
             ClozeError: no pretrained weights were given, or they do not belong to the data or the model
         """
         self._loads_checkpoint = from_checkpoint
+        if from_checkpoint:
+            check_model_built(cfg, None)
         name = getattr(cfg, "_name", None)
         if ARCH_MODEL_REGISTRY.get(name) is ClozeRobertaModel:
             ARCH_CONFIG_REGISTRY[name](cfg)  # hydra leaves it to the builder

@@ -17,7 +17,7 @@ import numpy as np
 
 from .bpe import Words
 from .errors import ClozeError
-from .files import PathLike
+from .files import PathLike, write_bytes
 
 DICTIONARY_FILE = "dict.txt"
 ENCODER_FILE = "encoder.json"
@@ -93,7 +93,7 @@ class Vocabulary:
     def save(self, folder: PathLike) -> None:
         """Write the three files, byte for byte as they were read."""
         for name, content in self.files.items():
-            Path(folder, name).write_bytes(content)
+            write_bytes(Path(folder, name), content)
 
     @classmethod
     def build(cls, tokens: Sequence[str], merges: Sequence[Tuple[str, str]], origin: str) -> Vocabulary:

@@ -7,7 +7,6 @@ private link, so that the training may prune it; see :mod:`fairseq_cloze.capture
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import time
 from dataclasses import asdict
@@ -18,7 +17,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 from .arrivals import Arrivals, Checkpoint, Trial, try_again
 from .capture import give_name
 from .errors import ClozeError
-from .files import PathLike
+from .files import PathLike, write_bytes
 from .guard import WatchLock, signals_raise
 from .resources import Resources, empty_cuda_cache, prepare_torch
 from .runs import RunState, run_state
@@ -337,10 +336,7 @@ class Watcher:
             records = write_table(self.folder)
             picture = draw(records, str(self.folder))
             if picture:
-                path = self.folder / PICTURE
-                temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-                temporary.write_bytes(picture)
-                temporary.replace(path)
+                write_bytes(self.folder / PICTURE, picture)
         except Exception as error:  # matplotlib raises many kinds
             self.report(f"table and picture could not be written ({error})")
 

@@ -6,6 +6,8 @@ from typing import Tuple
 
 import click
 
+from .options import echo_beside
+
 
 @click.command("average")
 @click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...")
@@ -14,4 +16,4 @@ def command(checkpoints: Tuple[str, ...], out: str) -> None:
     """Average the weights of several checkpoints of one run."""
     from ..average import average
 
-    click.echo(f"wrote {average(checkpoints, out)}, the mean of {len(checkpoints)} checkpoints")
+    echo_beside(out)(f"wrote {average(checkpoints, out)}, the mean of {len(checkpoints)} checkpoints")

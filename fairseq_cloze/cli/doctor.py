@@ -6,11 +6,13 @@ from typing import Optional
 
 import click
 
+from .options import echo_beside
+
 
 @click.command("doctor")
 @click.argument("checkpoint")
 @click.argument("data_bin", metavar="[DATA-BIN]", required=False)
-@click.option("--json", "json_path", metavar="OUT", help="File to write the diagnosis to as JSON.")
+@click.option("--json", "json_path", metavar="OUT", help="File to write the diagnosis to as JSON; - for stdout.")
 @click.pass_context
 def command(ctx: click.Context, checkpoint: str, data_bin: Optional[str], json_path: Optional[str]) -> None:
     """Is this checkpoint what it says?  Names the part at fault; exit status 3 if unfit."""
@@ -23,8 +25,9 @@ def command(ctx: click.Context, checkpoint: str, data_bin: Optional[str], json_p
 
     if json_path:
         check_writable(json_path)
-    diagnosis = doctor(checkpoint, data_bin, lambda check: click.echo(check.line()))
-    click.echo(diagnosis.verdict_line())
+    echo = echo_beside(json_path)
+    diagnosis = doctor(checkpoint, data_bin, lambda check: echo(check.line()))
+    echo(diagnosis.verdict_line())
     if json_path:
         write_text(json_path, diagnosis.to_json())
     ctx.exit(0 if diagnosis.fit else EXIT_UNFIT)

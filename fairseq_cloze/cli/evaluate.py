@@ -7,7 +7,7 @@ from typing import Any, Optional
 import click
 
 from ..settings import Settings
-from .options import scoring_options
+from .options import echo_beside, scoring_options
 
 
 @click.command("evaluate")
@@ -15,7 +15,7 @@ from .options import scoring_options
 @click.argument("data_bin", metavar="DATA-BIN")
 @click.option("--split", default="valid", show_default=True, help="Split of the data-bin.")
 @click.option("--fit-weights", metavar="SPLIT", help="Fit the weights of several checkpoints on this split.")
-@click.option("--json", "json_path", metavar="OUT", help="File to write the result to as JSON.")
+@click.option("--json", "json_path", metavar="OUT", help="File to write the result to as JSON; - for stdout.")
 @click.option("--breakdown", is_flag=True, help="Add accuracy by groups of blanks.")
 @click.option("--predictions", metavar="OUT", help="File to write answers, gold and probabilities to, for compare.")
 @scoring_options
@@ -48,7 +48,8 @@ def command(
         )
         if not workers.is_first():
             return
+        echo = echo_beside(json_path, predictions)
         for line in result.lines():
-            click.echo(line)
+            echo(line)
         if json_path:
             write_text(json_path, result.to_json())

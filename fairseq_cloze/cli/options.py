@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Callable, List, Optional, Tuple
 
 import click
 
+from ..files import is_stdout
 from ..settings import OTHER_BLANKS, SCORERS, VIEWS, Settings
+
+
+def echo_beside(*paths: Optional[str]) -> Callable[[str], None]:
+    """What prints lines for people: to standard error where one of the files to write is standard output."""
+    return partial(click.echo, err=any(map(is_stdout, paths)))
+
 
 on_error_option = click.option(
     "--on-error",

@@ -8,7 +8,7 @@ import click
 
 from ..settings import Settings
 from ..text import TEXT_NORMS
-from .options import on_error_option, scoring_options
+from .options import echo_beside, on_error_option, scoring_options
 
 
 @click.command("predict")
@@ -47,14 +47,13 @@ def command(
         result = predict(checkpoint, inputs, scores, settings, text_norm, on_error, **resources, out=out)
         if not workers.is_first():
             return
+        echo = echo_beside(out)
         for note in result.notes:
-            click.echo(note)
+            echo(note)
         for source, reason in result.tally.skipped:
-            click.echo(f"skipped {source}: {reason}")
-        click.echo(f"{result.tally.summary()}; wrote {out}")
+            echo(f"skipped {source}: {reason}")
+        echo(f"{result.tally.summary()}; wrote {out}")
         if result.counts["n_blanks"]:
             metrics = metrics_of(result.counts)
             blanks = result.counts["n_blanks"]
-            click.echo(
-                f"accuracy {metrics['accuracy']:.2f}% of {blanks:,} labelled blanks, chance {metrics['chance']:.2f}%"
-            )
+            echo(f"accuracy {metrics['accuracy']:.2f}% of {blanks:,} labelled blanks, chance {metrics['chance']:.2f}%")

@@ -6,6 +6,8 @@ from typing import Optional, Tuple
 
 import click
 
+from .options import echo_beside
+
 
 @click.command("report")
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True)
@@ -24,11 +26,12 @@ def command(
     from ..report import report, write_report
 
     check_writable(out)
+    echo = echo_beside(out)
     made = report(runs, passages, human)
     if png:
         from ..report_png import write_pngs
 
         for path in write_pngs(made.data, png):
-            click.echo(f"wrote {path}")
+            echo(f"wrote {path}")
     write_report(made, out)
-    click.echo(f"wrote {out}: {made.summary}")
+    echo(f"wrote {out}: {made.summary}")
