@@ -123,7 +123,7 @@ def _show(value: Any) -> str:
 
 def _save(state: State, path: Path) -> None:
     try:
-        with replacing(path) as temporary:
-            torch.save(state, temporary)
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            torch.save(state, file)
     except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
         raise cannot_write(path, str(error).strip().splitlines()[0]) from error

@@ -48,7 +48,8 @@ def replacing(path: PathLike) -> Iterator[Path]:
     """A new, empty file to write; at the end its content becomes that of *path*, whole or not at all.
 
     A plain file is replaced at once, and where *path* is a link, the file that it leads to.  Anything else, such as a
-    device or a pipe, is opened and written to; ``-`` is standard output.  The mode is that of a new file.
+    device or a pipe, is opened and written to; ``-`` is standard output.  The mode is that of a new file.  Open the
+    file for ``torch.save``, which would else write its name, another one each time, into it.
 
     Raises:
         ClozeError: *path* cannot be written

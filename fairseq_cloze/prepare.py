@@ -124,8 +124,8 @@ def prepare(
         a report per split, in the order of *inputs*
 
     Raises:
-        ClozeError: input that does not fit, a full disk, *out* exists or holds what would be lost; nothing is left under
-            *out*'s name
+        ClozeError: input that does not fit, a full disk, *out* exists or holds what would be lost; nothing new is left
+            under *out*'s name
     """
     out = Path(out)
     if not inputs:

@@ -95,8 +95,8 @@ def import_hf(source: str, out: PathLike, gpt2_bpe: Optional[PathLike] = None) -
     state = make_state(_to_fairseq(weights, architecture, order, folder), architecture, vocabulary, config)
     out = Path(out)
     vocabulary.save(out)
-    with replacing(out / MODEL_FILE) as temporary:
-        torch.save(state, temporary)
+    with replacing(out / MODEL_FILE) as temporary, open(temporary, "wb") as file:
+        torch.save(state, file)
     return out / MODEL_FILE
 
 

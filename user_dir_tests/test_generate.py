@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from fairseq_cloze.blanks import WORDS_PER_BLANK
 from fairseq_cloze.errors import CheckpointError, ClozeError
+from fairseq_cloze.files import UNFINISHED
 from fairseq_cloze.generate import GenerateTally, _default_workers, generate, generate_passages
 from fairseq_cloze.maker import balanced
 from fairseq_cloze.passages import LETTERS, Tally, read_passages
@@ -225,8 +226,7 @@ def test_interrupted(tmp_path: Path, prose: Path, sent: signal.Signals) -> None:
     out = tmp_path / "out.jsonl"
     out.write_text("old\n")
     process = start("fairseq-cloze", "generate", tmp_path / "long.txt", "--out", out, "--workers", "2")
-    temporary = tmp_path / "out.jsonl.tmp"
-    while not (temporary.exists() and temporary.stat().st_size):
+    while not any(path.stat().st_size for path in tmp_path.glob(f"{UNFINISHED}*")):
         assert process.poll() is None
         time.sleep(0.05)
     workers = children_of(process)
@@ -236,7 +236,7 @@ def test_interrupted(tmp_path: Path, prose: Path, sent: signal.Signals) -> None:
     if sent == signal.SIGINT:
         message = f"Error: {out}: interrupted, nothing was kept; the same command makes the same passages again\n"
         assert process.returncode == 130 and text.endswith(message) and "Traceback" not in text
-        assert not temporary.exists()
+        assert not list(tmp_path.glob(f"{UNFINISHED}*"))
     _, alive = psutil.wait_procs(workers, timeout=20)
     assert not alive
 

@@ -42,8 +42,8 @@ def main() -> None:
     vocabulary = Vocabulary.load(options.data)
     options.out.mkdir(parents=True, exist_ok=True)
     vocabulary.save(options.out)
-    with replacing(options.out / "model.pt") as temporary:
-        torch.save(make_state(weights, architecture, vocabulary), temporary)
+    with replacing(options.out / "model.pt") as temporary, open(temporary, "wb") as file:
+        torch.save(make_state(weights, architecture, vocabulary), file)
     size = sum(path.stat().st_size for path in options.out.iterdir())
     print(f"wrote {options.out}, {size / 1e6:.1f} MB")
 

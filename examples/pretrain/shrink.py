@@ -68,8 +68,8 @@ def main() -> None:
         max_positions=options.length,
     )
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(options.out) as temporary:
-        torch.save(make_state(small, architecture, ours), temporary)
+    with replacing(options.out) as temporary, open(temporary, "wb") as file:
+        torch.save(make_state(small, architecture, ours), file)
     parameters = sum(value.numel() for name, value in small.items() if name != "encoder.lm_head.weight")
     print(f"wrote {options.out}, {parameters:,} parameters")
 
