@@ -115,7 +115,7 @@ def hostile(pretrained: Path, layout: str, **parts: Dict[str, Any]) -> Dict[str,
         return state
     cfg = OmegaConf.to_container(convert_namespace_to_omegaconf(state["args"]), resolve=True, enum_to_str=True)
     assert isinstance(cfg, dict)
-    cfg["task"] = {"_name": "cloze_ranking"}
+    cfg["task"] = {"_name": "cloze_ranking", "data": ""}
     return {**state, "args": None, "cfg": {**cfg, **parts}}
 
 

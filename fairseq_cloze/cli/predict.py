@@ -14,7 +14,7 @@ from .options import echo_beside, on_error_option, scoring_options
 @click.command("predict")
 @click.argument("checkpoint")
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
-@click.option("--out", required=True, metavar="FILE", help="JSON file to write: the answers by passage id.")
+@click.option("--out", required=True, metavar="FILE", help="JSON file to write, or -: the answers by passage id.")
 @click.option("--scores", is_flag=True, help="Add gold, where there is any, and the probability of every candidate.")
 @click.option("--text-norm", type=click.Choice(TEXT_NORMS), help="Text normalisation.  [default: as in training]")
 @on_error_option

@@ -11,7 +11,7 @@ from .options import echo_beside
 
 @click.command("report")
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True)
-@click.option("--out", required=True, help="Page to write, one HTML file.")
+@click.option("--out", required=True, help="Page to write, one HTML file, or -.")
 @click.option("--png", metavar="DIR", help="Folder to write curves and confusion to as PNG.")
 @click.option("--passages", metavar="PATH", help="Data-bin or raw passages of the predictions; as the runs name them.")
 @click.option("--human", type=float, metavar="PERCENT", help="Accuracy of people, drawn in.  [default: 85.9, on CLOTH]")
