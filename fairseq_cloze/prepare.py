@@ -148,7 +148,8 @@ def prepare(
                 tell(_take_up(splits, shards))
             elif not partial.was_empty:
                 tell(f"starting over: {partial.folder} was left by another command, other input or another version")
-            vocabulary.save(partial.data_bin)
+            for name, content in vocabulary.files.items():
+                (partial.data_bin / name).write_bytes(content)
             with Pool(vocabulary, workers or _cores()) as encoder:
                 reports = [
                     _prepare_split(

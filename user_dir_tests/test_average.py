@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, BinaryIO, Callable, Dict, List
 
 import pytest
 import torch
@@ -227,8 +227,8 @@ def test_a_write_that_fails_leaves_nothing(
     paths = [variant("first.pt"), variant("second.pt", seed=1)]
     (tmp_path / "mean.pt").write_text("what was there")
 
-    def save(state: Any, path: Path) -> None:
-        path.write_bytes(b"half")
+    def save(state: Any, file: BinaryIO) -> None:
+        file.write(b"half")
         raise RuntimeError("PytorchStreamWriter failed writing file: No space left")
 
     monkeypatch.setattr(torch, "save", save)

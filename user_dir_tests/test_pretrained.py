@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from argparse import Namespace
 from pathlib import Path
@@ -396,7 +397,12 @@ with torch.inference_mode():
 def test_export_of_an_import_is_the_source(
     tmp_path: Path, hf_folder: Path, pretrained: Path, vocabulary: Vocabulary
 ) -> None:
+    before = os.umask(0o022)
     assert export_hf(pretrained / "model.pt", tmp_path / "hf") == "RobertaForMaskedLM"
+    os.umask(before)
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in (tmp_path / "hf").iterdir()} == dict.fromkeys(
+        ("config.json", "merges.txt", "model.safetensors", "tokenizer_config.json", "vocab.json"), "0o644"
+    )
     one = RobertaForMaskedLM.from_pretrained(hf_folder).eval()
     two = RobertaForMaskedLM.from_pretrained(tmp_path / "hf").eval()
     tokens = batch(vocabulary)
