@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 from dataclasses import asdict
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
@@ -140,6 +140,7 @@ class Watcher:
         self._failures: Dict[str, Trial] = {}  # by content
         self._pictured = -math.inf
         self._dirty = False
+        self._problem = ""  # with table and picture, reported last
         self._silence = _Silence(arrivals.last)
         self._notifier: Any = None
         if emails:
@@ -255,7 +256,7 @@ class Watcher:
             "data": self.data,
             "epoch": checkpoint.epoch,
             "updates": checkpoint.updates,
-            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
             **{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in figures.items()},
             "seconds": round(time.perf_counter() - start, 3),
             "waited": round(time.time() - checkpoint.arrived, 3),
@@ -317,7 +318,7 @@ class Watcher:
         self.report(f"{name}: given up after {attempts} attempts: {problem}")
         record = {"checkpoint": name, "error": problem, "attempts": attempts, "split": self.split, **about}
         record.update(content=content, data=self.data, data_bin=str(self.data_bin.resolve()), file=file_of(key))
-        record["time"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        record["time"] = datetime.now(UTC).isoformat(timespec="seconds")
         append_record(self.folder / RECORDS, record)
         self._dirty = True
 
@@ -342,7 +343,10 @@ class Watcher:
                 temporary.write_bytes(picture)
                 temporary.replace(path)
         except Exception as error:  # matplotlib raises many kinds
-            self.report(f"table and picture could not be written ({error})")
+            problem = f"table and picture could not be written ({error})"
+            if problem != self._problem:
+                self._problem = problem
+                self.report(problem)
 
     def _tell(self, kind: str, text: str, say: bool = True) -> None:
         if say:

@@ -298,9 +298,6 @@ def test_hugging_face_weights_are_named(tmp_path: Path, data_bin: Path, hf_folde
 
 
 def test_code_in_a_checkpoint_does_not_run(tmp_path: Path, data_bin: Path) -> None:
-    if not hasattr(torch.serialization, "add_safe_globals"):
-        pytest.skip("torch before 2.4 loads pickles as they are")
-
     class Evil:
         def __reduce__(self) -> Any:
             return (Path.touch, (tmp_path / "ran",))
