@@ -168,7 +168,7 @@ def copy_checkpoints_atomically() -> None:
 def exchange_by_torch() -> None:
     """Let torch.distributed send objects from worker to worker.
 
-    fairseq sends a loaded checkpoint through ``torch.load``, which from torch 2.6 on refuses its own configuration:
+    fairseq sends a loaded checkpoint through ``torch.load``, which refuses its own configuration:
     every training on several GPUs that starts from a checkpoint would stop there.  Its way of gathering, with which
     ``fairseq-validate`` adds up, wants CUDA and takes 16 kB.
     """

@@ -343,7 +343,7 @@ class Watcher:
                 temporary.write_bytes(picture)
                 temporary.replace(path)
         except Exception as error:  # matplotlib raises many kinds
-            problem = f"table and picture could not be written ({error})"
+            problem = f"table or picture could not be written ({error})"
             if problem != self._problem:
                 self._problem = problem
                 self.report(problem)

@@ -301,7 +301,7 @@ def test_without_matplotlib(tmp_path: Path, template: Path, small_bin: Path, mon
     assert "checkpoint_1_20.pt" in (tmp_path / "validation.txt").read_text()
     assert not (tmp_path / "validation.png").exists()
     assert [line for line in lines if "matplotlib" in line] == 2 * [
-        "table and picture could not be written (pictures need matplotlib (import of matplotlib.figure halted; None in "
+        "table or picture could not be written (pictures need matplotlib (import of matplotlib.figure halted; None in "
         "sys.modules): pip install 'fairseq-cloze[plot]')"
     ]
 
