@@ -400,7 +400,7 @@ def test_what_takes_no_part_is_not_trained(tmp_path: Path, data_bin: Path, untie
 
 def test_joint_has_no_ranking_head(tmp_path: Path, data_bin: Path) -> None:
     assert refused(ClozeError, data_bin, tmp_path, scorer="head", from_scratch=True) == (
-        "--view joint needs --scorer mean, sum, kmask or l2r, found --scorer head"
+        "--view joint needs --scorer mean, kmask or l2r, found --scorer head"
     )
 
 
