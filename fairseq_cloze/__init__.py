@@ -28,15 +28,12 @@ def register() -> None:
     compat.require_fairseq()
     from fairseq.tasks import TASK_REGISTRY
 
-    from . import sharded
-
     compat.allow_checkpoint_types()
     compat.copy_checkpoints_atomically()
     compat.exchange_by_torch()
-    compat.load_ensembles()
+    compat.check_before_building()
     compat.train_as_launched()
     requeue.save_when_told()
-    sharded.shard_by_torch()
     if "cloze_ranking" not in TASK_REGISTRY:
         from . import criterion, model, optimizer, task  # noqa: F401
 

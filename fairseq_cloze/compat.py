@@ -1,7 +1,7 @@
 """Everything that depends on which fairseq, torch or apex is installed.
 
-Two distributions of fairseq are supported: ``ve-fairseq`` 0.12.3 (Python 3.11 and later) and the official ``fairseq``
-0.12.2 (before 3.11).  Both are imported as ``fairseq``.
+Of the distributions of fairseq, all imported as ``fairseq``, ``ve-fairseq`` 0.12.3 is supported.  Checkpoints of the
+official ``fairseq`` 0.12.2 can be read.
 """
 
 from __future__ import annotations
@@ -17,21 +17,17 @@ import shutil
 import sys
 import zipfile
 from pathlib import Path
-from types import MethodType, TracebackType
+from types import TracebackType
 from typing import Any, Callable, List, NoReturn, Optional, Tuple, Type, TypeVar
 
 from .errors import ChanceError, CheckpointError, ClozeError, OutOfMemory, SetupError
-from .files import replacing, split_paths
+from .files import replacing
 
 T = TypeVar("T")
 
-MINIMUM_TORCH = (2, 1)
+MINIMUM_TORCH = (2, 6)
 
-INSTALL_FAIRSEQ = (
-    "pip install ve-fairseq==0.12.3"
-    if sys.version_info >= (3, 11)
-    else "pip install 'pip<24.1' && pip install fairseq==0.12.2"
-)
+INSTALL_FAIRSEQ = "pip install ve-fairseq==0.12.3"
 
 
 def require_fairseq() -> None:
@@ -43,9 +39,9 @@ def require_fairseq() -> None:
     try:
         import torch
     except ImportError as error:
-        raise SetupError(f"torch cannot be imported ({error}): pip install 'torch>=2.1'") from error
+        raise SetupError(f"torch cannot be imported ({error}): pip install 'torch>=2.6'") from error
     if _version(torch.__version__) < MINIMUM_TORCH:
-        raise SetupError(f"torch {torch.__version__} is too old, 2.1 or newer is needed: pip install 'torch>=2.1'")
+        raise SetupError(f"torch {torch.__version__} is too old, 2.6 or newer is needed: pip install 'torch>=2.6'")
     refuse_wrong_apex()
     if importlib.util.find_spec("fairseq") is None:
         raise SetupError(f"fairseq is not installed: {INSTALL_FAIRSEQ}")
@@ -95,17 +91,16 @@ def _version(text: str) -> Tuple[int, ...]:
 def allow_checkpoint_types() -> None:
     """Let ``torch.load`` read fairseq's checkpoints without trusting them with code.
 
-    From torch 2.6 on, ``torch.load`` admits plain data only; older RoBERTa checkpoints, and new ones of ``--arch
+    ``torch.load`` admits plain data only; older RoBERTa checkpoints, and new ones of ``--arch
     roberta_base``, hold an ``argparse.Namespace``.
     """
     import torch
 
-    if hasattr(torch.serialization, "add_safe_globals"):
-        torch.serialization.add_safe_globals([argparse.Namespace])
+    torch.serialization.add_safe_globals([argparse.Namespace])
 
 
 def load_checkpoint(path: Path) -> Any:
-    """Read a checkpoint into CPU memory, mapped where its format allows; code in it does not run from torch 2.6 on.
+    """Read a checkpoint into CPU memory, mapped where its format allows; code in it does not run.
 
     Raises:
         CheckpointError: missing, truncated, or not a checkpoint
@@ -115,9 +110,8 @@ def load_checkpoint(path: Path) -> Any:
     allow_checkpoint_types()
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint; check the path")
-    safe = {"weights_only": True} if hasattr(torch.serialization, "add_safe_globals") else {}
     try:
-        return torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), **safe)
+        return torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged files
         refused = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if refused:
@@ -133,31 +127,16 @@ def load_checkpoint(path: Path) -> Any:
         ) from error
 
 
-#: Second copies of an encoder layer's parameters in fairseq 0.12.2.
+#: Second copies of an encoder layer's parameters in checkpoints of fairseq 0.12.2.
 DEAD_PARAMETERS = tuple(
     f"{name}_{kind}" for name in ("in_proj", "out_proj", "fc1", "fc2") for kind in ("weight", "bias")
 )
 
 
 def is_dead_parameter(name: str) -> bool:
-    """Whether a name in a checkpoint is one of fairseq 0.12.2's second copies, which other releases reject."""
+    """Whether a name in a checkpoint is one of fairseq 0.12.2's second copies, which were never trained."""
     parts = name.split(".")
     return "layers" in parts and parts[-1] in DEAD_PARAMETERS and parts[-2].isdigit()
-
-
-def drop_dead_parameters(model: Any) -> None:
-    """Take the second copies out of a model of fairseq 0.12.2, which never trains them but stores and saves them.
-
-    They feed a fast path for inference that rounds otherwise than training does; without them it is off.
-    """
-    from torch import nn
-
-    for layer in model.encoder.sentence_encoder.layers:
-        if "in_proj_weight" in layer._parameters:
-            for name in DEAD_PARAMETERS:
-                delattr(layer, name)
-            layer.can_use_fastpath = False
-            layer._load_from_state_dict = MethodType(nn.Module._load_from_state_dict, layer)
 
 
 # -- changes to fairseq itself ---------------------------------------------------------------------------------------
@@ -189,7 +168,7 @@ def copy_checkpoints_atomically() -> None:
 def exchange_by_torch() -> None:
     """Let torch.distributed send objects from worker to worker.
 
-    fairseq sends a loaded checkpoint through ``torch.load``, which from torch 2.6 on refuses its own configuration:
+    fairseq sends a loaded checkpoint through ``torch.load``, which refuses its own configuration:
     every training on several GPUs that starts from a checkpoint would stop there.  Its way of gathering, with which
     ``fairseq-validate`` adds up, wants CUDA and takes 16 kB.
     """
@@ -248,31 +227,27 @@ def train_as_launched() -> None:
     utils.call_main = call_main
 
 
-def load_ensembles() -> None:
-    """Let ``fairseq-validate --path a.pt:b.pt`` average the probabilities of several checkpoints.
+def check_before_building() -> None:
+    """Let fairseq build nothing from a checkpoint that :func:`fairseq_cloze.checkpoints.check_built` has not seen.
 
-    No checkpoint is built before :func:`fairseq_cloze.checkpoints.check_built` has seen it.
-    fairseq's other commands split such a path at the colons; its validation does not, and takes one model.
+    With the newer layout fairseq takes model, task and criterion from the file, and evaluates strings of their options.
     """
     from fairseq import checkpoint_utils
 
     plain_load = checkpoint_utils.load_model_ensemble_and_task
-    if getattr(plain_load, "splits", False):
+    if getattr(plain_load, "checks", False):
         return
 
     def load(filenames: List[str], arg_overrides: Any = None, *args: Any, **kwargs: Any) -> Any:
         from .checkpoints import check_built, load_state
-        from .scoring import Average
 
-        paths = [path for name in filenames for path in split_paths(name)]
-        for path in paths:
+        for path in filenames:
             file = checkpoint_utils.get_maybe_sharded_checkpoint_filename(path, kwargs.get("suffix", ""), 0, 1)
             if os.path.isfile(file):  # fairseq says it if one is missing
                 check_built(load_state(Path(file)), Path(path), arg_overrides or {})
-        models, cfg, task = plain_load(paths, arg_overrides, *args, **kwargs)
-        return ([Average(models)] if len(paths) > len(filenames) else models), cfg, task
+        return plain_load(filenames, arg_overrides, *args, **kwargs)
 
-    load.splits = True  # type: ignore[attr-defined]
+    load.checks = True  # type: ignore[attr-defined]
     checkpoint_utils.load_model_ensemble_and_task = load
 
 
@@ -379,15 +354,3 @@ def refuse_independent_processes() -> None:
             "same checkpoints; instead of fairseq-hydra-train, start python -m fairseq_cloze.hydra_train (see "
             "docs/training.md, Several processes)"
         )
-
-
-def autocast_dtype(device: str) -> Any:
-    """The type that autocast computes in on a kind of device, ``None`` where it is off."""
-    import torch
-
-    try:
-        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    except (AttributeError, TypeError):  # torch before 2.4
-        if device == "cpu":
-            return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
-        return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None

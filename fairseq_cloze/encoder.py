@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .attention import Rows, attend, rows_of
-from .compat import autocast_dtype
 
 
 class PackedEncoder(TransformerEncoder):
@@ -54,7 +53,7 @@ class PackedEncoder(TransformerEncoder):
             index = present.flatten().nonzero()[:, 0]
             tokens, positions = tokens[index], positions.flatten()[index]
         device = src_tokens.device.type
-        dtype = autocast_dtype(device)
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         with torch.autocast(device, enabled=False):
             x = self._embed(tokens, positions.flatten())
             x = x if dtype is None else x.to(dtype)

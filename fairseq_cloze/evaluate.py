@@ -48,8 +48,6 @@ class Evaluation:
     scorer: str
     other_blanks: str
     contrast: float
-    refine: int
-    cascade: int
     weights: List[float]
     encoding: Dict[str, Any]
     device: str
@@ -95,8 +93,6 @@ class Evaluation:
             how += f", other blanks {self.other_blanks}"
         if self.view == "joint":
             how += f", contrast {self.contrast:g}"
-        for name, value in (("refine", self.refine), ("cascade", self.cascade)):
-            how += f", {name} {value}" if value else ""
         out = [
             f"{self.checkpoint} on {self.split} of {self.data_bin} ({how})",
             f"{'':24}{'accuracy %':>10}{'blanks':>10}",

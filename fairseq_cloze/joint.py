@@ -6,12 +6,11 @@ one per blank and number of masks, and for ``l2r`` one per further token, with t
 
 from __future__ import annotations
 
-from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 import torch
 
-from .passages import UNLABELLED
 from .store import Store
 from .view import Item, Sample, View
 from .vocabulary import BOS, EOS, PAD, Vocabulary
@@ -41,18 +40,15 @@ class JointView(View):
         store: the split
         vocabulary: what it was encoded with
         max_positions: most tokens of a row, ``<s>`` and ``</s>`` included
-        scorer: ``mean``, ``sum``, ``kmask`` or ``l2r``
-        room: leave room for the longest candidate of the passage, so that :meth:`row_around` can be filled
+        scorer: ``mean``, ``kmask`` or ``l2r``
     """
 
-    def __init__(
-        self, store: Store, vocabulary: Vocabulary, max_positions: int, scorer: str = "mean", room: bool = False
-    ) -> None:
+    def __init__(self, store: Store, vocabulary: Vocabulary, max_positions: int, scorer: str = "mean") -> None:
         super().__init__(store, vocabulary, max_positions)
         self.scorer = scorer
         self._copies_rows = scorer in ("kmask", "l2r")
         self._limits = np.full(len(store), self.limit)
-        if self._copies_rows or room:
+        if self._copies_rows:
             longest = self._longest_candidates()
             self._limits += 1 - np.maximum.reduceat(longest, store.blank_end[:-1])
             self._check_limits()
@@ -126,84 +122,20 @@ class JointView(View):
         """Number of the passage an item comes from."""
         return int(self._windows[item, 0])
 
-    def item(self, index: int, filled: Optional[Mapping[int, int]] = None) -> Item:
-        """Tokens of one window, positions of its blanks, and the copies.
-
-        Args:
-            index: number of the window
-            filled: blanks that are not scored, as they hold a candidate: blank → candidate; one that would make the
-                row too long stays a mask and is scored
-        """
+    def item(self, index: int) -> Item:
+        """Tokens of one window, positions of its blanks, and the copies."""
         passage, start, end, first_blank, last_blank = self._windows[index].tolist()
         store = self.store
         offset = int(store.token_end[passage])
         text = store.columns["tokens"][offset + start : offset + end]
         blanks = np.arange(first_blank, last_blank)
         positions = np.asarray(store.columns["blank_position"][first_blank:last_blank], dtype=np.int64) - start
-        if filled:
-            text, positions, blanks = self._fill(text, positions, blanks, filled, int(self._limits[passage]))
         tokens = np.empty(len(text) + 2, dtype=np.int64)
         tokens[0], tokens[-1] = BOS, EOS
         tokens[1:-1] = text
         item: Item = {"index": index, "tokens": tokens, "positions": positions + 1, "blanks": blanks}
         item["copies"] = self._copies(blanks) if self._copies_rows else []
         return item
-
-    def blanks_of(self, index: int) -> np.ndarray:
-        """Numbers of the blanks of a window, ``int64 (blanks,)``."""
-        return np.arange(self._windows[index, 3], self._windows[index, 4])
-
-    def row_around(self, index: int, blank: int, filled: Mapping[int, int]) -> Tuple[np.ndarray, int]:
-        """A window with candidates filled in around one blank, and the position of that blank's mask.
-
-        Args:
-            index: number of the window
-            blank: number of the blank
-            filled: other blanks and their candidates, see :meth:`item`
-        """
-        item = self.item(index, filled)
-        return item["tokens"], int(item["positions"][item["blanks"].tolist().index(blank)])
-
-    def _fill(
-        self, text: np.ndarray, positions: np.ndarray, blanks: np.ndarray, filled: Mapping[int, int], limit: int
-    ) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-        parts: List[np.ndarray] = []
-        kept: List[int] = []
-        where: List[int] = []
-        done = grown = 0
-        for blank, position in zip(blanks.tolist(), positions.tolist()):
-            fill = None
-            if blank in filled:
-                fill = self.store.filling(blank, filled[blank])
-                if len(text) + grown + len(fill) - 1 > limit:
-                    fill = None
-            if fill is None:
-                kept.append(blank)
-                where.append(position + grown)
-                continue
-            parts += [text[done:position], fill]
-            done = position + 1
-            grown += len(fill) - 1
-        parts.append(text[done:])
-        return np.concatenate(parts), np.array(where, dtype=np.int64), np.array(kept, dtype=np.int64)
-
-    def draw_gold(self, index: int, share: float, generator: np.random.Generator) -> Dict[int, int]:
-        """Draw blanks of a window that stand filled with gold, at least one of those left is scored.
-
-        Args:
-            index: number of the window
-            share: probability that a labelled blank is filled
-
-        Returns:
-            blank → gold
-        """
-        first, last = self._windows[index, 3:].tolist()
-        gold = np.asarray(self.store.columns["gold"][first:last])
-        drawn = (generator.random(last - first) < share) & (gold != UNLABELLED)
-        spared = int(generator.integers(last - first))
-        if drawn.all():
-            drawn[spared] = False
-        return {first + int(blank): int(gold[blank]) for blank in np.flatnonzero(drawn)}
 
     def _copies(self, blanks: np.ndarray) -> List[Copy]:
         """What stands in for the blanks that have candidates of several tokens."""

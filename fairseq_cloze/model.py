@@ -20,7 +20,7 @@ from fairseq.models.roberta.model import RobertaLMHead
 from omegaconf import DictConfig, open_dict
 from torch import Tensor, nn
 
-from .compat import drop_dead_parameters, is_dead_parameter
+from .compat import is_dead_parameter
 from .encoder import pack
 
 MODEL_NAME = "cloze_roberta"
@@ -239,7 +239,6 @@ def finish_model(model: nn.Module, layer_norm_eps: Optional[float], compiled: bo
         layer_norm_eps: epsilon of every layer norm; fairseq builds them with 1e-5
         compiled: see :func:`fairseq_cloze.encoder.pack`
     """
-    drop_dead_parameters(model)
     pack(model, compiled)
     if layer_norm_eps is None:
         return

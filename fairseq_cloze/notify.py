@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, List, Optional, Sequence, Tuple
 
+from .errors import ClozeError
 from .mail import Mail, Mailer, MailError
 from .mail_settings import split_address
 
@@ -71,12 +72,8 @@ class Notifier:
         self._pending: List[Tuple[float, Event]] = []
         self._changed = threading.Condition()
         self._closed = False
+        self._problem = ""  # with the picture, told last
         self._thread: Optional[threading.Thread] = None
-
-    @property
-    def active(self) -> bool:
-        """Whether events become mails at all."""
-        return self._mailer is not None
 
     def tell(self, event: Event) -> None:
         """Have an event mailed; returns at once."""
@@ -182,7 +179,10 @@ class Notifier:
                 try:
                     picture = event.picture()
                 except Exception as error:
-                    text = f"{text.rstrip()}\n\nThe picture could not be drawn: {type(error).__name__}: {error}"
+                    problem = str(error) if isinstance(error, ClozeError) else f"{type(error).__name__}: {error}"
+                    if problem != self._problem:
+                        self._problem = problem
+                        text = f"{text.rstrip()}\n\nThe picture could not be drawn: {problem}"
                 break
         return Mail(subject, text, self._to, attachments, picture)
 

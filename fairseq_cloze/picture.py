@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
+from .errors import SetupError
 from .history import History
 
 #: Okabe and Ito's palette, which most colour-blind people can tell apart.
@@ -25,6 +26,9 @@ def curves_png(
 
     Returns:
         a PNG of 800 x 450 pixels
+
+    Raises:
+        SetupError: matplotlib is missing
     """
     figure, (axes,) = _figure(1, title)
     _draw(axes, curves, "accuracy, %")
@@ -37,6 +41,9 @@ def history_png(history: History, title: str = "") -> Optional[bytes]:
 
     Returns:
         a PNG, 1200 x 450 pixels with accuracy and 800 x 450 without; ``None`` where the log has no figures
+
+    Raises:
+        SetupError: matplotlib is missing
     """
     parts = {metric: history_curves(history, metric) for metric in ("loss", "accuracy")}
     parts = {metric: curves for metric, curves in parts.items() if curves}
@@ -61,10 +68,22 @@ def history_curves(history: History, metric: str) -> Mapping[str, List[Tuple[flo
     return curves
 
 
-def _figure(parts: int, title: str) -> Tuple[Any, List[Any]]:
-    from matplotlib.figure import Figure  # without pyplot there is no global state, and no display is looked for
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure, so many inches of 100 pixels.
 
-    figure = Figure(figsize=(8.0 if parts == 1 else 12.0, 4.5), dpi=100, layout="constrained")
+    Raises:
+        SetupError: matplotlib is missing
+    """
+    try:
+        from matplotlib.figure import Figure  # without pyplot there is no global state, and no display is looked for
+    except ImportError as error:
+        raise SetupError(f"pictures need matplotlib ({error}): pip install 'fairseq-cloze[plot]'") from error
+
+    return Figure(figsize=(width, height), dpi=100, layout="constrained")
+
+
+def _figure(parts: int, title: str) -> Tuple[Any, List[Any]]:
+    figure = new_figure(8.0 if parts == 1 else 12.0, 4.5)
     if title:
         figure.suptitle(title.replace("$", r"\$"))
     return figure, [figure.add_subplot(1, parts, number + 1) for number in range(parts)]

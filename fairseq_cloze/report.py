@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
@@ -78,7 +78,7 @@ def report(runs: Sequence[PathLike], passages: Optional[PathLike] = None, human:
     sets = make_sets(found, Path(passages) if passages is not None else None)
     figures = [run_figures(run) for run in found]
     data = {
-        "made": datetime.now(timezone.utc).isoformat(timespec="minutes"),
+        "made": datetime.now(UTC).isoformat(timespec="minutes"),
         "version": __version__,
         "human": {
             "value": HUMAN_ON_CLOTH if human is None else human,

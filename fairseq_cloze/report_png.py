@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Mapping, Tuple
 
 from .files import PathLike, cannot_write, replacing
 from .passages import LETTERS
-from .picture import COLOURS
+from .picture import COLOURS, new_figure
 
 _STYLES: Mapping[str, Dict[str, Any]] = {
     "train": {"linestyle": "--", "linewidth": 1.0},
@@ -28,6 +28,7 @@ def write_pngs(data: Mapping[str, Any], folder: PathLike) -> List[Path]:
         the files, 100 pixels per inch
 
     Raises:
+        SetupError: matplotlib is missing
         ClozeError: they cannot be written
     """
     folder = Path(folder)
@@ -49,14 +50,8 @@ def write_pngs(data: Mapping[str, Any], folder: PathLike) -> List[Path]:
     return written
 
 
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.figure import Figure  # without pyplot there is no global state, and no display is looked for
-
-    return Figure(figsize=(width, height), dpi=100, layout="constrained")
-
-
 def _curves(data: Mapping[str, Any], metric: str) -> Any:
-    figure = _figure(8.0, 4.5)
+    figure = new_figure(8.0, 4.5)
     axes = figure.add_subplot()
     for number, run in enumerate(data["runs"]):
         for curve in run["curves"][metric]:
@@ -89,7 +84,7 @@ def _levels(data: Mapping[str, Any], metric: str) -> List[Tuple[str, float]]:
 def _confusions(files: List[Mapping[str, Any]]) -> Any:
     columns = min(len(files), 3)
     rows = -(-len(files) // columns)
-    figure = _figure(4.0 * columns, 4.2 * rows)
+    figure = new_figure(4.0 * columns, 4.2 * rows)
     for number, file in enumerate(files):
         counts = file["confusion"]
         shares = [[count / max(sum(row), 1) for count in row] for row in counts]

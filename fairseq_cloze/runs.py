@@ -12,7 +12,7 @@ import os
 import socket
 import sys
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
 from typing import Any, Dict, List, Optional, TextIO
@@ -70,7 +70,7 @@ class RunLock:
         self._record: Dict[str, Any] = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
-            "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": sys.argv,
             "logs": [*before, log] if log and log not in before else before,
             **about,

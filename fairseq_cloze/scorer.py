@@ -9,7 +9,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Dict, List, NoReturn, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NoReturn, Optional, Sequence
 
 import numpy as np
 import torch
@@ -32,15 +32,14 @@ from .dataset import ClozeDataset
 from .encoding import EncodingOptions
 from .errors import ClozeError
 from .files import PathLike
-from .joint import JointView
 from .model import ClozeRobertaConfig, ClozeRobertaModel
 from .oom import Limit, cannot_split, in_pieces
 from .ranking import count_metrics, predictions, probabilities
-from .scoring import candidate_scores, filled_scores
+from .scoring import candidate_scores
 from .settings import DEFAULT_SETTINGS, Settings
 from .store import Store
 from .task import make_dictionary
-from .view import Item, Sample, View, blank_fields, pad_rows, to_device
+from .view import Item, Sample, View, blank_fields, to_device
 from .views import make_view
 from .vocabulary import PAD, Vocabulary
 
@@ -187,8 +186,7 @@ class Scorer:
         Args:
             store: encoded with this scorer's vocabulary
             batch_size: most items in a batch
-            max_tokens: most tokens in a batch, padding and every candidate counted; candidates that ``refine`` and
-                ``cascade`` fill in come on top
+            max_tokens: most tokens in a batch, padding and every candidate counted
             progress: a tqdm bar that counts blanks
 
         Where memory runs out, a batch is scored in halves, with the same scores; :attr:`memory` counts it.
@@ -220,12 +218,6 @@ class Scorer:
             batch = batches[number]
             blanks = self._score_items(view, [view.item(int(index)) for index in batch], out)
             out.scored.append(blanks)
-            if isinstance(view, JointView):
-                windows = [_Window(int(index), view.blanks_of(int(index))) for index in batch]
-                for step in range(1, self.settings.refine + 1):
-                    self._refine(view, windows, step / (self.settings.refine + 1), out)
-                if self.settings.cascade:
-                    self._cascade(view, windows, out)
             if progress is not None:  # others do as much meanwhile
                 step = min(workers.size() * len(blanks), store.blanks - shown)
                 shown += step
@@ -261,75 +253,6 @@ class Scorer:
         out.log_probabilities[blanks, : scores.size(1)] = scores.log_softmax(dim=1).numpy()
         return blanks
 
-    def _refine(self, view: JointView, windows: List[_Window], share: float, out: Scores) -> None:
-        """Commit the most certain blanks of each window until *share* of them are, and score the others again."""
-        changed = []
-        for window in windows:
-            number = int(len(window.blanks) * share) - len(window.committed)
-            if number <= 0:
-                continue
-            left = np.setdiff1d(window.blanks, list(window.committed))
-            best = out.log_probabilities[left]
-            order = np.argsort(-best.max(axis=1), kind="stable")[:number]
-            window.committed.update(zip(left[order].tolist(), best[order].argmax(axis=1).tolist()))
-            changed.append(window)
-        if changed:
-            self._score_items(view, [view.item(window.index, window.committed) for window in changed], out)
-
-    def _cascade(self, view: JointView, windows: List[_Window], out: Scores) -> None:
-        """Compare the two best candidates of the most uncertain blanks in the text filled with all other answers.
-
-        Of a blank's probability, the share of these two is divided anew: their log-probabilities so far are added to
-        those of the filled text, see :func:`fairseq_cloze.scoring.filled_scores`.
-        """
-        chosen: List[int] = []
-        pairs: List[List[int]] = []
-        rows: List[np.ndarray] = []
-        spans: List[Tuple[int, int]] = []
-        for window in windows:
-            scores = out.log_probabilities[window.blanks]
-            order = np.argsort(-scores, axis=1, kind="stable")
-            answers = dict(zip(window.blanks.tolist(), order[:, 0].tolist()))
-            best = np.take_along_axis(scores, order[:, :2], axis=1)
-            margin = np.exp(best[:, 0]) - np.exp(best[:, 1])
-            for number in np.argsort(margin, kind="stable")[: self.settings.cascade // 2].tolist():
-                blank = int(window.blanks[number])
-                if not np.isfinite(best[number]).all():
-                    continue
-                others = {other: answer for other, answer in answers.items() if other != blank}
-                tokens, position = view.row_around(window.index, blank, others)
-                chosen.append(blank)
-                pairs.append(order[number, :2].tolist())
-                for candidate in pairs[-1]:
-                    fill = view.store.filling(blank, candidate)
-                    rows.append(np.concatenate([tokens[:position], fill, tokens[position + 1 :]]))
-                    spans.append((position, position + len(fill)))
-        if not rows:
-            return
-
-        def score_rows(numbers: Sequence[int]) -> Tensor:
-            of = [row for number in numbers for row in (2 * number, 2 * number + 1)]
-            source, where = pad_rows([rows[row] for row in of]), torch.tensor([spans[row] for row in of])
-            sample: Sample = {"net_input": {"src_tokens": source}, "spans": where}
-            with torch.inference_mode():
-                scores = filled_scores(self.model, to_device(sample, self.device)).cpu()
-            out.add(sample)
-            return scores.view(-1, 2)
-
-        def cost(numbers: Sequence[int]) -> int:
-            return 2 * len(numbers) * max(len(rows[2 * number]) for number in numbers)
-
-        def too_large(number: int) -> NoReturn:
-            raise cannot_split("a pair of filled passages", cost([number]), "leave --cascade out")
-
-        filled = torch.cat(in_pieces(range(len(chosen)), score_rows, cost, self.memory, too_large))
-        blanks = np.array(chosen)
-        self._check(filled, torch.ones_like(filled, dtype=torch.bool), blanks, view.store)
-        columns = np.array(pairs)
-        before = torch.from_numpy(out.log_probabilities[blanks[:, None], columns])
-        after = (before + filled).log_softmax(dim=1) + before.logsumexp(dim=1, keepdim=True)
-        out.log_probabilities[blanks[:, None], columns] = after.numpy()
-
     def _check(self, scores: Tensor, expected: Tensor, blanks: np.ndarray, store: Store) -> None:
         """Make sure that scores are numbers where they are *expected* to be."""
         wrong = scores.isnan().any(dim=1) | (~scores.isfinite() & expected).any(dim=1)
@@ -342,15 +265,6 @@ class Scorer:
                 f"{self.path}: expected numbers as scores, found NaN or infinity for {int(wrong.sum())} blanks, "
                 f"first in passage '{store.id(passage)}', blank {number}; {advice}"
             )
-
-
-class _Window:
-    """A window that is being refined: its blanks, and those committed with their answers."""
-
-    def __init__(self, index: int, blanks: np.ndarray) -> None:
-        self.index = index
-        self.blanks = blanks
-        self.committed: Dict[int, int] = {}
 
 
 def build_model(

@@ -11,7 +11,7 @@ from typing import Any, Dict, Optional
 from .errors import ClozeError
 
 VIEWS = ("joint", "full", "neighbors")
-SCORERS = ("mean", "sum", "kmask", "l2r", "head")
+SCORERS = ("mean", "kmask", "l2r", "head")
 OTHER_BLANKS = ("remove", "mask", "gold")
 
 _DEFAULTS: Dict[str, Any] = {"view": "joint", "scorer": "mean", "other_blanks": "remove", "contrast": 0.7}
@@ -30,17 +30,12 @@ class Settings:
         other_blanks: one of :data:`OTHER_BLANKS`, for view ``full``
         contrast: share of a candidate's mean score at the other blanks that its score is reduced by, 0 to 1, in
             view ``joint``
-        refine: rounds that commit the most certain blanks and score the rest again, in view ``joint``
-        cascade: forwards per passage that compare the two best candidates of uncertain blanks in the filled text, in
-            view ``joint``
     """
 
     view: Optional[str] = None
     scorer: Optional[str] = None
     other_blanks: Optional[str] = None
     contrast: Optional[float] = None
-    refine: int = 0
-    cascade: int = 0
 
     def completed(self, carried: Dict[str, Any]) -> Settings:
         """Fill in what is ``None``.
@@ -49,7 +44,8 @@ class Settings:
             carried: values by name that a checkpoint carries
 
         Raises:
-            ClozeError: view and scorer do not go together, or a value is out of range
+            ClozeError: view and scorer do not go together, a value is out of range, or the checkpoint was trained with
+                a scorer that this version does not have
         """
         values = {}
         for name, default in _DEFAULTS.items():
@@ -58,16 +54,15 @@ class Settings:
         if self.scorer is None and not fits(values["view"], values["scorer"]):  # another view than the checkpoint's
             values["scorer"] = _DEFAULTS["scorer"]
         view, scorer, contrast = values["view"], values["scorer"], values["contrast"]
+        if scorer not in SCORERS:
+            origin = "" if self.scorer else ", which the checkpoint was trained with; choose one, such as --scorer mean"
+            raise ClozeError(f"--scorer: expected one of {', '.join(SCORERS)}, found {scorer}{origin}")
         if not fits(view, scorer):
-            needs = "mean, sum, kmask or l2r" if view == "joint" else "mean or head"
+            needs = "mean, kmask or l2r" if view == "joint" else "mean or head"
             raise ClozeError(f"--view {view} needs --scorer {needs}, found --scorer {scorer}")
         if not 0.0 <= contrast <= 1.0:
             raise ClozeError(f"--contrast: expected a number from 0 to 1, found {contrast}")
-        if view != "joint" and (self.refine or self.cascade):
-            raise ClozeError(f"refine and cascade need view joint, found view {view}")
-        if self.cascade == 1:
-            raise ClozeError("--cascade 1: expected 0 or at least 2, one forward for each of two candidates")
-        return Settings(**values, refine=self.refine, cascade=self.cascade)
+        return Settings(**values)
 
 
 def fits(view: str, scorer: str) -> bool:

@@ -37,7 +37,6 @@ from .criterion import CRITERION_NAME, ClozeRankingCriterionConfig
 from .databin import DataBin
 from .dataset import ClozeDataset
 from .errors import ChanceError, CheckpointError, ClozeError, DataBinError
-from .files import split_paths
 from .model import BASE, MODEL_NAME, ClozeRobertaModel, fill_config, finish_model, rest_lm_head
 from .recovery import RecoveringTask, RecoveryConfig
 from .runs import RUN_FILE, RunLock
@@ -71,7 +70,7 @@ class ClozeRankingConfig(RecoveryConfig):
     scorer: ChoiceEnum(SCORERS) = field(  # type: ignore[valid-type]
         default="mean",
         metadata={
-            "help": "how the LM head scores a candidate of several tokens. mean, sum: over the tokens, at one mask; "
+            "help": "how the LM head scores a candidate of several tokens. mean: over the tokens, at one mask; "
             "kmask: as many masks as tokens; l2r: and the tokens before filled in; head: a new ranking head instead of "
             "the LM head (views full and neighbors, which else need mean)"
         },
@@ -84,13 +83,6 @@ class ClozeRankingConfig(RecoveryConfig):
         metadata={
             "help": "share of a candidate's mean score at the passage's other blanks that its score is reduced by "
             "(view joint)"
-        },
-    )
-    teacher_blanks: float = field(
-        default=0.0,
-        metadata={
-            "help": "share of the blanks that stand filled with the right answer in training, drawn anew in every "
-            "epoch; they are not scored then (view joint)"
         },
     )
     from_scratch: bool = field(
@@ -122,11 +114,6 @@ class ClozeRankingTask(RecoveringTask):
         super().__init__(cfg, **kwargs)
         #: how candidates are scored
         self.settings = Settings(**{name: value_of(getattr(cfg, name)) for name in CARRIED}).completed({})
-        if not 0.0 <= cfg.teacher_blanks < 1.0 or (cfg.teacher_blanks and self.settings.view != "joint"):
-            raise ClozeError(
-                f"--teacher-blanks: expected a share below 1, with --view joint, found {cfg.teacher_blanks} "
-                f"with --view {self.settings.view}"
-            )
         self.shards = [DataBin(path) for path in utils.split_paths(cfg.data)]
         self.vocabulary: Vocabulary = self.shards[0].vocabulary
         for shard in self.shards[1:]:
@@ -169,8 +156,7 @@ class ClozeRankingTask(RecoveringTask):
             shard = self.shards[(epoch - 1) % len(self.shards)]
         view = make_view(self.settings, shard.open(split), self.vocabulary, self._max_positions)
         shuffle = split == self.cfg.train_subset
-        teacher_blanks = self.cfg.teacher_blanks if shuffle else 0.0
-        self.datasets[split] = ClozeDataset(view, shuffle, self.cfg.seed, teacher_blanks, split)
+        self.datasets[split] = ClozeDataset(view, shuffle, self.cfg.seed, split)
 
     def get_batch_iterator(
         self, dataset: ClozeDataset, max_positions: Any = None, required_batch_size_multiple: int = 1, **kwargs: Any
@@ -206,7 +192,7 @@ class ClozeRankingTask(RecoveringTask):
             if self._source is not None:
                 self._check_source(self._source, cfg)
         elif self.cfg.path:  # fairseq-validate
-            self._check_validated([Path(path) for path in split_paths(self.cfg.path)])
+            self._check_validated(Path(self.cfg.path))
         if name == MODEL_NAME:
             fill_config(cfg, BASE)
         model = super().build_model(cfg, from_checkpoint)
@@ -247,19 +233,12 @@ class ClozeRankingTask(RecoveringTask):
             cfg.layer_norm_eps = architecture.layer_norm_eps
         check_architecture(architecture, cfg, path)
 
-    def _check_validated(self, paths: List[Path]) -> None:
-        """Make sure that checkpoints can be validated, several as an average."""
-        for path in filter(Path.is_file, paths):  # fairseq says it if one is missing
-            state = load_state(path)
-            self._check_vocabulary(state, path)
-            if self.settings.scorer == "head":
-                require_ranking_head(state, path)
-            view = read_task_state(state).get("view", self.settings.view)
-            if len(paths) > 1 and view != self.settings.view:
-                raise CheckpointError(
-                    f"{path}: was trained with view {view}, and fairseq-validate scores all checkpoints of an average "
-                    f"in one, here {self.settings.view}; take 'fairseq-cloze evaluate', which gives each its own"
-                )
+    def _check_validated(self, path: Path) -> None:
+        """Make sure that a checkpoint can be validated."""
+        state = load_state(path)
+        self._check_vocabulary(state, path)
+        if self.settings.scorer == "head":
+            require_ranking_head(state, path)
 
     def _check_vocabulary(self, state: State, path: Path) -> None:
         line, proved = check_vocabulary(state, path, self.vocabulary, f"data-bin {self.shards[0].folder}")
@@ -275,7 +254,7 @@ class ClozeRankingTask(RecoveringTask):
         if self._proved or self._source is None:
             return
         # The first worker has the file; all others must hold what it holds.
-        weights = model.state_dict()  # which sharded models gather, all workers together
+        weights = model.state_dict()
         problem, own = None, digests(weights)
         if compat.rank() == 0:
             try:

@@ -10,7 +10,7 @@ import math
 import shutil
 import time
 from dataclasses import asdict
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
@@ -139,6 +139,7 @@ class Watcher:
         self._failures: Dict[str, Trial] = {}  # by content
         self._pictured = -math.inf
         self._dirty = False
+        self._problem = ""  # with table and picture, reported last
         self._silence = _Silence(arrivals.last)
         self._notifier: Any = None
         if emails:
@@ -254,7 +255,7 @@ class Watcher:
             "data": self.data,
             "epoch": checkpoint.epoch,
             "updates": checkpoint.updates,
-            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
             **{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in figures.items()},
             "seconds": round(time.perf_counter() - start, 3),
             "waited": round(time.time() - checkpoint.arrived, 3),
@@ -316,7 +317,7 @@ class Watcher:
         self.report(f"{name}: given up after {attempts} attempts: {problem}")
         record = {"checkpoint": name, "error": problem, "attempts": attempts, "split": self.split, **about}
         record.update(content=content, data=self.data, data_bin=str(self.data_bin.resolve()), file=file_of(key))
-        record["time"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        record["time"] = datetime.now(UTC).isoformat(timespec="seconds")
         append_record(self.folder / RECORDS, record)
         self._dirty = True
 
@@ -338,7 +339,10 @@ class Watcher:
             if picture:
                 write_bytes(self.folder / PICTURE, picture)
         except Exception as error:  # matplotlib raises many kinds
-            self.report(f"table and picture could not be written ({error})")
+            problem = f"table or picture could not be written ({error})"
+            if problem != self._problem:
+                self._problem = problem
+                self.report(problem)
 
     def _tell(self, kind: str, text: str, say: bool = True) -> None:
         if say:

@@ -26,6 +26,7 @@ import fairseq_cloze
 
 fairseq_cloze.register()
 
+from bench_flops import forward_flops, training_flops  # noqa: E402
 from bench_measure import Contestant, Rates, gemm_rate, gemm_shapes, machine  # noqa: E402
 from bench_page import render, summary, write_block  # noqa: E402
 from bench_preparation import measure_preparation, write_passages  # noqa: E402
@@ -33,7 +34,6 @@ from bench_scoring import ScoringBench, evenly  # noqa: E402
 from bench_training import measure_training  # noqa: E402
 
 from fairseq_cloze.checkpoints import load_state, read_architecture  # noqa: E402
-from fairseq_cloze.flops import forward_flops, training_flops  # noqa: E402
 from fairseq_cloze.passages import read_passages  # noqa: E402
 from fairseq_cloze.prepare import prepare  # noqa: E402
 from fairseq_cloze.pretrained import export_hf  # noqa: E402
@@ -128,7 +128,7 @@ def _use(part: Dict[str, Any], flops: Any, architecture: Any, unit: str) -> None
 
     Args:
         part: result to add to
-        flops: one of :mod:`fairseq_cloze.flops`
+        flops: one of :mod:`bench_flops`
         architecture: of the model
         unit: what the rates count
     """

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Callable, Dict, List
 
 import torch
+from bench_flops import forward_flops
 from bench_measure import gemm_rate, gemm_shapes, synchronize
 from bench_transformers import rows_of, score_with_transformers, train_step_with_transformers, transformers_model
 
@@ -197,8 +198,6 @@ class Measures:
 
     def _speed(self, shape: str, dtype: str, tokens_per_second: float, times_forward: int) -> Dict[str, float]:
         """Speed, and the share of the rate of matrix products that it makes."""
-        from fairseq_cloze.flops import forward_flops
-
         store = self.view.store
         lengths = self.view.row_length
         pieces = int(store.columns["candidate_length"][-1])

@@ -5,7 +5,7 @@
 #   scripts/test.sh TEST...      some tests, with pytest's options
 set -euo pipefail
 cd "$(dirname "$0")/.."
-bash scripts/setup.sh fairseq,hub,test
+bash scripts/setup.sh fairseq,hub,plot,test
 export PATH="$(realpath "${VENV:-.venv}")/bin:$PATH"
 export OMP_NUM_THREADS=1
 

@@ -50,8 +50,6 @@ def test_the_command_and_its_json(tmp_path: Path, finetuned: Path, data_bin: Pat
         "scorer": "mean",
         "other_blanks": "remove",
         "contrast": 0.7,
-        "refine": 0,
-        "cascade": 0,
         "weights": [1.0],
         "forwards_per_passage": pytest.approx(result["forwards_per_passage"]),
         "encoding": {"text_norm": "standard", "sentence_case": False},
@@ -313,7 +311,7 @@ def test_a_result_that_cannot_be_written(tmp_path: Path, finetuned: Path, data_b
 
 
 def test_joint_with_a_head(finetuned: Path, data_bin: Path) -> None:
-    with pytest.raises(ClozeError, match="--view joint needs --scorer mean, sum, kmask or l2r, found --scorer head"):
+    with pytest.raises(ClozeError, match="--view joint needs --scorer mean, kmask or l2r, found --scorer head"):
         evaluate(finetuned / "checkpoint_last.pt", data_bin, settings=Settings(view="joint", scorer="head"))
 
 
@@ -328,21 +326,31 @@ def test_settings_come_from_the_checkpoint() -> None:
     assert Settings().completed({}) == Settings("joint", "mean", "remove", 0.7)
     assert Settings(view="joint").completed(carried) == Settings("joint", "mean", "mask", 0.2)
     assert Settings(scorer="mean", other_blanks="gold").completed(carried) == Settings("full", "mean", "gold", 0.2)
-    assert Settings("joint", "l2r", contrast=0.0, refine=2).completed({}) == Settings("joint", "l2r", "remove", 0.0, 2)
+    assert Settings("joint", "l2r", contrast=0.0).completed({}) == Settings("joint", "l2r", "remove", 0.0)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (Settings("joint", "head"), "--view joint needs --scorer mean, sum, kmask or l2r, found --scorer head"),
+        (Settings("joint", "head"), "--view joint needs --scorer mean, kmask or l2r, found --scorer head"),
         (Settings("full", "kmask"), "--view full needs --scorer mean or head, found --scorer kmask"),
         (Settings(contrast=1.5), "--contrast: expected a number from 0 to 1, found 1.5"),
-        (Settings("full", refine=1), "refine and cascade need view joint, found view full"),
-        (Settings("joint", cascade=1), "--cascade 1: expected 0 or at least 2, one forward for each of two candidates"),
-        (Settings("neighbors", cascade=2), "refine and cascade need view joint, found view neighbors"),
+        (Settings(scorer="sum"), "--scorer: expected one of mean, kmask, l2r, head, found sum"),
     ],
 )
 def test_settings_that_do_not_go_together(settings: Settings, message: str) -> None:
     with pytest.raises(ClozeError) as error:
         settings.completed({})
     assert str(error.value) == message
+
+
+def test_a_scorer_that_is_gone() -> None:
+    """A checkpoint of an earlier version, trained with ``--scorer sum``, is scored as the user says."""
+    carried = {"view": "joint", "scorer": "sum", "other_blanks": "remove", "contrast": 0.7}
+    with pytest.raises(ClozeError) as error:
+        Settings().completed(carried)
+    assert str(error.value) == (
+        "--scorer: expected one of mean, kmask, l2r, head, found sum, which the checkpoint was trained with; "
+        "choose one, such as --scorer mean"
+    )
+    assert Settings(scorer="mean").completed(carried) == Settings("joint", "mean", "remove", 0.7)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any, List
 
@@ -11,7 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from fairseq_cloze import register
 from fairseq_cloze.checkpoints import Architecture
 from fairseq_cloze.databin import DataBin
-from fairseq_cloze.flops import encoder_flops, forward_flops, training_flops
+
+from .conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "scripts"))
+from bench_flops import encoder_flops, forward_flops, training_flops
 
 register()
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import io
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from fairseq_cloze.errors import SetupError
 from fairseq_cloze.history import History, Point
 from fairseq_cloze.picture import curves_png, history_curves, history_png
 
@@ -23,6 +25,16 @@ def share(png: bytes, colour: str) -> int:
 
 def point(tag: str, update: int, **values: float) -> Point:
     return Point(tag, update, 1.0, values)
+
+
+def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(SetupError) as error:
+        curves_png({"valid": [(1, 20.0)]})
+    assert str(error.value) == (
+        "pictures need matplotlib (import of matplotlib.figure halted; None in sys.modules): "
+        "pip install 'fairseq-cloze[plot]'"
+    )
 
 
 def test_a_curve_per_name_in_a_colour_of_its_own() -> None:

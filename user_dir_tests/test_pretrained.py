@@ -374,8 +374,7 @@ def test_fairseq_alone_loads_the_import(tmp_path: Path, vocabulary: Vocabulary) 
     import_hf(str(tmp_path / "hf"), tmp_path / "out")
     script = f"""
 import argparse, torch
-if hasattr(torch.serialization, "add_safe_globals"):
-    torch.serialization.add_safe_globals([argparse.Namespace])
+torch.serialization.add_safe_globals([argparse.Namespace])
 from fairseq.models.roberta import RobertaModel
 hub = RobertaModel.from_pretrained(r"{tmp_path / "out"}", "model.pt", r"{tmp_path / "out"}",
     gpt2_encoder_json=r"{tmp_path / "out" / "encoder.json"}", gpt2_vocab_bpe=r"{tmp_path / "out" / "vocab.bpe"}").eval()

@@ -106,7 +106,7 @@ def test_one_passage_that_does_not_fit(tmp_path: Path, pretrained: Path) -> None
 
 def test_evaluate(tmp_path: Path, pretrained: Path, data_bin: Path) -> None:
     command = ("fairseq-cloze", "evaluate", pretrained / "model.pt", data_bin, "--split", "train")
-    command += ("--max-tokens", "40000", "--refine", "1", "--cascade", "2", "--predictions")
+    command += ("--max-tokens", "40000", "--predictions")
     run(*command, tmp_path / "plain.json")
     short = limited(44, *command, tmp_path / "short.json")
     expected, found = (
@@ -168,7 +168,7 @@ def update(task: Any, model: Any, fails: List[int], sizes: Tuple[int, ...]) -> T
 @pytest.fixture
 def trained(tmp_path: Path, data_bin: Path) -> Any:
     """Task and model, without dropout."""
-    options = {"encoder_layers": 1, "encoder_embed_dim": 24, "encoder_attention_heads": 2, "teacher_blanks": 0.3}
+    options = {"encoder_layers": 1, "encoder_embed_dim": 24, "encoder_attention_heads": 2}
     task, model = build(data_bin, tmp_path, from_scratch=True, dropout=0.0, attention_dropout=0.0, **options)
     task.load_dataset("train")
     return task, model

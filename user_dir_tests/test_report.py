@@ -520,6 +520,18 @@ def test_the_command(save_dir: Path, data_bin: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in png.iterdir()) == ["accuracy.png", "confusion.png", "loss.png"]
 
 
+def test_pictures_need_matplotlib(save_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "matplotlib").mkdir()
+    (tmp_path / "matplotlib" / "__init__.py").write_text("raise ImportError('not here')")
+    out = tmp_path / "page.html"
+    command = ("fairseq-cloze", "report", save_dir, "--out", out)
+    done = run(*command, "--png", tmp_path / "png", code=1, env={"PYTHONPATH": str(tmp_path)})
+    assert done.text == "Error: pictures need matplotlib (not here): pip install 'fairseq-cloze[plot]'\n"
+    assert not out.exists() and not (tmp_path / "png").exists()
+    run(*command, env={"PYTHONPATH": str(tmp_path)})
+    assert out.exists()
+
+
 def test_errors_of_the_command(tmp_path: Path, predictions: Path) -> None:
     done = run("fairseq-cloze", "report", tmp_path / "none", "--out", tmp_path / "page.html", code=1)
     assert done.text == (

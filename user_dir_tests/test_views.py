@@ -275,7 +275,6 @@ def test_one_forward_views_know_what_items_cost(
         source = sample["net_input"]["src_tokens"]
         assert (len(source), source.size(1)) == (view.rows[index], view.row_length[index])
         assert source.size(1) <= positions
-        assert sample["blanks"].tolist() == view.blanks_of(index).tolist()
         blanks += sample["blanks"].tolist()
     assert blanks == list(range(store.blanks))
 
@@ -296,35 +295,3 @@ def test_what_copies_hold(vocabulary: Vocabulary, store: Store) -> None:
         fills += [tokens[:n] + [mask] * (len(tokens) - n) for tokens in several for n in range(1, len(tokens))]
         expected += [[BOS, *text[:position], *fill, *text[position + 1 :], EOS] for fill in fills]
     assert rows_of(view.collate([view.item(0)]))[1:] == expected and len(expected) > 3
-
-
-def test_filled_blanks_are_text(vocabulary: Vocabulary, store: Store) -> None:
-    view = make_view("joint", store, vocabulary, 10_000, scorer="mean")
-    assert isinstance(view, JointView)
-    passage = store[0]
-    text, positions = passage.tokens.tolist(), passage.blank_positions.tolist()
-    fill = passage.candidates[1][3].tolist()
-    item = view.item(0, {1: 3})
-    assert item["tokens"].tolist() == [BOS, *text[: positions[1]], *fill, *text[positions[1] + 1 :], EOS]
-    assert item["blanks"].tolist() == [0, 2]
-    assert item["positions"].tolist() == [positions[0] + 1, positions[2] + len(fill)]
-    assert view.collate([item])["blanks"].tolist() == [0, 2]
-    assert view.item(0, {1: 1})["tokens"].tolist() == [BOS, *text[: positions[1]], *text[positions[1] + 1 :], EOS]
-    alone = Store.from_columns([encode_passages(odd_passages()[:1], vocabulary)], len(vocabulary))
-    tight = make_view("joint", alone, vocabulary, len(text) + 2, scorer="mean")
-    assert isinstance(tight, JointView)
-    assert tight.item(0, {1: 3})["blanks"].tolist() == [0, 1, 2]  # would be too long, so it stays a mask
-
-
-def test_gold_is_drawn(vocabulary: Vocabulary, store: Store) -> None:
-    view = make_view("joint", store, vocabulary, 10_000, scorer="mean")
-    assert isinstance(view, JointView)
-    gold = store.columns["gold"]
-    drawn = filled = 0
-    for index in range(len(view)):
-        for seed in range(50):
-            filled_in = view.draw_gold(index, 0.3, np.random.default_rng(seed))
-            assert set(filled_in) < set(view.blanks_of(index).tolist())
-            assert all(gold[blank] == candidate != UNLABELLED for blank, candidate in filled_in.items())
-            drawn, filled = drawn + len(view.blanks_of(index)), filled + len(filled_in)
-    assert 0.25 < filled / drawn < 0.3  # less, as one blank stays, and some have no gold

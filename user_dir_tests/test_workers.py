@@ -110,7 +110,6 @@ plain, Scorer._score_items = Scorer._score_items, scored
 small = ["--batch-size", "3"]
 for command in (
     ["evaluate", model, data, "--json", f"{out}/joint.json", "--predictions", f"{out}/joint", "--breakdown", *small],
-    ["evaluate", model, data, "--refine", "2", "--cascade", "4", "--json", f"{out}/refined.json", *small],
     ["evaluate", f"{model}:{other}", data, "--fit-weights", "test", "--json", f"{out}/fitted.json", *small],
     ["evaluate", model, data, "--view", "full", "--split", "test", "--predictions", f"{out}/full"],
     ["predict", f"{model}:{other}", passages, "--scores", "--out", f"{out}/scores", *small],
@@ -130,7 +129,7 @@ def test_two_workers_score_as_one(tmp_path: Path, finetuned: Path, pretrained: P
     alone = run(sys.executable, *script, data_bin, passages, env={"PYTHONPATH": str(ROOT)})
     two = torchrun(*script, data_bin, passages, env={"PYTHONPATH": str(ROOT)})
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        *("fitted.json", "full", "joint", "joint.json", "one", "refined.json", "scores")
+        *("fitted.json", "full", "joint", "joint.json", "one", "scores")
     ]
     for path in (tmp_path / "out").iterdir():
         found = (tmp_path / "out two" / path.name).read_text()

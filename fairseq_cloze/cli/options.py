@@ -80,20 +80,6 @@ def scoring_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 help="Share of a candidate's mean score at the other blanks to subtract.  [default: as in training]",
             ),
             click.option(
-                "--refine",
-                type=click.IntRange(min=0),
-                default=0,
-                show_default=True,
-                help="Rounds that fill in the most certain blanks and score the others again.",
-            ),
-            click.option(
-                "--cascade",
-                type=click.IntRange(min=0),
-                default=0,
-                show_default=True,
-                help="Forwards per passage to compare the two best candidates of uncertain blanks in the filled text.",
-            ),
-            click.option(
                 "--weights",
                 metavar="W:W...",
                 callback=_weights,
