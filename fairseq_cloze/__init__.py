@@ -38,7 +38,7 @@ def register() -> None:
         from . import criterion, model, optimizer, task  # noqa: F401
 
 
-class _UserDirs(List[str]):
+class _UserDirs(list[str]):
     """``__path__`` of this package, which fairseq searches for ``--user-dir``.
 
     Where the package is already imported, fairseq accepts a ``--user-dir`` of the same name only if it finds the path
@@ -58,7 +58,7 @@ class _UserDirs(List[str]):
         return True
 
 
-_path: Optional[List[str]] = globals().get("__path__")
+_path: list[str] | None = globals().get("__path__")
 if _path is not None:
     __path__ = _UserDirs(_path)
 if "fairseq" in sys.modules:

@@ -9,9 +9,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Any
 
 from . import capture
 from .capture import Key, key_of
@@ -48,9 +49,9 @@ class Checkpoint:
     name: str
     key: Key
     content: str
-    epoch: Optional[int]
-    updates: Optional[int]
-    aliases: List[str] = field(default_factory=list)
+    epoch: int | None
+    updates: int | None
+    aliases: list[str] = field(default_factory=list)
 
     @property
     def arrived(self) -> float:
@@ -63,7 +64,7 @@ class Checkpoint:
         return _NUMBERED.fullmatch(self.name) is None
 
     @property
-    def order(self) -> Tuple[int, int, str]:
+    def order(self) -> tuple[int, int, str]:
         """Sorts checkpoints as they were trained."""
         return (-1 if self.updates is None else self.updates, self.key[2], self.private.name)
 
@@ -87,7 +88,7 @@ class Trial:
         return self.due == float("inf")
 
 
-def try_again(previous: Optional[Trial], key: Key, problem: str) -> Trial:
+def try_again(previous: Trial | None, key: Key, problem: str) -> Trial:
     """The next trial after a failure; a file that has changed since starts anew."""
     attempts = previous.attempts + 1 if previous and previous.key == key else 1
     pauses = dict(enumerate(RETRY_AFTER, 1))
@@ -106,15 +107,13 @@ class Arrivals:
         say: takes a line for people
     """
 
-    def __init__(
-        self, save_dir: Path, queue: Path, known: Dict[Key, Optional[str]], say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, save_dir: Path, queue: Path, known: dict[Key, str | None], say: Callable[[str], None]) -> None:
         self.queue = queue
-        self.waiting: Dict[Path, Checkpoint] = {}
+        self.waiting: dict[Path, Checkpoint] = {}
         self.missed = 0  #: pruned before they could be linked
         self.last = time.monotonic()  #: when something new came
         self.known, self._say = known, say
-        self._trials: Dict[Path, Trial] = {}
+        self._trials: dict[Path, Trial] = {}
         self._command = [sys.executable, "-c", _BOOT, capture.__name__, str(save_dir), str(queue), *sys.path]
         self._heard = threading.Condition()
         self._news = False
@@ -185,7 +184,7 @@ class Arrivals:
 
     # -- the queue
 
-    def inspect(self) -> List[Tuple[str, Trial]]:
+    def inspect(self) -> list[tuple[str, Trial]]:
         """Find out which files that wait are whole; returns names and last trials of those that are given up."""
         given_up = []
         for path in sorted(self.queue.iterdir()):
@@ -213,7 +212,7 @@ class Arrivals:
                 self._trials[path] = Trial(key, 0, time.monotonic() + RETRY_AFTER[0], "")
         return given_up
 
-    def _read(self, path: Path, name: str, key: Key) -> Optional[Checkpoint]:
+    def _read(self, path: Path, name: str, key: Key) -> Checkpoint | None:
         if key in self.known:
             content = self.known[key]
             return None if content is None else Checkpoint(path, name, key, content, None, None)
@@ -240,7 +239,7 @@ def digest(path: Path) -> str:
     return found.hexdigest()
 
 
-def progress_of(path: Path, name: str) -> Tuple[Optional[int], Optional[int]]:
+def progress_of(path: Path, name: str) -> tuple[int | None, int | None]:
     """Epoch and number of updates, from the checkpoint or from its name.
 
     Raises:

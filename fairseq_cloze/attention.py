@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import List, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ class Rows(NamedTuple):
         longest: the longest length
     """
 
-    lengths: List[int]
+    lengths: list[int]
     ends: Tensor
     longest: int
 

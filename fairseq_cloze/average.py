@@ -6,9 +6,10 @@ weight keeps its type, and checkpoints that do not belong together are refused.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Dict, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,9 +42,9 @@ def average(checkpoints: Sequence[PathLike], out: PathLike) -> Path:
     check_writable(target)
     if target.exists() and any(path.exists() and path.samefile(target) for path in paths):
         raise CheckpointError(f"{target}: would replace a checkpoint that it is made from; choose another file")
-    expected: Dict[str, Any] = {}
-    seen: Dict[str, Path] = {}
-    total: Dict[str, Tensor] = {}
+    expected: dict[str, Any] = {}
+    seen: dict[str, Path] = {}
+    total: dict[str, Tensor] = {}
     state: State = {}
     for path in paths:
         state = load_state(path)
@@ -66,7 +67,7 @@ def average(checkpoints: Sequence[PathLike], out: PathLike) -> Path:
     return target
 
 
-def _add(total: Dict[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+def _add(total: dict[str, Tensor], weights: Mapping[str, Tensor]) -> None:
     for name, value in weights.items():
         wide = value.to(_wide(value.dtype))
         if name in total:
@@ -81,10 +82,10 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _mean(total: Dict[str, Tensor], last: Mapping[str, Tensor], number: int) -> Dict[str, Tensor]:
+def _mean(total: dict[str, Tensor], last: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
     """Divide the sums; weights that are one in *last*, such as embedding and projection, are one again."""
-    mean: Dict[str, Tensor] = {}
-    owners: Dict[int, str] = {}
+    mean: dict[str, Tensor] = {}
+    owners: dict[int, str] = {}
     for name, value in total.items():
         rounding = None if value.is_floating_point() else "floor"
         mean[name] = torch.div(value, number, rounding_mode=rounding).to(last[name].dtype)
@@ -94,7 +95,7 @@ def _mean(total: Dict[str, Tensor], last: Mapping[str, Tensor], number: int) -> 
     return mean
 
 
-def _describe(state: State, weights: Mapping[str, Tensor], path: Path) -> Dict[str, Any]:
+def _describe(state: State, weights: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
     """What must be the same in all checkpoints, by name."""
     vocabulary = read_vocabulary(state, path)
     carried = read_task_state(state)

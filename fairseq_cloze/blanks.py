@@ -7,8 +7,8 @@ one third function words, as in the exams of CLOTH.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from .prose import sentences
 from .words import CLOSED, FUNCTION_WORDS, Tagger, Token, kind_at
@@ -17,7 +17,7 @@ from .words import CLOSED, FUNCTION_WORDS, Tagger, Token, kind_at
 WORDS_PER_BLANK, GAP, CONTENT_SHARE = 17, 5, 2 / 3
 
 #: How much more often than others a kind is chosen where several could be.
-_WEIGHTS: Dict[str, float] = {
+_WEIGHTS: dict[str, float] = {
     "preposition": 0.3, "conjunction": 4, "connective": 4, "particle": 2, "question": 3, "adverb": 2, "indefinite": 1.5,
     "object": 0.3, "possessive": 0.3, "have": 0.5, "do": 0.5, "be": 0.4, "modal": 0.7, "NN": 0.8, "NNS": 0.9,
     "VB": 1.3, "VBZ": 1.3, "VBD/VBN": 1.3, "VBD": 1.3, "VBN": 1.3, "VBG": 1.2, "JJ": 1.2, "JJR": 0.6, "JJS": 0.3,
@@ -52,7 +52,7 @@ class Slot:
     after: str
     content_before: str
     content_after: str
-    sentence: Tuple[str, ...]
+    sentence: tuple[str, ...]
 
     @property
     def content(self) -> bool:
@@ -65,10 +65,10 @@ class Blank:
     """A chosen slot and words of its kind that may be its distractors, best first."""
 
     slot: Slot
-    distractors: Tuple[str, ...]
+    distractors: tuple[str, ...]
 
 
-def find_slots(text: str, tagger: Tagger) -> Tuple[List[Slot], int, int]:
+def find_slots(text: str, tagger: Tagger) -> tuple[list[Slot], int, int]:
     """Every word of *text* that could become a blank.
 
     The last token is none, as nothing of the text would stand behind it.
@@ -76,7 +76,7 @@ def find_slots(text: str, tagger: Tagger) -> Tuple[List[Slot], int, int]:
     Returns:
         the slots in order, the number of words in the text, and how many of them are in the first sentence
     """
-    slots: List[Slot] = []
+    slots: list[Slot] = []
     words = 0
     first = 0
     offset = 0
@@ -131,9 +131,9 @@ def choose(
     words: int,
     first: int,
     rng: random.Random,
-    offer: Callable[[Slot], Optional[Sequence[str]]],
+    offer: Callable[[Slot], Sequence[str] | None],
     words_per_blank: float = WORDS_PER_BLANK,
-) -> List[Blank]:
+) -> list[Blank]:
     """Choose blanks.
 
     The text after its first sentence is cut into equal stretches, each of which gets one blank if it can.
@@ -152,7 +152,7 @@ def choose(
     content = round(number * CONTENT_SHARE)
     wanted = [True] * content + [False] * (number - content)
     rng.shuffle(wanted)
-    chosen: List[Blank] = []
+    chosen: list[Blank] = []
     golds = set()
     owed = 0  # content words that stood where a function word was wanted, less the reverse
     for index, want in enumerate(wanted):

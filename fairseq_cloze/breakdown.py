@@ -7,7 +7,8 @@ lists and endings, not a part-of-speech tagger; see :func:`kind_of`.
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,10 +19,10 @@ from .text import NOTHING
 from .vocabulary import Vocabulary
 
 #: Accuracy in percent, its interval, and number of blanks, by group and by name of the grouping.
-Breakdown = Dict[str, Dict[str, Dict[str, Any]]]
+Breakdown = dict[str, dict[str, dict[str, Any]]]
 
 #: Names of groups, and the group of each blank, ``int64 (blanks,)``.
-_Grouping = Tuple[Sequence[str], np.ndarray]
+_Grouping = tuple[Sequence[str], np.ndarray]
 
 #: 97.5% quantile of the normal distribution.
 Z95 = 1.959963984540054
@@ -56,7 +57,7 @@ def break_down(store: Store, vocabulary: Vocabulary, answers: np.ndarray) -> Bre
     return {name: _count(grouping, right, labelled) for name, grouping in groupings.items()}
 
 
-def breakdown_lines(breakdown: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> List[str]:
+def breakdown_lines(breakdown: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
     """A breakdown as a table."""
     lines = []
     for name, groups in breakdown.items():
@@ -67,7 +68,7 @@ def breakdown_lines(breakdown: Mapping[str, Mapping[str, Mapping[str, Any]]]) ->
     return lines
 
 
-def wilson_interval(right: int, blanks: int) -> Tuple[float, float]:
+def wilson_interval(right: int, blanks: int) -> tuple[float, float]:
     """95% interval of a share, as fractions.
 
     Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).  It takes blanks as
@@ -83,7 +84,7 @@ def wilson_interval(right: int, blanks: int) -> Tuple[float, float]:
     return max(0.0, min(share, middle - margin)), min(1.0, max(share, middle + margin))
 
 
-def _count(grouping: _Grouping, right: np.ndarray, labelled: np.ndarray) -> Dict[str, Dict[str, Any]]:
+def _count(grouping: _Grouping, right: np.ndarray, labelled: np.ndarray) -> dict[str, dict[str, Any]]:
     names, group = grouping
     blanks = np.bincount(group[labelled], minlength=len(names)).tolist()
     hits = np.bincount(group[right], minlength=len(names)).tolist()
@@ -130,7 +131,7 @@ def _folders(store: Store, passage: np.ndarray) -> _Grouping:
 
 
 def _kinds(store: Store, vocabulary: Vocabulary) -> _Grouping:
-    texts: Dict[bytes, str] = {}
+    texts: dict[bytes, str] = {}
     ends = store.candidate_end.tolist()
     group = np.zeros(store.blanks, dtype=np.int64)
     for blank, (start, end) in enumerate(zip(ends[:-1], ends[1:])):
@@ -203,7 +204,7 @@ def kind_of(options: Sequence[str]) -> str:
     return best if 2 * counts[best] > len(words) else "other words"
 
 
-def _kinds_of_word(word: str) -> List[str]:
+def _kinds_of_word(word: str) -> list[str]:
     if " " in word:
         return ["phrases"]
     found = [kind for kind, words in _WORDS.items() if word in words]

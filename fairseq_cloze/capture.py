@@ -18,9 +18,10 @@ import socket
 import stat
 import threading
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Any
 
 from .files import unused
 
@@ -49,7 +50,7 @@ _TELL = 0.02
 EVENTS = "events"
 
 #: Size, inode and time of the last change, which tell files and their contents apart without reading them.
-Key = Tuple[int, int, int]
+Key = tuple[int, int, int]
 
 
 def key_of(found: os.stat_result) -> Key:
@@ -69,13 +70,13 @@ class Linker:
 
     def __init__(self, folder: Path, queue: Path, say: Callable[[str], None]) -> None:
         self.folder, self.queue = folder, queue
-        self.names: Set[str] = set()  #: linked so far
-        self.pending: Dict[str, Tuple[Key, float]] = {}  #: to be copied: what was found when, on the monotonic clock
+        self.names: set[str] = set()  #: linked so far
+        self.pending: dict[str, tuple[Key, float]] = {}  #: to be copied: what was found when, on the monotonic clock
         self._say = say
         self._links = True
-        self._seen: Set[Key] = set()
-        self._complaints: Set[str] = set()
-        self._waiting: Dict[int, Path] = {}  # by inode
+        self._seen: set[Key] = set()
+        self._complaints: set[str] = set()
+        self._waiting: dict[int, Path] = {}  # by inode
         for path in sorted(queue.iterdir()):  # left by an earlier watch
             found = path.stat()
             self._seen.add(key_of(found))
@@ -174,7 +175,7 @@ def give_name(path: Path, target: Path) -> None:
 # -- events ----------------------------------------------------------------------------------------------------------
 
 
-def file_system(path: Path, mounts: Optional[str] = None) -> str:
+def file_system(path: Path, mounts: str | None = None) -> str:
     """Type of the file system that a path is on, as in ``/proc/self/mountinfo``; empty where there is none.
 
     Args:
@@ -248,11 +249,11 @@ class _Capture:
     def __init__(self, folder: Path, queue: Path) -> None:
         self._linker = Linker(folder, queue, lambda text: self._tell(say=text))
         self._events = _fork_observer(folder)
-        self._sources: List[Any] = [0, self._events]
+        self._sources: list[Any] = [0, self._events]
         self._seldom = _SELDOM
-        self._heard: List[str] = []
+        self._heard: list[str] = []
         self._torn = b""
-        self._how: Optional[str] = None
+        self._how: str | None = None
         self._lively_until = time.monotonic() + _LIVELY
         self._changed = 0  # when the folder was
         self._new = 0
@@ -319,7 +320,7 @@ class _Capture:
             self._asked -= asked
             self._new, self._told = 0, time.monotonic()
 
-    def _missed(self, heard: Sequence[str]) -> List[str]:
+    def _missed(self, heard: Sequence[str]) -> list[str]:
         """Checkpoints that came and were pruned before they could be linked."""
         linker = self._linker
         names = [name for name in dict.fromkeys(heard) if CANDIDATE.fullmatch(name)] + list(linker.pending)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Deque, List, Mapping, Optional, Sequence
+from typing import Any
 
 from .ranking import MICRO, chance_interval
 
@@ -116,11 +117,11 @@ class Verdict:
 
     window: Stretch
     start: Stretch  #: the first piece
-    peak: Optional[Stretch]  #: the piece furthest above chance, if any was above
+    peak: Stretch | None  #: the piece furthest above chance, if any was above
     highest_rate: float  #: highest learning rate
     highest_at: int  #: first update that had it
-    first_scale: Optional[float]  #: loss scale of fp16; ``None`` without
-    last_scale: Optional[float]
+    first_scale: float | None  #: loss scale of fp16; ``None`` without
+    last_scale: float | None
     softmax: bool  #: whether the loss is the softmax loss, so that log C is the loss of guessing
 
 
@@ -138,18 +139,18 @@ class ChanceWatch:
     def __init__(self, patience: int, softmax: bool = True) -> None:
         self.patience = patience
         self.softmax = softmax
-        self._window: Deque[Stretch] = deque()
+        self._window: deque[Stretch] = deque()
         self._blanks = 0  # in the window
-        self._piece: List[Stretch] = []
-        self._start: Optional[Stretch] = None
-        self._peak: Optional[Stretch] = None
+        self._piece: list[Stretch] = []
+        self._start: Stretch | None = None
+        self._peak: Stretch | None = None
         self._highest_rate, self._highest_at = -1.0, 0
-        self._first_scale: Optional[float] = None
+        self._first_scale: float | None = None
         self._above = 0  # updates since the window was last at chance
         self._quiet = 0  # updates until it may be said again
         self._pause = patience
 
-    def add(self, update: Stretch, rate: float, scale: Optional[float] = None) -> Optional[Verdict]:
+    def add(self, update: Stretch, rate: float, scale: float | None = None) -> Verdict | None:
         """Look at an update.
 
         Args:
@@ -242,7 +243,7 @@ def report(verdict: Verdict, beginning: Beginning) -> str:
     return "\n".join(lines)
 
 
-def likely_causes(verdict: Verdict, beginning: Beginning) -> List[str]:
+def likely_causes(verdict: Verdict, beginning: Beginning) -> list[str]:
     """Why a run may be at chance, a line per cause: what was measured, then what was set, then what is left."""
     window, start, peak = verdict.window, verdict.start, verdict.peak
     trained = f"{window.last} updates so far"

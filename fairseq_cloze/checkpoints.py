@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import re
 import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ PARTS = {"encoder": ENCODER, "LM head": LM_HEAD}
 STATE_KEY = "fairseq_cloze"
 STATE_VERSION = 1
 
-State = Dict[str, Any]
+State = dict[str, Any]
 
 
 # -- architecture ----------------------------------------------------------------------------------------------------
@@ -55,7 +56,7 @@ class Architecture:
     untie_weights_roberta: bool = False
     pooler_activation_fn: str = "tanh"
 
-    def differences(self, config: Any) -> List[str]:
+    def differences(self, config: Any) -> list[str]:
         """What *config* (fairseq's model configuration) says otherwise, as text."""
         out = []
         for entry in fields(self):
@@ -148,7 +149,7 @@ def check_built(state: State, path: Path, overrides: Mapping[str, Any]) -> None:
         _check_names("criterion", names["criterion"], path)
 
 
-def check_model_built(model: Any, path: Optional[Path]) -> None:
+def check_model_built(model: Any, path: Path | None) -> None:
     """As :func:`check_built`, of a configuration of a model alone."""
     _check_names("architecture", _names(model, "arch"), path)
     for name in _RUN:
@@ -163,12 +164,12 @@ def _option(config: Any, name: str) -> Any:
     return config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
 
 
-def _names(config: Any, key: str) -> List[Any]:
+def _names(config: Any, key: str) -> list[Any]:
     """What a configuration is of; fairseq looks here at the one, there at the other first."""
     return [name for name in (_option(config, "_name"), _option(config, key)) if name is not None] or [None]
 
 
-def _check_names(kind: str, names: Sequence[Any], path: Optional[Path]) -> None:
+def _check_names(kind: str, names: Sequence[Any], path: Path | None) -> None:
     known = BUILT[kind]
     for name in names:
         if name not in known and not (kind == "architecture" and str(name).startswith(OUR_ARCHITECTURES)):
@@ -197,7 +198,7 @@ def load_state(path: Path) -> State:
     return state
 
 
-def roberta_weights(state: State, path: Path) -> Dict[str, Tensor]:
+def roberta_weights(state: State, path: Path) -> dict[str, Tensor]:
     """Weights under today's names.
 
     Releases of 2019 call the encoder ``decoder`` and its norm otherwise, and keep the projections of queries, keys and
@@ -247,12 +248,12 @@ def digest(weights: Mapping[str, Tensor], prefix: str) -> str:
     return total.hexdigest()
 
 
-def digests(weights: Mapping[str, Tensor]) -> Dict[str, str]:
+def digests(weights: Mapping[str, Tensor]) -> dict[str, str]:
     """:func:`digest` of each of :data:`PARTS`."""
     return {part: digest(weights, prefix) for part, prefix in PARTS.items()}
 
 
-def expected_weights(state: State, path: Path, current: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+def expected_weights(state: State, path: Path, current: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The checkpoint's weights as fairseq should have loaded them: under today's names, cast to the *current* types."""
     return {
         name: value.to(current[name].dtype) if name in current else value
@@ -320,7 +321,7 @@ def carried_vocabulary(carried: State, origin: str) -> Vocabulary:
     return Vocabulary({name: zlib.decompress(content) for name, content in carried["vocabulary"].items()}, origin)
 
 
-def read_vocabulary(state: State, path: Path) -> Optional[Vocabulary]:
+def read_vocabulary(state: State, path: Path) -> Vocabulary | None:
     """The vocabulary that belongs to a checkpoint: the one it carries, else the one that lies beside it."""
     carried = read_task_state(state)
     if carried:
@@ -346,7 +347,7 @@ def require_vocabulary(state: State, path: Path) -> Vocabulary:
     return vocabulary
 
 
-def check_vocabulary(state: State, path: Path, vocabulary: Vocabulary, where: str) -> Tuple[str, bool]:
+def check_vocabulary(state: State, path: Path, vocabulary: Vocabulary, where: str) -> tuple[str, bool]:
     """Make sure that a dictionary and BPE are those the weights were trained with.
 
     Args:

@@ -8,8 +8,9 @@ import resource
 import shutil
 import signal
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any
 
 #: Signals that a command is sent when this process is; SLURM announces the end of a job by a USR signal.
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
@@ -39,12 +40,12 @@ class Child:
 
     def __init__(self) -> None:
         self.status = 0
-        self.forwarded: List[str] = []
+        self.forwarded: list[str] = []
         self.may_hurry = False
         self.wake, self._wake_end = os.pipe()
-        self._pid: Optional[int] = None
+        self._pid: int | None = None
         self._ended = False
-        self._early: List[int] = []  # signals that came before the command started
+        self._early: list[int] = []  # signals that came before the command started
         self._peak, self._least_peak = 0, 0
 
     @contextmanager
@@ -69,8 +70,8 @@ class Child:
             os.close(self._wake_end)
 
     def start(
-        self, command: Sequence[str], environ: Mapping[str, str], file_actions: Sequence[Tuple[Any, ...]]
-    ) -> Optional[str]:
+        self, command: Sequence[str], environ: Mapping[str, str], file_actions: Sequence[tuple[Any, ...]]
+    ) -> str | None:
         """Start the command; returns why that was not possible, and then the child has ended."""
         self._least_peak = _own_peak()
         try:

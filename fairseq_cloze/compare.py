@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import List, Sequence, Tuple
 
 import numpy as np
 
@@ -58,7 +58,7 @@ class Comparison:
         """The result as JSON."""
         return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
 
-    def lines(self) -> List[str]:
+    def lines(self) -> list[str]:
         """The result as a table, and what it says as a sentence."""
         out = [
             f"A {self.a}",
@@ -150,7 +150,7 @@ def compare(a: PathLike, b: PathLike) -> Comparison:
 # -- statistics ------------------------------------------------------------------------------------------------------
 
 
-def paired_interval(only_a: int, only_b: int, blanks: int) -> Tuple[float, float]:
+def paired_interval(only_a: int, only_b: int, blanks: int) -> tuple[float, float]:
     """95% interval of the difference between two shares of the same blanks, B less A, as fractions.
 
     Wald's interval after adding half a blank to each of the four cells: Agresti and Min, "Simple improved confidence

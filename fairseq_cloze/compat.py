@@ -16,9 +16,10 @@ import re
 import shutil
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Callable, List, NoReturn, Optional, Tuple, Type, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from .errors import ChanceError, CheckpointError, ClozeError, OutOfMemory, SetupError
 from .files import replacing
@@ -76,8 +77,8 @@ def refuse_wrong_apex() -> None:
         )
 
 
-def _version(text: str) -> Tuple[int, ...]:
-    numbers: List[int] = []
+def _version(text: str) -> tuple[int, ...]:
+    numbers: list[int] = []
     for part in text.split("+")[0].split("."):
         if not part.isdigit():
             break
@@ -180,7 +181,7 @@ def exchange_by_torch() -> None:
         torch.distributed.broadcast_object_list(box, src=src_rank, group=group, device=dist_device)
         return box[0]
 
-    def all_gather(data: Any, group: Any = None, max_size: int = 0) -> List[Any]:
+    def all_gather(data: Any, group: Any = None, max_size: int = 0) -> list[Any]:
         return gather(data)
 
     utils._broadcast_object_slow = broadcast
@@ -238,7 +239,7 @@ def check_before_building() -> None:
     if getattr(plain_load, "checks", False):
         return
 
-    def load(filenames: List[str], arg_overrides: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def load(filenames: list[str], arg_overrides: Any = None, *args: Any, **kwargs: Any) -> Any:
         from .checkpoints import check_built, load_state
 
         for path in filenames:
@@ -264,7 +265,7 @@ def print_errors_plainly() -> None:
 
     own_codes = (ChanceError.exit_code, OutOfMemory.exit_code, EXIT_REQUEUE)
 
-    def hook(kind: Type[BaseException], error: BaseException, trace: Optional[TracebackType]) -> None:
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         code = error.exit_code if isinstance(error, ClozeError) else 1
         if kind.__name__ == "ProcessExitedException" and getattr(error, "exit_code", 1) in own_codes:
             code = getattr(error, "exit_code", 1)
@@ -325,13 +326,13 @@ def rank() -> int:
     return torch.distributed.get_rank() if is_distributed() else 0
 
 
-def gather(value: T) -> List[T]:
+def gather(value: T) -> list[T]:
     """The *value* of every process that trains, by rank, given to all of them."""
     import torch.distributed
 
     if not is_distributed():
         return [value]
-    values: List[Any] = [None] * torch.distributed.get_world_size()
+    values: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(values, value)
     return values
 

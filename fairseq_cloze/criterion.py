@@ -5,7 +5,7 @@ the same accuracy and a checkpoint is selected on its exact value.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Tuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,8 +50,8 @@ class ClozeRankingCriterion(FairseqCriterion):
         self.settings = task.settings
 
     def forward(
-        self, model: nn.Module, sample: Dict[str, Any], reduce: bool = True
-    ) -> Tuple[Tensor, int, Dict[str, Any]]:
+        self, model: nn.Module, sample: dict[str, Any], reduce: bool = True
+    ) -> tuple[Tensor, int, dict[str, Any]]:
         """Compute the loss of a batch.
 
         Returns:
@@ -80,7 +80,7 @@ class ClozeRankingCriterion(FairseqCriterion):
         )
 
     @classmethod
-    def reduce_metrics(cls, logging_outputs: List[Dict[str, Any]]) -> None:
+    def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
         """Add up the counts of all workers and log them."""
         total = {key: sum(log.get(key, 0) for log in logging_outputs) for key in ("loss", *_SUMMED)}
         blanks = int(total["n_blanks"])
@@ -105,7 +105,7 @@ class ClozeRankingCriterion(FairseqCriterion):
 # -- loss ------------------------------------------------------------------------------------------------------------
 
 
-def ranking_losses(scores: Tensor, sample: Dict[str, Any], loss: str = "softmax", margin: float = 1.0) -> Tensor:
+def ranking_losses(scores: Tensor, sample: dict[str, Any], loss: str = "softmax", margin: float = 1.0) -> Tensor:
     """Loss of each blank; only those of labelled blanks mean anything.
 
     - ``softmax``: :math:`-\\log \\mathrm{softmax}(s)_{gold}`

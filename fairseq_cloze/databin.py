@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Dict, Mapping
+from typing import Any
 
 from .encoding import COLUMNS, EncodingOptions
 from .errors import DataBinError
@@ -41,7 +42,7 @@ class DataBin:
                 )
 
     @property
-    def splits(self) -> Dict[str, Any]:
+    def splits(self) -> dict[str, Any]:
         """Manifest entries by split name."""
         return self.manifest["splits"]
 
@@ -102,7 +103,7 @@ def check_replaceable(folder: Path) -> None:
             )
 
 
-def _read_manifest(folder: Path) -> Dict[str, Any]:
+def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import List, Optional, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -98,10 +98,10 @@ class ClozeDataset(FairseqDataset):
     def batch_by_size(
         self,
         indices: np.ndarray,
-        max_tokens: Optional[int] = None,
-        max_sentences: Optional[int] = None,
+        max_tokens: int | None = None,
+        max_sentences: int | None = None,
         required_batch_size_multiple: int = 1,
-    ) -> List[np.ndarray]:
+    ) -> list[np.ndarray]:
         """Cut an order of items into batches.
 
         Args:
@@ -119,11 +119,11 @@ class ClozeDataset(FairseqDataset):
         batches = [indices[start:end] for start, end in zip(starts, [*starts[1:], len(indices)])]
         return batches + self._fillers(-len(batches) % self.batches_multiple)
 
-    def _starts(self, indices: np.ndarray, max_tokens: Optional[int], max_items: Optional[int]) -> List[int]:
+    def _starts(self, indices: np.ndarray, max_tokens: int | None, max_items: int | None) -> list[int]:
         """Where batches start in an order of items; each takes as many as the limits allow."""
         most = sys.maxsize if max_tokens is None else max_tokens
         most_items = sys.maxsize if max_items is None else max_items
-        starts: List[int] = []
+        starts: list[int] = []
         longest, height, items = 0, 0, most_items  # the first item opens a batch
         for block in range(0, len(indices), _BLOCK):  # as Python's own integers, which are quicker and larger
             part = indices[block : block + _BLOCK]
@@ -149,7 +149,7 @@ class ClozeDataset(FairseqDataset):
                 f"{cost[worst]:,} tokens; pass --max-tokens {cost[worst]} or more, or --batch-size instead"
             )
 
-    def _fillers(self, count: int) -> List[np.ndarray]:
+    def _fillers(self, count: int) -> list[np.ndarray]:
         """Batches of the cheapest item, unlabelled."""
         cheapest = int(self.view.cost.argmin()) if count else 0
         return [np.array([-1 - cheapest])] * count

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ class Check:
     expected: str = ""
     fault: str = ""
     advice: str = ""
-    values: Dict[str, Any] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
 
     def line(self) -> str:
         """The check as one line."""
@@ -63,15 +64,15 @@ class Diagnosis:
     """All checks of one checkpoint."""
 
     checkpoint: str
-    data_bin: Optional[str]
-    checks: List[Check] = field(default_factory=list)
+    data_bin: str | None
+    checks: list[Check] = field(default_factory=list)
 
     @property
     def fit(self) -> bool:
         """No check found the checkpoint unfit."""
         return all(check.verdict != UNFIT for check in self.checks)
 
-    def faults(self, *verdicts: str) -> List[str]:
+    def faults(self, *verdicts: str) -> list[str]:
         """Names of the faults with one of these verdicts."""
         return [check.fault or check.name for check in self.checks if check.verdict in verdicts and check.fault]
 
@@ -115,8 +116,8 @@ class WeightExamination:
     def __init__(
         self,
         path: Path,
-        state: Dict[str, Any],
-        weights: Dict[str, Tensor],
+        state: dict[str, Any],
+        weights: dict[str, Tensor],
         diagnosis: Diagnosis,
         announce: Callable[[Check], Any],
     ) -> None:
@@ -182,7 +183,7 @@ class WeightExamination:
 
     def check_layers(self) -> None:
         """As many layers as configured, without gaps, all of one shape."""
-        shapes: Dict[int, Dict[str, Any]] = {}
+        shapes: dict[int, dict[str, Any]] = {}
         for name, value in self.weights.items():
             match = re.match(rf"{re.escape(ENCODER)}layers\.(\d+)\.(.+)", name)
             if match:
@@ -209,7 +210,7 @@ class WeightExamination:
 
     def check_encoder(self) -> None:
         """No layer is as it was initialised."""
-        ratios: Dict[int, float] = {}
+        ratios: dict[int, float] = {}
         for name, value in self.weights.items():
             match = re.match(rf"{re.escape(ENCODER)}layers\.(\d+)\..*weight$", name)
             if match and value.dim() == 2:

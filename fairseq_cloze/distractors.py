@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Dict, FrozenSet, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -34,15 +34,15 @@ _GROUPS = (
     "back away", "but and", "so and",
 )  # fmt: skip
 
-_NONE: FrozenSet[str] = frozenset()
-_ALIKE: Dict[str, FrozenSet[str]] = {
+_NONE: frozenset[str] = frozenset()
+_ALIKE: dict[str, frozenset[str]] = {
     word: frozenset(other for group in _GROUPS if word in group.split() for other in group.split()) - {word}
     for words in _GROUPS
     for word in words.split()
 }
 
 #: Kinds whose distractors are other kinds' words: the form of what follows allows only the right kind.
-_OTHERS: Dict[str, Tuple[str, ...]] = {
+_OTHERS: dict[str, tuple[str, ...]] = {
     "have": ("do", "modal"),
     "do": ("have", "be"),
     "be": ("have", "do", "modal"),
@@ -77,7 +77,7 @@ class Distractors:
         self._most = most
         self._evidence = evidence
 
-    def offer(self, slot: Slot, rng: random.Random) -> Optional[List[str]]:
+    def offer(self, slot: Slot, rng: random.Random) -> list[str] | None:
         """Distractors of a slot, best first, capitalised as the right word is; ``None`` where there are too few."""
         if slot.content:
             found = self._open(slot, rng)
@@ -88,7 +88,7 @@ class Distractors:
         upper = slot.gold[0].isupper()
         return [word[:1].upper() + word[1:] if upper else word for word in found[: self._most]]
 
-    def _open(self, slot: Slot, rng: random.Random) -> List[str]:
+    def _open(self, slot: Slot, rng: random.Random) -> list[str]:
         if not self._counts.known(slot.kind, slot.word) or slot.gold[0].isupper():
             return []
         band = self._counts.band(slot.kind, slot.word)
@@ -107,7 +107,7 @@ class Distractors:
         kept.sort(key=lambda number: -int(grammatical[number]))  # stable: chance decides among equals
         return apart([tried[number] for number in kept], slot.word, self._most)
 
-    def _seen(self, slot: Slot, words: Sequence[str]) -> Dict[str, Tuple[str, np.ndarray]]:
+    def _seen(self, slot: Slot, words: Sequence[str]) -> dict[str, tuple[str, np.ndarray]]:
         """Per neighbour of the blank how often each word was seen beside it."""
         size = len(words)
         out = {}
@@ -124,7 +124,7 @@ class Distractors:
                 out[side] = (neighbour, self._counts.pairs(kind, first, second))
         return out
 
-    def _closed(self, slot: Slot, rng: random.Random) -> List[str]:
+    def _closed(self, slot: Slot, rng: random.Random) -> list[str]:
         if slot.kind in _UNTOLD and self._evidence:
             return []
         if slot.kind in _OTHERS:
@@ -152,16 +152,16 @@ class Distractors:
         return words if slot.kind in _OTHERS else _one_of_each(words)
 
 
-def _one_of_each(words: Sequence[str]) -> List[str]:
+def _one_of_each(words: Sequence[str]) -> list[str]:
     """Words of which no two can mean the same."""
-    kept: List[str] = []
+    kept: list[str] = []
     for word in words:
         if _ALIKE.get(word, _NONE).isdisjoint(kept):
             kept.append(word)
     return kept
 
 
-def usable(word: str, slot: Slot, near: FrozenSet[str]) -> bool:
+def usable(word: str, slot: Slot, near: frozenset[str]) -> bool:
     """Whether a word could be a distractor at all: not in the blank's sentence, and a/an is no help.
 
     Args:
@@ -175,9 +175,9 @@ def suits_article(word: str, slot: Slot) -> bool:
     return slot.before not in ("a", "an") or vowel(word) == (slot.before == "an")
 
 
-def apart(words: Sequence[str], gold: str, most: int) -> List[str]:
+def apart(words: Sequence[str], gold: str, most: int) -> list[str]:
     """The first *most* words that are of no family with *gold* or each other."""
-    kept: List[str] = []
+    kept: list[str] = []
     for word in words:
         if len(kept) == most:
             break
@@ -200,7 +200,7 @@ def related(one: str, other: str) -> bool:
 
 
 @lru_cache(maxsize=1 << 16)
-def family(word: str) -> FrozenSet[str]:
+def family(word: str) -> frozenset[str]:
     """A word and its lemmas."""
     return frozenset(lemma for _, lemma in forms(word)) | {word}
 

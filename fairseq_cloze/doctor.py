@@ -7,8 +7,9 @@ and a sample of real blanks show.  How the thresholds were chosen stands in ``do
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional, Sequence
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -52,7 +53,7 @@ _ACCENTS = "The café’s naïve owner asked for €12.50 – “cash only”."
 
 
 def doctor(
-    checkpoint: PathLike, data_bin: Optional[PathLike] = None, announce: Callable[[Check], Any] = lambda check: None
+    checkpoint: PathLike, data_bin: PathLike | None = None, announce: Callable[[Check], Any] = lambda check: None
 ) -> Diagnosis:
     """Examine a checkpoint.
 
@@ -79,15 +80,15 @@ class _Examination(WeightExamination):
     def __init__(
         self,
         path: Path,
-        state: Dict[str, Any],
-        weights: Dict[str, Tensor],
-        data: Optional[DataBin],
+        state: dict[str, Any],
+        weights: dict[str, Tensor],
+        data: DataBin | None,
         announce: Callable[[Check], Any],
     ) -> None:
         super().__init__(path, state, weights, Diagnosis(str(path), str(data.folder) if data else None), announce)
         self.data = data
-        self.vocabulary: Optional[Vocabulary] = None
-        self.scorer: Optional[Scorer] = None
+        self.vocabulary: Vocabulary | None = None
+        self.scorer: Scorer | None = None
         self.store = self._sample()
         self.texts: Sequence[str] = ENGLISH
         self.source = "built-in English text"
@@ -106,7 +107,7 @@ class _Examination(WeightExamination):
         self.check_masked_lm_loss()
         self.check_scores()
 
-    def _sample(self) -> Optional[Store]:
+    def _sample(self) -> Store | None:
         """Labelled blanks of the data-bin."""
         for split in ("valid", "test", "train"):
             if self.data and split in self.data.splits:

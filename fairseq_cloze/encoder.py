@@ -6,7 +6,8 @@ their names stay fairseq's, so checkpoints go both ways.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, Optional
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,10 +28,10 @@ class PackedEncoder(TransformerEncoder):
     def forward(
         self,
         src_tokens: Tensor,
-        src_lengths: Optional[Tensor] = None,
+        src_lengths: Tensor | None = None,
         return_all_hiddens: bool = False,
-        token_embeddings: Optional[Tensor] = None,
-    ) -> Dict[str, Any]:
+        token_embeddings: Tensor | None = None,
+    ) -> dict[str, Any]:
         """As fairseq's, with zeros at padding.
 
         Under autocast, everything after the embeddings is computed and kept in its type; layer norms and softmax add
@@ -83,7 +84,7 @@ class PackedLayer(TransformerEncoderLayer):
     before_attention: Callable[..., Tensor]
     after_attention: Callable[..., Tensor]
 
-    def forward(self, x: Tensor, encoder_padding_mask: Any, attn_mask: Optional[Tensor] = None) -> Tensor:
+    def forward(self, x: Tensor, encoder_padding_mask: Any, attn_mask: Tensor | None = None) -> Tensor:
         """As fairseq's, or over packed rows.
 
         Args:
@@ -126,7 +127,7 @@ class PackedLayer(TransformerEncoderLayer):
         )
 
 
-def before_attention(x: Tensor, weights: List[Tensor], biases: List[Tensor], norm: List[Tensor], eps: float) -> Tensor:
+def before_attention(x: Tensor, weights: list[Tensor], biases: list[Tensor], norm: list[Tensor], eps: float) -> Tensor:
     """Query, key and value in one product, as a function of tensors, so that all layers share its compilation.
 
     Args:
@@ -148,7 +149,7 @@ def before_attention(x: Tensor, weights: List[Tensor], biases: List[Tensor], nor
 def after_attention(
     x: Tensor,
     attended: Tensor,
-    parameters: List[Tensor],
+    parameters: list[Tensor],
     eps: float,
     dropout: float,
     activation_dropout: float,
@@ -207,7 +208,7 @@ def pack(model: nn.Module, compiled: bool = False) -> None:
         model: any; encoders with quantisation noise, offloaded activations or parts of another make stay as they are
         compiled: compile what comes before and after attention, once for all layers
     """
-    functions: List[Callable[..., Tensor]] = [before_attention, after_attention]
+    functions: list[Callable[..., Tensor]] = [before_attention, after_attention]
     if compiled:
         functions = [compile_for_all_layers(function) for function in functions]
     for encoder in [module for module in model.modules() if type(module) is TransformerEncoder]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, List, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -38,16 +39,16 @@ class Ensemble:
     def __init__(
         self,
         checkpoints: Sequence[PathLike],
-        vocabulary: Optional[Vocabulary],
+        vocabulary: Vocabulary | None,
         where: str,
         settings: Settings,
-        device: Optional[str] = None,
+        device: str | None = None,
         fp16: bool = False,
         bf16: bool = False,
-        weights: Optional[Sequence[float]] = None,
+        weights: Sequence[float] | None = None,
     ) -> None:
         self.weights = _check_weights(weights, len(checkpoints))
-        self.scorers: List[Scorer] = []
+        self.scorers: list[Scorer] = []
         for checkpoint in checkpoints:
             scorer = Scorer(checkpoint, vocabulary, where, settings, device, fp16, bf16)
             if vocabulary is None:
@@ -57,9 +58,9 @@ class Ensemble:
     def score(
         self,
         store: Store,
-        batch_size: Optional[int] = None,
-        max_tokens: Optional[int] = None,
-        progress: Optional[Any] = None,
+        batch_size: int | None = None,
+        max_tokens: int | None = None,
+        progress: Any | None = None,
     ) -> Scores:
         """Score every blank of a store with each checkpoint and average, see :meth:`Scorer.score`."""
         return self.score_stores([store], batch_size, max_tokens, progress)[0]
@@ -67,10 +68,10 @@ class Ensemble:
     def score_stores(
         self,
         stores: Sequence[Store],
-        batch_size: Optional[int] = None,
-        max_tokens: Optional[int] = None,
-        progress: Optional[Any] = None,
-    ) -> List[Scores]:
+        batch_size: int | None = None,
+        max_tokens: int | None = None,
+        progress: Any | None = None,
+    ) -> list[Scores]:
         """As :meth:`score` for several stores; workers wait for each other once."""
         limits = (batch_size, max_tokens, progress)
         scored = merge([scorer.score_share(store, *limits) for store in stores for scorer in self.scorers])
@@ -89,9 +90,9 @@ class Ensemble:
         self,
         store: Store,
         split: str,
-        batch_size: Optional[int] = None,
-        max_tokens: Optional[int] = None,
-        progress: Optional[Any] = None,
+        batch_size: int | None = None,
+        max_tokens: int | None = None,
+        progress: Any | None = None,
     ) -> None:
         """Choose the weights that make the right answers of a split most probable, see :func:`fit`.
 
@@ -125,7 +126,7 @@ def average(log_probabilities: Sequence[np.ndarray], weights: Sequence[float]) -
         return np.asarray(np.log(total), dtype=np.float32)
 
 
-def fit(log_probabilities: np.ndarray) -> List[float]:
+def fit(log_probabilities: np.ndarray) -> list[float]:
     """Weights of a mixture that make the observed answers most probable.
 
     Expectation maximisation for the weights of a mixture whose components are fixed: each weight becomes the mean share
@@ -150,7 +151,7 @@ def fit(log_probabilities: np.ndarray) -> List[float]:
     return [float(weight) for weight in weights]
 
 
-def _check_weights(weights: Optional[Sequence[float]], checkpoints: int) -> List[float]:
+def _check_weights(weights: Sequence[float] | None, checkpoints: int) -> list[float]:
     if weights is None:
         return [1.0 / checkpoints] * checkpoints
     if len(weights) != checkpoints:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
-from typing import Any, Dict, Iterator, List, Optional, Sequence, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -48,8 +49,8 @@ class Evaluation:
     scorer: str
     other_blanks: str
     contrast: float
-    weights: List[float]
-    encoding: Dict[str, Any]
+    weights: list[float]
+    encoding: dict[str, Any]
     device: str
     fp16: bool
     bf16: bool
@@ -70,7 +71,7 @@ class Evaluation:
     forwards_per_passage: float
     tokens_per_passage: float
     padding: float
-    notes: List[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     breakdown: Breakdown = field(default_factory=dict)
 
     def to_json(self) -> str:
@@ -81,7 +82,7 @@ class Evaluation:
         }
         return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
 
-    def lines(self) -> List[str]:
+    def lines(self) -> list[str]:
         """The result as a table."""
         rows = [
             ("all blanks", self.accuracy, self.n_blanks),
@@ -115,14 +116,14 @@ def evaluate(
     data_bin: PathLike,
     split: str = "valid",
     settings: Settings = DEFAULT_SETTINGS,
-    batch_size: Optional[int] = None,
-    max_tokens: Optional[int] = None,
-    device: Optional[str] = None,
+    batch_size: int | None = None,
+    max_tokens: int | None = None,
+    device: str | None = None,
     fp16: bool = False,
     bf16: bool = False,
-    weights: Optional[Sequence[float]] = None,
-    fit_weights: Optional[str] = None,
-    predictions_path: Optional[PathLike] = None,
+    weights: Sequence[float] | None = None,
+    fit_weights: str | None = None,
+    predictions_path: PathLike | None = None,
     with_breakdown: bool = False,
 ) -> Evaluation:
     """Score a split of a data-bin.
@@ -168,8 +169,8 @@ def _judge(
     data: DataBin,
     store: Store,
     scores: Scores,
-    options: Dict[str, Any],
-    predictions_path: Optional[PathLike],
+    options: dict[str, Any],
+    predictions_path: PathLike | None,
     with_breakdown: bool,
 ) -> Evaluation:
     scorer = ensemble.scorers[0]
@@ -179,7 +180,7 @@ def _judge(
         write_predictions(predictions_path, make_predictions(store, found.answers, found.probabilities))
     letters = np.bincount(store.columns["gold"][store.columns["gold"] >= 0], minlength=1)
     metrics = metrics_of(counts)
-    figures: Dict[str, Any] = {**asdict(scorer.settings), **metrics}
+    figures: dict[str, Any] = {**asdict(scorer.settings), **metrics}
     figures.update((name, counts[name]) for name in ("n_blanks", "n_one_token", "n_multi_token", "n_unlabelled"))
     evaluation = Evaluation(
         **figures,
@@ -202,12 +203,12 @@ def _judge(
     return evaluation
 
 
-def _progress(what: str, total: Optional[int] = None) -> Any:
+def _progress(what: str, total: int | None = None) -> Any:
     """A bar of blanks where the output is a terminal, of the first worker only."""
     return tqdm(total=total, desc=what, unit=" blanks", disable=None if workers.is_first() else True)
 
 
-def _notes(evaluation: Evaluation, scorers: Sequence[Scorer]) -> List[str]:
+def _notes(evaluation: Evaluation, scorers: Sequence[Scorer]) -> list[str]:
     notes = list(dict.fromkeys(note for scorer in scorers for note in (*scorer.notes, *scorer.memory.notes())))
     if evaluation.n_unlabelled:
         notes.append(f"{evaluation.n_unlabelled:,} blanks are unlabelled and count for nothing above")
@@ -243,11 +244,11 @@ class Prediction:
         notes: what is worth knowing
     """
 
-    answers: Dict[str, Any]
+    answers: dict[str, Any]
     tally: Tally
-    counts: Dict[str, int]
+    counts: dict[str, int]
     seconds: float
-    notes: List[str]
+    notes: list[str]
 
 
 def predict(
@@ -255,15 +256,15 @@ def predict(
     inputs: Sequence[PathLike],
     with_probabilities: bool = False,
     settings: Settings = DEFAULT_SETTINGS,
-    text_norm: Optional[str] = None,
+    text_norm: str | None = None,
     on_error: str = "stop",
-    batch_size: Optional[int] = None,
-    max_tokens: Optional[int] = None,
-    device: Optional[str] = None,
+    batch_size: int | None = None,
+    max_tokens: int | None = None,
+    device: str | None = None,
     fp16: bool = False,
     bf16: bool = False,
-    weights: Optional[Sequence[float]] = None,
-    out: Optional[PathLike] = None,
+    weights: Sequence[float] | None = None,
+    out: PathLike | None = None,
 ) -> Prediction:
     """Answer raw passages, labelled or not.
 
@@ -298,7 +299,7 @@ def predict(
     if text_norm is not None:
         encoding = replace(encoding, text_norm=text_norm)
     tally = Tally()
-    answers: Dict[str, Any] = {}
+    answers: dict[str, Any] = {}
     counts: Counter[str] = Counter({name: 0 for name in COUNTS})
     seconds = 0.0
     passages = read_passages(inputs, on_error, tally)
@@ -320,7 +321,7 @@ def predict(
     return Prediction(answers, tally, dict(counts), seconds, notes)
 
 
-def _encode(chunks: Sequence[List[Passage]], vocabulary: Vocabulary, options: EncodingOptions) -> List[Store]:
+def _encode(chunks: Sequence[list[Passage]], vocabulary: Vocabulary, options: EncodingOptions) -> list[Store]:
     """A store for each chunk; every worker encodes an equal part of each."""
     parts = []
     for chunk in chunks:
@@ -333,7 +334,7 @@ def _encode(chunks: Sequence[List[Passage]], vocabulary: Vocabulary, options: En
     ]
 
 
-def _chunks(entries: Iterator[T], size: int) -> Iterator[List[T]]:
+def _chunks(entries: Iterator[T], size: int) -> Iterator[list[T]]:
     while True:
         chunk = list(islice(entries, size))
         if not chunk:

@@ -5,7 +5,7 @@ An item is one blank, with one row of input per distinct candidate.
 
 from __future__ import annotations
 
-from typing import List, Sequence, Tuple
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ class FilledView(View):
         """Tokens of the uncut context of each blank, ``int64 (blanks,)``."""
         raise NotImplementedError
 
-    def _context(self, blank: int) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _context(self, blank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Tokens before the blank, tokens after it, and the sentence starts in both together."""
         raise NotImplementedError
 
@@ -107,10 +107,10 @@ class FullView(FilledView):
             length = length + np.add.reduceat(gold, store.blank_end[:-1])[passage] - gold
         return length
 
-    def _context(self, blank: int) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _context(self, blank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         passage = self.store[self.passage_of(blank)]
         first = int(self.store.blank_end[self.passage_of(blank)])
-        sides: Tuple[List[np.ndarray], List[np.ndarray]] = ([], [])
+        sides: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
         shift = np.zeros(len(passage.tokens) + 1, dtype=np.int64)  # how far a token moves
         start = 0
         for number, position in enumerate(passage.blank_positions, first):
@@ -133,7 +133,7 @@ class FullView(FilledView):
 class NeighborsView(FilledView):
     """From the previous blank of the passage to the next one."""
 
-    def _bounds(self) -> Tuple[np.ndarray, np.ndarray]:
+    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
         store, passage = self.store, self._passage
         position = np.asarray(store.columns["blank_position"], dtype=np.int64)
         start = np.zeros(len(position), dtype=np.int64)
@@ -146,7 +146,7 @@ class NeighborsView(FilledView):
         self._start, self._end = self._bounds()
         return self._end - self._start - 1
 
-    def _context(self, blank: int) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _context(self, blank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         passage = self.store[self.passage_of(blank)]
         start, end = int(self._start[blank]), int(self._end[blank])
         position = int(self.store.columns["blank_position"][blank])

@@ -11,9 +11,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any
 
 from .errors import ClozeError, OutOfMemory
 
@@ -51,8 +52,8 @@ class Probe:
     """
 
     tokens: int
-    predicted: Optional[int]
-    peak: Optional[int] = None
+    predicted: int | None
+    peak: int | None = None
     backward: int = 0
     update: int = 0
     reserved: int = 0
@@ -79,7 +80,7 @@ class FitResult:
 
     device: str
     max_tokens: int
-    update_freq: Optional[int]
+    update_freq: int | None
     predicted: int
     peak: int
     limit: int
@@ -93,7 +94,7 @@ class FitResult:
     optimizer: int
     largest_item: int
     all_items: int
-    probes: List[Probe] = field(default_factory=list)
+    probes: list[Probe] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
@@ -105,7 +106,7 @@ class FitResult:
         """The result as JSON."""
         return json.dumps({**asdict(self), "options": self.options}, indent=1) + "\n"
 
-    def lines(self) -> List[str]:
+    def lines(self) -> list[str]:
         """The result as a table."""
         kept = self.weights + self.gradients + self.optimizer
         out = [
@@ -131,7 +132,7 @@ def _gib(size: float) -> str:
 
 def fit_batch(
     args: Sequence[str],
-    memory_limit: Optional[int] = None,
+    memory_limit: int | None = None,
     share: float = SHARE,
     say: Callable[[str], None] = lambda line: None,
 ) -> FitResult:
@@ -160,7 +161,7 @@ def fit_batch(
     return result
 
 
-def _completed(args: Sequence[str]) -> List[str]:
+def _completed(args: Sequence[str]) -> list[str]:
     """The options with those that are always the same."""
     out = [str(arg) for arg in args]
     for option, value in (("--task", "cloze_ranking"), ("--criterion", "cloze_ranking"), ("--optimizer", "adam")):
@@ -172,7 +173,7 @@ def _completed(args: Sequence[str]) -> List[str]:
 class _Measuring:
     """The process that measures."""
 
-    def __init__(self, args: Sequence[str], limit: Optional[int]) -> None:
+    def __init__(self, args: Sequence[str], limit: int | None) -> None:
         self._args, self._limit = list(args), limit
 
     def __enter__(self) -> _Measuring:
@@ -198,11 +199,11 @@ class _Measuring:
         self._process.communicate()
         self._errors.close()
 
-    def measure(self, tokens: int) -> Dict[str, Any]:
+    def measure(self, tokens: int) -> dict[str, Any]:
         """See :meth:`fairseq_cloze.measuring.Steps.measure`."""
         return self._ask(str(tokens))
 
-    def _ask(self, line: str) -> Dict[str, Any]:
+    def _ask(self, line: str) -> dict[str, Any]:
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
             self._process.stdin.write(line + "\n")
@@ -218,7 +219,7 @@ class _Measuring:
                 f"training cannot start with these options: {''.join(last) or self._process.returncode}; "
                 "fairseq-train says more"
             )
-        answer: Dict[str, Any] = json.loads(text)
+        answer: dict[str, Any] = json.loads(text)
         if "error" in answer:
             raise ClozeError(answer["error"])
         return answer
@@ -246,7 +247,7 @@ def _search(measuring: _Measuring, share: float, say: Callable[[str], None]) -> 
     facts = measuring.facts
     limit, least = int(facts["limit"]), int(facts["least"])
     most = max(int(facts["total"]), least)
-    probes: List[Probe] = []
+    probes: list[Probe] = []
     outside = 0
 
     def try_size(tokens: int) -> Probe:

@@ -13,13 +13,14 @@ import signal
 import tempfile
 import threading
 from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any, Callable, Deque, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Type
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -54,9 +55,9 @@ class GenerateTally:
     paragraphs: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
     judged: Counter[str] = field(default_factory=Counter)
-    notes: List[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
-    def lines(self) -> List[str]:
+    def lines(self) -> list[str]:
         """Every count, for people."""
         share = 100.0 * self.content / max(self.blanks, 1)
         out = [
@@ -87,9 +88,9 @@ def generate(
     paths: Sequence[PathLike],
     out: PathLike,
     seed: int = 1,
-    workers: Optional[int] = None,
-    lm: Optional[PathLike] = None,
-    limit: Optional[int] = None,
+    workers: int | None = None,
+    lm: PathLike | None = None,
+    limit: int | None = None,
 ) -> GenerateTally:
     """Write passages made from raw prose, whole or not at all.
 
@@ -125,11 +126,11 @@ def generate(
 def generate_passages(
     paths: Sequence[PathLike],
     seed: int = 1,
-    workers: Optional[int] = None,
-    lm: Optional[PathLike] = None,
-    limit: Optional[int] = None,
-    tally: Optional[GenerateTally] = None,
-) -> Iterator[Dict[str, Any]]:
+    workers: int | None = None,
+    lm: PathLike | None = None,
+    limit: int | None = None,
+    tally: GenerateTally | None = None,
+) -> Iterator[dict[str, Any]]:
     """Yield passages made from raw prose, in the order of the text.
 
     Args:
@@ -173,7 +174,7 @@ def generate_passages(
         )
 
 
-def _default_workers(lm: Optional[PathLike]) -> int:
+def _default_workers(lm: PathLike | None) -> int:
     if lm is not None:
         import torch
 
@@ -198,13 +199,13 @@ def _temporary(folder: Callable[[], Any]) -> Iterator[None]:
 
 
 def _count(
-    files: Sequence[Tuple[Path, str]], workers: int, rows: Path, tally: GenerateTally
-) -> Tuple[Dict[str, List[Tuple[int, str]]], List[int]]:
+    files: Sequence[tuple[Path, str]], workers: int, rows: Path, tally: GenerateTally
+) -> tuple[dict[str, list[tuple[int, str]]], list[int]]:
     """Count the words of the text into *rows* and pools, and the pieces of each chunk."""
     size = sum(file.stat().st_size * (1 if file.suffix.lower() == ".txt" else 3) for file, _ in files)
     every = -(-size // _COUNTED)
     counting = Counting()
-    pieces: List[int] = []
+    pieces: list[int] = []
     chunks = ((chunk, number % max(every, 1) == 0) for number, chunk in enumerate(read_chunks(files)))
     with _Workers(workers, None) as pool, _progress("count", files) as progress:
         for found in pool.run(count_chunk, chunks):
@@ -219,8 +220,8 @@ def _count(
 
 
 def _make(
-    files: Sequence[Tuple[Path, str]], workers: int, state: Tuple[Any, ...], quotas: Sequence[int], tally: GenerateTally
-) -> Iterator[Dict[str, Any]]:
+    files: Sequence[tuple[Path, str]], workers: int, state: tuple[Any, ...], quotas: Sequence[int], tally: GenerateTally
+) -> Iterator[dict[str, Any]]:
     chunks = ((chunk, quota) for chunk, quota in zip(read_chunks(files), quotas))
     make = _make_chunk if workers > 1 else Maker(*state).make_task
     with _Workers(workers, state) as pool, _progress("generate", files) as progress:
@@ -235,7 +236,7 @@ def _make(
             progress.update(made.size)
 
 
-def _quotas(pieces: Sequence[int], limit: Optional[int]) -> List[int]:
+def _quotas(pieces: Sequence[int], limit: int | None) -> list[int]:
     """How many passages each chunk is to make."""
     total = sum(pieces)
     if limit is None or limit >= total:
@@ -248,7 +249,7 @@ def _quotas(pieces: Sequence[int], limit: Optional[int]) -> List[int]:
     return quotas
 
 
-def _progress(name: str, files: Sequence[Tuple[Path, str]]) -> Any:
+def _progress(name: str, files: Sequence[tuple[Path, str]]) -> Any:
     plain = all(file.suffix.lower() not in (".gz", ".xz") for file, _ in files)
     total = sum(file.stat().st_size for file, _ in files) if plain else None
     return tqdm(total=total, desc=name, unit="B", unit_scale=True, disable=None)
@@ -256,10 +257,10 @@ def _progress(name: str, files: Sequence[Tuple[Path, str]]) -> Any:
 
 # -- worker processes --------------------------------------------------------------------------------------------------
 
-_state: Dict[str, Any] = {}  # of a worker process
+_state: dict[str, Any] = {}  # of a worker process
 
 
-def _start_process(state: Optional[Tuple[Any, ...]]) -> None:
+def _start_process(state: tuple[Any, ...] | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops its workers
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -274,7 +275,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _make_chunk(task: Tuple[Chunk, int]) -> Made:
+def _make_chunk(task: tuple[Chunk, int]) -> Made:
     if "maker" not in _state:  # here, so that its errors reach the parent
         _state["maker"] = Maker(*_state["arguments"])
     made: Made = _state["maker"].make_task(task)
@@ -284,9 +285,9 @@ def _make_chunk(task: Tuple[Chunk, int]) -> Made:
 class _Workers:
     """Runs a function over tasks in order, in this process or in several."""
 
-    def __init__(self, workers: int, state: Optional[Tuple[Any, ...]]) -> None:
+    def __init__(self, workers: int, state: tuple[Any, ...] | None) -> None:
         self._workers = workers
-        self._pool: Optional[ProcessPoolExecutor] = None
+        self._pool: ProcessPoolExecutor | None = None
         if workers > 1:
             self._pool = ProcessPoolExecutor(
                 workers, mp_context=get_context("spawn"), initializer=_start_process, initargs=(state,)
@@ -295,7 +296,7 @@ class _Workers:
     def __enter__(self) -> _Workers:
         return self
 
-    def __exit__(self, error: Optional[Type[BaseException]], *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if self._pool is None:
             return
         if error is not None:  # what is under way is of no use
@@ -319,7 +320,7 @@ class _Workers:
             ) from error
 
     def _run(self, pool: ProcessPoolExecutor, function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
-        under_way: Deque[Future[Any]] = deque()
+        under_way: deque[Future[Any]] = deque()
         for task in tasks:
             under_way.append(pool.submit(function, task))
             if len(under_way) > 2 * self._workers:

@@ -8,9 +8,10 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any
 
 from .errors import ClozeError
 
@@ -32,7 +33,7 @@ class WatchLock:
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
-            other: Dict[str, Any] = {}
+            other: dict[str, Any] = {}
             with suppress(ValueError):
                 other = json.load(self._file)
             self._file.close()
@@ -54,9 +55,9 @@ class WatchLock:
 
 
 @contextmanager
-def signals_raise() -> Iterator[List[int]]:
+def signals_raise() -> Iterator[list[int]]:
     """Turn INT, TERM and HUP into :class:`SystemExit`; the list holds what came."""
-    stopped: List[int] = []
+    stopped: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield stopped
         return

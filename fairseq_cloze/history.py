@@ -13,7 +13,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any
 
 from .errors import ClozeError
 from .files import PathLike
@@ -48,7 +48,7 @@ class Point:
     tag: str
     update: int
     epoch: float
-    values: Dict[str, float]
+    values: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -70,22 +70,22 @@ class History:
         ended: fairseq said that training was done
     """
 
-    points: List[Point] = field(default_factory=list)
-    config: Dict[str, Any] = field(default_factory=dict)
-    header: Dict[str, str] = field(default_factory=dict)
-    chance: List[str] = field(default_factory=list)
+    points: list[Point] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+    header: dict[str, str] = field(default_factory=dict)
+    chance: list[str] = field(default_factory=list)
     ended: bool = False
 
-    def subsets(self) -> List[str]:
+    def subsets(self) -> list[str]:
         """Validation subsets, in order of appearance."""
         return [tag for tag in dict.fromkeys(point.tag for point in self.points) if tag not in TRAIN_TAGS]
 
-    def of(self, tag: str) -> List[Point]:
+    def of(self, tag: str) -> list[Point]:
         """Points of a tag by update; of several for one update, as a resumed run has them, the last."""
         latest = {point.update: point for point in self.points if point.tag == tag}
         return [latest[update] for update in sorted(latest)]
 
-    def best(self, subset: Optional[str] = None, metric: str = "accuracy") -> Optional[Point]:
+    def best(self, subset: str | None = None, metric: str = "accuracy") -> Point | None:
         """The validation with the highest value, the earliest of equals; of the first subset where none is named."""
         subsets = self.subsets()
         name = subset if subset is not None else subsets[0] if subsets else ""
@@ -109,7 +109,7 @@ class LogReader:
         self.history = History()
         self._chance_goes_on = False
 
-    def feed(self, line: str) -> Optional[Union[Point, ChanceLine]]:
+    def feed(self, line: str) -> Point | ChanceLine | None:
         """Read one line; what it says, if that is a figure or a word of the chance watch."""
         line = line.rstrip("\r\n")
         if "\r" in line or "\x1b" in line:  # a progress bar stood there before
@@ -136,7 +136,7 @@ class LogReader:
             self.history.points.append(point)
         return point
 
-    def _message(self, name: str, text: str) -> Optional[ChanceLine]:
+    def _message(self, name: str, text: str) -> ChanceLine | None:
         history = self.history
         if name.endswith(".train"):
             if text.startswith("{") and not history.config:
@@ -170,7 +170,7 @@ def read_history(*paths: PathLike) -> History:
 # -- lines -----------------------------------------------------------------------------------------------------------
 
 
-def _read_json(tag: str, text: str) -> Optional[Point]:
+def _read_json(tag: str, text: str) -> Point | None:
     try:
         values = json.loads(text)
     except ValueError:
@@ -183,7 +183,7 @@ def _read_json(tag: str, text: str) -> Optional[Point]:
     return _point(tag, epoch if tag != "train_inner" else figures.get("update", epoch), list(figures.items()))
 
 
-def _read_simple(tag: str, text: str) -> Optional[Point]:
+def _read_simple(tag: str, text: str) -> Point | None:
     match = _SIMPLE.match(text)
     if match is None:
         return None
@@ -196,7 +196,7 @@ def _read_simple(tag: str, text: str) -> Optional[Point]:
     return _point(tag, epoch, [(pair[0], pair[1]) for pair in pairs if len(pair) == 2])
 
 
-def _point(tag: str, epoch: Any, pairs: List[Tuple[str, Any]]) -> Optional[Point]:
+def _point(tag: str, epoch: Any, pairs: list[tuple[str, Any]]) -> Point | None:
     values = {name: number for name, number in ((name, _number(value)) for name, value in pairs) if number is not None}
     update = values.pop("num_updates", None)
     at = _number(epoch)
@@ -206,7 +206,7 @@ def _point(tag: str, epoch: Any, pairs: List[Tuple[str, Any]]) -> Optional[Point
     return Point(tag, int(update), 0.0 if at is None else at, values)
 
 
-def _number(value: Any) -> Optional[float]:
+def _number(value: Any) -> float | None:
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -217,7 +217,7 @@ def _number(value: Any) -> Optional[float]:
 # -- the configuration -----------------------------------------------------------------------------------------------
 
 
-def _read_config(text: str) -> Dict[str, Any]:
+def _read_config(text: str) -> dict[str, Any]:
     """fairseq prints its configuration as Python would, and a model's options as ``Namespace(...)`` at times."""
     try:
         config = _plain(ast.parse(text.strip(), mode="eval").body)

@@ -6,7 +6,8 @@ one per blank and number of masks, and for ``l2r`` one per further token, with t
 
 from __future__ import annotations
 
-from typing import List, NamedTuple, Sequence, Tuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ class Copy(NamedTuple):
 
     blank: int
     tokens: np.ndarray
-    reads: List[Tuple[int, int, int]]
+    reads: list[tuple[int, int, int]]
 
 
 class JointView(View):
@@ -137,9 +138,9 @@ class JointView(View):
         item["copies"] = self._copies(blanks) if self._copies_rows else []
         return item
 
-    def _copies(self, blanks: np.ndarray) -> List[Copy]:
+    def _copies(self, blanks: np.ndarray) -> list[Copy]:
         """What stands in for the blanks that have candidates of several tokens."""
-        copies: List[Copy] = []
+        copies: list[Copy] = []
         for number, blank in enumerate(blanks.tolist()):
             chosen = [(order, tokens) for order, tokens in self._distinct_tokens(blank) if len(tokens) > 1]
             for masks in sorted({len(tokens) for _, tokens in chosen}):
@@ -153,7 +154,7 @@ class JointView(View):
                         copies.append(Copy(number, masked, [(piece, order, piece)]))
         return copies
 
-    def _distinct_tokens(self, blank: int) -> List[Tuple[int, np.ndarray]]:
+    def _distinct_tokens(self, blank: int) -> list[tuple[int, np.ndarray]]:
         """Order and tokens of the candidates of a blank that repeat no earlier one."""
         store, nothing = self.store, np.asarray(self.vocabulary.nothing, dtype=np.int64)
         start, end = store.candidate_end[blank : blank + 2].tolist()
@@ -229,7 +230,7 @@ class JointView(View):
         return tokens
 
 
-def _gather(values: np.ndarray, ends: np.ndarray, chosen: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+def _gather(values: np.ndarray, ends: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The lists of some passages, and their running totals."""
     counts = ends[chosen + 1] - ends[chosen]
     totals = np.append(0, np.cumsum(counts))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import List, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -42,7 +42,7 @@ class Judge:
         #: what the user should know of the checkpoint
         self.notes = self._scorer.notes
 
-    def pick(self, texts: Sequence[str], drafts: Sequence[Sequence[Blank]], tally: Counter[str]) -> List[List[Blank]]:
+    def pick(self, texts: Sequence[str], drafts: Sequence[Sequence[Blank]], tally: Counter[str]) -> list[list[Blank]]:
         """Keep of each blank the three likeliest distractors that are :data:`MARGIN` below the right word.
 
         A blank with fewer is given up: too much fits, or the model cannot tell the right word.
@@ -93,7 +93,7 @@ def _passage(text: str, blanks: Sequence[Blank]) -> Passage:
     return Passage("", "", article + text[at:], candidates, (0,) * len(blanks))
 
 
-def check(checkpoint: PathLike) -> List[str]:
+def check(checkpoint: PathLike) -> list[str]:
     """Load a checkpoint once, before long work, for its errors and notes.
 
     Raises:

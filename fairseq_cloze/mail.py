@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Optional
 
 from .files import PathLike
 from .mail_delivery import Outcome, deliver, longest
@@ -44,7 +43,7 @@ class Flushed:
 
     sent: int
     kept: int
-    problems: List[str]
+    problems: list[str]
 
 
 class Mailer:
@@ -59,12 +58,12 @@ class Mailer:
         MailError: there are no settings, or they do not fit
     """
 
-    def __init__(self, settings: Optional[MailSettings] = None, spool: Optional[PathLike] = None) -> None:
+    def __init__(self, settings: MailSettings | None = None, spool: PathLike | None = None) -> None:
         self.settings = load_settings() if settings is None else settings
         self.spool = state_path() if spool is None else Path(spool)
-        self.problems: List[str] = []
+        self.problems: list[str] = []
 
-    def send(self, mail: Mail, limit: Optional[float] = None) -> bool:
+    def send(self, mail: Mail, limit: float | None = None) -> bool:
         """Spool a mail and deliver it, and then, while there is time left, what the spool holds besides.
 
         Args:
@@ -112,7 +111,7 @@ class Mailer:
         self.problems = []
         return self._flush(time.monotonic() + limit)
 
-    def _flush(self, end: float, but: Optional[Path] = None) -> Flushed:
+    def _flush(self, end: float, but: Path | None = None) -> Flushed:
         sent = kept = 0
         reachable = True
         for path in waiting(self.spool):
@@ -153,7 +152,7 @@ class Mailer:
         return outcome
 
 
-def flush(spool: Optional[PathLike] = None) -> Optional[Flushed]:
+def flush(spool: PathLike | None = None) -> Flushed | None:
     """Send what waits, with the user's own settings; None where nothing waits, and then none are needed.
 
     Raises:
@@ -163,7 +162,7 @@ def flush(spool: Optional[PathLike] = None) -> Optional[Flushed]:
     return Mailer(spool=folder).flush() if waiting(folder) else None
 
 
-def send_test(settings: Optional[MailSettings] = None) -> str:
+def send_test(settings: MailSettings | None = None) -> str:
     """Send a test message to the settings' own address, in one attempt and past the spool.
 
     Returns:

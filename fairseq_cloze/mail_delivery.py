@@ -12,9 +12,10 @@ import re
 import socket
 import ssl
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Type
+from typing import Any
 
 from .mail_message import Letter, clean
 from .mail_settings import GMAIL, PORTS, MailError, MailSettings, settings_path
@@ -41,13 +42,13 @@ class Outcome:
         server: whether the next message would fare alike
     """
 
-    served: Tuple[str, ...] = ()
-    refused: Dict[str, str] = field(default_factory=dict)
-    trouble: Optional[str] = None
+    served: tuple[str, ...] = ()
+    refused: dict[str, str] = field(default_factory=dict)
+    trouble: str | None = None
     again: bool = False
     server: bool = False
 
-    def refusals(self) -> List[Tuple[str, str]]:
+    def refusals(self) -> list[tuple[str, str]]:
         """Each reason why addresses are refused, and these addresses as text."""
         reasons = dict.fromkeys(self.refused.values())
         return [(reason, ", ".join(to for to, why in self.refused.items() if why == reason)) for reason in reasons]
@@ -96,7 +97,7 @@ class _Work(threading.Thread):
         super().__init__(daemon=True, name="mail")
         self.client, self.letter, self.settings = client, letter, settings
         self.done = threading.Event()
-        self.outcome: Optional[Outcome] = None
+        self.outcome: Outcome | None = None
         self.given_up = False
 
     def run(self) -> None:
@@ -140,7 +141,7 @@ def _client(settings: MailSettings) -> Any:
     except ImportError as error:
         raise MailError(f"mail needs yagmail, which cannot be imported ({error}); run: pip install yagmail") from error
     starttls: Any = False
-    options: Dict[str, Any] = {"timeout": settings.timeout, "local_hostname": _own_name()}
+    options: dict[str, Any] = {"timeout": settings.timeout, "local_hostname": _own_name()}
     if settings.security != "plain":
         try:
             context = ssl.create_default_context(cafile=settings.ca_file)
@@ -178,7 +179,7 @@ def _own_name() -> str:
 # -- what went wrong ---------------------------------------------------------------------------------------------------
 
 
-def _sorted_out(to: Sequence[str], answers: Dict[str, Tuple[int, bytes]], settings: MailSettings) -> Outcome:
+def _sorted_out(to: Sequence[str], answers: dict[str, tuple[int, bytes]], settings: MailSettings) -> Outcome:
     """The outcome for the addresses *to*, of which those in *answers* were not accepted."""
     refused, waiting = {}, {}
     for address, (code, reply) in answers.items():
@@ -213,7 +214,7 @@ def _outcome(error: Exception, letter: Letter, settings: MailSettings, logged_in
     return Outcome(trouble=trouble, again=again, server=not logged_in)
 
 
-def _explain(error: Exception, settings: MailSettings, logged_in: bool) -> Tuple[str, bool]:
+def _explain(error: Exception, settings: MailSettings, logged_in: bool) -> tuple[str, bool]:
     """What went wrong and how to mend it, in one line; and whether another try soon makes sense."""
     from smtplib import (
         SMTPAuthenticationError,
@@ -293,7 +294,7 @@ def _hide(text: str, settings: MailSettings) -> str:
     return text.replace(settings.password, "***") if settings.password else text
 
 
-def _cause(error: Optional[BaseException], kind: Type[BaseException]) -> Optional[BaseException]:
+def _cause(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:
     """The error of *kind* that led to *error*; smtplib wraps some."""
     while error is not None and not isinstance(error, kind):
         error = error.__context__

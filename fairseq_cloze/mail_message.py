@@ -13,9 +13,9 @@ import os
 import re
 import socket
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Optional, Sequence, Tuple
 
 from .mail_settings import MailSettings, split_address
 
@@ -54,9 +54,9 @@ class Mail:
 
     subject: str
     text: str
-    to: Tuple[str, ...] = ()
-    attachments: Tuple[Path, ...] = ()
-    picture: Optional[bytes] = None
+    to: tuple[str, ...] = ()
+    attachments: tuple[Path, ...] = ()
+    picture: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Letter:
 
     subject: str
     sender: str
-    to: Tuple[str, ...]
+    to: tuple[str, ...]
     message: bytes
 
 
@@ -87,7 +87,7 @@ def compose(mail: Mail, settings: MailSettings) -> Letter:
     from email.policy import SMTP
     from email.utils import localtime, make_msgid
 
-    def header(addresses: Sequence[Tuple[str, str]]) -> Tuple[Address, ...]:
+    def header(addresses: Sequence[tuple[str, str]]) -> tuple[Address, ...]:
         return tuple(Address(_display_name(name), addr_spec=address) for name, address in addresses)
 
     sender = split_address(settings.sender)
@@ -160,10 +160,10 @@ def _cut(text: str) -> str:
 # -- attachments -------------------------------------------------------------------------------------------------------
 
 
-def _read_attachments(paths: Sequence[Path], text: str) -> Tuple[List[_Attached], List[str]]:
+def _read_attachments(paths: Sequence[Path], text: str) -> tuple[list[_Attached], list[str]]:
     """What can be attached, and what the body has to say about the rest."""
-    attached: List[_Attached] = []
-    notes: List[str] = []
+    attached: list[_Attached] = []
+    notes: list[str] = []
     room = MOST_ATTACHED
     for path in map(Path, paths):
         try:
@@ -185,7 +185,7 @@ def _read_attachments(paths: Sequence[Path], text: str) -> Tuple[List[_Attached]
     return attached, notes
 
 
-def _read_attachment(path: Path, room: int) -> Tuple[Optional[_Attached], str]:
+def _read_attachment(path: Path, room: int) -> tuple[_Attached | None, str]:
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size <= COMPRESS_ABOVE and size <= room:
@@ -207,7 +207,7 @@ def _read_attachment(path: Path, room: int) -> Tuple[Optional[_Attached], str]:
     return _Attached(name, "application/gzip", packed), f"Only beginning and end of {path.name} are attached; {whole}"
 
 
-def _compress(file: io.BufferedIOBase, size: int, most: int) -> Optional[bytes]:
+def _compress(file: io.BufferedIOBase, size: int, most: int) -> bytes | None:
     """The next *size* bytes as gzip, or None where that would be more than *most* bytes."""
     packer = zlib.compressobj(6, zlib.DEFLATED, 31)
     packed = bytearray()

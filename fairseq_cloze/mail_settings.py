@@ -13,9 +13,10 @@ import stat
 import subprocess
 import sys
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any
 
 from .errors import ClozeError
 
@@ -72,12 +73,12 @@ class MailSettings:
     host: str = GMAIL
     port: int = 465
     security: str = "ssl"
-    user: Optional[str] = None
-    password: Optional[str] = field(default=None, repr=False)
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
     sender: str = ""
-    to: Tuple[str, ...] = ()
+    to: tuple[str, ...] = ()
     timeout: float = 20.0
-    ca_file: Optional[str] = None
+    ca_file: str | None = None
 
     def __post_init__(self) -> None:
         if self.security not in PORTS:
@@ -158,7 +159,7 @@ def _home(environ: Mapping[str, str], variable: str, default: str) -> Path:
     return base / "fairseq-cloze"
 
 
-def split_address(text: str) -> Tuple[str, str]:
+def split_address(text: str) -> tuple[str, str]:
     """Name (may be empty) and address of ``me@example.org`` or ``My Name <me@example.org>``.
 
     Raises:
@@ -182,7 +183,7 @@ def is_loopback(host: str) -> bool:
 # -- where the values come from ----------------------------------------------------------------------------------------
 
 
-def _read_file(path: Path) -> Dict[str, Any]:
+def _read_file(path: Path) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             status = os.fstat(file.fileno())
@@ -203,7 +204,7 @@ def _read_file(path: Path) -> Dict[str, Any]:
     return {key: _checked(str(path), key, value) for key, value in table.items()}
 
 
-def _read_environment(environ: Mapping[str, str]) -> Dict[str, Any]:
+def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     values = {}
     for name, text in environ.items():
         if name.startswith(PREFIX) and text:
@@ -249,7 +250,7 @@ def _is_address(text: str) -> bool:
     return True
 
 
-def _keyring_password(user: str, environ: Mapping[str, str]) -> Optional[str]:
+def _keyring_password(user: str, environ: Mapping[str, str]) -> str | None:
     """The password that ``keyring set yagmail USER`` stored, or None.
 
     A keyring may want to be unlocked, by a question on the terminal or on a screen far away.  It is asked in a process
@@ -277,7 +278,7 @@ def _keyring_password(user: str, environ: Mapping[str, str]) -> Optional[str]:
     return asked.stdout.decode("utf-8", "replace").strip() or None if asked.returncode == 0 else None
 
 
-def _password_hint(path: Optional[Path] = None) -> str:
+def _password_hint(path: Path | None = None) -> str:
     return (
         f'write password = "..." into {path or settings_path()}, set {PREFIX}PASSWORD, or store it with '
         "'keyring set yagmail USER'"

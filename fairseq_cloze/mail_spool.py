@@ -12,9 +12,9 @@ import json
 import os
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import List, Optional, Sequence, Tuple
 
 from .mail_message import Letter
 
@@ -31,9 +31,9 @@ class Entry:
         refused: addresses that the server never will serve
     """
 
-    def __init__(self, letter: Letter, path: Optional[Path] = None, descriptor: int = -1, width: int = 0) -> None:
+    def __init__(self, letter: Letter, path: Path | None = None, descriptor: int = -1, width: int = 0) -> None:
         self.letter, self.path = letter, path
-        self.refused: Tuple[str, ...] = ()
+        self.refused: tuple[str, ...] = ()
         self._descriptor, self._width = descriptor, width
 
     @classmethod
@@ -63,7 +63,7 @@ class Entry:
         return cls(letter, path, descriptor, len(header))
 
     @classmethod
-    def claim(cls, path: Path) -> Optional[Entry]:
+    def claim(cls, path: Path) -> Entry | None:
         """Take a message that nobody else is about to send.
 
         Raises:
@@ -133,7 +133,7 @@ class Entry:
         os.pwrite(self._descriptor, _header(replace(self.letter, to=tuple(to))).ljust(self._width), 0)
 
 
-def waiting(folder: Path) -> List[Path]:
+def waiting(folder: Path) -> list[Path]:
     """The files of the messages that wait, oldest first; what was never completed is removed."""
     if not os.path.isdir(folder):
         return []

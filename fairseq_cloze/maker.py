@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any
 
 from .blanks import WORDS_PER_BLANK, Blank, choose, find_slots, wanted_blanks
 from .distractors import Distractors
@@ -26,7 +27,7 @@ _MORE = 0.65  # words per blank where a model will drop some
 class Counted:
     """Counts of a chunk, how many pieces it has, its skipped paragraphs by reason, and the bytes read for it."""
 
-    counts: Optional[ChunkCounts]
+    counts: ChunkCounts | None
     pieces: int
     skipped: Counter[str]
     size: int
@@ -36,14 +37,14 @@ class Counted:
 class Made:
     """Passages of a chunk, their content blanks, pieces without a passage by reason, and the bytes read for it."""
 
-    passages: List[Dict[str, Any]]
+    passages: list[dict[str, Any]]
     content: int
     dropped: Counter[str]
     judged: Counter[str]
     size: int
 
 
-def count_chunk(task: Tuple[Chunk, bool]) -> Counted:
+def count_chunk(task: tuple[Chunk, bool]) -> Counted:
     """Cut a chunk, and count its words where the flag beside it says so."""
     chunk, counted = task
     cutter = Cutter()
@@ -55,7 +56,7 @@ def count_chunk(task: Tuple[Chunk, bool]) -> Counted:
 class Maker:
     """Makes passages of pieces."""
 
-    def __init__(self, pools: Dict[str, List[Tuple[int, str]]], rows: Path, seed: int, lm: Optional[PathLike]) -> None:
+    def __init__(self, pools: dict[str, list[tuple[int, str]]], rows: Path, seed: int, lm: PathLike | None) -> None:
         self._tagger = Tagger()
         self._seed = seed
         self._judge = None
@@ -68,14 +69,14 @@ class Maker:
             self._judge = Judge(lm)
             self._distractors = Distractors(counts, most=PROPOSED, evidence=False)
 
-    def make_task(self, task: Tuple[Chunk, int]) -> Made:
+    def make_task(self, task: tuple[Chunk, int]) -> Made:
         """As :meth:`make`, of a chunk with its quota."""
         return self.make(*task)
 
     def make(self, chunk: Chunk, quota: int) -> Made:
         """Make *quota* passages of a chunk, evenly; another piece takes the place of one that yields none."""
         pieces = list(Cutter().cut(chunk))
-        done: Dict[int, Dict[str, Any]] = {}
+        done: dict[int, dict[str, Any]] = {}
         made = Made([], 0, Counter(), Counter(), chunk.size)
         due = [(2 * number + 1) * len(pieces) // (2 * quota) for number in range(quota)]
         left = [number for number in range(len(pieces)) if number not in set(due)]
@@ -96,7 +97,7 @@ class Maker:
     def _rng(self, piece: Piece, part: str) -> random.Random:
         return random.Random(f"{self._seed}:{part}:{piece.id}")
 
-    def _draft(self, piece: Piece) -> Tuple[List[Blank], int]:
+    def _draft(self, piece: Piece) -> tuple[list[Blank], int]:
         slots, words, first = find_slots(piece.text, self._tagger)
         rng = self._rng(piece, "blanks")
         density = WORDS_PER_BLANK * (1.0 if self._judge is None else _MORE)
@@ -104,8 +105,8 @@ class Maker:
         return blanks, wanted_blanks(words, first)
 
     def _finish(
-        self, pieces: Sequence[Piece], drafts: Sequence[Tuple[List[Blank], int]], judged: Counter[str]
-    ) -> Iterator[Optional[List[Blank]]]:
+        self, pieces: Sequence[Piece], drafts: Sequence[tuple[list[Blank], int]], judged: Counter[str]
+    ) -> Iterator[list[Blank] | None]:
         chosen = [blanks for blanks, _ in drafts]
         if self._judge is not None:
             some = [number for number, blanks in enumerate(chosen) if blanks]
@@ -120,7 +121,7 @@ class Maker:
                 del blanks[1 + room.index(min(room))]
             yield blanks if len(blanks) >= max(_FEWEST * wanted, 1) else None
 
-    def _passage(self, piece: Piece, blanks: Sequence[Blank]) -> Dict[str, Any]:
+    def _passage(self, piece: Piece, blanks: Sequence[Blank]) -> dict[str, Any]:
         rng = self._rng(piece, "answers")
         article = ""
         at = 0
@@ -137,7 +138,7 @@ class Maker:
         return {"id": piece.id, "article": article + piece.text[at:], "options": options, "answers": answers}
 
 
-def balanced(blanks: int, rng: random.Random) -> List[int]:
+def balanced(blanks: int, rng: random.Random) -> list[int]:
     """Places of the right options in no pattern; how often each comes differs by one at most."""
     order = rng.sample(range(OPTIONS), OPTIONS)
     places = [order[number % OPTIONS] for number in range(blanks)]

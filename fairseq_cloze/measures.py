@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Dict, List, Sequence, Tuple
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -81,7 +81,7 @@ def related_rows(vocabulary: Vocabulary) -> np.ndarray:
     return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
-def pair_similarity(embedding: Tensor, pairs: np.ndarray) -> Tuple[float, float, float]:
+def pair_similarity(embedding: Tensor, pairs: np.ndarray) -> tuple[float, float, float]:
     """How much closer paired rows are than rows of different pairs.
 
     Args:
@@ -107,7 +107,7 @@ def merge_order(vocabulary: Vocabulary) -> float:
     return float((np.diff(found) > 0).mean()) if len(found) > 1 else 1.0
 
 
-def number_order(vocabulary: Vocabulary) -> Tuple[float, float]:
+def number_order(vocabulary: Vocabulary) -> tuple[float, float]:
     """How the dictionary's rows relate to the BPE's numbers.
 
     Returns:
@@ -126,7 +126,7 @@ def number_order(vocabulary: Vocabulary) -> Tuple[float, float]:
 # -- model -----------------------------------------------------------------------------------------------------------
 
 
-def shuffled(texts: Sequence[str]) -> List[str]:
+def shuffled(texts: Sequence[str]) -> list[str]:
     """The same texts with the words of each in another order."""
     order = np.random.default_rng(_SEED)
     return [" ".join(order.permutation(text.split())) for text in texts]
@@ -162,7 +162,7 @@ def masked_lm_losses(model: nn.Module, vocabulary: Vocabulary, texts: Sequence[s
     return torch.cat(losses) if losses else torch.zeros(0)
 
 
-def largest_activations(model: nn.Module, vocabulary: Vocabulary, text: str, max_positions: int) -> Dict[str, float]:
+def largest_activations(model: nn.Module, vocabulary: Vocabulary, text: str, max_positions: int) -> dict[str, float]:
     """Largest absolute value that each module computes for *text*, by name; attention before its softmax included.
 
     Args:
@@ -171,7 +171,7 @@ def largest_activations(model: nn.Module, vocabulary: Vocabulary, text: str, max
         text: what is longer than the model is cut
         max_positions: most tokens of a row
     """
-    peaks: Dict[str, float] = {}
+    peaks: dict[str, float] = {}
 
     def note(name: str, *values: Tensor) -> None:
         for value in values:
@@ -225,7 +225,7 @@ def sample_passages(store: Store, blanks: int) -> Store:
     return Store.from_columns(chunks, int(store.columns["tokens"].max(initial=0)) + 1)
 
 
-def _columns(store: Store, passage: int) -> Dict[str, np.ndarray]:
+def _columns(store: Store, passage: int) -> dict[str, np.ndarray]:
     """One passage as :func:`fairseq_cloze.encoding.encode_passages` returns it."""
     blanks = slice(int(store.blank_end[passage]), int(store.blank_end[passage + 1]))
     candidates = slice(int(store.candidate_end[blanks.start]), int(store.candidate_end[blanks.stop]))
@@ -246,9 +246,9 @@ def _columns(store: Store, passage: int) -> Dict[str, np.ndarray]:
     return {name: columns[name] for name in COLUMNS}
 
 
-def filled_texts(store: Store, vocabulary: Vocabulary, count: int, words: int) -> List[str]:
+def filled_texts(store: Store, vocabulary: Vocabulary, count: int, words: int) -> list[str]:
     """First *words* words of *count* passages with gold in their blanks; unlabelled ones are left out."""
-    texts: List[str] = []
+    texts: list[str] = []
     for number in range(len(store)):
         passage = store[number]
         if len(texts) == count or (passage.gold == UNLABELLED).any():

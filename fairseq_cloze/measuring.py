@@ -12,8 +12,9 @@ import os
 import resource
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from .dataset import ClozeDataset
 from .errors import ClozeError
 from .oom import attempt, free_memory, is_out_of_memory
 
-Answer = Dict[str, Any]
+Answer = dict[str, Any]
 
 
 # -- memory ----------------------------------------------------------------------------------------------------------
@@ -40,7 +41,7 @@ class CudaMemory:
         limit: most bytes to use; all that is free where it is not given
     """
 
-    def __init__(self, limit: Optional[int]) -> None:
+    def __init__(self, limit: int | None) -> None:
         torch.empty(1, device="cuda")  # makes the context, which is not ours to fill
         self._free, total = torch.cuda.mem_get_info()
         self.limit = self._free + torch.cuda.memory_reserved()
@@ -76,7 +77,7 @@ class CpuMemory:
 
     device = "cpu"
 
-    def __init__(self, limit: Optional[int]) -> None:
+    def __init__(self, limit: int | None) -> None:
         resident = _status("VmRSS")
         self.headroom = _available()
         if limit is not None:
@@ -214,7 +215,7 @@ class Steps:
             "total": int(cost.sum()),
         }
 
-    def batches(self, tokens: int) -> List[List[int]]:
+    def batches(self, tokens: int) -> list[list[int]]:
         """Items of the most expensive batches of that many tokens: the longest rows, the most rows, the most blanks."""
         view = self.dataset.view
         longest = int(view.row_length.argmax())
@@ -258,7 +259,7 @@ class Steps:
         }
 
 
-def _tensors(value: Any) -> List[torch.Tensor]:
+def _tensors(value: Any) -> list[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         return [value]
     return [each for entry in value.values() for each in _tensors(entry)] if isinstance(value, dict) else []
@@ -330,7 +331,7 @@ def _nothing_fits(memory: Any) -> ClozeError:
     )
 
 
-def _in_a_fork(memory: CpuMemory, work: Any) -> Optional[Answer]:
+def _in_a_fork(memory: CpuMemory, work: Any) -> Answer | None:
     """The answer of *work* in a process of its own; ``None`` where it had no memory even to say so."""
     reader, writer = os.pipe()
     pid = os.fork()

@@ -8,7 +8,7 @@ epsilon of its layer norms is an option, as Hugging Face models of the family di
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Optional
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,7 @@ from .encoder import pack
 
 MODEL_NAME = "cloze_roberta"
 
-BASE: Dict[str, Any] = {
+BASE: dict[str, Any] = {
     "encoder_layers": 12,
     "encoder_embed_dim": 768,
     "encoder_ffn_embed_dim": 3072,
@@ -36,7 +36,7 @@ BASE: Dict[str, Any] = {
     "untie_weights_roberta": False,
     "pooler_activation_fn": "tanh",
 }
-LARGE: Dict[str, Any] = {
+LARGE: dict[str, Any] = {
     **BASE,
     "encoder_layers": 24,
     "encoder_embed_dim": 1024,
@@ -121,10 +121,10 @@ class ClozeRobertaModel(RobertaModel):
         src_tokens: Tensor,
         features_only: bool = False,
         return_all_hiddens: bool = False,
-        classification_head_name: Optional[str] = None,
-        candidate_tokens: Optional[Tensor] = None,
+        classification_head_name: str | None = None,
+        candidate_tokens: Tensor | None = None,
         **kwargs: Any,
-    ) -> Tuple[Tensor, Dict[str, Any]]:
+    ) -> tuple[Tensor, dict[str, Any]]:
         """As :meth:`fairseq.models.roberta.RobertaModel.forward`, and with *candidate_tokens* their scores alone.
 
         Args:
@@ -154,7 +154,7 @@ class ClozeRobertaModel(RobertaModel):
         contrast: float = 0.0,
         normalise: bool = False,
         **unused: Any,
-    ) -> Tuple[Tensor, Dict[str, Any]]:
+    ) -> tuple[Tensor, dict[str, Any]]:
         features, extra = self.encoder.extract_features(src_tokens)
         features = features.flatten(0, 1)
         scores = piece_scores(
@@ -162,7 +162,7 @@ class ClozeRobertaModel(RobertaModel):
         )
         return scores, extra
 
-    def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
+    def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> None:
         """Rename older weights, drop heads of other tasks."""
         for key in filter(is_dead_parameter, list(state_dict)):
             del state_dict[key]
@@ -231,7 +231,7 @@ def mean_of_others(values: Tensor, windows: Tensor) -> Tensor:
     return (total[windows] - values) / (count[windows] - 1).clamp(min=1)[:, None]
 
 
-def finish_model(model: nn.Module, layer_norm_eps: Optional[float], compiled: bool = False) -> None:
+def finish_model(model: nn.Module, layer_norm_eps: float | None, compiled: bool = False) -> None:
     """What fairseq's constructors have no option for.
 
     Args:
@@ -254,7 +254,7 @@ def rest_lm_head(model: nn.Module) -> None:
         parameter.requires_grad = name == "weight" and parameter is encoder.sentence_encoder.embed_tokens.weight
 
 
-def fill_config(config: Any, values: Dict[str, Any]) -> None:
+def fill_config(config: Any, values: dict[str, Any]) -> None:
     """Set the options of a model configuration that nobody has set."""
     with open_dict(config) if isinstance(config, DictConfig) else nullcontext():
         for name, value in values.items():

@@ -6,9 +6,9 @@ import importlib.util
 import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, List, Optional, Sequence, Tuple
 
 from .errors import ClozeError
 from .mail import Mail, Mailer, MailError
@@ -36,8 +36,8 @@ class Event:
     kind: str
     subject: str
     text: str
-    attachments: Tuple[Path, ...] = ()
-    picture: Optional[Callable[[], Optional[bytes]]] = None
+    attachments: tuple[Path, ...] = ()
+    picture: Callable[[], bytes | None] | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -62,18 +62,18 @@ class Notifier:
         name: str,
         to: Sequence[str],
         interval: float = 600.0,
-        mailer: Optional[Mailer] = None,
+        mailer: Mailer | None = None,
         report: Callable[[str], None] = _to_stderr,
     ) -> None:
         self.name, self.interval = name, interval
         self._report_to = report
         self._to = self._usable(to)
         self._mailer = self._usable_mailer(mailer) if self._to else None
-        self._pending: List[Tuple[float, Event]] = []
+        self._pending: list[tuple[float, Event]] = []
         self._changed = threading.Condition()
         self._closed = False
         self._problem = ""  # with the picture, told last
-        self._thread: Optional[threading.Thread] = None
+        self._thread: threading.Thread | None = None
 
     def tell(self, event: Event) -> None:
         """Have an event mailed; returns at once."""
@@ -87,7 +87,7 @@ class Notifier:
                 self._thread = self._start(self._work)
             self._changed.notify()
 
-    def close(self, last: Optional[Event] = None, limit: float = 120.0) -> None:
+    def close(self, last: Event | None = None, limit: float = 120.0) -> None:
         """Send what is pending and the last event in one mail, and wait for that, but not beyond *limit* seconds.
 
         What did not go by then waits in the spool.
@@ -113,7 +113,7 @@ class Notifier:
         if any(thread is not None and thread.is_alive() for thread in threads):
             self._report(f"mail: not finished within {limit:g} s; what was not sent waits in {self._mailer.spool}")
 
-    def _start(self, work: Callable[[], object]) -> Optional[threading.Thread]:
+    def _start(self, work: Callable[[], object]) -> threading.Thread | None:
         def guarded() -> None:
             try:
                 work()
@@ -148,7 +148,7 @@ class Notifier:
                 self._report(f"mail: {type(error).__name__}: {error}")
             next_mail = time.monotonic() + self.interval
 
-    def _send(self, events: Sequence[Tuple[float, Event]], end: Optional[float] = None) -> bool:
+    def _send(self, events: Sequence[tuple[float, Event]], end: float | None = None) -> bool:
         """Send events in one mail, or without events what the spool holds; whether something waits there afterwards."""
         assert self._mailer is not None
         mailer = Mailer(self._mailer.settings, self._mailer.spool)  # one per thread: each has its own problems
@@ -162,7 +162,7 @@ class Notifier:
             self._report(problem)
         return kept
 
-    def _compose(self, events: Sequence[Tuple[float, Event]]) -> Mail:
+    def _compose(self, events: Sequence[tuple[float, Event]]) -> Mail:
         last = events[-1][1]
         subject = f"{self.name}: {last.subject}"
         text = last.text
@@ -186,7 +186,7 @@ class Notifier:
                 break
         return Mail(subject, text, self._to, attachments, picture)
 
-    def _usable(self, to: Sequence[str]) -> Tuple[str, ...]:
+    def _usable(self, to: Sequence[str]) -> tuple[str, ...]:
         usable = []
         for address in to:
             try:
@@ -196,7 +196,7 @@ class Notifier:
                 self._report(f"{error}; no mail to it")
         return tuple(usable)
 
-    def _usable_mailer(self, mailer: Optional[Mailer]) -> Optional[Mailer]:
+    def _usable_mailer(self, mailer: Mailer | None) -> Mailer | None:
         try:
             if importlib.util.find_spec("yagmail") is None:
                 raise MailError("mail needs yagmail; run: pip install yagmail")

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import gc
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Callable, List, NoReturn, Optional, Sequence, Tuple, TypeVar
+from typing import NoReturn, TypeVar
 
 import torch
 
@@ -49,7 +50,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(text in str(error) for text in TEXTS)
 
 
-def attempt(work: Callable[[], R]) -> Optional[Tuple[R]]:
+def attempt(work: Callable[[], R]) -> tuple[R] | None:
     """Do some work.
 
     Returns:
@@ -83,8 +84,8 @@ class Limit:
         splits: batches that were split ahead, without running out of memory
     """
 
-    tokens: Optional[int] = None
-    failed: Optional[int] = None
+    tokens: int | None = None
+    failed: int | None = None
     count: int = 0
     splits: int = 0
 
@@ -94,7 +95,7 @@ class Limit:
         self.failed = min(tokens, self.failed or tokens)
         self.tokens = max(int(LIMIT_SHARE * self.failed), 1)
 
-    def notes(self) -> List[str]:
+    def notes(self) -> list[str]:
         """What to say of it, if anything."""
         if self.tokens is None:
             return []
@@ -106,7 +107,7 @@ class Limit:
         return self.tokens is None or tokens < self.tokens
 
 
-def halves(things: Sequence[T]) -> List[Sequence[T]]:
+def halves(things: Sequence[T]) -> list[Sequence[T]]:
     """The two halves of at least two things."""
     middle = (len(things) + 1) // 2
     return [things[:middle], things[middle:]]
@@ -118,7 +119,7 @@ def in_pieces(
     cost: Callable[[Sequence[T]], int],
     limit: Limit,
     too_large: Callable[[T], NoReturn],
-) -> List[R]:
+) -> list[R]:
     """Do work that needs no gradients on a batch of things, in pieces where memory runs out.
 
     Args:
@@ -131,7 +132,7 @@ def in_pieces(
     Returns:
         the result of each piece, in order
     """
-    results: List[R] = []
+    results: list[R] = []
     left = [things]
     split = False
     while left:
@@ -164,9 +165,7 @@ def cannot_split(what: str, tokens: int, advice: str) -> OutOfMemory:
     return OutOfMemory(f"out of memory: {what} alone, {tokens:,} tokens, does not fit; {advice}")
 
 
-def smaller_batches(
-    fits: int, worst: int, max_tokens: Optional[int], batch_size: Optional[int], update_freq: int
-) -> str:
+def smaller_batches(fits: int, worst: int, max_tokens: int | None, batch_size: int | None, update_freq: int) -> str:
     """Options that fit and make the same updates, as text.
 
     Args:

@@ -7,7 +7,7 @@ in Python over the parameters, unless NVIDIA apex is there.
 import ast
 import importlib.util
 from dataclasses import dataclass, field
-from typing import Any, Dict, List
+from typing import Any, List
 
 import torch
 from fairseq.dataclass import FairseqDataclass
@@ -58,7 +58,7 @@ class FusedAdamW(FairseqOptimizer):
             self._optimizer = torch.optim.AdamW(params, fused=True, **self.optimizer_config)
 
     @property
-    def optimizer_config(self) -> Dict[str, Any]:
+    def optimizer_config(self) -> dict[str, Any]:
         """Keyword arguments of the optimizer, which override those of a checkpoint."""
         rate = self.cfg.lr
         return {

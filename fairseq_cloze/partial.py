@@ -13,7 +13,6 @@ import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import Optional, Type
 
 from .databin import check_replaceable
 from .errors import ClozeError
@@ -125,7 +124,7 @@ class Partial:
             (self.folder / MARKER).unlink(missing_ok=True)
             self.folder.rmdir()
 
-    def __exit__(self, kind: Optional[Type[BaseException]], *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None and issubclass(kind, ClozeError) and not self._finished:
             self._remove()
         os.close(self._lock)

@@ -11,9 +11,10 @@ import gzip
 import json
 import os
 import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any
 
 from .errors import ClozeError, NoBlankError, PassageError
 from .files import PathLike
@@ -42,9 +43,9 @@ class Passage:
     id: str
     source: str
     article: str
-    candidates: Tuple[Tuple[str, ...], ...]
-    gold: Tuple[int, ...]
-    ranks: Optional[Tuple[Tuple[float, ...], ...]] = None
+    candidates: tuple[tuple[str, ...], ...]
+    gold: tuple[int, ...]
+    ranks: tuple[tuple[float, ...], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Record:
     source: str
     id: str
     data: bytes
-    problem: Optional[str] = None
+    problem: str | None = None
 
 
 @dataclass
@@ -64,8 +65,8 @@ class Tally:
     passages: int = 0
     blanks: int = 0
     labelled: int = 0
-    skipped: List[Tuple[str, str]] = field(default_factory=list)
-    ignored_files: List[str] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    ignored_files: list[str] = field(default_factory=list)
 
     def summary(self) -> str:
         """One line with every count."""
@@ -92,7 +93,7 @@ class Tally:
 # -- finding and reading files ---------------------------------------------------------------------------------------
 
 
-def find_files(path: PathLike, tally: Optional[Tally] = None) -> List[Tuple[Path, str]]:
+def find_files(path: PathLike, tally: Tally | None = None) -> list[tuple[Path, str]]:
     """List the passage files under *path* with their default passage ids, sorted by path.
 
     Raises:
@@ -121,7 +122,7 @@ def find_files(path: PathLike, tally: Optional[Tally] = None) -> List[Tuple[Path
     return sorted(found, key=lambda entry: entry[0].relative_to(root).as_posix())
 
 
-def read_records(paths: Iterable[PathLike], tally: Optional[Tally] = None) -> Iterator[Record]:
+def read_records(paths: Iterable[PathLike], tally: Tally | None = None) -> Iterator[Record]:
     """Yield the raw records under *paths* one by one, in order, holding one file's line or document at a time.
 
     A file that cannot be read becomes a record that says so.
@@ -159,9 +160,7 @@ def open_file(file: Path) -> Any:
     return gzip.open(file, "rb") if file.suffix.lower() == ".gz" else open(file, "rb")
 
 
-def read_passages(
-    paths: Iterable[PathLike], on_error: str = "stop", tally: Optional[Tally] = None
-) -> Iterator[Passage]:
+def read_passages(paths: Iterable[PathLike], on_error: str = "stop", tally: Tally | None = None) -> Iterator[Passage]:
     """Yield the checked passages under *paths*, in order.
 
     Args:
@@ -174,7 +173,7 @@ def read_passages(
         ClozeError: a path holds nothing to read, or two passages share an id
     """
     tally = Tally() if tally is None else tally
-    seen: Dict[str, str] = {}
+    seen: dict[str, str] = {}
     for record in read_records(paths, tally):
         try:
             passage = parse_record(record)
@@ -193,7 +192,7 @@ def read_passages(
         yield passage
 
 
-def check_unique_id(passage_id: str, source: str, seen: Dict[str, str]) -> None:
+def check_unique_id(passage_id: str, source: str, seen: dict[str, str]) -> None:
     """Record an id in *seen* (id → source).
 
     Raises:
@@ -264,7 +263,7 @@ def parse_record(record: Record) -> Passage:
     return Passage(str(passage_id), source, article, candidates, gold, ranks)
 
 
-def _load_json(record: Record) -> Dict[str, Any]:
+def _load_json(record: Record) -> dict[str, Any]:
     try:
         fields = json.loads(record.data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -286,7 +285,7 @@ def _load_json(record: Record) -> Dict[str, Any]:
     return fields
 
 
-def _check_options(source: str, options: Any, blanks: int) -> Tuple[Tuple[str, ...], ...]:
+def _check_options(source: str, options: Any, blanks: int) -> tuple[tuple[str, ...], ...]:
     _check_per_blank(source, "options", options, blanks)
     checked = []
     for number, choices in enumerate(options, 1):
@@ -307,8 +306,8 @@ def _check_answers(
     source: str,
     answers: Any,
     candidates: Sequence[Sequence[str]],
-    ranks: Optional[Sequence[Sequence[float]]],
-) -> Tuple[int, ...]:
+    ranks: Sequence[Sequence[float]] | None,
+) -> tuple[int, ...]:
     if answers is None or answers == []:
         if ranks is None:
             return (UNLABELLED,) * len(candidates)
@@ -341,9 +340,7 @@ def _check_answers(
     return tuple(gold)
 
 
-def _check_ranks(
-    source: str, ranks: Any, candidates: Sequence[Sequence[str]]
-) -> Optional[Tuple[Tuple[float, ...], ...]]:
+def _check_ranks(source: str, ranks: Any, candidates: Sequence[Sequence[str]]) -> tuple[tuple[float, ...], ...] | None:
     if ranks is None:
         return None
     _check_per_blank(source, "ranks", ranks, len(candidates))
@@ -358,7 +355,7 @@ def _check_ranks(
     return tuple(tuple(float(value) for value in rank) for rank in ranks)
 
 
-def _check_characters(source: str, text: str, name: str, number: Optional[int] = None) -> None:
+def _check_characters(source: str, text: str, name: str, number: int | None = None) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

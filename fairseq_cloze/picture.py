@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from typing import Any, List, Mapping, Optional, Sequence, Tuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from .errors import SetupError
 from .history import History
@@ -11,11 +12,11 @@ from .history import History
 #: Okabe and Ito's palette, which most colour-blind people can tell apart.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
-Curve = Sequence[Tuple[float, float]]
+Curve = Sequence[tuple[float, float]]
 
 
 def curves_png(
-    curves: Mapping[str, Curve], chance: Optional[float] = None, human: Optional[float] = None, title: str = ""
+    curves: Mapping[str, Curve], chance: float | None = None, human: float | None = None, title: str = ""
 ) -> bytes:
     """Draw accuracy over updates.
 
@@ -36,7 +37,7 @@ def curves_png(
     return _png(figure)
 
 
-def history_png(history: History, title: str = "") -> Optional[bytes]:
+def history_png(history: History, title: str = "") -> bytes | None:
     """Draw loss and, where there is any, accuracy of a run over updates.
 
     Returns:
@@ -58,7 +59,7 @@ def history_png(history: History, title: str = "") -> Optional[bytes]:
     return _png(figure)
 
 
-def history_curves(history: History, metric: str) -> Mapping[str, List[Tuple[float, float]]]:
+def history_curves(history: History, metric: str) -> Mapping[str, list[tuple[float, float]]]:
     """(update, value) pairs of a metric in training, by line of the log or else by epoch, and in each validation."""
     curves = {}
     for tag in ("train_inner", "train", *history.subsets()):
@@ -82,7 +83,7 @@ def new_figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), dpi=100, layout="constrained")
 
 
-def _figure(parts: int, title: str) -> Tuple[Any, List[Any]]:
+def _figure(parts: int, title: str) -> tuple[Any, list[Any]]:
     figure = new_figure(8.0 if parts == 1 else 12.0, 4.5)
     if title:
         figure.suptitle(title.replace("$", r"\$"))
@@ -103,7 +104,7 @@ def _draw(axes: Any, curves: Mapping[str, Curve], label: str) -> None:
         axes.legend(frameon=False)
 
 
-def _draw_levels(axes: Any, chance: Optional[float], human: Optional[float]) -> None:
+def _draw_levels(axes: Any, chance: float | None, human: float | None) -> None:
     for name, level in (("chance", chance), ("human", human)):
         if level is not None:
             axes.axhline(level, color="#777777", linewidth=1, linestyle="--")

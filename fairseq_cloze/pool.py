@@ -6,12 +6,13 @@ import os
 import signal
 import threading
 from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, Deque, Dict, Iterable, Iterator, Mapping, Optional, Tuple
+from typing import Any
 
 from .errors import PassageError
 from .shards import Problem, Shard, Work, encode_shard
@@ -29,7 +30,7 @@ class Pool:
     def __init__(self, vocabulary: Vocabulary, count: int) -> None:
         self._vocabulary = vocabulary
         self._count = count
-        self._pool: Optional[Executor] = None
+        self._pool: Executor | None = None
         if count > 1:
             self._pool = ProcessPoolExecutor(
                 count,
@@ -45,15 +46,15 @@ class Pool:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
-    def encode(self, shards: Iterable[Tuple[Shard, Path]], work: Work) -> Iterator[Path]:
+    def encode(self, shards: Iterable[tuple[Shard, Path]], work: Work) -> Iterator[Path]:
         """Encode shards into their files, a bounded number ahead; a file that is there stays.
 
         Raises:
             PassageError: the first problem for which a shard was given up
         """
-        under_way: Deque[Tuple[Path, Optional[Future[Optional[Problem]]]]] = deque()
+        under_way: deque[tuple[Path, Future[Problem | None] | None]] = deque()
         for shard, target in shards:
-            future: Optional[Future[Optional[Problem]]] = None
+            future: Future[Problem | None] | None = None
             if not target.exists():
                 if self._pool is not None:
                     with _interrupts_wait():  # a worker is started here, and inherits that
@@ -77,20 +78,20 @@ def _interrupts_wait() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _finish(target: Path, future: Optional[Future[Optional[Problem]]]) -> Path:
+def _finish(target: Path, future: Future[Problem | None] | None) -> Path:
     if future is not None:
         _check(future.result())
     return target
 
 
-def _check(problem: Optional[Problem]) -> None:
+def _check(problem: Problem | None) -> None:
     if problem is not None:
         raise PassageError(problem.source, problem.text)
 
 
 # -- inside a worker -------------------------------------------------------------------------------------------------
 
-_state: Dict[str, Any] = {}
+_state: dict[str, Any] = {}
 
 
 def _start_worker(files: Mapping[str, bytes], origin: str) -> None:
@@ -107,5 +108,5 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _encode_shard(shard: Shard, target: Path, work: Work) -> Optional[Problem]:
+def _encode_shard(shard: Shard, target: Path, work: Work) -> Problem | None:
     return encode_shard(shard, target, work, _state["vocabulary"])

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
+from typing import Any
 
 import numpy as np
 
@@ -37,13 +38,13 @@ class PassagePrediction:
         probabilities: of every candidate, per blank; ``None`` where the file has none
     """
 
-    answers: List[str]
-    gold: List[Optional[str]]
-    probabilities: Optional[List[List[float]]] = None
+    answers: list[str]
+    gold: list[str | None]
+    probabilities: list[list[float]] | None = None
 
-    def to_dict(self) -> Dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As the file holds it."""
-        entry: Dict[str, Any] = {"answers": self.answers}
+        entry: dict[str, Any] = {"answers": self.answers}
         if any(letter is not None for letter in self.gold):
             entry["gold"] = self.gold
         if self.probabilities is not None:
@@ -51,7 +52,7 @@ class PassagePrediction:
         return entry
 
 
-Predictions = Dict[str, PassagePrediction]
+Predictions = dict[str, PassagePrediction]
 
 
 def gold_of(store: Store) -> np.ndarray:
@@ -184,7 +185,7 @@ def _check_passage(where: str, entry: Any) -> PassagePrediction:
     )
 
 
-def _per_blank(where: str, field: str, value: Any, blanks: int) -> Optional[List[Any]]:
+def _per_blank(where: str, field: str, value: Any, blanks: int) -> list[Any] | None:
     if value is not None and (not isinstance(value, list) or len(value) != blanks):
         found = f"{len(value)}" if isinstance(value, list) else _show(value)
         raise ClozeError(

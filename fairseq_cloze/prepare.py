@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Any
 
 from tqdm import tqdm
 
@@ -45,9 +46,9 @@ class SplitReport:
     read: int = 0
     tokens: int = 0
     unknown_tokens: int = 0
-    columns: Dict[str, Any] = field(default_factory=dict)
+    columns: dict[str, Any] = field(default_factory=dict)
 
-    def to_dict(self) -> Dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The split's entry in the manifest."""
         return {
             "read": self.read,
@@ -64,7 +65,7 @@ class SplitReport:
             "columns": self.columns,
         }
 
-    def lines(self) -> List[str]:
+    def lines(self) -> list[str]:
         """Counts for people; skipped passages by name, the first ten of them."""
         skipped = self.tally.skipped
         counts = f"{self.read:,} passages, {self.tally.blanks:,} blanks, {len(skipped):,} skipped"
@@ -87,10 +88,10 @@ class _Split:
 
     name: str
     paths: Sequence[PathLike]
-    files: List[Tuple[Path, str]]
+    files: list[tuple[Path, str]]
     tally: Tally
 
-    def shards(self, folder: Path) -> Iterator[Tuple[Shard, Path]]:
+    def shards(self, folder: Path) -> Iterator[tuple[Shard, Path]]:
         """The shards and where each is encoded to."""
         return ((shard, folder / f"{self.name}-{number:06d}.npz") for number, shard in enumerate(plan(self.files)))
 
@@ -100,11 +101,11 @@ def prepare(
     pretrained: PathLike,
     out: PathLike,
     options: EncodingOptions = DEFAULT_ENCODING,
-    workers: Optional[int] = None,
+    workers: int | None = None,
     on_error: str = "stop",
     overwrite: bool = False,
     tell: Callable[[str], None] = lambda line: None,
-) -> List[SplitReport]:
+) -> list[SplitReport]:
     """Encode passages into a data-bin.
 
     A run that was cut off is taken up by the same call; the data-bin is the same, byte for byte, however often that
@@ -187,7 +188,7 @@ def _cores() -> int:
 
 
 def passage_texts(
-    paths: Sequence[PathLike], norm: str = "standard", on_error: str = "stop", tally: Optional[Tally] = None
+    paths: Sequence[PathLike], norm: str = "standard", on_error: str = "stop", tally: Tally | None = None
 ) -> Iterator[str]:
     """Texts of passages, gold candidates filled in where they are known, for learning a vocabulary.
 
@@ -238,7 +239,7 @@ def _prepare_split(split: _Split, encoded: Iterator[Path], folder: Path, rows: i
     tally = split.tally
     report = SplitReport(split.name, tally)
     digests = IdDigests()
-    done: List[Path] = []
+    done: list[Path] = []
     with tqdm(desc=f"prepare {split.name}", unit=" passages", disable=None) as progress:
         for path in encoded:
             done.append(path)
@@ -266,9 +267,9 @@ def _prepare_split(split: _Split, encoded: Iterator[Path], folder: Path, rows: i
     return report
 
 
-def _check_unique_ids(paths: Sequence[Path], digests: Set[int]) -> None:
+def _check_unique_ids(paths: Sequence[Path], digests: set[int]) -> None:
     """Compare the ids that have one of *digests*; those of different ids can be equal, too."""
-    seen: Dict[str, str] = {}
+    seen: dict[str, str] = {}
     for path in paths:
         shard = EncodedShard(path)
         if digests.isdisjoint(shard.id_digests.tolist()):

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,7 +66,7 @@ _RANKING_HEAD_NAMES = {"dense": "roberta.pooler.dense", "out_proj": "classifier"
 # -- import ----------------------------------------------------------------------------------------------------------
 
 
-def import_hf(source: str, out: PathLike, gpt2_bpe: Optional[PathLike] = None) -> Path:
+def import_hf(source: str, out: PathLike, gpt2_bpe: PathLike | None = None) -> Path:
     """Convert a Hugging Face RoBERTa into a folder that fairseq and this project start from.
 
     Args:
@@ -118,9 +119,9 @@ def _find_source(source: str) -> Path:
         ) from error
 
 
-def _read_config(folder: Path) -> Dict[str, Any]:
+def _read_config(folder: Path) -> dict[str, Any]:
     try:
-        config: Dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
         raise CheckpointError(
             f"{folder}: expected a Hugging Face model, config.json cannot be read ({error})"
@@ -140,7 +141,7 @@ def _read_config(folder: Path) -> Dict[str, Any]:
     return config
 
 
-def _read_weights(folder: Path) -> Dict[str, Tensor]:
+def _read_weights(folder: Path) -> dict[str, Tensor]:
     if (folder / "model.safetensors").is_file():
         from safetensors.torch import load_file
 
@@ -178,7 +179,7 @@ def _tied(weights: Mapping[str, Tensor]) -> bool:
     return decoder is None or torch.equal(decoder, weights[_TOKENS])
 
 
-def _read_tokenizer(folder: Path, gpt2_bpe: Optional[PathLike], rows: int) -> Tuple[Vocabulary, Optional[List[int]]]:
+def _read_tokenizer(folder: Path, gpt2_bpe: PathLike | None, rows: int) -> tuple[Vocabulary, list[int] | None]:
     """The vocabulary, and for each of its rows the row of the source (``None``: the same)."""
     if gpt2_bpe is not None:
         vocabulary = Vocabulary.load(gpt2_bpe)
@@ -214,8 +215,8 @@ def _read_tokenizer(folder: Path, gpt2_bpe: Optional[PathLike], rows: int) -> Tu
     return vocabulary, [*special, *others, mask]
 
 
-def _read_tokenizer_files(folder: Path) -> Tuple[Dict[str, int], List[Tuple[str, str]]]:
-    tokenizer: Dict[str, Any] = {}
+def _read_tokenizer_files(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    tokenizer: dict[str, Any] = {}
     if (folder / "tokenizer.json").is_file():
         tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
         if tokenizer.get("normalizer"):
@@ -244,8 +245,8 @@ def _read_tokenizer_files(folder: Path) -> Tuple[Dict[str, int], List[Tuple[str,
 
 
 def _to_fairseq(
-    weights: Dict[str, Tensor], architecture: Architecture, order: Optional[List[int]], folder: Path
-) -> Dict[str, Tensor]:
+    weights: dict[str, Tensor], architecture: Architecture, order: list[int] | None, folder: Path
+) -> dict[str, Tensor]:
     def rows(value: Tensor) -> Tensor:
         return value if order is None else value[order]
 
@@ -271,7 +272,7 @@ def _to_fairseq(
     return out
 
 
-def _names(layers: int) -> Dict[str, str]:
+def _names(layers: int) -> dict[str, str]:
     """Parameter names that need no arithmetic, Hugging Face's → fairseq's."""
     modules = dict(_OTHER_NAMES)
     for layer in range(layers):
@@ -280,7 +281,7 @@ def _names(layers: int) -> Dict[str, str]:
 
 
 def make_state(
-    weights: Dict[str, Tensor], architecture: Architecture, vocabulary: Vocabulary, config: Mapping[str, Any] = {}
+    weights: dict[str, Tensor], architecture: Architecture, vocabulary: Vocabulary, config: Mapping[str, Any] = {}
 ) -> State:
     """A checkpoint as fairseq's own RoBERTa releases are: options in a namespace, masked LM as task and criterion."""
     args = Namespace(
@@ -357,7 +358,7 @@ def export_hf(checkpoint: PathLike, out: PathLike) -> str:
     return name
 
 
-def _to_hf(weights: Mapping[str, Tensor], architecture: Architecture) -> Tuple[Dict[str, Tensor], str]:
+def _to_hf(weights: Mapping[str, Tensor], architecture: Architecture) -> tuple[dict[str, Tensor], str]:
     positions = weights[f"{_SENTENCE_ENCODER}.embed_positions.weight"]
     out = {
         _TOKENS: weights[f"{_SENTENCE_ENCODER}.embed_tokens.weight"],
@@ -386,7 +387,7 @@ def _to_hf(weights: Mapping[str, Tensor], architecture: Architecture) -> Tuple[D
     return out, "RobertaForMaskedLM"
 
 
-def _hf_config(architecture: Architecture, rows: int, name: str) -> Dict[str, Any]:
+def _hf_config(architecture: Architecture, rows: int, name: str) -> dict[str, Any]:
     return {
         "architectures": [name],
         "model_type": "roberta",

@@ -15,10 +15,11 @@ import re
 import sys
 import zlib
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import IO, Any
 
 from .errors import ClozeError
 from .files import PathLike
@@ -72,7 +73,7 @@ class Chunk:
     """
 
     name: str
-    paragraphs: Tuple[Paragraph, ...]
+    paragraphs: tuple[Paragraph, ...]
     size: int
 
 
@@ -87,13 +88,13 @@ class Piece:
 # -- files -----------------------------------------------------------------------------------------------------------
 
 
-def find_texts(paths: Sequence[PathLike]) -> List[Tuple[Path, str]]:
+def find_texts(paths: Sequence[PathLike]) -> list[tuple[Path, str]]:
     """List the text files under *paths* with their names, in the order given, those of a folder sorted.
 
     Raises:
         ClozeError: a path does not exist, holds no text file or is a pipe, or two files are the same or share a name
     """
-    found: List[Tuple[Path, str]] = []
+    found: list[tuple[Path, str]] = []
     for given in paths:
         path = Path(given)
         if not path.exists():
@@ -118,7 +119,7 @@ def find_texts(paths: Sequence[PathLike]) -> List[Tuple[Path, str]]:
         else:
             raise ClozeError(f"{path}: cannot be read twice; pipe the text in and give -")
     places = set()
-    seen: Dict[str, Path] = {}
+    seen: dict[str, Path] = {}
     for file, name in found:
         place = os.path.abspath(file)
         if place in places:
@@ -144,14 +145,14 @@ def _stem(name: str) -> str:
     return name
 
 
-def read_chunks(files: Sequence[Tuple[Path, str]]) -> Iterator[Chunk]:
+def read_chunks(files: Sequence[tuple[Path, str]]) -> Iterator[Chunk]:
     """Yield the paragraphs of files in chunks of about 256 kB; a chunk is of one file.
 
     Raises:
         ClozeError: a file cannot be read or is not UTF-8
     """
     for file, name in files:
-        paragraphs: List[Paragraph] = []
+        paragraphs: list[Paragraph] = []
         characters = 0
         size = 0
         for paragraph, bytes_read in _paragraphs(file):
@@ -210,12 +211,12 @@ def _lines(file: Path) -> Iterator[_Line]:
         raise ClozeError(f"{_shown(file)}: cannot be read ({error}); check the file") from error
 
 
-def _paragraphs(file: Path) -> Iterator[Tuple[Paragraph, int]]:
+def _paragraphs(file: Path) -> Iterator[tuple[Paragraph, int]]:
     """Paragraphs of a file, each with the bytes read since the last one."""
     lines = _lines(file)
     sample = list(islice(lines, _SAMPLE))
     width = _wrap_width([line.text.rstrip() for line in sample])
-    block: List[_Line] = []
+    block: list[_Line] = []
     size = 0
     for line in _chain(sample, lines):
         size += line.size
@@ -236,12 +237,12 @@ def _paragraphs(file: Path) -> Iterator[Tuple[Paragraph, int]]:
         yield _paragraph(block, width), size
 
 
-def _chain(first: List[_Line], rest: Iterator[_Line]) -> Iterator[_Line]:
+def _chain(first: list[_Line], rest: Iterator[_Line]) -> Iterator[_Line]:
     yield from first
     yield from rest
 
 
-def _wrap_width(lines: Sequence[str]) -> Optional[int]:
+def _wrap_width(lines: Sequence[str]) -> int | None:
     """Width of a file whose lines are wrapped by hand, or ``None`` where each line is a paragraph."""
     lengths = sorted(len(line) for line in lines if line.strip())
     blank = len(lines) - len(lengths)
@@ -250,7 +251,7 @@ def _wrap_width(lines: Sequence[str]) -> Optional[int]:
     return lengths[int(0.9 * (len(lengths) - 1))]
 
 
-def _paragraph(block: Sequence[_Line], width: Optional[int]) -> Paragraph:
+def _paragraph(block: Sequence[_Line], width: int | None) -> Paragraph:
     raw = "\n".join(line.text for line in block)
     text = normalise(raw)
     problem = ""
@@ -294,7 +295,7 @@ def unsuitable(text: str) -> str:
 # -- pieces ----------------------------------------------------------------------------------------------------------
 
 
-def sentences(text: str) -> List[Tuple[int, int]]:
+def sentences(text: str) -> list[tuple[int, int]]:
     """Start and end of each sentence of a paragraph, white space between them left out.
 
     >>> sentences("Mr. Hill left. It rained.")
@@ -333,7 +334,7 @@ class Cutter:
 
     def __init__(self) -> None:
         self.skipped: Counter[str] = Counter()
-        self._held: List[_Held] = []
+        self._held: list[_Held] = []
         self._words = 0
         self._ids: Counter[str] = Counter()
 

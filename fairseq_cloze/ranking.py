@@ -7,7 +7,8 @@ are ``-inf`` for a candidate that repeats an earlier one, and gold is the index 
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, Mapping, Tuple
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,7 +52,7 @@ def predictions(scores: Tensor) -> Tensor:
     return (scores == best).int().argmax(dim=1)
 
 
-def reciprocal_ranks_and_hits(scores: Tensor, gold: Tensor) -> Tuple[Tensor, Tensor]:
+def reciprocal_ranks_and_hits(scores: Tensor, gold: Tensor) -> tuple[Tensor, Tensor]:
     """Reciprocal rank of gold in millionths, and whether it comes first.
 
     A candidate with the same score ranks before gold if it stands before it.  Where gold's score is no finite number
@@ -90,7 +91,7 @@ def probabilities(scores: Tensor, first: Tensor, exists: Tensor) -> Tensor:
     return share.gather(1, first).masked_fill(~exists, 0.0)
 
 
-def count_metrics(scores: Tensor, sample: Mapping[str, Any]) -> Dict[str, int]:
+def count_metrics(scores: Tensor, sample: Mapping[str, Any]) -> dict[str, int]:
     """Count what the metrics of a batch are made of.
 
     Args:
@@ -117,7 +118,7 @@ def count_metrics(scores: Tensor, sample: Mapping[str, Any]) -> Dict[str, int]:
     return dict(zip(COUNTS, torch.stack([count.sum() for count in counts]).tolist()))
 
 
-def metrics_of(counts: Mapping[str, int]) -> Dict[str, float]:
+def metrics_of(counts: Mapping[str, int]) -> dict[str, float]:
     """Metrics of summed counts; no number (NaN) where nothing was counted.
 
     Args:
@@ -129,7 +130,7 @@ def metrics_of(counts: Mapping[str, int]) -> Dict[str, float]:
     }
 
 
-def chance_interval(chance: float, blanks: int) -> Tuple[float, float]:
+def chance_interval(chance: float, blanks: int) -> tuple[float, float]:
     """Range of the accuracy that guessing reaches in 95 of 100 cases, by the normal approximation.
 
     The variance of the number of right guesses is the sum of :math:`p(1-p)`.  The mean chance stands for each blank's

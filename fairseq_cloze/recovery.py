@@ -6,10 +6,11 @@ then, and what the update had computed so far is computed again.
 """
 
 import logging
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, NoReturn, Optional, Sequence, Tuple
+from typing import Any, NoReturn, Optional
 
 from fairseq.dataclass import FairseqDataclass
 from fairseq.distributed import LegacyDistributedDataParallel
@@ -24,9 +25,9 @@ from .view import to_device
 
 logger = logging.getLogger(__name__)
 
-Sample = Dict[str, Any]
+Sample = dict[str, Any]
 #: Loss, sample size and logging output.
-Output = Tuple[Tensor, int, Dict[str, Any]]
+Output = tuple[Tensor, int, dict[str, Any]]
 
 
 @dataclass
@@ -59,7 +60,7 @@ class _Piece:
         self.sample = sample
         self.ignore_grad = ignore_grad
         self.own = True
-        self.output: Optional[Output] = None
+        self.output: Output | None = None
 
     @property
     def tokens(self) -> int:
@@ -98,7 +99,7 @@ class RecoveringTask(FairseqTask):
         self._training, self._validating = Limit(), Limit()
         self._counters = {OOM: _Counter(), SPLIT: _Counter()}
         self._ooms = 0  # of all workers
-        self._done: List[_Piece] = []  # of the update at hand
+        self._done: list[_Piece] = []  # of the update at hand
 
     # -- training ----------------------------------------------------------------------------------------------------
 
@@ -138,7 +139,7 @@ class RecoveringTask(FairseqTask):
                 continue
             # Workers sum gradients in the last backward pass of an update, if that is how this model does it.
             sums = bool(getattr(model, "require_backward_grad_sync", False)) and not left
-            passed: List[bool] = []  # whether the forward pass was left behind
+            passed: list[bool] = []  # whether the forward pass was left behind
             hook = model.register_forward_hook(lambda *_, passed=passed: passed.append(True))
 
             def work(piece: _Piece = piece, sums: bool = sums) -> Output:
@@ -176,7 +177,7 @@ class RecoveringTask(FairseqTask):
             output[2][name] = 0 if ignore_grad else counter.send()
         return output
 
-    def _halve(self, piece: _Piece, items: Sequence[int]) -> List[_Piece]:
+    def _halve(self, piece: _Piece, items: Sequence[int]) -> list[_Piece]:
         return [piece.part(self._collate(piece.sample, half)) for half in halves(items)]
 
     def optimizer_step(self, optimizer: Any, model: nn.Module, update_num: int) -> None:
@@ -229,7 +230,7 @@ class RecoveringTask(FairseqTask):
 
     # -- what is said of it ------------------------------------------------------------------------------------------
 
-    def reduce_metrics(self, logging_outputs: List[Dict[str, Any]], criterion: Any) -> None:
+    def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
         """As fairseq's; counts how often memory ran out in all workers.
 
         Raises:

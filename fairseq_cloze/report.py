@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any
 
 from . import __version__
 from .errors import ClozeError
@@ -33,7 +34,7 @@ class Report:
         data: all of it, as the page's script reads it
     """
 
-    data: Dict[str, Any]
+    data: dict[str, Any]
 
     def html(self) -> str:
         """The page: one file, with a policy that keeps it from asking for anything."""
@@ -59,7 +60,7 @@ class Report:
         return f"{runs} run{'s' if runs != 1 else ''}, {passages:,} passages, {blanks:,} blanks"
 
 
-def report(runs: Sequence[PathLike], passages: Optional[PathLike] = None, human: Optional[float] = None) -> Report:
+def report(runs: Sequence[PathLike], passages: PathLike | None = None, human: float | None = None) -> Report:
     """Gather what a report shows.
 
     Args:
@@ -114,7 +115,7 @@ def embed(data: Any) -> str:
     return text.encode("utf-8", "replace").decode()  # file names may hold what is no text
 
 
-def _best(runs: Sequence[Dict[str, Any]]) -> Optional[int]:
+def _best(runs: Sequence[dict[str, Any]]) -> int | None:
     """Number of the run with the highest validation accuracy, where all were validated on as many blanks."""
     rated = [(number, run["valid"]) for number, run in enumerate(runs) if run["valid"]]
     if len(rated) < 2 or len({valid["blanks"] for _, valid in rated}) > 1:
@@ -122,7 +123,7 @@ def _best(runs: Sequence[Dict[str, Any]]) -> Optional[int]:
     return max(rated, key=lambda pair: pair[1]["accuracy"])[0]
 
 
-def _notes(runs: Sequence[Dict[str, Any]], unused: bool) -> List[str]:
+def _notes(runs: Sequence[dict[str, Any]], unused: bool) -> list[str]:
     notes = []
     counts = {run["valid"]["blanks"] for run in runs if run["valid"]}
     if len(counts) > 1:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any
 
 from .breakdown import wilson_interval
 from .passages import LETTERS
 from .predictions import Predictions
 from .report_passages import Answers, PassageSet
 
-JsonObject = Dict[str, Any]
+JsonObject = dict[str, Any]
 
 
-def count_right(predictions: Predictions) -> Tuple[int, int, Optional[float]]:
+def count_right(predictions: Predictions) -> tuple[int, int, float | None]:
     """Right and labelled blanks, and what guessing gives in percent where the number of options is known."""
     right = blanks = 0
-    chance: Optional[float] = 0.0
+    chance: float | None = 0.0
     for prediction in predictions.values():
         for number, (answer, gold) in enumerate(zip(prediction.answers, prediction.gold)):
             if gold is None:
@@ -37,7 +38,7 @@ def set_figures(passages: PassageSet) -> JsonObject:
     """
     entries = []
     for passage_id, prediction in passages.predictions.items():
-        entry: List[Any] = [passage_id, "".join(letter or "-" for letter in prediction.gold)]
+        entry: list[Any] = [passage_id, "".join(letter or "-" for letter in prediction.gold)]
         if passages.passages is not None:
             text = passages.passages[passage_id]
             entry += [text.segments, text.candidates]
@@ -81,7 +82,7 @@ def _answer_figures(answers: Answers, names: Sequence[str]) -> JsonObject:
     }
 
 
-def confusion(predictions: Predictions) -> List[List[int]]:
+def confusion(predictions: Predictions) -> list[list[int]]:
     """Labelled blanks by the letter of gold (rows) and of the answer (columns)."""
     pairs = [
         (LETTERS.index(gold), LETTERS.index(answer))
@@ -96,7 +97,7 @@ def confusion(predictions: Predictions) -> List[List[int]]:
     return table
 
 
-def calibration(predictions: Predictions) -> List[List[float]]:
+def calibration(predictions: Predictions) -> list[list[float]]:
     """Mean probability of the answer and share that is right, in percent, and blanks, for each tenth with blanks."""
     sums = [[0.0, 0, 0] for _ in range(10)]
     for prediction in predictions.values():

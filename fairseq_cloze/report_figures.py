@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any
 
 from .databin import MANIFEST, DataBin
 from .history import TRAIN_TAGS, History
@@ -12,7 +13,7 @@ from .report_answers import JsonObject, count_right, rounded
 from .report_runs import Run
 
 #: A point of a curve: updates done, value.
-Curve = List[Tuple[int, float]]
+Curve = list[tuple[int, float]]
 
 _MOST_POINTS = 800  # of a curve, more than a screen has
 _SMOOTHED = 40  # points of training from which on their running mean is shown
@@ -41,7 +42,7 @@ def run_figures(run: Run) -> JsonObject:
     }
 
 
-def _missing(run: Run) -> List[str]:
+def _missing(run: Run) -> list[str]:
     """What a log leaves out."""
     if run.history is None or not run.history.points:
         return []
@@ -63,7 +64,7 @@ def _setting(run: Run, group: str, name: str) -> Any:
     return run.history.setting(group, name) if run.history is not None else None
 
 
-def _data_format(run: Run) -> Optional[str]:
+def _data_format(run: Run) -> str | None:
     record = run.scores[-1] if run.scores else {}
     found = {
         name: _setting(run, "task", name) or record.get(name) for name in ("view", "scorer", "other_blanks", "contrast")
@@ -79,7 +80,7 @@ def _data_format(run: Run) -> Optional[str]:
     return ", ".join(parts) or None
 
 
-def _encoding(run: Run) -> List[str]:
+def _encoding(run: Run) -> list[str]:
     place = next((path for path in run.data_bins if (path / MANIFEST).is_file()), None)
     if place is None:
         return []
@@ -87,7 +88,7 @@ def _encoding(run: Run) -> List[str]:
     return [f"text norm {encoding.text_norm}"] + (["sentence case"] if encoding.sentence_case else [])
 
 
-def _model(run: Run) -> Optional[str]:
+def _model(run: Run) -> str | None:
     parts = []
     arch = _setting(run, "model", "_name")
     if arch:
@@ -102,13 +103,13 @@ def _model(run: Run) -> Optional[str]:
     return ", ".join(parts) or None
 
 
-def _updates(run: Run) -> Optional[int]:
+def _updates(run: Run) -> int | None:
     updates = [point.update for point in run.history.points] if run.history else []
     updates += [record["updates"] for record in run.scores if isinstance(record.get("updates"), int)]
     return max(updates, default=None)
 
 
-def _learning_rate(run: Run) -> Optional[str]:
+def _learning_rate(run: Run) -> str | None:
     rates = _setting(run, "optimization", "lr")
     if isinstance(rates, list) and rates:
         scheduler = str(_setting(run, "lr_scheduler", "_name") or "").replace("_", " ")
@@ -119,7 +120,7 @@ def _learning_rate(run: Run) -> Optional[str]:
     return f"up to {max(seen):g}" if seen else None
 
 
-def _batch(run: Run) -> Optional[str]:
+def _batch(run: Run) -> str | None:
     passages, tokens = _setting(run, "dataset", "batch_size"), _setting(run, "dataset", "max_tokens")
     parts = [f"{passages} passages"] if passages else []
     if tokens:
@@ -133,7 +134,7 @@ def _batch(run: Run) -> Optional[str]:
     return ", ".join(parts) or None
 
 
-def _best_train(run: Run) -> Optional[JsonObject]:
+def _best_train(run: Run) -> JsonObject | None:
     if run.history is None:
         return None
     epochs = [
@@ -149,9 +150,9 @@ def _best_train(run: Run) -> Optional[JsonObject]:
     return None
 
 
-def _best_by_split(run: Run) -> List[JsonObject]:
+def _best_by_split(run: Run) -> list[JsonObject]:
     """The best validation of each split: of the log, of the watch, or else what the predictions have right."""
-    found: Dict[str, JsonObject] = {}
+    found: dict[str, JsonObject] = {}
     for split in run.history.subsets() if run.history else ():
         best = run.history.best(split) if run.history else None
         if best is not None:
@@ -196,12 +197,12 @@ def _guessing(best: JsonObject) -> JsonObject:
     return {"low": low, "high": high}
 
 
-def _best_valid(run: Run) -> Optional[JsonObject]:
+def _best_valid(run: Run) -> JsonObject | None:
     found = _best_by_split(run)
     return next((best for best in found if best["split"] == "valid"), found[0] if found else None)
 
 
-def _notices(run: Run, best: Optional[JsonObject]) -> List[JsonObject]:
+def _notices(run: Run, best: JsonObject | None) -> list[JsonObject]:
     """What must not be overlooked: a run that does no better than guessing, with the causes its log names."""
     at_chance = best is not None and best["high"] is not None and best["accuracy"] <= best["high"]
     lines = run.history.chance[-1].split("\n") if run.history is not None and run.history.chance else []
@@ -224,9 +225,9 @@ def _notices(run: Run, best: Optional[JsonObject]) -> List[JsonObject]:
 # -- curves ----------------------------------------------------------------------------------------------------------
 
 
-def _curves(run: Run) -> Dict[str, List[JsonObject]]:
+def _curves(run: Run) -> dict[str, list[JsonObject]]:
     """Curves by metric: ``kind`` is ``train``, ``valid`` (of the log) or ``watch`` (of the watch)."""
-    curves: Dict[str, List[JsonObject]] = {"loss": [], "accuracy": []}
+    curves: dict[str, list[JsonObject]] = {"loss": [], "accuracy": []}
     for metric, found in curves.items():
         if run.history is not None:
             train = _train_curve(run.history, metric)
@@ -271,13 +272,13 @@ def smoothed(curve: Curve) -> Curve:
     return out
 
 
-def _curve(kind: str, name: str, points: Sequence[Tuple[int, float]]) -> JsonObject:
+def _curve(kind: str, name: str, points: Sequence[tuple[int, float]]) -> JsonObject:
     step = math.ceil(len(points) / _MOST_POINTS)
     kept = [*points[:-1][::step], points[-1]]
     return {"kind": kind, "name": name, "points": [[update, rounded(value)] for update, value in kept]}
 
 
-def levels(runs: Sequence[JsonObject], histories: Sequence[Optional[History]]) -> JsonObject:
+def levels(runs: Sequence[JsonObject], histories: Sequence[History | None]) -> JsonObject:
     """Chance in percent with its interval, and the loss of guessing where all runs have the same; else ``None``."""
     best = [run["valid"] for run in runs if run["valid"] and run["valid"]["chance"] is not None]
     chances = {round(one["chance"], 2) for one in best}

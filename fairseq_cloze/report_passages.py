@@ -5,9 +5,10 @@ Texts come from a data-bin, decoded, or from raw passages.  Prediction files for
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any
 
 import numpy as np
 
@@ -32,9 +33,9 @@ class Text:
         gold: per blank the index of the right candidate, the first of equal ones, :data:`UNLABELLED` where unknown
     """
 
-    segments: List[str]
-    candidates: List[List[str]]
-    gold: List[int]
+    segments: list[str]
+    candidates: list[list[str]]
+    gold: list[int]
 
 
 class Passages:
@@ -50,22 +51,22 @@ class Passages:
     def __init__(
         self,
         name: str,
-        numbers: Dict[str, int],
+        numbers: dict[str, int],
         text: Callable[[int], Text],
-        encoded: Optional[Tuple[Store, Vocabulary]] = None,
+        encoded: tuple[Store, Vocabulary] | None = None,
     ) -> None:
         self.name = name
         self.numbers = numbers
         self.encoded = encoded
         self._text = text
-        self._known: Dict[str, Text] = {}
+        self._known: dict[str, Text] = {}
 
     def __getitem__(self, passage_id: str) -> Text:
         if passage_id not in self._known:
             self._known[passage_id] = self._text(self.numbers[passage_id])
         return self._known[passage_id]
 
-    def misfit(self, predictions: Predictions) -> Optional[Tuple[int, str]]:
+    def misfit(self, predictions: Predictions) -> tuple[int, str] | None:
         """How many predicted passages fit before the first one that does not, and what is wrong with that one."""
         for number, (passage_id, prediction) in enumerate(predictions.items()):
             if passage_id not in self.numbers:
@@ -88,7 +89,7 @@ class Passages:
             for passage_id, one in predictions.items()
         }
 
-    def break_down(self, predictions: Predictions) -> Dict[str, Any]:
+    def break_down(self, predictions: Predictions) -> dict[str, Any]:
         """Accuracy by groups of the predicted blanks, see :mod:`fairseq_cloze.breakdown`; empty without tokens."""
         if self.encoded is None:
             return {}
@@ -121,7 +122,7 @@ def _misfit(text: Text, prediction: PassagePrediction) -> str:
 # -- where texts come from -------------------------------------------------------------------------------------------
 
 
-def open_passages(path: Path, first: Optional[str] = None) -> List[Passages]:
+def open_passages(path: Path, first: str | None = None) -> list[Passages]:
     """What a data-bin holds, a split each, or all raw passages of a file or folder.
 
     Args:
@@ -186,7 +187,7 @@ class Answers:
     run: int
     label: str
     answered: Answered
-    breakdown: Dict[str, Any]
+    breakdown: dict[str, Any]
 
 
 @dataclass
@@ -199,9 +200,9 @@ class PassageSet:
         answers: the files
     """
 
-    passages: Optional[Passages]
+    passages: Passages | None
     why_not: str
-    answers: List[Answers] = field(default_factory=list)
+    answers: list[Answers] = field(default_factory=list)
 
     @property
     def predictions(self) -> Predictions:
@@ -213,9 +214,9 @@ class Library:
     """Opens each place of passages once."""
 
     def __init__(self) -> None:
-        self._open: Dict[Tuple[Path, Optional[str]], List[Passages]] = {}
+        self._open: dict[tuple[Path, str | None], list[Passages]] = {}
 
-    def find(self, path: Path, answered: Answered) -> Tuple[Optional[Passages], str]:
+    def find(self, path: Path, answered: Answered) -> tuple[Passages | None, str]:
         """The passages that a prediction file answers, or the first misfit of those that fit best.
 
         Raises:
@@ -234,7 +235,7 @@ class Library:
         return None, problem
 
 
-def make_sets(runs: Sequence[Run], place: Optional[Path]) -> List[PassageSet]:
+def make_sets(runs: Sequence[Run], place: Path | None) -> list[PassageSet]:
     """Group the prediction files of all runs by the blanks they answer, and find the passages and their gold.
 
     Args:
@@ -245,7 +246,7 @@ def make_sets(runs: Sequence[Run], place: Optional[Path]) -> List[PassageSet]:
         ClozeError: predictions and passages do not belong together; passages cannot be read
     """
     library = Library()
-    sets: Dict[Any, PassageSet] = {}
+    sets: dict[Any, PassageSet] = {}
     for number, run in enumerate(runs):
         for index, answered in enumerate(run.answered):
             passages, why_not = _find(library, runs, run, answered, place)
@@ -263,8 +264,8 @@ def make_sets(runs: Sequence[Run], place: Optional[Path]) -> List[PassageSet]:
 
 
 def _find(
-    library: Library, runs: Sequence[Run], run: Run, answered: Answered, place: Optional[Path]
-) -> Tuple[Optional[Passages], str]:
+    library: Library, runs: Sequence[Run], run: Run, answered: Answered, place: Path | None
+) -> tuple[Passages | None, str]:
     own = [place] if place is not None else [path for path in run.data_bins if (path / MANIFEST).is_file()]
     problems = []
     for path in own:

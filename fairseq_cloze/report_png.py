@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any
 
 from .files import PathLike, cannot_write, replacing
 from .passages import LETTERS
 from .picture import COLOURS, new_figure
 
-_STYLES: Mapping[str, Dict[str, Any]] = {
+_STYLES: Mapping[str, dict[str, Any]] = {
     "train": {"linestyle": "--", "linewidth": 1.0},
     "valid": {"linestyle": "-", "linewidth": 1.8, "marker": "o", "markersize": 4, "markerfacecolor": "white"},
     "watch": {"linestyle": "", "marker": "D", "markersize": 4},
@@ -17,7 +18,7 @@ _STYLES: Mapping[str, Dict[str, Any]] = {
 _LABELS = {"loss": "loss, nats per blank", "accuracy": "accuracy, %"}
 
 
-def write_pngs(data: Mapping[str, Any], folder: PathLike) -> List[Path]:
+def write_pngs(data: Mapping[str, Any], folder: PathLike) -> list[Path]:
     """Write ``loss.png``, ``accuracy.png`` and ``confusion.png``, as far as there is something to draw.
 
     Args:
@@ -73,7 +74,7 @@ def _curves(data: Mapping[str, Any], metric: str) -> Any:
     return figure
 
 
-def _levels(data: Mapping[str, Any], metric: str) -> List[Tuple[str, float]]:
+def _levels(data: Mapping[str, Any], metric: str) -> list[tuple[str, float]]:
     chance, guessing, human = data["levels"]["chance"], data["levels"]["loss"], data["human"]
     if metric == "loss":
         return [] if guessing is None else [(f"guessing {guessing:.3f}", guessing)]
@@ -81,7 +82,7 @@ def _levels(data: Mapping[str, Any], metric: str) -> List[Tuple[str, float]]:
     return levels if chance is None else [*levels, (f"chance {chance:g}%", chance)]
 
 
-def _confusions(files: List[Mapping[str, Any]]) -> Any:
+def _confusions(files: list[Mapping[str, Any]]) -> Any:
     columns = min(len(files), 3)
     rows = -(-len(files) // columns)
     figure = new_figure(4.0 * columns, 4.2 * rows)

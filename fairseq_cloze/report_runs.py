@@ -7,9 +7,10 @@ its notes.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any
 
 from .errors import ClozeError
 from .files import PathLike
@@ -33,7 +34,7 @@ class Answered:
     """
 
     path: Path
-    split: Optional[str]
+    split: str | None
     predictions: Predictions
 
 
@@ -54,15 +55,15 @@ class Run:
 
     path: Path
     label: str = ""
-    files: List[Path] = field(default_factory=list)
-    history: Optional[History] = None
-    scores: List[Record] = field(default_factory=list)
-    answered: List[Answered] = field(default_factory=list)
-    data_bins: List[Path] = field(default_factory=list)
-    notes: List[str] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+    history: History | None = None
+    scores: list[Record] = field(default_factory=list)
+    answered: list[Answered] = field(default_factory=list)
+    data_bins: list[Path] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
-def read_runs(paths: Sequence[PathLike]) -> List[Run]:
+def read_runs(paths: Sequence[PathLike]) -> list[Run]:
     """Read every RUN, in the order given.
 
     Raises:
@@ -183,7 +184,7 @@ def _read_answers(run: Run, path: Path) -> None:
 def _find_data(run: Run) -> None:
     """Where a run's passages may be: what the run recorded itself, or the save-dir that its file lies in."""
     folder = run.path if run.path.is_dir() else run.path.parent
-    found: List[Any] = [run_record(folder).get("data")] if run.history is None or run.path.is_dir() else []
+    found: list[Any] = [run_record(folder).get("data")] if run.history is None or run.path.is_dir() else []
     scores = run.scores or (read_validation(folder / RECORDS) if run.answered else [])
     found += [record.get("data_bin") for record in reversed(scores)]
     if run.history is not None:
@@ -197,7 +198,7 @@ def _find_data(run: Run) -> None:
 # -- labels ----------------------------------------------------------------------------------------------------------
 
 
-def _labels(paths: Sequence[Path]) -> List[str]:
+def _labels(paths: Sequence[Path]) -> list[str]:
     """A name for each path: its own, with as many folders before it as tell it from the others."""
     parts = [_name_parts(path) for path in paths]
     depth = [1] * len(paths)
@@ -209,7 +210,7 @@ def _labels(paths: Sequence[Path]) -> List[str]:
             break
         for number in longer:
             depth[number] += 1
-    seen: Dict[str, int] = Counter()
+    seen: dict[str, int] = Counter()
     for number, label in enumerate(labels):
         seen[label] += 1
         if label in twice:
@@ -217,7 +218,7 @@ def _labels(paths: Sequence[Path]) -> List[str]:
     return labels
 
 
-def _name_parts(path: Path) -> List[str]:
+def _name_parts(path: Path) -> list[str]:
     path = path.resolve()
     if path.is_dir():
         return list(path.parts[1:]) or ["/"]

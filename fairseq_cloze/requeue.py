@@ -16,7 +16,7 @@ import sys
 import threading
 from functools import wraps
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 from . import compat
 
@@ -55,7 +55,7 @@ def told() -> bool:
     return _told
 
 
-def agreed(logging_outputs: List[Dict[str, Any]]) -> bool:
+def agreed(logging_outputs: list[dict[str, Any]]) -> bool:
     """Whether a worker was told to stop; the answer is the same in all of them."""
     return any(log.get(TOLD, 0) > 0 for log in logging_outputs)
 

@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 from dataclasses import dataclass, replace
-from typing import Any, Optional, Tuple
+from typing import Any
 
 from .files import PathLike
 from .runs import RunState, run_record, run_state
@@ -16,14 +16,14 @@ from .runs import RunState, run_record, run_state
 class Resources:
     """What scoring may use; as for :func:`fairseq_cloze.evaluate.evaluate`."""
 
-    device: Optional[str] = None
-    batch_size: Optional[int] = None
-    max_tokens: Optional[int] = None
+    device: str | None = None
+    batch_size: int | None = None
+    max_tokens: int | None = None
     fp16: bool = False
     bf16: bool = False
 
 
-def prepare_torch(resources: Resources, save_dir: PathLike) -> Tuple[Resources, str]:
+def prepare_torch(resources: Resources, save_dir: PathLike) -> tuple[Resources, str]:
     """Load torch and fairseq; leave CUDA, and half of the cores, alone where the training is to have them.
 
     Args:
@@ -50,7 +50,7 @@ def prepare_torch(resources: Resources, save_dir: PathLike) -> Tuple[Resources, 
     return replace(resources, device=device), f"cpu{why}, threads: {torch.get_num_threads()}"
 
 
-def choose_device(device: Optional[str], save_dir: PathLike) -> Tuple[Optional[str], str]:
+def choose_device(device: str | None, save_dir: PathLike) -> tuple[str | None, str]:
     """The device to score on, and why, in words.
 
     What was asked for; else the CPU, as the run's GPU is its own, unless the run has ended or trains on another

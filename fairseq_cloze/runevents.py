@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence
+from typing import TYPE_CHECKING, Any
 
 from .history import TRAIN_TAGS, ChanceLine, LogReader, Point
 from .requeue import EXIT_REQUEUE
@@ -58,9 +59,9 @@ class Events:
         self._rest = b""
         self._reader = LogReader()
         self._chance_open = False
-        self._best: Dict[str, float] = {}
+        self._best: dict[str, float] = {}
         self._failed = False
-        self._notifier: Optional[Notifier] = self._guard(lambda: self._make_notifier(emails)) if emails else None
+        self._notifier: Notifier | None = self._guard(lambda: self._make_notifier(emails)) if emails else None
         if mail_start:
             self._guard(lambda: self._tell("start", "started", self._summary({})))
 
@@ -182,7 +183,7 @@ class Events:
         )
         self._notifier.close(event)
 
-    def _picture(self) -> Optional[bytes]:
+    def _picture(self) -> bytes | None:
         from .picture import history_png
 
         return history_png(self._reader.history, self._name)
@@ -196,7 +197,7 @@ class Events:
     def _last_lines(self, size: int) -> str:
         begin = max(self._start, size - _LONGEST)
         text = os.pread(self._fd, size - begin, begin).decode("utf-8", "replace")
-        lines: List[str] = [line.rsplit("\r", 1)[-1] for line in text.rstrip().split("\n")]
+        lines: list[str] = [line.rsplit("\r", 1)[-1] for line in text.rstrip().split("\n")]
         return "\n".join(lines[-LAST_LINES:])
 
     def _guard(self, action: Callable[[], Any]) -> Any:

@@ -13,10 +13,11 @@ import select
 import signal
 import threading
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any
 
 from .child import Child, Hurry, status_text
 from .errors import ClozeError
@@ -38,7 +39,7 @@ _INTERPRETERS = re.compile(r"(ba|da|z|k)?sh|python[\d.]*|env|nohup|nice|time|sru
 def run(
     command: Sequence[str],
     log_dir: PathLike = "logs",
-    name: Optional[str] = None,
+    name: str | None = None,
     emails: Sequence[str] = (),
     mail_start: bool = False,
     stalled_after: float = STALLED_AFTER,
@@ -122,7 +123,7 @@ def _run_in_terminal(
         _tell_problem(problem, log)
 
 
-def _rest(child: Child, readers: List[int], writers: List[int]) -> Tuple[List[int], List[int]]:
+def _rest(child: Child, readers: list[int], writers: list[int]) -> tuple[list[int], list[int]]:
     """Wait for a moment, or until there is something to do."""
     readable, writable, _ = select.select([child.wake, *readers], writers, [], _GLANCE)
     if child.wake in readable:
@@ -227,7 +228,7 @@ class _Copier(threading.Thread):
         super().__init__(daemon=True)
         self._offset = log.size()
         self._fd = os.open(log.path, os.O_RDONLY)
-        self._end: Optional[int] = None
+        self._end: int | None = None
         self._ended = threading.Event()
 
     def end_at(self, size: int) -> None:

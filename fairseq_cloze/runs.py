@@ -15,7 +15,7 @@ import time
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
-from typing import Any, Dict, List, Optional, TextIO
+from typing import Any, TextIO
 
 from .errors import ClozeError
 from .files import PathLike
@@ -63,11 +63,11 @@ class RunLock:
                 f"{other.get('host', '?')}), and each would overwrite the other's checkpoints; wait for it, choose "
                 f"another folder, or remove {path} if you are sure that it is gone"
             ) from error
-        before: List[str] = []
+        before: list[str] = []
         if Path(save_dir, "checkpoint_last.pt").exists():  # it is going to be resumed
             before = (_read(self._file) or {}).get("logs", [])
         log = os.environ.get(LOG_VARIABLE)
-        self._record: Dict[str, Any] = {
+        self._record: dict[str, Any] = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -115,7 +115,7 @@ def run_state(save_dir: PathLike) -> RunState:
     return RunState.REQUEUED if record.get("requeued") else RunState.ENDED
 
 
-def run_record(save_dir: PathLike) -> Dict[str, Any]:
+def run_record(save_dir: PathLike) -> dict[str, Any]:
     """What the latest training into a save-dir recorded; empty where there was none.
 
     Names: ``pid``, ``host``, ``started`` (ISO 8601), ``command``, ``logs`` (paths, also of the trainings it resumed),
@@ -128,7 +128,7 @@ def run_record(save_dir: PathLike) -> Dict[str, Any]:
         return {}
 
 
-def _read(file: TextIO) -> Optional[Dict[str, Any]]:
+def _read(file: TextIO) -> dict[str, Any] | None:
     try:
         record = json.load(file)
     except ValueError:

@@ -6,10 +6,11 @@ Any RoBERTa checkpoint of fairseq will do: fine-tuned, imported, or one of fairs
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Dict, List, NoReturn, Optional, Sequence
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -66,7 +67,7 @@ class Scores:
     tokens: int = 0
     computed_tokens: int = 0
     seconds: float = 0.0
-    scored: List[np.ndarray] = field(default_factory=list)
+    scored: list[np.ndarray] = field(default_factory=list)
 
     def add(self, sample: Sample) -> None:
         """Count the input of a batch."""
@@ -76,7 +77,7 @@ class Scores:
         self.computed_tokens += source.numel()
 
 
-def merge(shares: List[Scores]) -> List[Scores]:
+def merge(shares: list[Scores]) -> list[Scores]:
     """Put the shares of all workers together, each of some stores; complete on the first worker only."""
     if workers.size() == 1:
         return shares
@@ -116,7 +117,7 @@ class Answers:
         fields = blank_fields(store, np.arange(store.blanks))
         self.answers: np.ndarray = predictions(scores).numpy()
         self.probabilities: np.ndarray = probabilities(scores, fields["first"], fields["exists"]).numpy()
-        self.counts: Dict[str, int] = count_metrics(scores, fields)
+        self.counts: dict[str, int] = count_metrics(scores, fields)
 
 
 class Scorer:
@@ -138,10 +139,10 @@ class Scorer:
     def __init__(
         self,
         checkpoint: PathLike,
-        vocabulary: Optional[Vocabulary] = None,
+        vocabulary: Vocabulary | None = None,
         where: str = "the data",
         settings: Settings = DEFAULT_SETTINGS,
-        device: Optional[str] = None,
+        device: str | None = None,
         fp16: bool = False,
         bf16: bool = False,
     ) -> None:
@@ -175,9 +176,9 @@ class Scorer:
     def score(
         self,
         store: Store,
-        batch_size: Optional[int] = None,
-        max_tokens: Optional[int] = None,
-        progress: Optional[Any] = None,
+        batch_size: int | None = None,
+        max_tokens: int | None = None,
+        progress: Any | None = None,
     ) -> Scores:
         """Score every blank of a store, shared with other workers where there are some.
 
@@ -200,9 +201,9 @@ class Scorer:
     def score_share(
         self,
         store: Store,
-        batch_size: Optional[int] = None,
-        max_tokens: Optional[int] = None,
-        progress: Optional[Any] = None,
+        batch_size: int | None = None,
+        max_tokens: int | None = None,
+        progress: Any | None = None,
     ) -> Scores:
         """Score the batches that this worker is dealt, see :meth:`score` and :func:`merge`."""
         view = make_view(self.settings, store, self.vocabulary, self.architecture.max_positions)
@@ -227,7 +228,7 @@ class Scorer:
             progress.update(store.blanks - shown)
         return out
 
-    def _score_items(self, view: View, items: List[Item], out: Scores) -> np.ndarray:
+    def _score_items(self, view: View, items: list[Item], out: Scores) -> np.ndarray:
         """Score the blanks of a batch into *out* and return their numbers."""
 
         def cost(piece: Sequence[Item]) -> int:
@@ -288,12 +289,12 @@ def build_model(
     return model
 
 
-def asdict_config(config: Any) -> Dict[str, Any]:
+def asdict_config(config: Any) -> dict[str, Any]:
     """Options of a fairseq dataclass without its private fields."""
     return {name: value for name, value in vars(config).items() if not name.startswith("_")}
 
 
-def _device(name: Optional[str]) -> torch.device:
+def _device(name: str | None) -> torch.device:
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(1, device=device)

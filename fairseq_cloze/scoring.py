@@ -6,7 +6,7 @@ earlier one.  Softmax over a row gives the probabilities.
 
 from __future__ import annotations
 
-from typing import Any, Dict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from .model import contrast_shares, mean_of_others
 from .settings import Settings
 from .vocabulary import PAD
 
-Sample = Dict[str, Any]
+Sample = dict[str, Any]
 
 
 def candidate_scores(model: nn.Module, sample: Sample, settings: Settings) -> Tensor:

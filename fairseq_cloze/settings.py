@@ -6,7 +6,7 @@ Plain values, without torch, so that the command line can show them at once.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, Optional
+from typing import Any
 
 from .errors import ClozeError
 
@@ -14,7 +14,7 @@ VIEWS = ("joint", "full", "neighbors")
 SCORERS = ("mean", "kmask", "l2r", "head")
 OTHER_BLANKS = ("remove", "mask", "gold")
 
-_DEFAULTS: Dict[str, Any] = {"view": "joint", "scorer": "mean", "other_blanks": "remove", "contrast": 0.7}
+_DEFAULTS: dict[str, Any] = {"view": "joint", "scorer": "mean", "other_blanks": "remove", "contrast": 0.7}
 
 #: Settings that training fixes and checkpoints carry.
 CARRIED = tuple(_DEFAULTS)
@@ -32,12 +32,12 @@ class Settings:
             view ``joint``
     """
 
-    view: Optional[str] = None
-    scorer: Optional[str] = None
-    other_blanks: Optional[str] = None
-    contrast: Optional[float] = None
+    view: str | None = None
+    scorer: str | None = None
+    other_blanks: str | None = None
+    contrast: float | None = None
 
-    def completed(self, carried: Dict[str, Any]) -> Settings:
+    def completed(self, carried: dict[str, Any]) -> Settings:
         """Fill in what is ``None``.
 
         Args:

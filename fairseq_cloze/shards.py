@@ -13,9 +13,9 @@ import os
 import stat
 import zipfile
 import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -50,21 +50,21 @@ class Piece:
     path: str
     id: str
     first_line: int = 0
-    span: Tuple[int, int] = (0, 0)
-    data: Optional[bytes] = None
-    problem: Optional[str] = None
+    span: tuple[int, int] = (0, 0)
+    data: bytes | None = None
+    problem: str | None = None
 
 
-Shard = Tuple[Piece, ...]
+Shard = tuple[Piece, ...]
 
 
-def plan(files: Iterable[Tuple[Path, str]]) -> Iterator[Shard]:
+def plan(files: Iterable[tuple[Path, str]]) -> Iterator[Shard]:
     """Cut files into shards, in order; reads JSONL once, to find its lines.
 
     Args:
         files: files with their default passage ids, see :func:`fairseq_cloze.passages.find_files`
     """
-    shard: List[Piece] = []
+    shard: list[Piece] = []
     size = 0
     for path, default_id in files:
         for piece, length in _pieces(path, default_id):
@@ -77,7 +77,7 @@ def plan(files: Iterable[Tuple[Path, str]]) -> Iterator[Shard]:
         yield tuple(shard)
 
 
-def _pieces(path: Path, default_id: str) -> Iterator[Tuple[Piece, int]]:
+def _pieces(path: Path, default_id: str) -> Iterator[tuple[Piece, int]]:
     """The pieces of a file, and what each counts."""
     if not is_lines(path):
         try:
@@ -87,9 +87,9 @@ def _pieces(path: Path, default_id: str) -> Iterator[Tuple[Piece, int]]:
         yield Piece(str(path), default_id), max(size, _DOCUMENT_BYTES)
         return
     first, start, size = 1, 0, 0
-    held: List[bytes] = []
+    held: list[bytes] = []
 
-    def piece() -> Tuple[Piece, int]:
+    def piece() -> tuple[Piece, int]:
         return Piece(str(path), default_id, first, (start, start + size), b"".join(held) if held else None), size
 
     try:
@@ -141,7 +141,7 @@ def _why(error: Exception) -> str:
     return f"cannot be read ({error}); check the file"
 
 
-def stamp(files: Sequence[Tuple[Path, str]]) -> str:
+def stamp(files: Sequence[tuple[Path, str]]) -> str:
     """A digest of what is to be read and how it is cut: paths, default ids, sizes and times of change."""
     digest = hashlib.sha256(f"{SHARD_BYTES}\n".encode())
     for path, default_id in files:
@@ -154,7 +154,7 @@ def stamp(files: Sequence[Tuple[Path, str]]) -> str:
     return digest.hexdigest()
 
 
-def can_be_read_again(files: Sequence[Tuple[Path, str]]) -> bool:
+def can_be_read_again(files: Sequence[tuple[Path, str]]) -> bool:
     """Whether all are plain files, and none a pipe."""
     return all(path.is_file() for path, _ in files)
 
@@ -185,14 +185,14 @@ class Work:
     stop: bool
 
 
-def encode_shard(shard: Shard, target: Path, work: Work, vocabulary: Vocabulary) -> Optional[Problem]:
+def encode_shard(shard: Shard, target: Path, work: Work, vocabulary: Vocabulary) -> Problem | None:
     """Encode a shard into the file *target*.
 
     Returns:
         the problem for which it gave up; nothing is written then
     """
-    passages: List[Passage] = []
-    problems: List[Problem] = []
+    passages: list[Passage] = []
+    problems: list[Problem] = []
     read = 0
     for record in _records(shard):
         read += 1
@@ -267,9 +267,9 @@ class EncodedShard:
         with np.load(self._path) as arrays:
             return {name: arrays[name] for name in COLUMNS}
 
-    def ids(self) -> List[Tuple[str, str]]:
+    def ids(self) -> list[tuple[str, str]]:
         """Id and source of each passage."""
-        texts: Dict[str, List[str]] = {}
+        texts: dict[str, list[str]] = {}
         with np.load(self._path) as arrays:
             for name in ("id", "source"):
                 content, ends = arrays[f"{name}_bytes"].tobytes(), np.cumsum(arrays[f"{name}_length"]).tolist()
@@ -292,7 +292,7 @@ class IdDigests:
     """Digests of the ids met so far; eight bytes each, in a few sorted runs that are merged as they grow."""
 
     def __init__(self) -> None:
-        self._runs: List[np.ndarray] = []
+        self._runs: list[np.ndarray] = []
 
     def add(self, digests: np.ndarray) -> np.ndarray:
         """Add digests.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, List, Optional
+from typing import Any
 
 from .checkpoints import Architecture, State
 from .errors import CheckpointError
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 LAST = "checkpoint_last.pt"
 
 
-def find_source(cfg: Any) -> Optional[Path]:
+def find_source(cfg: Any) -> Path | None:
     """Which checkpoint fairseq is going to load; ``None`` for random weights.
 
     Args:
@@ -88,7 +88,7 @@ def check_architecture(architecture: Architecture, cfg: Any, path: Path) -> None
     Raises:
         CheckpointError: it does not; names the differences
     """
-    differences: List[str] = architecture.differences(cfg)
+    differences: list[str] = architecture.differences(cfg)
     if differences:
         raise CheckpointError(
             f"{path} does not fit the model: {'; '.join(differences)}; "

@@ -13,8 +13,8 @@ import shlex
 import shutil
 import subprocess
 from collections import Counter
+from collections.abc import Sequence
 from importlib import metadata
-from typing import Dict, Optional, Sequence
 
 from . import __version__
 
@@ -22,7 +22,7 @@ _PATIENCE = 10.0  # seconds that git or nvidia-smi may take
 _PLAIN = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\", "'": "\\'"}
 
 
-def surroundings(command: Sequence[str]) -> Dict[str, str]:
+def surroundings(command: Sequence[str]) -> dict[str, str]:
     """Names and values, none of which has a line break."""
     return {
         "command": shell_line(command),
@@ -82,14 +82,14 @@ def versions() -> str:
     return ", ".join([f"python {platform.python_version()}", *parts, f"fairseq-cloze {__version__}"])
 
 
-def _version(name: str) -> Optional[str]:
+def _version(name: str) -> str | None:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
 
 
-def _output(*command: str) -> Optional[str]:
+def _output(*command: str) -> str | None:
     environ = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
     try:
         ran = subprocess.run(

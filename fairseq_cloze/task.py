@@ -5,7 +5,7 @@ import os
 from argparse import Namespace
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Optional
 
 from fairseq import utils
 from fairseq.data import Dictionary
@@ -120,12 +120,12 @@ class ClozeRankingTask(RecoveringTask):
             _check_shard(shard, self.shards[0])
         self._dictionary = make_dictionary(self.vocabulary)
         self._max_positions: int = BASE["max_positions"]
-        self._source: Optional[Path] = None  # checkpoint that training starts from
+        self._source: Path | None = None  # checkpoint that training starts from
         self._loads_checkpoint = False  # a model was built for a checkpoint that fairseq loads, not for training
         self._proved = False
         self._beginning = Beginning(str(self.settings.scorer), self.shards[0].encoding.text_norm, cfg.from_scratch)
-        self._watch: Optional[ChanceWatch] = None
-        self._run: Optional[RunLock] = None
+        self._watch: ChanceWatch | None = None
+        self._run: RunLock | None = None
         #: a worker was told to stop, see :mod:`fairseq_cloze.requeue`
         self.stopping = False
         self._update = (0, 0.0, None)  # number, learning rate and loss scale of the latest update
@@ -275,7 +275,7 @@ class ClozeRankingTask(RecoveringTask):
             raise CheckpointError(problem)
         self._proved = True
 
-    def valid_step(self, sample: Dict[str, Any], model: nn.Module, criterion: nn.Module, **kwargs: Any) -> Any:
+    def valid_step(self, sample: dict[str, Any], model: nn.Module, criterion: nn.Module, **kwargs: Any) -> Any:
         """As fairseq's; a worker of ``fairseq-validate`` that lacks a batch adds nothing."""
         return super().valid_step(sample, model, criterion, **kwargs) if sample else (0.0, 0, {})
 
@@ -287,7 +287,7 @@ class ClozeRankingTask(RecoveringTask):
         scale = getattr(getattr(optimizer, "scaler", None), "loss_scale", None)
         self._update = (update_num + 1, float(optimizer.get_lr()), scale)
 
-    def reduce_metrics(self, logging_outputs: List[Dict[str, Any]], criterion: Any) -> None:
+    def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
         """As fairseq's; after an update, the chance watch looks at the sums over all workers.
 
         Raises:
@@ -341,7 +341,7 @@ class ClozeRankingTask(RecoveringTask):
     def _own_state(self) -> State:
         return task_state(self.vocabulary, self.shards[0].encoding, self.settings)
 
-    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Compare the state of a checkpoint that fairseq loads with the data-bin, rather than take it over.
 
         Raises:

@@ -11,7 +11,8 @@ import select
 import termios
 import time
 import tty
-from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+from collections.abc import Callable
+from typing import Any
 
 #: Seconds between two states of a line that is drawn again and again, as a progress bar is, in the log.
 REDRAW_EVERY = 10.0
@@ -47,8 +48,8 @@ class Lines:
         self._part = b""  # of a line whose end has not come
         self._again = False  # that line is one that is drawn again
         self._above = 0  # lines from the cursor to the lowest line
-        self._states: Dict[int, bytes] = {}  # by lines above the lowest: what stands there and is not written
-        self._written: Dict[int, bytes] = {}  # ... and what was last written of it
+        self._states: dict[int, bytes] = {}  # by lines above the lowest: what stands there and is not written
+        self._written: dict[int, bytes] = {}  # ... and what was last written of it
         self._at = -REDRAW_EVERY
 
     def feed(self, data: bytes, now: float) -> None:
@@ -65,14 +66,14 @@ class Lines:
 
     def idle(self, now: float) -> None:
         """Nothing has come for a moment: take states as they are."""
-        out: List[bytes] = []
+        out: list[bytes] = []
         self._settle()
         self._write_states_in_time(now, out)
         self._put(out)
 
     def close(self) -> None:
         """The output has ended: write the rest."""
-        out: List[bytes] = []
+        out: list[bytes] = []
         self._settle()
         self._write_states(out)
         if not self._again:
@@ -87,7 +88,7 @@ class Lines:
             self._states[self._above] = self._part
 
     def _take(self, data: bytes, now: float) -> None:
-        out: List[bytes] = []
+        out: list[bytes] = []
         if len(data.translate(None, _CONTROLS)) < len(data):
             data = _HIDDEN.sub(b"", data)
         if not self._again and not self._written:  # mostly there are whole lines and nothing else
@@ -108,7 +109,7 @@ class Lines:
             self._again = False
         self._put(out)
 
-    def _end(self, text: bytes, mark: bytes, now: float, out: List[bytes]) -> None:
+    def _end(self, text: bytes, mark: bytes, now: float, out: list[bytes]) -> None:
         drawn = bool(text.strip())
         if mark.endswith(b"\n") and self._above == 0:
             if not drawn and self._again:
@@ -129,19 +130,19 @@ class Lines:
         self._again = True
         self._write_states_in_time(now, out)
 
-    def _write_states_in_time(self, now: float, out: List[bytes]) -> None:
+    def _write_states_in_time(self, now: float, out: list[bytes]) -> None:
         if self._states and now - self._at >= REDRAW_EVERY:
             self._write_states(out)
             self._at = now
 
-    def _write_states(self, out: List[bytes]) -> None:
+    def _write_states(self, out: list[bytes]) -> None:
         for line in sorted(self._states, reverse=True):
             state = self._states.pop(line)
             if state != self._written.get(line):
                 out.append(state + b"\n")
                 self._written[line] = state
 
-    def _put(self, out: List[bytes]) -> None:
+    def _put(self, out: list[bytes]) -> None:
         if any(out):
             self._write(b"".join(out))
 
@@ -163,16 +164,16 @@ class Terminal:
         self._outer, self._inner = pty.openpty()
         os.set_blocking(self._outer, False)
         self._input = os.isatty(0)
-        self._keys: Optional[List[Any]] = None  # settings to go back to, while keys are passed on
+        self._keys: list[Any] | None = None  # settings to go back to, while keys are passed on
         self._typed = b""  # and not taken yet
         self._screen = True
         termios.tcsetattr(self._inner, termios.TCSANOW, termios.tcgetattr(0 if self._input else 1))
         self.resize()
         self.take_keys()
 
-    def file_actions(self) -> List[Tuple[Any, ...]]:
+    def file_actions(self) -> list[tuple[Any, ...]]:
         """For posix_spawn: the inner terminal becomes the command's, as the leader of a session."""
-        actions: List[Tuple[Any, ...]] = [
+        actions: list[tuple[Any, ...]] = [
             (os.POSIX_SPAWN_OPEN, 1, os.ttyname(self._inner), os.O_RDWR, 0),
             (os.POSIX_SPAWN_DUP2, 1, 2),
         ]
@@ -198,13 +199,13 @@ class Terminal:
         except (OSError, termios.error):
             self._keys = None
 
-    def waits_for(self) -> Tuple[List[int], List[int]]:
+    def waits_for(self) -> tuple[list[int], list[int]]:
         """File descriptors to read from and to write to, for select."""
         if self._typed:
             return [self._outer], [self._outer]
         return [self._outer, *([0] if self._keys else [])], []
 
-    def handle(self, readable: List[int], writable: List[int]) -> None:
+    def handle(self, readable: list[int], writable: list[int]) -> None:
         """Move what is there."""
         if 0 in readable:
             try:
@@ -267,7 +268,7 @@ class Terminal:
         self._keys = None
 
 
-def write_whole(fd: int, data: Union[bytes, memoryview]) -> None:
+def write_whole(fd: int, data: bytes | memoryview) -> None:
     """Write all of *data*, waiting where there is no room.
 
     Raises:

@@ -6,7 +6,6 @@ All functions work on plain strings and know nothing of tokens.
 from __future__ import annotations
 
 import re
-from typing import List
 
 #: One run of underscores is one blank; a number inside the run (``___41___``) belongs to it, one beside it is text.
 BLANK = re.compile(r"_+(?:[0-9]+_+)?")
@@ -42,7 +41,7 @@ def normalise(text: str, norm: str = "standard") -> str:
     return _SPACE_BEFORE_PUNCTUATION.sub(r"\1", spaced)
 
 
-def sentence_breaks(article: str) -> List[int]:
+def sentence_breaks(article: str) -> list[int]:
     """Offsets of the white space between two sentences, in ascending order.
 
     >>> sentence_breaks("It rained. _ went home.")

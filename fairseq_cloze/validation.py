@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any
 
 from .capture import Key
 from .errors import ClozeError
@@ -26,10 +27,10 @@ STALL = 10
 #: ... and is at chance when so many in a row are not above the range of guessing.
 AT_CHANCE = 3
 
-Record = Dict[str, Any]
+Record = dict[str, Any]
 
 
-def read_validation(path: PathLike) -> List[Record]:
+def read_validation(path: PathLike) -> list[Record]:
     """Lines of a ``validation.jsonl``; those that are torn are passed over, a missing file has none.
 
     Raises:
@@ -70,7 +71,7 @@ def append_record(path: Path, record: Record) -> None:
         raise cannot_write(path, error.strerror or str(error)) from error
 
 
-def scores_of(records: Iterable[Record], split: str, data: Optional[str] = None) -> List[Record]:
+def scores_of(records: Iterable[Record], split: str, data: str | None = None) -> list[Record]:
     """Lines with an accuracy on a split, in the order they were scored.
 
     Args:
@@ -85,14 +86,14 @@ def scores_of(records: Iterable[Record], split: str, data: Optional[str] = None)
     ]
 
 
-def best_of(scores: Sequence[Record]) -> Optional[Record]:
+def best_of(scores: Sequence[Record]) -> Record | None:
     """The line with the highest accuracy, the earliest of equals."""
     return max(scores, key=lambda record: float(record["accuracy"]), default=None)
 
 
-def known_files(records: Iterable[Record], split: str, data: str) -> Dict[Key, Optional[str]]:
+def known_files(records: Iterable[Record], split: str, data: str) -> dict[Key, str | None]:
     """Contents of files that were scored, ``None`` for those that could not be read, by what tells files apart."""
-    known: Dict[Key, Optional[str]] = {}
+    known: dict[Key, str | None] = {}
     for record in records:
         file = record.get("file")
         if file and record.get("split") == split and record.get("data") == data:
@@ -166,11 +167,11 @@ _COLUMNS = (
 )
 
 
-def _cell(value: Optional[float], width: int, digits: int) -> str:
+def _cell(value: float | None, width: int, digits: int) -> str:
     return f"{'-':>{width}}" if value is None else f"{value:{width},.{digits}f}"
 
 
-def _groups(records: Sequence[Record]) -> List[Tuple[str, Optional[str]]]:
+def _groups(records: Sequence[Record]) -> list[tuple[str, str | None]]:
     return list(dict.fromkeys((r["split"], r.get("data")) for r in records if r.get("accuracy") is not None))
 
 
@@ -178,7 +179,7 @@ def _by_updates(score: Record) -> int:
     return -1 if score.get("updates") is None else int(score["updates"])
 
 
-def draw(records: Sequence[Record], title: str) -> Optional[bytes]:
+def draw(records: Sequence[Record], title: str) -> bytes | None:
     """Accuracy over updates as a PNG; ``None`` where no score has a number of updates."""
     from .picture import curves_png
 
@@ -192,7 +193,7 @@ def draw(records: Sequence[Record], title: str) -> Optional[bytes]:
     return curves_png(curves, chance, None, title) if curves else None
 
 
-def write_table(folder: Path) -> List[Record]:
+def write_table(folder: Path) -> list[Record]:
     """Write the table beside its lines, and return these.
 
     Raises:
@@ -227,6 +228,6 @@ def data_digest(data: Any, split: str) -> str:
     return found.hexdigest()
 
 
-def file_of(key: Tuple[int, int, int]) -> Dict[str, int]:
+def file_of(key: tuple[int, int, int]) -> dict[str, int]:
     """What tells files apart without reading them, for a line."""
     return dict(zip(("inode", "size", "mtime_ns"), key))

@@ -6,7 +6,8 @@ Shapes: ``rows`` inputs of ``length`` tokens; ``blanks`` of the batch; ``candida
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Sequence, Union
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +17,8 @@ from .passages import UNLABELLED
 from .store import Store
 from .vocabulary import PAD, Vocabulary
 
-Item = Dict[str, Any]
-Sample = Dict[str, Any]
+Item = dict[str, Any]
+Sample = dict[str, Any]
 
 
 class View:
@@ -63,7 +64,7 @@ class View:
             f"{self.limit + 2} positions; take the passage out, or a model with more positions"
         )
 
-    def _sample(self, items: Sequence[Item], blanks: np.ndarray, rows: List[np.ndarray]) -> Sample:
+    def _sample(self, items: Sequence[Item], blanks: np.ndarray, rows: list[np.ndarray]) -> Sample:
         return {
             "id": torch.tensor([item["index"] for item in items]),
             "nsentences": len(items),
@@ -81,7 +82,7 @@ def pad_rows(rows: Sequence[np.ndarray]) -> torch.Tensor:
     return torch.from_numpy(tokens)
 
 
-def to_device(value: Any, device: Union[str, torch.device]) -> Any:
+def to_device(value: Any, device: str | torch.device) -> Any:
     """A batch on a device: tensors in dictionaries; everything else stays."""
     if isinstance(value, torch.Tensor):
         return value.to(device, non_blocking=True)

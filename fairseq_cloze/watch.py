@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any
 
 from .arrivals import Arrivals, Checkpoint, Trial, try_again
 from .capture import give_name
@@ -61,11 +62,11 @@ def watch(
     data_bin: PathLike,
     split: str = "valid",
     latest: bool = False,
-    until_idle: Optional[float] = None,
-    resources: Optional[Resources] = None,
+    until_idle: float | None = None,
+    resources: Resources | None = None,
     emails: Sequence[str] = (),
     report: Report = print,
-) -> Optional[Record]:
+) -> Record | None:
     """Score checkpoints until the run that writes them has ended.
 
     Args:
@@ -136,7 +137,7 @@ class Watcher:
         self._before = len(self.scores)
         self._by_content = {score["content"]: score for score in self.scores}
         arrivals.known.update(known_files(records, split, data))
-        self._failures: Dict[str, Trial] = {}  # by content
+        self._failures: dict[str, Trial] = {}  # by content
         self._pictured = -math.inf
         self._dirty = False
         self._problem = ""  # with table and picture, reported last
@@ -152,7 +153,7 @@ class Watcher:
 
     # -- the loop
 
-    def run(self, latest: bool, until_idle: Optional[float], stopped: List[int]) -> None:
+    def run(self, latest: bool, until_idle: float | None, stopped: list[int]) -> None:
         """Score until the run has ended or nothing came for *until_idle* seconds."""
         try:
             while not stopped:
@@ -191,7 +192,7 @@ class Watcher:
         """Sort out what is not to be scored: contents scored before, second copies, files that cannot be read."""
         for name, trial in self.arrivals.inspect():
             self._give_up(name, trial.problem, trial.attempts, trial.key, None, {})
-        first: Dict[str, Checkpoint] = {}
+        first: dict[str, Checkpoint] = {}
         for checkpoint in sorted(self.arrivals.waiting.values(), key=lambda one: (one.is_copy, one.private.name)):
             score = self._by_content.get(checkpoint.content)
             if score is not None:
@@ -208,7 +209,7 @@ class Watcher:
                     first[checkpoint.content].aliases.append(checkpoint.name)
                 self.arrivals.drop(checkpoint.private)
 
-    def _next(self, latest: bool) -> Optional[Checkpoint]:
+    def _next(self, latest: bool) -> Checkpoint | None:
         """The checkpoint to score now, if any."""
         waiting = sorted(self.arrivals.waiting.values(), key=lambda checkpoint: checkpoint.order)
         if latest:
@@ -276,7 +277,7 @@ class Watcher:
         if time.monotonic() - self._pictured > _PICTURE_EVERY:
             self._publish()
 
-    def _announce(self, score: Record, previous: Optional[Record]) -> None:
+    def _announce(self, score: Record, previous: Record | None) -> None:
         words = [f"accuracy {score['accuracy']:.2f}%", f"chance {score['chance']:.2f}%", f"{score['seconds']:.1f} s"]
         if score["updates"] is not None:
             words.insert(0, f"{score['updates']:,} updates")
@@ -312,7 +313,7 @@ class Watcher:
         self._give_up(checkpoint.name, problem, trial.attempts, checkpoint.key, checkpoint.content, about)
         self.arrivals.drop(checkpoint.private)
 
-    def _give_up(self, name: str, problem: str, attempts: int, key: Any, content: Optional[str], about: Record) -> None:
+    def _give_up(self, name: str, problem: str, attempts: int, key: Any, content: str | None, about: Record) -> None:
         self.given_up += 1
         self.report(f"{name}: given up after {attempts} attempts: {problem}")
         record = {"checkpoint": name, "error": problem, "attempts": attempts, "split": self.split, **about}

@@ -7,7 +7,8 @@ poorer side.
 
 from __future__ import annotations
 
-from typing import Sequence, Tuple, Union
+from collections.abc import Sequence
+from typing import Union
 
 import numpy as np
 
@@ -101,7 +102,7 @@ class _Sentences:
         return np.where(found, self._starts[place], otherwise)
 
 
-def window_around(length: int, sentence_starts: Offsets, left: int, right: int, limit: int) -> Tuple[int, int]:
+def window_around(length: int, sentence_starts: Offsets, left: int, right: int, limit: int) -> tuple[int, int]:
     """The window of at most *limit* tokens that gives ``[left, right)`` the most context on its poorer side.
 
     It starts and ends between sentences where a sentence break lies in reach and leaves half of that side or more.

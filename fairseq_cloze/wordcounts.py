@@ -11,10 +11,10 @@ import re
 import zlib
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Dict, Iterable, List, Tuple
 
 import numpy as np
 
@@ -42,14 +42,14 @@ class ChunkCounts:
 
     words: Counter[str]
     total: int
-    pairs: List[Tuple[np.ndarray, np.ndarray]]
+    pairs: list[tuple[np.ndarray, np.ndarray]]
 
 
 def count(paragraphs: Iterable[str]) -> ChunkCounts:
     """Count the words and pairs of paragraphs."""
     words: Counter[str] = Counter()
-    near: List[int] = []
-    content: List[int] = []
+    near: list[int] = []
+    content: list[int] = []
     for text in paragraphs:
         tokens = _WORD.findall(text)
         words.update(token for token in tokens if _PLAIN.match(token))
@@ -68,7 +68,7 @@ def count(paragraphs: Iterable[str]) -> ChunkCounts:
     return ChunkCounts(words, sum(words.values()), [(place.astype(np.uint32), times) for place, times in rows])
 
 
-def _pairs(codes: List[int], kind: int) -> np.ndarray:
+def _pairs(codes: list[int], kind: int) -> np.ndarray:
     array = np.array(codes, dtype=np.uint64)
     first, second = array[:-1], array[1:]
     kept = (first != 0) & (second != 0)
@@ -83,7 +83,7 @@ def _mix(first: np.ndarray, second: np.ndarray, kind: int) -> np.ndarray:
         return mixed ^ (mixed >> np.uint64(32))
 
 
-def _places(hashes: np.ndarray) -> List[np.ndarray]:
+def _places(hashes: np.ndarray) -> list[np.ndarray]:
     mask = np.uint64((1 << _BITS) - 1)
     return [hashes & mask, (hashes >> np.uint64(64 - _BITS)) & mask]
 
@@ -113,11 +113,11 @@ class Counting:
         for row, (places, times) in zip(self.rows, counts.pairs):
             row[places] = np.minimum(row[places].astype(np.int64) + times, 65535).astype(np.uint16)
 
-    def pools(self) -> Dict[str, List[Tuple[int, str]]]:
+    def pools(self) -> dict[str, list[tuple[int, str]]]:
         """By kind the words that can be distractors with their counts, rarest first."""
         least = max(1, self.total // 400_000)
         common = sorted(((times, word) for word, times in self.words.items() if times >= least), reverse=True)
-        pools: Dict[str, List[Tuple[int, str]]] = {}
+        pools: dict[str, list[tuple[int, str]]] = {}
         for times, word in common[:_MOST_POOLED]:
             for kind in pool_kinds(word):
                 pools.setdefault(kind, []).append((times, word))
@@ -132,7 +132,7 @@ class WordCounts:
         rows: file of :attr:`Counting.rows`, mapped into memory and so shared between processes
     """
 
-    def __init__(self, pools: Dict[str, List[Tuple[int, str]]], rows: Path) -> None:
+    def __init__(self, pools: dict[str, list[tuple[int, str]]], rows: Path) -> None:
         self._pools = pools
         self._counts = {kind: {word: times for times, word in entries} for kind, entries in pools.items()}
         self._rows: np.ndarray = np.load(rows, mmap_mode="r")
@@ -141,7 +141,7 @@ class WordCounts:
         """Whether a word is common enough to be asked for as that kind."""
         return word in self._counts.get(kind, ())
 
-    def band(self, kind: str, word: str, size: int = 120) -> List[str]:
+    def band(self, kind: str, word: str, size: int = 120) -> list[str]:
         """Words of a kind that are about as frequent as *word*: *size* of them, or four times rarer or commoner."""
         entries = self._pools.get(kind, [])
         times = self._counts.get(kind, {}).get(word, 1)
@@ -150,7 +150,7 @@ class WordCounts:
         high = max(bisect_left(entries, (times * 4, "")), middle + size // 2)
         return [entry for _, entry in entries[low:high] if entry != word]
 
-    def pairs(self, kind: int, firsts: List[str], seconds: List[str]) -> np.ndarray:
+    def pairs(self, kind: int, firsts: list[str], seconds: list[str]) -> np.ndarray:
         """How often each first word comes before its second one, ``int64 (pairs,)``.
 
         Args:

@@ -8,9 +8,10 @@ becomes a blank, so a doubtful one is no loss.  Both work offline.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Dict, FrozenSet, List, Optional, Sequence, Tuple
+from typing import Any
 
 from .errors import SetupError
 
@@ -19,7 +20,7 @@ _CONTRACTION = re.compile(r"(.+?)(n['’]t|['’](?:s|re|ve|ll|d|m))\Z", re.I)
 _PLAIN = re.compile(r"[A-Z]?[a-z]+\Z|[AI]\Z")
 
 #: Closed classes: words that can stand in for each other on an exam, by kind.
-CLOSED: Dict[str, Tuple[str, ...]] = {
+CLOSED: dict[str, tuple[str, ...]] = {
     "preposition": tuple(
         "in on at by for with from to of about into through during before after above below between under over against "
         "among without within along across behind beyond towards upon near since until beside despite except".split()
@@ -49,12 +50,12 @@ CLOSED: Dict[str, Tuple[str, ...]] = {
 }
 
 #: Kinds of open classes, by tag.
-OPEN: Dict[str, str] = {
+OPEN: dict[str, str] = {
     "NN": "NOUN", "NNS": "NOUN", "VB": "VERB", "VBP": "VERB", "VBD": "VERB", "VBN": "VERB", "VBG": "VERB",
     "VBZ": "VERB", "JJ": "ADJ", "JJR": "ADJ", "JJS": "ADJ", "RB": "ADV",
 }  # fmt: skip
 
-FUNCTION_WORDS: FrozenSet[str] = frozenset(word for words in CLOSED.values() for word in words) | frozenset(
+FUNCTION_WORDS: frozenset[str] = frozenset(word for words in CLOSED.values() for word in words) | frozenset(
     "i you he she it we they a an the this that these those some any much no not as than am been being be all most "
     "more there here then also her hers theirs mine yours ours such own same other others shall ought cannot one ones "
     "let s t".split()
@@ -92,11 +93,11 @@ class Tagger:
         self._textblob, self._lexicon = _textblob()
         _lemminflect()
 
-    def tag(self, text: str, start: int, end: int) -> List[Token]:
+    def tag(self, text: str, start: int, end: int) -> list[Token]:
         """Tokens of the sentence ``text[start:end]``, with offsets in *text*."""
         spans = [match.span() for match in _TOKEN.finditer(text, start, end)]
-        pieces: List[str] = []
-        firsts: List[int] = []
+        pieces: list[str] = []
+        firsts: list[int] = []
         for begin, stop in spans:
             firsts.append(len(pieces))
             word = text[begin:stop].replace("’", "'")
@@ -130,7 +131,7 @@ def _glued(text: str, start: int, end: int) -> bool:
 
 
 @lru_cache(maxsize=1)
-def _textblob() -> Tuple[Any, Any]:
+def _textblob() -> tuple[Any, Any]:
     try:
         from textblob._text import find_tags
         from textblob.en import lexicon
@@ -155,7 +156,7 @@ def _missing(name: str) -> SetupError:
 
 
 @lru_cache(maxsize=1 << 16)
-def forms(word: str) -> Tuple[Tuple[str, str], ...]:
+def forms(word: str) -> tuple[tuple[str, str], ...]:
     """Tags a lower-case word can have as a form of a dictionary word, each with the lemma.
 
     >>> forms("went")
@@ -181,7 +182,7 @@ def usual_tag(word: str) -> str:
 
 
 @lru_cache(maxsize=1 << 16)
-def open_kind(word: str, tag: str) -> Optional[str]:
+def open_kind(word: str, tag: str) -> str | None:
     """Kind of a content word that has *tag*; distractors are of the same kind, and so of the same form.
 
     Past tense and participle are one kind where they look alike, as are infinitive and present.
@@ -200,7 +201,7 @@ def open_kind(word: str, tag: str) -> Optional[str]:
     return tag
 
 
-def pool_kinds(word: str) -> Tuple[str, ...]:
+def pool_kinds(word: str) -> tuple[str, ...]:
     """Kinds a word of the text can be a distractor of, by its usual tag alone: *bore* is no infinitive."""
     kind = open_kind(word, usual_tag(word))
     if kind is None:
@@ -211,7 +212,7 @@ def pool_kinds(word: str) -> Tuple[str, ...]:
 # -- kind in context -------------------------------------------------------------------------------------------------
 
 
-def kind_at(tokens: Sequence[Token], at: int) -> Optional[str]:
+def kind_at(tokens: Sequence[Token], at: int) -> str | None:
     """What kind of word a blank at ``tokens[at]`` asks for, ``None`` where none should be.
 
     A key of :data:`CLOSED` or what :func:`open_kind` returns.
@@ -263,7 +264,7 @@ def _may_be_past(word: str) -> bool:
     return any(tag == "VBD" for tag, _ in forms(word))
 
 
-def _told(tokens: Sequence[Token], at: int) -> FrozenSet[str]:
+def _told(tokens: Sequence[Token], at: int) -> frozenset[str]:
     """Parts of speech that the words before allow; empty where they say nothing."""
     before = _teller(tokens, at)
     if before.word in _TO_VERB:
@@ -303,8 +304,8 @@ _NOMINAL = ("DT", "PRP$", "NN", "NNS", "NNP", "JJ", "CD", "PRP", "VBG")
 
 
 def _closed_kind(
-    token: Token, before: Optional[Token], after: Optional[Token], tokens: Sequence[Token], at: int
-) -> Optional[str]:
+    token: Token, before: Token | None, after: Token | None, tokens: Sequence[Token], at: int
+) -> str | None:
     word = token.word
     if after is None:
         return "reflexive" if word in CLOSED["reflexive"] else None
@@ -345,7 +346,7 @@ def _closed_kind(
     return _auxiliary(word, tokens, at)
 
 
-def _auxiliary(word: str, tokens: Sequence[Token], at: int) -> Optional[str]:
+def _auxiliary(word: str, tokens: Sequence[Token], at: int) -> str | None:
     """Kind of an auxiliary before the verb it helps, whose form only that kind takes."""
     ahead = at + 1
     while ahead < len(tokens) - 1 and (tokens[ahead].word in _SKIPPED or tokens[ahead].word == "not"):

@@ -15,11 +15,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
-from typing import Any, Callable, Iterator, List, Mapping, NoReturn, Optional, Tuple, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from .errors import ClozeError, SetupError
 
@@ -51,7 +52,7 @@ class Place:
     launcher: str
 
 
-def find_place(environ: Mapping[str, str] = os.environ) -> Optional[Place]:
+def find_place(environ: Mapping[str, str] = os.environ) -> Place | None:
     """What ``torchrun`` or ``srun`` said; ``None`` for a process alone.
 
     Of SLURM only what ``srun`` sets counts: the batch script itself knows the number of tasks, but is none of them.
@@ -80,7 +81,7 @@ def find_place(environ: Mapping[str, str] = os.environ) -> Optional[Place]:
     return Place(rank, size, local_rank, "tcp://{}:{}".format(*_slurm_address(environ)), launcher)
 
 
-def _number(environ: Mapping[str, str], name: str, default: Optional[str] = None) -> int:
+def _number(environ: Mapping[str, str], name: str, default: str | None = None) -> int:
     text = environ.get(name) or default
     try:
         return int(text or "")
@@ -88,7 +89,7 @@ def _number(environ: Mapping[str, str], name: str, default: Optional[str] = None
         raise SetupError(f"{name}: expected a number, found {text!r}; the launcher sets it") from error
 
 
-def _slurm_address(environ: Mapping[str, str]) -> Tuple[str, int]:
+def _slurm_address(environ: Mapping[str, str]) -> tuple[str, int]:
     """The first host of the step, and a port that another job, or another step of this one, will hardly have."""
     host, port = environ.get("MASTER_ADDR"), environ.get("MASTER_PORT")
     if not host:
@@ -147,7 +148,7 @@ class _Lost(ClozeError):
     """A worker that has ended while others waited for it."""
 
 
-_team: Optional[_Team] = None
+_team: _Team | None = None
 _sessions = count()
 
 
@@ -230,24 +231,24 @@ def deal(total: int) -> Iterator[int]:
         yield number
 
 
-def first_gets(value: T) -> Optional[List[T]]:
+def first_gets(value: T) -> list[T] | None:
     """Every worker's *value*, by rank, for the first worker; ``None`` for the others."""
     if _team is None:
         return [value]
     import torch.distributed as dist
 
-    values: Optional[List[Any]] = [None] * size() if is_first() else None
+    values: list[Any] | None = [None] * size() if is_first() else None
     _exchange(dist.gather_object, value, values)
     return values
 
 
-def everybodys(value: T) -> List[T]:
+def everybodys(value: T) -> list[T]:
     """Every worker's *value*, by rank, for all of them."""
     if _team is None:
         return [value]
     import torch.distributed as dist
 
-    values: List[Any] = [None] * size()
+    values: list[Any] = [None] * size()
     _exchange(dist.all_gather_object, values, value)
     return values
 

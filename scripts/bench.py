@@ -16,7 +16,7 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the peer has one thread, too
 
@@ -53,7 +53,7 @@ def main() -> int:
     start = time.time()
     passages = sorted(read_passages([options.passages]), key=lambda passage: len(passage.article))
     pool, chosen = evenly(passages, POOL * options.limit), evenly(passages, options.limit)
-    result: Dict[str, Any] = {
+    result: dict[str, Any] = {
         "command": options.command,
         "date": datetime.date.today().isoformat(),
         "machine": machine(options.device),
@@ -123,7 +123,7 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def _use(part: Dict[str, Any], flops: Any, architecture: Any, unit: str) -> None:
+def _use(part: dict[str, Any], flops: Any, architecture: Any, unit: str) -> None:
     """Add the model's operations per second and its share of what the machine can do.
 
     Args:
@@ -135,7 +135,7 @@ def _use(part: Dict[str, Any], flops: Any, architecture: Any, unit: str) -> None
     lengths = part.pop("lengths")
     total = flops(architecture, lengths, part["blanks"], part["pieces"])
     part["flops_per_token"] = total / part["tokens"]
-    rates: Dict[str, Rates] = part["rates"]
+    rates: dict[str, Rates] = part["rates"]
     part["flops"], part["utilisation"] = {}, {}
     for dtype in ("float32", "bfloat16"):
         part["flops"][dtype] = rates[f"ours {dtype}"].times(total / part[unit])

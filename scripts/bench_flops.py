@@ -12,7 +12,8 @@ is, with each sequence's own length.  What is computed twice to save memory coun
 
 from __future__ import annotations
 
-from typing import Protocol, Sequence, Union
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -33,7 +34,7 @@ class Shape(Protocol):
         """Width inside the feed-forward layers."""
 
 
-def encoder_flops(shape: Shape, lengths: Union[Sequence[int], np.ndarray]) -> int:
+def encoder_flops(shape: Shape, lengths: Sequence[int] | np.ndarray) -> int:
     """Operations of the encoder's forward pass.
 
     In each layer a token needs four projections of :math:`d \\times d` and two of :math:`d \\times f`; and in a
@@ -50,7 +51,7 @@ def encoder_flops(shape: Shape, lengths: Union[Sequence[int], np.ndarray]) -> in
     return shape.encoder_layers * (products + attention)
 
 
-def forward_flops(shape: Shape, lengths: Union[Sequence[int], np.ndarray], blanks: int, pieces: int) -> int:
+def forward_flops(shape: Shape, lengths: Sequence[int] | np.ndarray, blanks: int, pieces: int) -> int:
     """Operations of scoring blanks: the encoder, the LM head at each blank, a row of the embedding for each piece.
 
     Args:
@@ -63,6 +64,6 @@ def forward_flops(shape: Shape, lengths: Union[Sequence[int], np.ndarray], blank
     return encoder_flops(shape, lengths) + 2 * width * width * blanks + 2 * width * pieces
 
 
-def training_flops(shape: Shape, lengths: Union[Sequence[int], np.ndarray], blanks: int, pieces: int) -> int:
+def training_flops(shape: Shape, lengths: Sequence[int] | np.ndarray, blanks: int, pieces: int) -> int:
     """Operations of a training step without the optimizer: three times :func:`forward_flops`."""
     return 3 * forward_flops(shape, lengths, blanks, pieces)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ AGREEMENT = 0.995
 T = TypeVar("T")
 
 
-def evenly(things: Sequence[T], number: int) -> List[T]:
+def evenly(things: Sequence[T], number: int) -> list[T]:
     """As many of a sorted sequence, evenly spread over it, so that lengths are distributed as in all of it."""
     if number >= len(things):
         return list(things)
@@ -66,7 +67,7 @@ class ScoringBench:
         vocabulary = self.scorer.vocabulary
         self.store = Store.from_columns([encode_passages(passages, vocabulary)], len(vocabulary))
         self.rows = rows_of(make_view(self.scorer.settings, self.store, vocabulary, self.architecture.max_positions))
-        self.facts: Dict[str, Any] = {
+        self.facts: dict[str, Any] = {
             "passages": len(self.store),
             "rows": len(self.rows),
             "blanks": self.store.blanks,
@@ -74,7 +75,7 @@ class ScoringBench:
             "tokens": sum(len(row.tokens) for row in self.rows),
             "pieces": sum(int((row.candidates != 1).sum()) for row in self.rows),
         }
-        self.contestants: Dict[str, Contestant] = {}
+        self.contestants: dict[str, Contestant] = {}
 
     def add_ours(self) -> None:
         """The scorer with its defaults."""
@@ -145,11 +146,11 @@ class ScoringBench:
         ranking = SentenceRanking(self.work / "questions" / "bin", self.architecture, state, head, choices, self.device)
         rows = ranking.rows()
         gold = np.array([question.gold for question in questions])
-        runs: Dict[str, Callable[..., np.ndarray]] = {
+        runs: dict[str, Callable[..., np.ndarray]] = {
             "sentence_ranking": ranking.evaluate,
             "multiple choice": partial(choose_with_transformers, chooser, rows, device=self.device),
         }
-        answers: Dict[str, np.ndarray] = {}
+        answers: dict[str, np.ndarray] = {}
         self.facts["filled"] = {
             "blanks": len(questions),
             "of": len(every),
@@ -174,7 +175,7 @@ class ScoringBench:
         if agreement < 0.9:  # few, and a new head tells them apart by little
             raise SystemExit(f"the same weights and texts: {100 * agreement:.1f}% of the peers' answers are the same")
 
-    def measure(self, gemm: Dict[str, Contestant], rounds: int) -> Dict[str, Any]:
+    def measure(self, gemm: dict[str, Contestant], rounds: int) -> dict[str, Any]:
         """All in turns, and the machine's rate of matrix products with them."""
         contestants = {**self.contestants, **{f"gemm {dtype}": contestant for dtype, contestant in gemm.items()}}
         return {**self.facts, "rates": in_turns(contestants, rounds, self.device)}

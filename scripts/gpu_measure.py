@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Callable, Dict, List
+from typing import Any
 
 import torch
 from bench_flops import forward_flops
@@ -22,7 +23,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 UPDATES, STABLE_UPDATES = 40, 500
 
 #: What is trained of each shape: name → type, options, updates.
-RUNS: Dict[str, Dict[str, Any]] = {
+RUNS: dict[str, dict[str, Any]] = {
     "tiny": {"bf16": ("bf16", ("--autocast",), 12)},
     "base": {
         "bf16, compiled": ("bf16", ("--autocast", "--compile"), UPDATES),
@@ -60,11 +61,11 @@ class Measures:
         self.vocabulary = data.vocabulary
         self.view = make_view(_default_settings(), data.open("train"), data.vocabulary, POSITIONS)
         self.dataset = ClozeDataset(self.view, shuffle=True)
-        self.results: Dict[str, Any] = check.results.setdefault("measures", {})
+        self.results: dict[str, Any] = check.results.setdefault("measures", {})
 
-    def parts(self, shape: str) -> List[Callable[[], None]]:
+    def parts(self, shape: str) -> list[Callable[[], None]]:
         """What to run for a shape, in order."""
-        functions: List[Callable[[str], None]] = [self.limit, self.training, self.memory, self.peer, self.scoring]
+        functions: list[Callable[[str], None]] = [self.limit, self.training, self.memory, self.peer, self.scoring]
         out = []
         for function in functions:
             part: Any = partial(function, shape)
@@ -167,7 +168,7 @@ class Measures:
         contestants = {"bf16": score, "transformers, bf16": partial(score_with_transformers, peer, rows, batch_size)}
         contestants["transformers, bf16"] = partial(contestants["transformers, bf16"], device, True)
         tokens = sum(len(row.tokens) for row in rows)
-        seconds: Dict[str, List[float]] = {name: [] for name in contestants}
+        seconds: dict[str, list[float]] = {name: [] for name in contestants}
         for _ in range(4):
             for name, function in contestants.items():
                 start = time.perf_counter()
@@ -196,7 +197,7 @@ class Measures:
         size = len(self.vocabulary)
         return transformers_model("RobertaForMaskedLM", shape=self._architecture(shape), vocabulary_size=size)
 
-    def _speed(self, shape: str, dtype: str, tokens_per_second: float, times_forward: int) -> Dict[str, float]:
+    def _speed(self, shape: str, dtype: str, tokens_per_second: float, times_forward: int) -> dict[str, float]:
         """Speed, and the share of the rate of matrix products that it makes."""
         store = self.view.store
         lengths = self.view.row_length

@@ -11,9 +11,10 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ class Ran:
     code: int
     text: str
 
-    def metrics(self, tag: str) -> List[Dict[str, Any]]:
+    def metrics(self, tag: str) -> list[dict[str, Any]]:
         """The JSON log lines of a tag (``train_inner``, ``train``, ``valid``): names without it, numbers as numbers."""
         rows = []
         for line in self.text.splitlines():
@@ -55,7 +56,7 @@ def _number(value: Any) -> Any:
         return value
 
 
-def environment(**extra: str) -> Dict[str, str]:
+def environment(**extra: str) -> dict[str, str]:
     """The environment of every command: one thread, no hub."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PATH": f"{BIN}:{os.environ['PATH']}", **extra}
 

@@ -8,12 +8,13 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import default
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any
 
 import pytest
 import trustme
@@ -28,10 +29,10 @@ class Received:
     """A message that the server took."""
 
     sender: str
-    to: List[str]
+    to: list[str]
     raw: bytes
     tls: bool
-    user: Optional[str]
+    user: str | None
 
     @property
     def message(self) -> EmailMessage:
@@ -62,11 +63,11 @@ class Server:
     """
 
     security: str = "plain"
-    users: Dict[str, str] = field(default_factory=dict)
-    certificate: Optional[trustme.LeafCert] = None
-    replies: Dict[str, List[str]] = field(default_factory=dict)
-    received: List[Received] = field(default_factory=list)
-    commands: List[Tuple[str, bool]] = field(default_factory=list)
+    users: dict[str, str] = field(default_factory=dict)
+    certificate: trustme.LeafCert | None = None
+    replies: dict[str, list[str]] = field(default_factory=dict)
+    received: list[Received] = field(default_factory=list)
+    commands: list[tuple[str, bool]] = field(default_factory=list)
     port: int = 0
 
     def __enter__(self) -> Server:
@@ -119,7 +120,7 @@ class Server:
         self._thread.join(30)
         self._loop.close()
 
-    def next_reply(self, *names: str) -> Optional[str]:
+    def next_reply(self, *names: str) -> str | None:
         for name in names:
             if self.replies.get(name):
                 return self.replies[name].pop(0)
@@ -131,7 +132,7 @@ class Server:
         session.login = auth.login.decode()
         return AuthResult(success=good, handled=False)
 
-    def wait(self, number: int = 1, limit: float = 60.0) -> List[Received]:
+    def wait(self, number: int = 1, limit: float = 60.0) -> list[Received]:
         """The messages, once there are so many."""
         until(lambda: len(self.received) >= number, limit)
         return self.received
@@ -142,7 +143,7 @@ class _SMTP(SMTP):
         self.control = control
         super().__init__(self, **options)
 
-    async def _said(self, *names: str) -> Optional[str]:
+    async def _said(self, *names: str) -> str | None:
         """The reply to give instead of the usual one; never comes back where the server hangs or hangs up."""
         reply = self.control.next_reply(*names) or None
         if reply == HANG:
@@ -169,7 +170,7 @@ class _SMTP(SMTP):
         reply = await self._said("AUTH")
         await (self.push(reply) if reply else super().smtp_AUTH(arg))
 
-    async def smtp_MAIL(self, arg: Optional[str]) -> None:
+    async def smtp_MAIL(self, arg: str | None) -> None:
         self.control.commands.append(("MAIL", self._tls()))
         reply = await self._said("MAIL")
         await (self.push(reply) if reply else super().smtp_MAIL(arg))
@@ -188,7 +189,7 @@ class _SMTP(SMTP):
         await super().smtp_QUIT(arg)
 
     async def handle_RCPT(
-        self, server: Any, session: Session, envelope: Envelope, address: str, options: List[str]
+        self, server: Any, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
         reply = await self._said(address, "RCPT")
         if reply is None:

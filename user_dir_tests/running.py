@@ -13,8 +13,9 @@ import sys
 import termios
 import threading
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any
 
 from fairseq_cloze.history import read_history
 
@@ -32,12 +33,12 @@ def until(condition: Callable[[], Any], what: str = "") -> Any:
     return value
 
 
-def python(code: str) -> List[str]:
+def python(code: str) -> list[str]:
     """A command that runs Python code."""
     return [sys.executable, "-c", code]
 
 
-def shell(code: str) -> List[str]:
+def shell(code: str) -> list[str]:
     """A command that runs shell code."""
     return ["sh", "-c", code]
 
@@ -65,7 +66,7 @@ class Wrapped:
         assert self.facts()["status"].split()[0] == str(status)
         return self
 
-    def facts(self) -> Dict[str, str]:
+    def facts(self) -> dict[str, str]:
         return read_history(self.log).header
 
     def output(self) -> bytes:
@@ -118,7 +119,7 @@ class InTerminal(Wrapped):
                     return
                 self.screen = bytes(pieces[-(1 << 20) :])
 
-    def settings(self) -> List[Any]:
+    def settings(self) -> list[Any]:
         """Of the terminal."""
         return termios.tcgetattr(self.inner)
 
@@ -154,7 +155,7 @@ class InTerminal(Wrapped):
         os.close(self.inner)
 
 
-def words_of(line: str) -> List[str]:
+def words_of(line: str) -> list[str]:
     """What bash makes of a command line."""
     ran = subprocess.run(["bash", "-c", f"printf '%s\\0' {line}"], stdout=subprocess.PIPE, check=True)
     return ran.stdout.decode(errors="surrogateescape").split("\0")[:-1]

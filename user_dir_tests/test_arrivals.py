@@ -3,8 +3,9 @@ from __future__ import annotations
 import hashlib
 import signal
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional
+from typing import Any
 
 import psutil
 import pytest
@@ -20,9 +21,9 @@ LIMIT = 30.0
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Arrivals]]:
     """Starter of the arrivals of *tmp_path*, whose lines are in ``lines``."""
-    started: List[Arrivals] = []
+    started: list[Arrivals] = []
 
-    def begin(known: Optional[Dict[Any, Any]] = None, say: Callable[[str], None] = print) -> Arrivals:
+    def begin(known: dict[Any, Any] | None = None, say: Callable[[str], None] = print) -> Arrivals:
         (tmp_path / ".watch").mkdir(exist_ok=True)
         started.append(Arrivals(tmp_path, tmp_path / ".watch", known or {}, say))
         return started[-1]
@@ -38,7 +39,7 @@ def save(path: Path, updates: int = 10, **more: Any) -> Path:
     return path
 
 
-def names(arrivals: Arrivals) -> List[str]:
+def names(arrivals: Arrivals) -> list[str]:
     return sorted(checkpoint.name for checkpoint in arrivals.waiting.values())
 
 
@@ -77,12 +78,12 @@ def test_a_truncated_one_is_tried_again_and_given_up(
     tmp_path: Path, start: Callable[..., Arrivals], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "RETRY_AFTER", (0.05, 0.1))
-    lines: List[str] = []
+    lines: list[str] = []
     arrivals = start(say=lines.append)
     whole = save(tmp_path / "whole").read_bytes()
     (tmp_path / "checkpoint_1_10.pt").write_bytes(whole[: len(whole) // 2])
     arrivals.look()
-    given_up: List[Any] = []
+    given_up: list[Any] = []
     until(lambda: given_up.extend(arrivals.inspect()) or given_up)
     [(name, trial)] = given_up
     assert (name, trial.attempts, trial.is_over) == ("checkpoint_1_10.pt", 3, True)
@@ -127,7 +128,7 @@ def test_known_files_are_not_read(tmp_path: Path, start: Callable[..., Arrivals]
 
 def test_those_that_are_pruned_at_once_are_told(tmp_path: Path, start: Callable[..., Arrivals]) -> None:
     """Stopped meanwhile, the other process can link nothing; it says so by name."""
-    lines: List[str] = []
+    lines: list[str] = []
     arrivals = start(say=lines.append)
     arrivals.look()
     process = arrivals._process
@@ -141,7 +142,7 @@ def test_those_that_are_pruned_at_once_are_told(tmp_path: Path, start: Callable[
 
 
 def test_the_other_process_is_started_again(tmp_path: Path, start: Callable[..., Arrivals]) -> None:
-    lines: List[str] = []
+    lines: list[str] = []
     arrivals = start(say=lines.append)
     arrivals.look()
     arrivals._process.kill()
@@ -189,7 +190,7 @@ def test_it_starts_anywhere(tmp_path: Path, start: Callable[..., Arrivals], monk
         ("checkpoint.best_accuracy_41.20.pt", {}, (None, 60)),
     ],
 )
-def test_progress(tmp_path: Path, name: str, position: Dict[str, int], expected: Any) -> None:
+def test_progress(tmp_path: Path, name: str, position: dict[str, int], expected: Any) -> None:
     path = save(tmp_path / name, 60, extra_state={"train_iterator": position})
     assert progress_of(path, name) == expected
 

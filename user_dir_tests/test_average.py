@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Dict, List
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, pretrained: Path, data_bin
 def variant(tmp_path: Path, pretrained: Path) -> Callable[..., Path]:
     """Writer of checkpoints: the small model's state, changed in place by a function, its weights moved a little."""
 
-    def write(name: str, change: Callable[[Dict[str, Any]], Any] = lambda state: None, seed: int = 0) -> Path:
+    def write(name: str, change: Callable[[dict[str, Any]], Any] = lambda state: None, seed: int = 0) -> Path:
         state = deepcopy(load_state(pretrained / "model.pt"))
         state["model"][FIRST] += 0.01 * torch.randn(state["model"][FIRST].shape, generator=_generator(seed))
         change(state)
@@ -87,8 +88,8 @@ def test_what_is_kept_of_the_last(tmp_path: Path, trained: Path) -> None:
 def test_types_are_kept_and_sums_are_wide(tmp_path: Path, variant: Callable[..., Path]) -> None:
     """Half precision: 2048 + 1 is 2048 in float16, so sums in float16 would lose the small ones.  Integers: floor."""
 
-    def change(value: float, number: int) -> Callable[[Dict[str, Any]], None]:
-        def apply(state: Dict[str, Any]) -> None:
+    def change(value: float, number: int) -> Callable[[dict[str, Any]], None]:
+        def apply(state: dict[str, Any]) -> None:
             state["model"][FIRST] = torch.full_like(state["model"][FIRST], value, dtype=torch.float16)
             state["model"]["steps"] = torch.tensor([number, -number])
 
@@ -126,15 +127,15 @@ def test_a_mean_is_used_as_any_checkpoint(tmp_path: Path, trained: Path, data_bi
 # -- checkpoints that do not belong together -------------------------------------------------------------------------
 
 
-def _carry(**values: Any) -> Callable[[Dict[str, Any]], None]:
+def _carry(**values: Any) -> Callable[[dict[str, Any]], None]:
     return lambda state: state["task_state"][STATE_KEY].update(values)
 
 
-def _wider(state: Dict[str, Any]) -> None:
+def _wider(state: dict[str, Any]) -> None:
     state["model"][FIRST] = torch.cat([state["model"][FIRST]] * 2)
 
 
-MISFITS: List[Any] = [
+MISFITS: list[Any] = [
     (_carry(view="full"), "view joint, found full"),
     (_carry(scorer="head"), "scorer mean, found head"),
     (_carry(encoding={"text_norm": "none", "sentence_case": False}), "text_norm standard, found none"),
@@ -157,7 +158,7 @@ MISFITS: List[Any] = [
 
 @pytest.mark.parametrize(("change", "problem"), MISFITS)
 def test_checkpoints_that_differ(
-    tmp_path: Path, variant: Callable[..., Path], change: Callable[[Dict[str, Any]], Any], problem: str
+    tmp_path: Path, variant: Callable[..., Path], change: Callable[[dict[str, Any]], Any], problem: str
 ) -> None:
     first, second = variant("first.pt"), variant("second.pt", change, seed=1)
     with pytest.raises(CheckpointError) as error:
@@ -171,7 +172,7 @@ def test_checkpoints_that_differ(
 def test_another_vocabulary(tmp_path: Path, variant: Callable[..., Path]) -> None:
     import zlib
 
-    def swap(state: Dict[str, Any]) -> None:
+    def swap(state: dict[str, Any]) -> None:
         files = state["task_state"][STATE_KEY]["vocabulary"]
         rows = zlib.decompress(files["dict.txt"]).decode().splitlines()
         files["dict.txt"] = zlib.compress("\n".join([rows[1], rows[0], *rows[2:]]).encode())

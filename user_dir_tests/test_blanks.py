@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import random
-from typing import List
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,7 +45,7 @@ def slot(place: int, content: bool, number: int) -> Slot:
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=400), st.integers(0, 30), st.integers(0, 99))
-def test_spread_and_shares(content: List[bool], first: int, seed: int) -> None:
+def test_spread_and_shares(content: list[bool], first: int, seed: int) -> None:
     words = first + len(content)
     slots = [slot(first + at, own, at) for at, own in enumerate(content)]
     blanks = choose(slots, words, first, random.Random(seed), lambda slot: ["x", "y", "z"])

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from .conftest import PASSAGES, run
 LONG = "night"  # two tokens in the vocabulary of the tests; "a", "the", "and", "to" are one each
 
 
-def make_store(vocabulary: Any, *passages: Tuple[str, str, Sequence[Sequence[str]], Sequence[int]]) -> Store:
+def make_store(vocabulary: Any, *passages: tuple[str, str, Sequence[Sequence[str]], Sequence[int]]) -> Store:
     """A store of passages: id, article, options, gold."""
     made = [
         Passage(key, key, article, tuple(tuple(choices) for choices in options), tuple(gold))
@@ -30,7 +31,7 @@ def make_store(vocabulary: Any, *passages: Tuple[str, str, Sequence[Sequence[str
     return Store.from_columns([encode_passages(made, vocabulary)], len(vocabulary))
 
 
-def counts(groups: Dict[str, Dict[str, Any]]) -> Dict[str, Tuple[int, int]]:
+def counts(groups: dict[str, dict[str, Any]]) -> dict[str, tuple[int, int]]:
     """Blanks answered rightly and all blanks, by group."""
     return {name: (round(row["accuracy"] * row["n_blanks"] / 100), row["n_blanks"]) for name, row in groups.items()}
 
@@ -46,7 +47,7 @@ def test_wilson_by_hand() -> None:
 
 
 @given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(1, n), st.just(n))))
-def test_wilson_solves_its_equation(pair: Tuple[int, int]) -> None:
+def test_wilson_solves_its_equation(pair: tuple[int, int]) -> None:
     right, blanks = pair
     share = right / blanks
     low, high = wilson_interval(right, blanks)
@@ -102,7 +103,7 @@ def test_every_grouping(vocabulary: Any) -> None:
 def test_edges_of_the_bins(vocabulary: Any) -> None:
     pair = ("a", "the")
 
-    def groups(name: str, *blanks_and_words: Tuple[int, int]) -> Dict[str, int]:
+    def groups(name: str, *blanks_and_words: tuple[int, int]) -> dict[str, int]:
         made = [
             (f"p{number}", " and" * words + " _" * blanks, [pair] * blanks, [0] * blanks)
             for number, (blanks, words) in enumerate(blanks_and_words)
@@ -170,13 +171,13 @@ def test_groups_are_those_of_the_metrics(data_bin: Path, vocabulary: Any) -> Non
         (["/", "\\"], "other words"),
     ],
 )
-def test_kinds(options: List[str], kind: str) -> None:
+def test_kinds(options: list[str], kind: str) -> None:
     assert kind_of(options) == kind
     assert kind_of(options[::-1]) == kind
 
 
 @given(st.lists(st.sampled_from(["in", "going", "quickly", "tree", "must", "go on", "/", ""]), max_size=6))
-def test_every_blank_has_a_kind(options: List[str]) -> None:
+def test_every_blank_has_a_kind(options: list[str]) -> None:
     assert kind_of(options) in KINDS
 
 

@@ -4,8 +4,8 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator, List
 
 import pytest
 
@@ -34,7 +34,7 @@ def elsewhere(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def waiting(queue: Path) -> List[str]:
+def waiting(queue: Path) -> list[str]:
     return [path.name.split(".", 1)[1] for path in sorted(queue.iterdir())]
 
 
@@ -42,7 +42,7 @@ def waiting(queue: Path) -> List[str]:
 
 
 def test_each_content_of_a_file_is_linked_once(tmp_path: Path, queue: Path) -> None:
-    lines: List[str] = []
+    lines: list[str] = []
     linker = Linker(tmp_path, queue, lines.append)
     for name in ("model.pt", "checkpoint_best_accuracy.pt", "checkpoint_1_10.pt.tmp", "checkpoint.txt"):
         (tmp_path / name).write_text("no candidate")
@@ -92,7 +92,7 @@ def test_what_an_earlier_watch_left_is_not_linked_again(tmp_path: Path, queue: P
 
 def test_copies_where_there_are_no_links(tmp_path: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capture, "_LATER", 0.05)
-    lines: List[str] = []
+    lines: list[str] = []
     queue = elsewhere / "queue"
     queue.mkdir()
     linker = Linker(tmp_path, queue, lines.append)
@@ -113,7 +113,7 @@ def test_copies_where_there_are_no_links(tmp_path: Path, elsewhere: Path, monkey
 
 
 def test_a_folder_that_went_away(tmp_path: Path, queue: Path) -> None:
-    lines: List[str] = []
+    lines: list[str] = []
     linker = Linker(tmp_path / "gone", queue, lines.append)
     assert (linker.look(), linker.look()) == (0, 0)
     assert lines == [f"{tmp_path / 'gone'}: cannot be read (No such file or directory); trying again"]
@@ -179,7 +179,7 @@ def test_the_file_system_of_this_folder(tmp_path: Path) -> None:
 def test_files_are_heard_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: bool) -> None:
     kind = file_system(tmp_path)
     monkeypatch.setattr(capture, "NETWORK", {kind} if network else set())
-    heard: List[str] = []
+    heard: list[str] = []
     assert observe(tmp_path, heard.append) == (f"polling every second, on {kind}" if network else EVENTS)
     (tmp_path / "checkpoint_1_10.pt.tmp").write_text("one")
     os.replace(tmp_path / "checkpoint_1_10.pt.tmp", tmp_path / "checkpoint_1_10.pt")

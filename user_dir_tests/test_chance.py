@@ -6,7 +6,7 @@ import json
 import math
 import random
 from pathlib import Path
-from typing import Any, List, Optional
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ LOG4 = math.log(4)
 
 
 def stretch(
-    blanks: int, accuracy: float, loss: float = 1.2, first: int = 1, last: Optional[int] = None, options: int = 4
+    blanks: int, accuracy: float, loss: float = 1.2, first: int = 1, last: int | None = None, options: int = 4
 ) -> Stretch:
     """Sums that give an accuracy (percent) and a mean loss."""
     correct = round(blanks * accuracy / 100)
@@ -39,18 +39,18 @@ def stretch(
     return Stretch(first, last or first, blanks, correct, chance, blanks * loss, blanks * math.log(options))
 
 
-def told(watch: ChanceWatch, updates: List[Stretch], rate: float = 1e-5) -> List[int]:
+def told(watch: ChanceWatch, updates: list[Stretch], rate: float = 1e-5) -> list[int]:
     """Numbers of the updates after which the watch speaks."""
     return [found.window.last for found in verdicts(watch, updates, rate)]
 
 
-def verdicts(watch: ChanceWatch, updates: List[Stretch], rate: float = 1e-5) -> List[Verdict]:
+def verdicts(watch: ChanceWatch, updates: list[Stretch], rate: float = 1e-5) -> list[Verdict]:
     """What the watch says."""
     found = [watch.add(update, rate) for update in updates]
     return [each for each in found if each is not None]
 
 
-def simulated(accuracies: Any, blanks: int = 110, loss: float = 1.2, seed: int = 0) -> List[Stretch]:
+def simulated(accuracies: Any, blanks: int = 110, loss: float = 1.2, seed: int = 0) -> list[Stretch]:
     """Updates with as many right answers as chance has it, for true accuracies in percent."""
     rng = np.random.default_rng(seed)
     hits = rng.binomial(blanks, np.asarray(accuracies) / 100.0)
@@ -73,7 +73,7 @@ def test_guessing_stays_inside_in_95_of_100_cases() -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(2, 9), min_size=1, max_size=50))
-def test_mean_chance_never_makes_the_interval_narrower(options: List[int]) -> None:
+def test_mean_chance_never_makes_the_interval_narrower(options: list[int]) -> None:
     """Blanks with different numbers of candidates: the exact variance is the sum of p(1-p)."""
     p = [1 / count for count in options]
     low, high = chance_interval(100.0 * sum(p) / len(p), len(p))
@@ -175,7 +175,7 @@ def test_a_fall_is_told_and_after_learning_another_one_is_news() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=60), st.integers(1, 20), st.data())
-def test_a_verdict_is_about_the_last_updates(blanks: List[int], patience: int, data: st.DataObject) -> None:
+def test_a_verdict_is_about_the_last_updates(blanks: list[int], patience: int, data: st.DataObject) -> None:
     """Whatever comes: enough updates, enough blanks, none to spare, and truly at chance."""
     watch = ChanceWatch(patience)
     updates = []
@@ -381,7 +381,7 @@ def test_a_run_that_learns_says_nothing(tmp_path: Path, data_bin: Path, pretrain
     ran = train(data_bin, tmp_path, *options(pretrained), *learns)
     assert "at chance: " not in ran.text
     heard = ChanceWatch(5)  # the same run, had it stood at chance
-    rows: List[Any] = Ran(0, ran.text).metrics("train_inner")
+    rows: list[Any] = Ran(0, ran.text).metrics("train_inner")
     assert any(
         heard.add(stretch(int(row["n_blanks"]), 25.0, row["loss"], number), 1e-5) for number, row in enumerate(rows, 1)
     )

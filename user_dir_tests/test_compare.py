@@ -8,7 +8,7 @@ from fractions import Fraction
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -58,7 +58,7 @@ def test_mcnemar_of_very_many() -> None:
 
 
 @given(st.lists(st.integers(-4, 4), max_size=9))
-def test_sign_flip_against_every_way_to_flip(differences: List[int]) -> None:
+def test_sign_flip_against_every_way_to_flip(differences: list[int]) -> None:
     found = abs(sum(differences))
     flips = [
         abs(sum(sign * step for sign, step in zip(signs, differences))) >= found
@@ -187,7 +187,7 @@ BLANK = st.tuples(LETTER, LETTER, st.none() | LETTER)
 
 @settings(max_examples=100, deadline=None)
 @given(st.dictionaries(st.text("abc", min_size=1), st.lists(BLANK, max_size=6), max_size=5))
-def test_swapping_the_files_mirrors_the_result(passages: Dict[str, Any]) -> None:
+def test_swapping_the_files_mirrors_the_result(passages: dict[str, Any]) -> None:
     labelled = [blank for blanks in passages.values() for blank in blanks if blank[2] is not None]
     with TemporaryDirectory() as folder:
         paths = [Path(folder, "a.json"), Path(folder, "b.json")]
@@ -256,7 +256,7 @@ def test_files_of_different_passages(tmp_path: Path, a: Any, b: Any, where: str,
 
 
 @pytest.mark.parametrize("content", [None, '{"x": ["A"]}'])
-def test_the_command_says_what_is_wrong(tmp_path: Path, content: Optional[str]) -> None:
+def test_the_command_says_what_is_wrong(tmp_path: Path, content: str | None) -> None:
     a, b = write(tmp_path / "a.json", x=("A", "A")), tmp_path / "b.json"
     expected = f"Error: {b}: no such prediction file; check the path"
     if content is not None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
-from typing import Any, Dict
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ INF = float("inf")
 SCORES = torch.tensor([[2.0, 0.5, -1.0, 0.0], [0.0, 1.0, -INF, -INF], [3.0, 1.0, -INF, 2.0]])
 
 
-def batch() -> Dict[str, Any]:
+def batch() -> dict[str, Any]:
     distinct = torch.tensor([[True] * 4, [True, True, False, False], [True, True, False, True]])
     return {
         "gold": torch.tensor([0, 0, 3]),
@@ -69,13 +69,13 @@ def test_losses_are_float32_finite_and_reach_every_candidate(loss: str) -> None:
     assert (scores.grad != 0).equal(batch()["distinct"])
 
 
-def logs(**counts: int) -> Dict[str, Any]:
+def logs(**counts: int) -> dict[str, Any]:
     names = ("n_blanks", "n_unlabelled", "n_correct", "n_one_token", "n_one_token_correct", "n_multi_token")
     names += ("n_multi_token_correct", "reciprocal_rank", "chance", "ntokens", "computed_tokens", "nsentences")
     return {"loss": 0.0, "sample_size": 0, **dict.fromkeys(names, 0), **counts}
 
 
-def reduced(*outputs: Dict[str, Any]) -> Dict[str, Any]:
+def reduced(*outputs: dict[str, Any]) -> dict[str, Any]:
     with metrics.aggregate(new_root=True) as meters:
         for output in outputs:
             ClozeRankingCriterion.reduce_metrics([output] if isinstance(output, dict) else output)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any, List
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from .test_views import make_view
 class Costs(View):
     """Items of given costs, without content."""
 
-    def __init__(self, row_length: List[int], rows: List[int]) -> None:
+    def __init__(self, row_length: list[int], rows: list[int]) -> None:
         self.row_length = np.array(row_length, dtype=np.int64)
         self.rows = np.array(rows, dtype=np.int64)
 
@@ -74,7 +74,7 @@ def test_batches_are_those_of_the_simple_loop(
     dataset = ClozeDataset(Costs(*map(list, zip(*costs))), shuffle=False)
     order = list(range(len(costs)))
     random.shuffle(order)
-    expected: List[List[int]] = [[]]
+    expected: list[list[int]] = [[]]
     for index in order:
         batch = [*expected[-1], index]
         cost = max(costs[each][0] for each in batch) * sum(costs[each][1] for each in batch)
@@ -173,7 +173,7 @@ def test_a_filler_is_the_cheapest_item_and_counts_for_nothing(store: Store, voca
 @pytest.mark.parametrize("view", ["joint", "full", "neighbors"])
 def test_collated_batches_are_the_views(store: Store, vocabulary: Any, view: str) -> None:
     dataset = ClozeDataset(make_view(view, store, vocabulary, 126, "remove"), shuffle=False)
-    blanks: List[int] = []
+    blanks: list[int] = []
     for batch in dataset.batch_by_size(dataset.ordered_indices(), 1024):
         sample = dataset.collater([dataset[index] for index in batch])
         assert sample["net_input"]["src_tokens"].numel() <= 1024

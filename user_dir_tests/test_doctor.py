@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ NAMES = [
     *("numbers", "layers", "encoder", "embeddings", "LM head", "tied weights", "vocabulary", "BPE", "dictionary"),
     *("loading", "half precision", "masked-LM loss", "accuracy", "ties"),
 ]
-State = Dict[str, Any]
+State = dict[str, Any]
 Broken = Callable[..., Path]
 
 
@@ -64,7 +65,7 @@ def broken(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> It
     shutil.rmtree(folder)
 
 
-def verdicts(result: Diagnosis) -> Dict[str, str]:
+def verdicts(result: Diagnosis) -> dict[str, str]:
     assert [check.name for check in result.checks] == NAMES
     return {check.name: check.verdict for check in result.checks if check.verdict not in ("ok", "skipped")}
 
@@ -234,7 +235,7 @@ def test_wrong_bpe(broken: Broken, gpt2_bpe: Path, vocabulary: Vocabulary, wrong
         assert set(found) <= {"BPE", "masked-LM loss"}  # each token means what it should, there are other ones
 
 
-def keep_layers(state: State, layers: List[int], renumber: bool) -> None:
+def keep_layers(state: State, layers: list[int], renumber: bool) -> None:
     for name in [name for name in state["model"] if name.startswith(f"{ENCODER}layers.")]:
         number, rest = name[len(f"{ENCODER}layers.") :].split(".", 1)
         value = state["model"].pop(name)
@@ -244,7 +245,7 @@ def keep_layers(state: State, layers: List[int], renumber: bool) -> None:
 
 
 @pytest.mark.parametrize("layers", [[0, 2, 4], pytest.param([0, 1, 2], marks=pytest.mark.slow)])
-def test_half_the_layers_missing(broken: Broken, layers: List[int]) -> None:
+def test_half_the_layers_missing(broken: Broken, layers: list[int]) -> None:
     result = doctor(broken(lambda state: keep_layers(state, layers, renumber=False)))
     assert result.verdict_line() == "unfit: layers missing"
     assert line_of(result, "layers") == (

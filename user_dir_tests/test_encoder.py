@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 import pytest
 import torch
@@ -48,12 +48,12 @@ def padded_tokens(rows: int = 60) -> Tensor:
     return tokens.masked_fill(torch.arange(max(LENGTHS)) >= torch.tensor(LENGTHS)[:, None], PAD)
 
 
-def run(model: RobertaModel, tokens: Tensor, grad: bool) -> List[Tensor]:
+def run(model: RobertaModel, tokens: Tensor, grad: bool) -> list[Tensor]:
     """Features where there are tokens, and the gradients of all parameters by name."""
     with torch.set_grad_enabled(grad):
         features = model.encoder.extract_features(tokens)[0]
     features = features[tokens.ne(PAD)]
-    out: Dict[str, Optional[Tensor]] = {}
+    out: dict[str, Tensor | None] = {}
     if grad:
         model.zero_grad()
         features.square().sum().backward()
@@ -61,7 +61,7 @@ def run(model: RobertaModel, tokens: Tensor, grad: bool) -> List[Tensor]:
     return [features.detach(), *(out[name] for name in sorted(out) if out[name] is not None)]  # type: ignore[misc]
 
 
-VARIANTS: Dict[str, Dict[str, Any]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "norm before": {"encoder_normalize_before": True},
     "relu": {"activation_fn": "relu"},
@@ -105,7 +105,7 @@ def test_padding_comes_back_as_zeros_in_fairseqs_shape(vocabulary: Any) -> None:
 def test_no_layer_sees_padding(vocabulary: Any) -> None:
     model, tokens = build(vocabulary).eval(), padded_tokens()
     pack(model)
-    seen: List[Any] = []
+    seen: list[Any] = []
     for layer in model.encoder.sentence_encoder.layers:
         layer.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].shape, output.shape)))
     run(model, tokens, False)
@@ -115,7 +115,7 @@ def test_no_layer_sees_padding(vocabulary: Any) -> None:
 def test_all_hidden_states_and_given_embeddings_are_fairseqs(vocabulary: Any) -> None:
     model, tokens = build(vocabulary).eval(), padded_tokens()
     embeddings = torch.randn(*tokens.shape, WIDTH)
-    cases: List[Dict[str, Any]] = [{"return_all_hiddens": True}, {"token_embeddings": embeddings}]
+    cases: list[dict[str, Any]] = [{"return_all_hiddens": True}, {"token_embeddings": embeddings}]
     expected = [model.encoder.extract_features(tokens, **case) for case in cases]
     pack(model)
     found = [model.encoder.extract_features(tokens, **case) for case in cases]
@@ -129,7 +129,7 @@ def test_autocast_computes_everything_after_the_embeddings_in_its_type(vocabular
     model, tokens = build(vocabulary).eval(), padded_tokens()
     pack(model)
     exact = run(model, tokens, False)[0]
-    types: List[torch.dtype] = []
+    types: list[torch.dtype] = []
     for layer in model.encoder.sentence_encoder.layers:
         layer.register_forward_hook(lambda _, inputs, output: types.extend([inputs[0].dtype, output.dtype]))
     with torch.autocast("cpu", torch.bfloat16):
@@ -145,7 +145,7 @@ def test_recomputed_activations_are_not_kept(vocabulary: Any) -> None:
     def kept(recompute: bool) -> int:
         model = build(vocabulary, checkpoint_activations=recompute)
         pack(model)
-        saved: List[int] = []
+        saved: list[int] = []
         with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.numel()) or x, lambda x: x):
             model.encoder.extract_features(tokens)
         return sum(saved)
@@ -156,7 +156,7 @@ def test_recomputed_activations_are_not_kept(vocabulary: Any) -> None:
 def test_layerdrop_leaves_layers_out(vocabulary: Any) -> None:
     model, tokens = build(vocabulary, encoder_layerdrop=0.5).train(), padded_tokens()
     pack(model)
-    calls: List[int] = []
+    calls: list[int] = []
     for layer in model.encoder.sentence_encoder._modules["layers"]._modules.values():
         layer.register_forward_hook(lambda *_: calls.append(1))
     counts = set()

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any
 
 import numpy as np
 import pytest
@@ -191,7 +192,7 @@ def test_predict_with_probabilities(tmp_path: Path, finetuned: Path, passage: Ca
 def test_predict_uses_the_training_encoding(tmp_path: Path, finetuned: Path) -> None:
     """A checkpoint trained on raw text reads raw text; --text-norm changes that, and nothing else."""
 
-    def variant(name: str, encoding: Dict[str, Any]) -> Path:
+    def variant(name: str, encoding: dict[str, Any]) -> Path:
         state = torch.load(finetuned / "checkpoint_last.pt", weights_only=True)
         state["task_state"]["fairseq_cloze"]["encoding"] = encoding
         torch.save(state, tmp_path / name)
@@ -231,7 +232,7 @@ def test_predict_over_many_chunks(pretrained: Path, tmp_path: Path, monkeypatch:
     assert chunked.counts == whole.counts
     for key, entry in whole.answers.items():
         assert chunked.answers[key]["answers"] == entry["answers"]
-        rows: List[Any] = [pytest.approx(row, abs=2e-6) for row in entry["probabilities"]]
+        rows: list[Any] = [pytest.approx(row, abs=2e-6) for row in entry["probabilities"]]
         assert chunked.answers[key]["probabilities"] == rows
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 import pytest
 
@@ -25,11 +25,11 @@ class Device:
     """10 GiB; 3 GiB and 1 MiB per token in a backward pass, *fragments* of the rest cannot be used."""
 
     def __init__(self, fragments: float = 0.0, bend: float = 0.0, **facts: Any) -> None:
-        self.facts: Dict[str, Any] = {"device": "GPU", "limit": 10 * GIB, "max_tokens": None, "update_freq": 1}
+        self.facts: dict[str, Any] = {"device": "GPU", "limit": 10 * GIB, "max_tokens": None, "update_freq": 1}
         self.facts.update(parameters=100, weights=400, gradients=400, optimizer=800, least=300, total=10**6, **facts)
         self.fragments, self.bend, self.tried = fragments, bend, [0][:0]
 
-    def measure(self, tokens: int) -> Dict[str, Any]:
+    def measure(self, tokens: int) -> dict[str, Any]:
         self.tried.append(tokens)
         peak = int(3 * GIB + tokens * 2**20 + self.bend * tokens**2)
         if peak > (1 - self.fragments) * 10 * GIB:
@@ -109,7 +109,7 @@ def test_more_than_all_is_of_no_use() -> None:
 
 
 @pytest.fixture(scope="module")
-def options(pretrained: Path, data_bin: Path) -> List[str]:
+def options(pretrained: Path, data_bin: Path) -> list[str]:
     return [
         *(str(data_bin), "--arch", "cloze_roberta", "--finetune-from-model", str(pretrained / "model.pt")),
         *("--lr", "1e-3", "--dropout", "0", "--cpu", "--num-workers", "0"),
@@ -123,14 +123,14 @@ def options(pretrained: Path, data_bin: Path) -> List[str]:
         (["--finetune-from-model", "gone.pt"], "--finetune-from-model gone.pt: no such checkpoint; "),
     ],
 )
-def test_options_that_make_no_training(options: List[str], more: List[str], text: str) -> None:
+def test_options_that_make_no_training(options: list[str], more: list[str], text: str) -> None:
     with pytest.raises(ClozeError) as error:
         fit_batch([*options, *more])
     assert str(error.value).startswith(text)
 
 
 @pytest.mark.slow
-def test_what_fits(tmp_path: Path, options: List[str]) -> None:
+def test_what_fits(tmp_path: Path, options: list[str]) -> None:
     """The largest size under a limit is measured as predicted; it trains under that limit, twice as much does not."""
     save = tmp_path / "save"
     command = ("fairseq-cloze", "fit-batch", *options, "--save-dir", save, "--memory-limit", "0.6")

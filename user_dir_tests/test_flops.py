@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, List
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -56,7 +56,7 @@ def test_our_model(pretrained: Path, data_bin: Path) -> None:
     for index in (0, len(view) // 2, len(view) - 1):
         sample = view.collate([view.item(index)])
         arguments = (scorer.architecture, [int(view.row_length[index])], len(sample["blanks"]), 0)
-        scores: List[torch.Tensor] = []
+        scores: list[torch.Tensor] = []
         forward = counted(lambda s=sample, out=scores: out.append(candidate_scores(scorer.model, s, scorer.settings)))
         assert forward == forward_flops(*arguments)
         loss = scores[0].masked_fill(~sample["distinct"], 0.0).sum()

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 import psutil
 import pytest
@@ -53,7 +53,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, prose: Path) -> Path:
     return out
 
 
-def records(file: Path) -> List[Dict[str, Any]]:
+def records(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
@@ -180,7 +180,7 @@ def test_errors_of_standard_input_and_of_the_temporary_folder(
 def test_two_generators_at_once(prose: Path) -> None:
     alone = [list(generate_passages([prose / f"{split}.txt"], workers=1)) for split in ("train", "valid")]
     both = [generate_passages([prose / f"{split}.txt"], workers=1) for split in ("train", "valid")]
-    mixed: List[List[Dict[str, Any]]] = [[], []]
+    mixed: list[list[dict[str, Any]]] = [[], []]
     for pair in zip_longest(*both):
         for kept, passage in zip(mixed, pair):
             kept += [passage] if passage is not None else []
@@ -215,7 +215,7 @@ def test_one_worker_by_default_where_a_model_runs_on_a_gpu(monkeypatch: pytest.M
     assert _default_workers("model.pt") == 1 <= _default_workers(None) == len(os.sched_getaffinity(0))
 
 
-def children_of(process: subprocess.Popen[str]) -> List[psutil.Process]:
+def children_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import List
 
 import numpy as np
 import pytest
@@ -36,7 +35,7 @@ def test_it_drops_what_the_model_finds_as_good(pretrained: Path) -> None:
     scorer = Scorer(pretrained / "model.pt")
     columns = encode_passages([passage], scorer.vocabulary)
     scores = scorer.score(Store.from_columns([columns], len(scorer.vocabulary))).log_probabilities
-    expected: List[Blank] = []
+    expected: list[Blank] = []
     fitting = 0
     for own, row in zip(blanks, scores):
         below = [number for number in range(10) if row[number + 1] <= row[0] - MARGIN]

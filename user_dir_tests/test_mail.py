@@ -12,7 +12,7 @@ import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 import pytest
 import trustme
@@ -68,11 +68,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def settings_for(server: Any, **values: Any) -> MailSettings:
     """Plain, without log-in, from me to you, unless told otherwise."""
-    defaults: Dict[str, Any] = {"security": "plain", "sender": "me@example.org", "to": ("you@example.org",)}
+    defaults: dict[str, Any] = {"security": "plain", "sender": "me@example.org", "to": ("you@example.org",)}
     return MailSettings("127.0.0.1", server.port, **{**defaults, "timeout": 20.0, **values})
 
 
-def spooled(spool: Path) -> List[List[str]]:
+def spooled(spool: Path) -> list[list[str]]:
     """To whom each waiting message has to go."""
     return [json.loads(path.read_bytes().split(b"\n", 1)[0])["to"] for path in waiting(spool)]
 

@@ -12,7 +12,7 @@ from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import compat32, default
 from pathlib import Path
-from typing import Any, List, Tuple
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -33,14 +33,14 @@ def composed(subject: str = "subject", text: str = "text", **fields: Any) -> Ema
     return message
 
 
-def bodies(message: EmailMessage) -> Tuple[str, str]:
+def bodies(message: EmailMessage) -> tuple[str, str]:
     """Plain text and HTML."""
     plain, page = message.get_body(("plain",)), message.get_body(("html",))
     assert plain is not None and page is not None
     return plain.get_content().replace("\r\n", "\n"), page.get_content().replace("\r\n", "\n")
 
 
-def attachments(message: EmailMessage) -> List[Tuple[str, str, bytes]]:
+def attachments(message: EmailMessage) -> list[tuple[str, str, bytes]]:
     """Content type as it stands there, file name, content."""
     return [
         (str(part["Content-Type"]), str(part.get_filename()), part.get_payload(decode=True))

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, List
+from typing import Any
 
 import pytest
 
@@ -34,7 +34,7 @@ def mailer_for(server: Any, tmp_path: Path, timeout: float = 20.0) -> Mailer:
     return Mailer(settings, tmp_path / "spool")
 
 
-def notifier_for(server: Any, tmp_path: Path, reports: List[str], timeout: float = 20.0, **values: Any) -> Notifier:
+def notifier_for(server: Any, tmp_path: Path, reports: list[str], timeout: float = 20.0, **values: Any) -> Notifier:
     return Notifier("run", YOU, mailer=mailer_for(server, tmp_path, timeout), report=reports.append, **values)
 
 
@@ -47,7 +47,7 @@ TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
 
 def test_first_at_once_the_others_together(tmp_path: Path) -> None:
     """Ten events are three mails: the first, what came within the interval, and the end with what came last."""
-    reports: List[str] = []
+    reports: list[str] = []
     with Server() as server:
         notifier = notifier_for(server, tmp_path, reports, interval=3.0)
         notifier.tell(event("start", "start"))
@@ -99,14 +99,14 @@ def test_an_end_without_anything_to_say(tmp_path: Path) -> None:
         assert [got.subject for got in server.received] == ["run: start", "run: best"]
 
 
-def threads() -> List[threading.Thread]:
+def threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name in ("notify", "mail")]
 
 
 def test_no_addresses(home: Path, tmp_path: Path) -> None:
     """Nothing is looked up, not even settings that do not fit; nothing is sent."""
     (home / "mail.toml").write_text("nonsense")
-    reports: List[str] = []
+    reports: list[str] = []
     notifier = Notifier("run", (), report=reports.append)
     notifier.tell(event("start"))
     notifier.close(event("end"))
@@ -120,7 +120,7 @@ def test_no_addresses(home: Path, tmp_path: Path) -> None:
 
 def test_addresses_without_settings(home: Path) -> None:
     """Told once, at the start."""
-    reports: List[str] = []
+    reports: list[str] = []
     notifier = Notifier("run", YOU, report=reports.append)
     notifier.tell(event("start"))
     notifier.close(event("end"))
@@ -133,7 +133,7 @@ def test_addresses_without_settings(home: Path) -> None:
 
 
 def test_an_address_that_is_none(tmp_path: Path) -> None:
-    reports: List[str] = []
+    reports: list[str] = []
     with Server() as server:
         to = ["you", "a@example.org"]
         Notifier("run", to, mailer=mailer_for(server, tmp_path), report=reports.append).close(event("end"))
@@ -160,7 +160,7 @@ def test_settings_of_the_user(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 
 def test_a_server_that_hangs_holds_nobody_up(tmp_path: Path) -> None:
     """While the first mail hangs, telling returns, closing ends in time, and every event arrives in the end, once."""
-    reports: List[str] = []
+    reports: list[str] = []
     with Silent() as silent:
         notifier = notifier_for(silent, tmp_path, reports, timeout=600.0)
         notifier.tell(event("start"))
@@ -210,7 +210,7 @@ def test_a_job_ends_though_the_server_hangs() -> None:
 
 def test_what_was_kept_is_sent_without_another_event(tmp_path: Path) -> None:
     """A server that was away for a moment: the mail goes after the interval, and once."""
-    reports: List[str] = []
+    reports: list[str] = []
     with Server(replies={"MAIL": ["451 later"] * 3}) as server:
         notifier = notifier_for(server, tmp_path, reports, interval=0.5)
         notifier.tell(event("start"))
@@ -288,7 +288,7 @@ def test_what_pictures_lack_is_said_once(tmp_path: Path) -> None:
 
 def test_an_event_that_cannot_be_mailed(tmp_path: Path) -> None:
     """Is told, and the next one is mailed all the same."""
-    reports: List[str] = []
+    reports: list[str] = []
     with Server() as server:
         notifier = notifier_for(server, tmp_path, reports, interval=0.0)
         notifier.tell(Event("best", "bad", 3))  # type: ignore[arg-type]

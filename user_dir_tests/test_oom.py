@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import weakref
-from typing import Any, List, NoReturn, Sequence
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -45,7 +46,7 @@ def _raise(error: BaseException) -> NoReturn:
 
 def test_what_a_failed_attempt_held_is_free() -> None:
     """The traceback of the error holds its frames, and these the activations."""
-    held: List[Any] = []
+    held: list[Any] = []
 
     def work() -> None:
         activations = torch.zeros(1000)
@@ -61,7 +62,7 @@ def test_what_a_failed_attempt_held_is_free() -> None:
     assert attempt(lambda: None) == (None,)
 
 
-def pieces(limit: Limit, fits: int, things: Sequence[int]) -> List[Sequence[int]]:
+def pieces(limit: Limit, fits: int, things: Sequence[int]) -> list[Sequence[int]]:
     """The pieces in which things, which cost ten tokens each, are computed where *fits* tokens fit."""
 
     def work(piece: Sequence[int]) -> Sequence[int]:

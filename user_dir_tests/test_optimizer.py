@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any, List
+from typing import Any
 
 import pytest
 import torch
@@ -21,12 +21,12 @@ def config(**options: Any) -> Any:
     return SimpleNamespace(**{**values, "tpu": False, "fp16_adam_stats": False, **options})
 
 
-def parameters(device: str = "cpu") -> List[nn.Parameter]:
+def parameters(device: str = "cpu") -> list[nn.Parameter]:
     torch.manual_seed(1)
     return [nn.Parameter(torch.randn(*shape).to(device)) for shape in ((5, 4), (7,), (2, 3, 2))]
 
 
-def train(optimizer: Any, params: List[nn.Parameter], updates: int, seed: int = 2) -> List[Tensor]:
+def train(optimizer: Any, params: list[nn.Parameter], updates: int, seed: int = 2) -> list[Tensor]:
     """Parameters after some updates by gradients that the seed fixes."""
     torch.manual_seed(seed)
     for update in range(updates):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -89,7 +90,7 @@ def test_answers(answers: Any, gold: tuple) -> None:
         (list(LETTERS), tuple(LETTERS)),
     ],
 )
-def test_options(options: List[str], candidates: tuple) -> None:
+def test_options(options: list[str], candidates: tuple) -> None:
     assert parse_record(record(options=[options])).candidates == (candidates,)
 
 
@@ -211,7 +212,7 @@ def test_own_id() -> None:
         ),
     ],
 )
-def test_refused(fields: Dict[str, Any], message: str) -> None:
+def test_refused(fields: dict[str, Any], message: str) -> None:
     assert problem(**fields) == f"{message}; {SKIP_HINT}"
 
 
@@ -259,7 +260,7 @@ json_values = st.recursive(
     st.dictionaries(st.sampled_from(["article", "options", "answers", "ranks", "id"]), json_values),
     st.none() | st.lists(st.lists(st.text(max_size=5), max_size=5), max_size=3),
 )
-def test_anything_is_read_or_refused(fields: Dict[str, Any], options: Optional[List[List[str]]]) -> None:
+def test_anything_is_read_or_refused(fields: dict[str, Any], options: list[list[str]] | None) -> None:
     """No input ends in another exception than ours, and what is read is consistent."""
     if options is not None:
         fields = {"article": " _ ".join("x" * (len(options) + 1)), "options": options, **fields}

@@ -3,8 +3,9 @@ from __future__ import annotations
 import json
 import string
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,7 +76,7 @@ def test_evaluate_and_predict_write_the_same(tmp_path: Path, finetuned: Path, da
     hits = 0
     for key, entry in evaluated.items():
         assert (entry.answers, entry.gold) == (predicted[key].answers, predicted[key].gold)
-        rows: List[Any] = [pytest.approx(row, abs=2e-6) for row in predicted[key].probabilities or []]
+        rows: list[Any] = [pytest.approx(row, abs=2e-6) for row in predicted[key].probabilities or []]
         assert entry.probabilities == rows
         hits += sum(answer == gold for answer, gold in zip(entry.answers, entry.gold))
     assert f"{'all blanks':24}{100 * hits / 98:10.2f}{98:10}" in done.text
@@ -117,7 +118,7 @@ def passage_predictions(draw: st.DrawFn) -> PassagePrediction:
 
 @settings(max_examples=200, deadline=None)
 @given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), passage_predictions(), max_size=5))
-def test_what_is_written_is_read(predictions: Dict[str, PassagePrediction]) -> None:
+def test_what_is_written_is_read(predictions: dict[str, PassagePrediction]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_predictions(Path(folder, "p.json"), predictions)
         assert read_predictions(Path(folder, "p.json")) == predictions

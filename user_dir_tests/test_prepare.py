@@ -5,8 +5,9 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any
 
 import pytest
 
@@ -83,7 +84,7 @@ def test_order_over_many_chunks(tmp_path: Path, pretrained: Path) -> None:
 def test_command_and_report(tmp_path: Path, pretrained: Path) -> None:
     source = tmp_path / "in"
     source.mkdir()
-    lines: List[Dict[str, Any]] = [{"article": "It was _ .", "options": [FOUR], "answers": ["A"]}] * 3
+    lines: list[dict[str, Any]] = [{"article": "It was _ .", "options": [FOUR], "answers": ["A"]}] * 3
     lines[1] = {**lines[1], "answers": ["E"]}
     (source / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
     (source / "b.json").write_text(json.dumps({"article": "No gap.", "options": [], "answers": []}))
@@ -215,7 +216,7 @@ def test_what_comes_into_a_data_bin_meanwhile_is_not_deleted(
     """And the work is not lost: the same command goes on once it is moved away."""
     out = tmp_path / "bin"
     prepare({"test": [PASSAGES / "test"]}, pretrained, out, workers=1)
-    told: List[str] = []
+    told: list[str] = []
     write = prepare_module.write_manifest
 
     def write_late(*arguments: Any) -> None:
@@ -363,7 +364,7 @@ def test_no_such_split(data_bin: Path) -> None:
         ({"format": "other"}, "not the manifest of a fairseq-cloze data-bin; give the folder 'prepare' wrote"),
     ],
 )
-def test_other_formats(tmp_path: Path, data_bin: Path, change: Dict[str, Any], message: str) -> None:
+def test_other_formats(tmp_path: Path, data_bin: Path, change: dict[str, Any], message: str) -> None:
     shutil.copytree(data_bin, tmp_path / "bin")
     path = tmp_path / "bin" / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))

@@ -7,7 +7,7 @@ import os
 import shutil
 from argparse import Namespace
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any
 
 import pytest
 import torch
@@ -35,14 +35,14 @@ from fairseq_cloze.scorer import Scorer, build_model  # noqa: E402
 TEXT = "It rained for a week, and nobody in the village could remember when the river had last been so high."
 
 
-def logits(model_pt: Path, tokens: torch.Tensor, head: Optional[str] = None) -> torch.Tensor:
+def logits(model_pt: Path, tokens: torch.Tensor, head: str | None = None) -> torch.Tensor:
     """Logits of a fairseq checkpoint through this project's model."""
     scorer = Scorer(model_pt)
     with torch.inference_mode():
         return scorer.model(tokens)[0]
 
 
-def batch(vocabulary: Vocabulary, mask: Optional[int] = None) -> torch.Tensor:
+def batch(vocabulary: Vocabulary, mask: int | None = None) -> torch.Tensor:
     """Two rows of real text, the second padded, some masks."""
     ids = vocabulary.encode([TEXT])[0].tolist()
     row = [0, *ids, 2]
@@ -60,7 +60,7 @@ def batch(vocabulary: Vocabulary, mask: Optional[int] = None) -> torch.Tensor:
         {"max_position_embeddings": 66, "num_attention_heads": 2},
     ],
 )
-def test_logits_equal_transformers(tmp_path: Path, vocabulary: Vocabulary, options: Dict[str, Any]) -> None:
+def test_logits_equal_transformers(tmp_path: Path, vocabulary: Vocabulary, options: dict[str, Any]) -> None:
     model = save_hf(tmp_path / "hf", vocabulary, RobertaConfig, RobertaForMaskedLM, **options).eval()
     path = import_hf(str(tmp_path / "hf"), tmp_path / "out")
     tokens = batch(vocabulary)[:, :60]
@@ -209,7 +209,7 @@ def refuse(folder: Path, out: Path, **kwargs: Any) -> str:
 
 
 @pytest.mark.parametrize("kind", ["bert", "xlm-roberta", "camembert", "gpt2", "deberta-v2", None])
-def test_other_architectures_by_name(tmp_path: Path, hf_folder: Path, kind: Optional[str]) -> None:
+def test_other_architectures_by_name(tmp_path: Path, hf_folder: Path, kind: str | None) -> None:
     shutil.copytree(hf_folder, tmp_path / "hf")
     config = json.loads((hf_folder / "config.json").read_text())
     (tmp_path / "hf" / "config.json").write_text(json.dumps({**config, "model_type": kind}))
@@ -292,9 +292,9 @@ def test_a_layer_is_missing(tmp_path: Path, hf_folder: Path) -> None:
 # -- fairseq's own releases ------------------------------------------------------------------------------------------
 
 
-def release(state: Dict[str, Any], folder: Path, heads: bool = False) -> Path:
+def release(state: dict[str, Any], folder: Path, heads: bool = False) -> Path:
     """A checkpoint in the layout of fairseq's 2019 tarballs, as far as it is known from the code that upgrades it."""
-    old: Dict[str, torch.Tensor] = {}
+    old: dict[str, torch.Tensor] = {}
     for name, value in state["model"].items():
         name = name.replace("encoder.", "decoder.", 1).replace(".layernorm_embedding.", ".emb_layer_norm.")
         if ".k_proj." in name or ".v_proj." in name or name.endswith(".version"):

@@ -4,7 +4,6 @@ import gzip
 import lzma
 import os
 from pathlib import Path
-from typing import List
 
 import pytest
 from hypothesis import given
@@ -26,7 +25,7 @@ from fairseq_cloze.prose import (
 PROSE = "It was late when the old man came back to the house, and there was nobody to let him in."
 
 
-def paragraphs(file: Path) -> List[Paragraph]:
+def paragraphs(file: Path) -> list[Paragraph]:
     return [paragraph for chunk in read_chunks([(file, "t")]) for paragraph in chunk.paragraphs]
 
 
@@ -157,7 +156,7 @@ PROBLEM = st.sampled_from(["", "", "", "", "heading"])
 
 
 @given(st.lists(st.tuples(PARAGRAPH, PROBLEM), max_size=25))
-def test_pieces_keep_the_text_in_order(given_paragraphs: List[tuple[str, str]]) -> None:
+def test_pieces_keep_the_text_in_order(given_paragraphs: list[tuple[str, str]]) -> None:
     chunk = Chunk("t", tuple(Paragraph(at, *entry) for at, entry in enumerate(given_paragraphs, 1)), 0)
     cutter = Cutter()
     pieces = list(cutter.cut(chunk))

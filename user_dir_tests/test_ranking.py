@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, List
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ from fairseq_cloze.ranking import (
 INF = float("inf")
 
 
-def sample(gold: List[int], multi: List[bool], chance: List[float]) -> Dict[str, Any]:
+def sample(gold: list[int], multi: list[bool], chance: list[float]) -> dict[str, Any]:
     return {
         "gold": torch.tensor(gold),
         "multi_token": torch.tensor(multi),
@@ -55,7 +55,7 @@ rows = st.lists(st.lists(st.sampled_from([-2.0, -1.0, 0.0, 0.5, 3.0]), min_size=
 
 @settings(max_examples=500, deadline=None)
 @given(rows, st.data())
-def test_against_sorting(rows: List[List[float]], data: st.DataObject) -> None:
+def test_against_sorting(rows: list[list[float]], data: st.DataObject) -> None:
     """Ranks, hits and predictions as a stable sort gives them."""
     width = max(map(len, rows))
     scores = torch.tensor([row + [-INF] * (width - len(row)) for row in rows])

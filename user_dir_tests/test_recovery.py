@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any
 
 import pytest
 import torch
@@ -38,8 +38,8 @@ def limited_train(megabytes: float, data_bin: Path, save_dir: Path, *options: An
     return limited(megabytes, *command, code=code)
 
 
-def weights(save_dir: Path) -> Dict[str, torch.Tensor]:
-    state: Dict[str, torch.Tensor] = torch.load(save_dir / "checkpoint_last.pt", weights_only=True)["model"]
+def weights(save_dir: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(save_dir / "checkpoint_last.pt", weights_only=True)["model"]
     return state
 
 
@@ -135,7 +135,7 @@ def test_validate(pretrained: Path, data_bin: Path) -> None:
 class Optimizer:
     """Backward passes that run out of memory when they are done; some of them."""
 
-    def __init__(self, model: Any, fails: List[int]) -> None:
+    def __init__(self, model: Any, fails: list[int]) -> None:
         self.parameters, self.fails, self.calls = list(model.parameters()), fails, 0
 
     def backward(self, loss: Any) -> None:
@@ -149,7 +149,7 @@ class Optimizer:
             parameter.grad = None
 
 
-def update(task: Any, model: Any, fails: List[int], sizes: Tuple[int, ...]) -> Tuple[List[Any], Dict[str, Any], int]:
+def update(task: Any, model: Any, fails: list[int], sizes: tuple[int, ...]) -> tuple[list[Any], dict[str, Any], int]:
     """One update of some batches: gradients, sums of the logging outputs, and number of backward passes."""
     from fairseq_cloze.criterion import ClozeRankingCriterion
 
@@ -182,7 +182,7 @@ def trained(tmp_path: Path, data_bin: Path) -> Any:
         ([2, 3], 2 + 1 + 5 + 0),  # what is computed again fails as well
     ],
 )
-def test_gradients_are_those_of_whole_batches(trained: Any, fails: List[int], calls: int) -> None:
+def test_gradients_are_those_of_whole_batches(trained: Any, fails: list[int], calls: int) -> None:
     task, model = trained
     expected, wanted, _ = update(task, model, [], (4, 5, 6))
     found, log, number = update(task, model, fails, (4, 5, 6))
@@ -208,7 +208,7 @@ def test_an_overflow_does_not_forget_the_count(trained: Any) -> None:
 # -- workers that sum gradients in the backward pass -----------------------------------------------------------------
 
 
-def workers(data_bin: Path, folder: Path, fails: str) -> List[Tuple[int, str]]:
+def workers(data_bin: Path, folder: Path, fails: str) -> list[tuple[int, str]]:
     """Exit status and output of two workers, see :mod:`user_dir_tests.summing`."""
     port = free_port()
     started = [

@@ -10,7 +10,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,7 +60,7 @@ def figures(tag: str, update: int, json_format: bool = True, **values: float) ->
     return f"{STAMP}{tag} | epoch 001{subset} | {pairs}\n"
 
 
-def log_text(json_format: bool = True, best: float = 50.0, config: Optional[Dict[str, Any]] = None) -> str:
+def log_text(json_format: bool = True, best: float = 50.0, config: dict[str, Any] | None = None) -> str:
     text = f"{STAMP}fairseq_cli.train | {config or CONFIG}\n"
     for update in (2, 4):
         text += figures("train_inner", update, json_format, loss=1.5 - update / 10, accuracy=20.0 + update, chance=25)
@@ -68,7 +68,7 @@ def log_text(json_format: bool = True, best: float = 50.0, config: Optional[Dict
     return text + figures("train", 4, json_format, loss=1.25, accuracy=31.5)
 
 
-def answer(data: DataBin, split: str = "valid", seed: int = 1) -> Dict[str, PassagePrediction]:
+def answer(data: DataBin, split: str = "valid", seed: int = 1) -> dict[str, PassagePrediction]:
     """Predictions by dice, half of them right."""
     store, rng = data.open(split), np.random.default_rng(seed)
     count = np.diff(store.candidate_end)
@@ -270,7 +270,7 @@ def test_what_is_missing_is_said(tmp_path: Path, predictions: Path) -> None:
         ("folder", "", "expected a save-dir with run.json and a log"),
     ],
 )
-def test_damaged_input_is_named(tmp_path: Path, name: str, content: Optional[str], problem: str) -> None:
+def test_damaged_input_is_named(tmp_path: Path, name: str, content: str | None, problem: str) -> None:
     path = tmp_path / name
     if name == "folder":
         path.mkdir()
@@ -371,7 +371,7 @@ def test_a_lone_file_borrows_the_data_bin_of_another_run(save_dir: Path, predict
     assert [one["texts"] for one in sets] == [True, False]
 
 
-def _change(made: Dict[str, PassagePrediction], name: str, **fields: Any) -> None:
+def _change(made: dict[str, PassagePrediction], name: str, **fields: Any) -> None:
     one = made[name]
     made[name] = PassagePrediction(**{**{"answers": one.answers, "gold": one.gold}, **fields})
 
@@ -381,7 +381,7 @@ def test_predictions_of_other_passages(tmp_path: Path, data_bin: Path) -> None:
     second = list(made)[1]
     gold, answers = list(made[second].gold), made[second].answers
     wrong = "B" if gold[1] != "B" else "A"
-    cases: List[Tuple[Dict[str, Any], str]] = [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"gold": [gold[0], wrong, *gold[2:]]}, f", blank 2, has the right answer {gold[1]} there and {wrong} in"),
         ({"answers": answers[:-1], "gold": gold[:-1]}, f" has {len(gold)} blanks there and {len(gold) - 1} in"),
         ({"answers": ["Z", *answers[1:]]}, ", blank 1, has 4 options there and the answer Z"),
@@ -440,10 +440,10 @@ class Parsed(HTMLParser):
 
     def __init__(self, page: str) -> None:
         super().__init__(convert_charrefs=True)
-        self.elements: List[Tuple[str, Dict[str, Optional[str]], str]] = []
+        self.elements: list[tuple[str, dict[str, str | None], str]] = []
         self.feed(page)
 
-    def handle_starttag(self, tag: str, attrs: List[Tuple[str, Optional[str]]]) -> None:
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs), ""))
 
     def handle_endtag(self, tag: str) -> None:
@@ -453,7 +453,7 @@ class Parsed(HTMLParser):
         tag, attributes, text = self.elements[-1] if self.elements else ("", {}, "")
         self.elements[-1:] = [(tag, attributes, text + data)]
 
-    def all(self, tag: str) -> List[Tuple[Dict[str, Optional[str]], str]]:
+    def all(self, tag: str) -> list[tuple[dict[str, str | None], str]]:
         return [(attributes, text) for name, attributes, text in self.elements if name == tag]
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any
 
 import pytest
 
@@ -39,14 +40,14 @@ class Opened:
 
     def __init__(self, browser: Any, path: Path, **context: Any) -> None:
         self.page = browser.new_page(**{"viewport": {"width": 1280, "height": 800}, **context})
-        self.said: List[str] = []
-        self.asked: List[str] = []
+        self.said: list[str] = []
+        self.asked: list[str] = []
         self.page.on("console", lambda message: self.said.append(message.text))
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
         self.page.on("request", lambda request: self.asked.append(request.url))
         self.page.goto(path.as_uri())
 
-    def listed(self) -> List[str]:
+    def listed(self) -> list[str]:
         return self.page.locator(".list .name").all_text_contents()
 
     def press(self, *keys: str) -> None:
@@ -63,7 +64,7 @@ class Opened:
 @pytest.fixture
 def opened(browser: Any) -> Iterator[Any]:
     """Opens reports; in the end no page may have complained or asked for anything but its file."""
-    pages: List[Opened] = []
+    pages: list[Opened] = []
 
     def open_page(path: Path, **context: Any) -> Opened:
         pages.append(Opened(browser, path, **context))
@@ -76,7 +77,7 @@ def opened(browser: Any) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory, data_bin: Path) -> Tuple[Path, Report]:
+def two(tmp_path_factory: pytest.TempPathFactory, data_bin: Path) -> tuple[Path, Report]:
     """A report of two runs, one of them at chance, with logs and predictions for the same passages."""
     folder = tmp_path_factory.mktemp("two")
     for name, seed, best, rest in (("good", 1, 50.0, ""), ("bad", 2, 27.0, CAUSES)):
@@ -89,11 +90,11 @@ def two(tmp_path_factory: pytest.TempPathFactory, data_bin: Path) -> Tuple[Path,
     return folder / "page.html", made
 
 
-def passing(made: Report, file: int = 0, below: float = 0.5) -> Dict[str, List[Tuple[str, int]]]:
+def passing(made: Report, file: int = 0, below: float = 0.5) -> dict[str, list[tuple[str, int]]]:
     """Blanks by filter, worked out from the data: passage id and number."""
     found = made.data["sets"][0]
     mine = found["files"][file]
-    out: Dict[str, List[Tuple[str, int]]] = {"all": [], "wrong": [], "uncertain": [], "differ": []}
+    out: dict[str, list[tuple[str, int]]] = {"all": [], "wrong": [], "uncertain": [], "differ": []}
     for number, entry in enumerate(found["passages"]):
         for blank, gold in enumerate(entry[1]):
             given = mine["answers"][number][blank]
@@ -124,7 +125,7 @@ def test_markup_is_shown_as_text(tmp_path: Path, opened: Any) -> None:
     assert page.page.title() == "Cloze report: <b>x<b>"
 
 
-def test_the_policy_holds(tmp_path: Path, browser: Any, two: Tuple[Path, Report]) -> None:
+def test_the_policy_holds(tmp_path: Path, browser: Any, two: tuple[Path, Report]) -> None:
     """Even were something to slip in, it would not run, and nothing would be fetched."""
     page = Opened(browser, two[0])
     page.page.evaluate(
@@ -146,7 +147,7 @@ def test_the_policy_holds(tmp_path: Path, browser: Any, two: Tuple[Path, Report]
     page.page.close()
 
 
-def test_the_table_and_the_notice(opened: Any, two: Tuple[Path, Report]) -> None:
+def test_the_table_and_the_notice(opened: Any, two: tuple[Path, Report]) -> None:
     page = opened(two[0])
     text = re.sub(r"\s+", " ", page.text(".runs"))
     assert "good ★ best view joint, scorer mean" in text and "bad ⚠ at chance" in text
@@ -158,7 +159,7 @@ def test_the_table_and_the_notice(opened: Any, two: Tuple[Path, Report]) -> None
     ]
 
 
-def test_filters(opened: Any, two: Tuple[Path, Report]) -> None:
+def test_filters(opened: Any, two: tuple[Path, Report]) -> None:
     path, made = two
     expected = passing(made)
     page = opened(path)
@@ -185,14 +186,14 @@ def test_filters(opened: Any, two: Tuple[Path, Report]) -> None:
     assert page.listed() == [] and page.text(".empty").startswith("No passage has such a blank")
 
 
-def test_keys_walk_through_the_blanks(opened: Any, two: Tuple[Path, Report]) -> None:
+def test_keys_walk_through_the_blanks(opened: Any, two: tuple[Path, Report]) -> None:
     path, made = two
     expected = passing(made)["wrong"]
     page = opened(path)
     page.page.wait_for_selector(".chip")
     page.press("2")
 
-    def here() -> Tuple[str, int]:
+    def here() -> tuple[str, int]:
         return page.text(".reading h3"), int(page.text(".blank h3").split()[1])
 
     walked = []
@@ -279,7 +280,7 @@ def test_nothing_but_a_log(tmp_path: Path, opened: Any) -> None:
     assert page.page.locator("polyline").count() == 4
 
 
-def test_curves(opened: Any, two: Tuple[Path, Report]) -> None:
+def test_curves(opened: Any, two: tuple[Path, Report]) -> None:
     page = opened(two[0])
     loss, accuracy = page.page.locator(".chart").all()
     assert accuracy.locator("polyline.valid").count() == accuracy.locator("polyline.train").count() == 2
@@ -306,7 +307,7 @@ def test_curves(opened: Any, two: Tuple[Path, Report]) -> None:
     assert rows == ["update 2", "good, training 22.00%", "good, valid 50.00%"]
 
 
-def test_errors(opened: Any, two: Tuple[Path, Report]) -> None:
+def test_errors(opened: Any, two: tuple[Path, Report]) -> None:
     path, made = two
     page = opened(path)
     file = made.data["sets"][0]["files"][0]
@@ -320,7 +321,7 @@ def test_errors(opened: Any, two: Tuple[Path, Report]) -> None:
     assert f"{accuracy:.1f}% {low:.1f} to {high:.1f}" in re.sub(r"\s+", " ", first[0])
 
 
-def test_light_and_dark(opened: Any, two: Tuple[Path, Report]) -> None:
+def test_light_and_dark(opened: Any, two: tuple[Path, Report]) -> None:
     background = "getComputedStyle(document.body).backgroundColor"
     light, dark = "rgb(245, 246, 247)", "rgb(18, 21, 24)"
     page = opened(two[0], color_scheme="dark")
@@ -333,7 +334,7 @@ def test_light_and_dark(opened: Any, two: Tuple[Path, Report]) -> None:
 
 
 @pytest.mark.parametrize("width", [360, 1280])
-def test_nothing_sticks_out(opened: Any, two: Tuple[Path, Report], width: int) -> None:
+def test_nothing_sticks_out(opened: Any, two: tuple[Path, Report], width: int) -> None:
     page = opened(two[0], viewport={"width": width, "height": 800})
     page.page.wait_for_selector(".chip")
     page.press("n")

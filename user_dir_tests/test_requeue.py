@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, List, Tuple
+from typing import Any
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def read_until(process: subprocess.Popen[str], words: str) -> str:
     raise AssertionError(f"never said {words}:\n{text}")
 
 
-def told(process: subprocess.Popen[str], words: str, number: int) -> Tuple[int, str]:
+def told(process: subprocess.Popen[str], words: str, number: int) -> tuple[int, str]:
     """Send a signal when the process has said some words; its exit status and what it said after them."""
     read_until(process, words)
     process.send_signal(number)
@@ -45,7 +45,7 @@ def told(process: subprocess.Popen[str], words: str, number: int) -> Tuple[int, 
 
 def test_one_of_two_workers_is_told(data_bin: Path, pretrained: Path, tmp_path: Path) -> None:
     port = free_port()
-    ranks: List[subprocess.Popen[str]] = [
+    ranks: list[subprocess.Popen[str]] = [
         training(
             *(data_bin, tmp_path, pretrained, "--max-epoch", "200", "--distributed-init-method"),
             *(f"tcp://127.0.0.1:{port}", "--distributed-world-size", "2", "--distributed-rank", rank),

@@ -6,8 +6,9 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Dict, Iterator, List
+from typing import Any
 
 import pytest
 
@@ -146,7 +147,7 @@ def test_chance_is_told_at_once(tmp_path: Path, server: Server) -> None:
 def test_mail_never_changes_the_status(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither without settings, nor with a server that is not there, nor with a wrong address."""
 
-    def problem(*options: str) -> List[str]:
+    def problem(*options: str) -> list[str]:
         ran = Wrapped(tmp_path, shell("echo out; exit 5"), *options).end(5)
         assert ran.out == ran.output() == b"out\n"
         ran.log.unlink()
@@ -188,7 +189,7 @@ print({valid(90, 60.0)!r})
 
 
 def test_script_with_addresses(tmp_path: Path, server: Server) -> None:
-    env: Dict[str, str] = {"FAIRSEQ_CLOZE_EMAIL": "a@example.org:b@example.org,c@example.org"}
+    env: dict[str, str] = {"FAIRSEQ_CLOZE_EMAIL": "a@example.org:b@example.org,c@example.org"}
     run("bash", ROOT / "scripts" / "log.sh", "false", cwd=tmp_path, code=1, env=env)
     [mail] = server.received
     assert mail.to == ["a@example.org", "b@example.org", "c@example.org"]

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any, List
+from typing import Any
 
 import pytest
 
@@ -130,7 +130,7 @@ def test_no_log_no_run(tmp_path: Path) -> None:
         (["/opt/früh\udcff"], "früh"),
     ],
 )
-def test_names(command: List[str], name: str) -> None:
+def test_names(command: list[str], name: str) -> None:
     assert safe_name(name_of(command)) == name
 
 
@@ -139,7 +139,7 @@ def test_duration() -> None:
 
 
 @pytest.mark.parametrize("words", [["a", "b c", ""], ["it's", "\\n", "a\nb'\t\\c\r\x1b[0m\x7f"], ["ü\udcff", "$x `y`"]])
-def test_command_line_can_be_pasted(words: List[str]) -> None:
+def test_command_line_can_be_pasted(words: list[str]) -> None:
     line = shell_line(words)
     assert "\n" not in line
     assert words_of(line) == words

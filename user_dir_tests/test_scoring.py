@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 import pytest
 import torch
@@ -51,16 +51,16 @@ def headed(pretrained: Path) -> Scorer:
 
 
 @pytest.fixture(scope="module")
-def passages() -> List[Passage]:
+def passages() -> list[Passage]:
     return [*odd_passages(), *list(read_passages([PASSAGES / "valid"]))[:4]]
 
 
 @pytest.fixture(scope="module")
-def store(passages: List[Passage], scorer: Scorer) -> Store:
+def store(passages: list[Passage], scorer: Scorer) -> Store:
     return Store.from_columns([encode_passages(passages, scorer.vocabulary)], len(scorer.vocabulary))
 
 
-def scores_of(scorer: Scorer, store: Store, name: str, kind: str, batch_size: int) -> Dict[int, List[float]]:
+def scores_of(scorer: Scorer, store: Store, name: str, kind: str, batch_size: int) -> dict[int, list[float]]:
     """Log-probabilities of the distinct candidates of each blank, batched as asked."""
     view = make_view(name, store, scorer.vocabulary, 126, scorer=kind)
     out = {}
@@ -132,12 +132,12 @@ def test_joint_equals_a_transformers_loop(
     assert several > 20 and next(rows, None) is None
 
 
-def log_p(model: Any, tokens: List[int]) -> torch.Tensor:
+def log_p(model: Any, tokens: list[int]) -> torch.Tensor:
     with torch.inference_mode():
         return model(torch.tensor([tokens])).logits[0].log_softmax(dim=-1)
 
 
-def slow_pieces(model: Any, text: List[int], position: int, tokens: List[int], kind: str, mask: int) -> torch.Tensor:
+def slow_pieces(model: Any, text: list[int], position: int, tokens: list[int], kind: str, mask: int) -> torch.Tensor:
     """Log-probability of each token of a candidate."""
     if kind == "mean":
         return log_p(model, text)[position][torch.tensor(tokens)]
@@ -149,11 +149,11 @@ def slow_pieces(model: Any, text: List[int], position: int, tokens: List[int], k
     return torch.stack(pieces)
 
 
-def distinct(candidates: List[List[int]]) -> List[List[int]]:
+def distinct(candidates: list[list[int]]) -> list[list[int]]:
     return [tokens for number, tokens in enumerate(candidates) if tokens not in candidates[:number]]
 
 
-def by_blank(store: Store) -> List[List[List[int]]]:
+def by_blank(store: Store) -> list[list[list[int]]]:
     return [[tokens.tolist() for tokens in row] for number in range(len(store)) for row in store[number].candidates]
 
 

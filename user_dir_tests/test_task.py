@@ -6,7 +6,7 @@ import shutil
 import sys
 from argparse import Namespace
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 import pytest
 import torch
@@ -105,7 +105,7 @@ def test_validation_compares_what_lies_beside_the_checkpoint(
 # -- what fairseq builds from a file ---------------------------------------------------------------------------------
 
 
-def hostile(pretrained: Path, layout: str, **parts: Dict[str, Any]) -> Dict[str, Any]:
+def hostile(pretrained: Path, layout: str, **parts: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint whose configuration says otherwise, in fairseq's older or newer layout."""
     state = load_state(pretrained / "model.pt")
     if layout == "args":
@@ -119,7 +119,7 @@ def hostile(pretrained: Path, layout: str, **parts: Dict[str, Any]) -> Dict[str,
     return {**state, "args": None, "cfg": {**cfg, **parts}}
 
 
-def hostile_values(marker: Path) -> List[Any]:
+def hostile_values(marker: Path) -> list[Any]:
     code = f"open({str(marker)!r}, 'w').close() or "
     fconv = {"encoder_embed_dim": 8, "encoder_layers": f"{code}[(8, 3)]", "decoder_embed_dim": 8, "dropout": 0.1}
     fconv.update(decoder_layers="[(8, 3)]", decoder_attention="True", decoder_out_embed_dim=8)
@@ -318,7 +318,7 @@ def test_a_dictionary_beside_the_checkpoint_is_compared(
         ({"encoder_attention_heads": 8}, "encoder_attention_heads 4 in the checkpoint, 8 in the model; pass --arch"),
     ],
 )
-def test_another_shape(tmp_path: Path, data_bin: Path, pretrained: Path, options: Dict[str, Any], message: str) -> None:
+def test_another_shape(tmp_path: Path, data_bin: Path, pretrained: Path, options: dict[str, Any], message: str) -> None:
     text = refused(CheckpointError, data_bin, tmp_path, finetune_from_model=pretrained / "model.pt", **options)
     assert text.startswith(f"{pretrained / 'model.pt'} does not fit the model: {message}")
 
@@ -356,7 +356,7 @@ def test_restore_file_has_to_exist(tmp_path: Path, data_bin: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [{"finetune_from_model": "model.pt"}, {"restore_file": "model.pt"}])
-def test_from_scratch_and_a_checkpoint(tmp_path: Path, data_bin: Path, options: Dict[str, Any]) -> None:
+def test_from_scratch_and_a_checkpoint(tmp_path: Path, data_bin: Path, options: dict[str, Any]) -> None:
     assert refused(CheckpointError, data_bin, tmp_path, from_scratch=True, **options) == (
         "--from-scratch starts from random weights; leave it out, or the checkpoint"
     )

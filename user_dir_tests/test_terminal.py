@@ -3,8 +3,8 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Callable, Iterator, List
 
 import pytest
 
@@ -18,7 +18,7 @@ Start = Callable[..., InTerminal]
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     """Commands in terminals that are closed at the end of the test."""
-    started: List[InTerminal] = []
+    started: list[InTerminal] = []
 
     def go(*args: object, **kwargs: object) -> InTerminal:
         started.append(InTerminal(tmp_path, *args, **kwargs))  # type: ignore[arg-type]
@@ -34,7 +34,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 def lines(*steps: object, pieces: int = 0) -> str:
     """The log of output: bytes are sent, numbers are seconds that pass in silence."""
-    out: List[bytes] = []
+    out: list[bytes] = []
     made = Lines(out.append)
     now = 1000.0
     for step in steps:
@@ -79,12 +79,12 @@ NESTED = (
         (NESTED, "outer 0\ninner 0\ninner 1\nouter 2\nend\n"),
     ],
 )
-def test_lines(steps: List[object], log: str, pieces: int) -> None:
+def test_lines(steps: list[object], log: str, pieces: int) -> None:
     assert lines(*steps, pieces=pieces) == log
 
 
 def test_an_endless_line_is_bounded() -> None:
-    out: List[bytes] = []
+    out: list[bytes] = []
     made = Lines(out.append)
     for _ in range(100):
         made.feed(b"x" * 10_000, 0.0)

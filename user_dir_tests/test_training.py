@@ -7,7 +7,7 @@ import os
 import re
 import signal
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ from fairseq_cloze.evaluate import evaluate  # noqa: E402
 GOLDEN = Path(__file__).with_name("golden")
 
 
-def losses(ran: Ran) -> Dict[int, float]:
+def losses(ran: Ran) -> dict[int, float]:
     """Update → training loss."""
     return {int(row["num_updates"]): row["loss"] for row in ran.metrics("train_inner")}
 
@@ -43,7 +43,7 @@ def log(finetuned: Path) -> Ran:
 def test_every_blank_is_trained_on_and_validated(log: Ran) -> None:
     assert [row["n_blanks"] for row in log.metrics("train")] == [405, 405]
     assert [row["n_blanks"] for row in log.metrics("valid")] == [102, 102]
-    by_epoch: Dict[int, float] = {}
+    by_epoch: dict[int, float] = {}
     for row in log.metrics("train_inner"):
         by_epoch[int(row["epoch"])] = by_epoch.get(int(row["epoch"]), 0) + row["n_blanks"]
     assert by_epoch == {1: 405, 2: 405}
@@ -230,7 +230,7 @@ def test_killed_and_run_again_the_curve_goes_on(tmp_path: Path, pretrained: Path
     whole = train(data_bin, tmp_path / "whole", *options)
     expected = losses(whole)
     assert len(expected) > 60
-    found: Dict[int, float] = {}
+    found: dict[int, float] = {}
     command = ("fairseq-train", data_bin, *TRAIN_OPTIONS, "--save-dir", tmp_path / "killed", *options)
     for kill_at, number in ((13, signal.SIGKILL), (44, signal.SIGUSR1)):
         process = start(*command)
@@ -275,7 +275,7 @@ def test_copies_of_checkpoints_are_whole(tmp_path: Path) -> None:
     size = 20_000_000
     source, target = tmp_path / "checkpoint_1.pt", tmp_path / "checkpoint_last.pt"
     target.write_bytes(b"0" * size)
-    seen: List[bytes] = []
+    seen: list[bytes] = []
     stop = threading.Event()
 
     def watch() -> None:

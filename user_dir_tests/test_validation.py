@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 import pytest
 
@@ -22,7 +22,7 @@ from fairseq_cloze.validation import (
 )
 
 
-def score(updates: Any, accuracy: float, **more: Any) -> Dict[str, Any]:
+def score(updates: Any, accuracy: float, **more: Any) -> dict[str, Any]:
     """A line about a checkpoint."""
     return {
         "checkpoint": f"checkpoint_1_{updates}.pt",
@@ -85,7 +85,7 @@ def test_the_earliest_of_equals_is_best() -> None:
 def test_a_stall_is_told_once() -> None:
     stalls = [number for number in range(1, 30) if has_stalled([score(n, 40.0 - n) for n in range(number)])]
     assert stalls == [11]  # the best and ten more
-    scores: List[Any] = [score(n, 40.0 - n) for n in range(11)] + [score(11, 50.0)]
+    scores: list[Any] = [score(n, 40.0 - n) for n in range(11)] + [score(11, 50.0)]
     assert not has_stalled(scores)
     assert has_stalled(scores + [score(n, 50.0) for n in range(10)])
     assert not has_stalled([])
@@ -94,7 +94,7 @@ def test_a_stall_is_told_once() -> None:
 def test_chance_is_told_once_per_row() -> None:
     """Of 100 blanks guessing among four gets up to 33.5% right."""
 
-    def told(accuracies: List[float]) -> List[int]:
+    def told(accuracies: list[float]) -> list[int]:
         scores = [score(number, accuracy) for number, accuracy in enumerate(accuracies)]
         return [number for number in range(len(scores)) if fell_to_chance(scores[: number + 1])]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Tuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def make_view(
     return view_of_settings(Settings(name, other_blanks=other, **more).completed({}), store, vocabulary, positions)
 
 
-def odd_passages() -> List[Passage]:
+def odd_passages() -> list[Passage]:
     """Differing numbers of options, 'nothing', repeated and multi-word options, blanks at both ends, unlabelled."""
     return [
         Passage(
@@ -54,23 +54,23 @@ def labelled(store: Store, vocabulary: Vocabulary) -> Store:
     return Store.from_columns([encode_passages(passages, vocabulary)], len(vocabulary))
 
 
-def rows_of(sample: Dict[str, Any]) -> List[List[int]]:
+def rows_of(sample: dict[str, Any]) -> list[list[int]]:
     return [[token for token in row if token != PAD] for row in sample["net_input"]["src_tokens"].tolist()]
 
 
-def everything(view: View) -> Dict[str, Any]:
+def everything(view: View) -> dict[str, Any]:
     return view.collate([view.item(index) for index in range(len(view))])
 
 
 def by_hand(
     store: Store, view: str, vocabulary: Vocabulary, other: str = "remove"
-) -> List[List[Tuple[List[int], int]]]:
+) -> list[list[tuple[list[int], int]]]:
     """Per blank, per distinct candidate: the row, and where the candidate starts in it."""
     out = []
     for number in range(len(store)):
         passage = store[number]
         mask = set(passage.blank_positions.tolist())
-        fills: Dict[int, List[int]] = {}
+        fills: dict[int, list[int]] = {}
         for blank, position in enumerate(passage.blank_positions.tolist()):
             gold = passage.gold[blank]
             fills[position] = {
@@ -79,14 +79,14 @@ def by_hand(
                 "gold": passage.candidates[blank][gold].tolist() if gold != UNLABELLED else [],
             }[other]
         for blank, own in enumerate(passage.blank_positions.tolist()):
-            seen: List[List[int]] = []
+            seen: list[list[int]] = []
             rows = []
             for candidate in (tokens.tolist() for tokens in passage.candidates[blank]):
                 if candidate in seen:
                     continue
                 seen.append(candidate)
-                left: List[int] = []
-                right: List[int] = []
+                left: list[int] = []
+                right: list[int] = []
                 for position, token in enumerate(passage.tokens.tolist()):
                     side = left if position < own else right
                     if position in mask:
@@ -269,7 +269,7 @@ def test_one_forward_views_know_what_items_cost(
 ) -> None:
     view = make_view("joint", store, vocabulary, positions, scorer=scorer)
     assert isinstance(view, JointView)
-    blanks: List[int] = []
+    blanks: list[int] = []
     for index in range(len(view)):
         sample = view.collate([view.item(index)])
         source = sample["net_input"]["src_tokens"]

@@ -10,8 +10,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any
 
 import psutil
 import pytest
@@ -78,7 +79,7 @@ def write(template, folder, first, last, keep=10**6):
         if number - keep >= first:
             os.remove(os.path.join(folder, f"checkpoint_1_{10 * (number - keep)}.pt"))
 """
-_NAMES: Dict[str, Any] = {}
+_NAMES: dict[str, Any] = {}
 exec(WRITER, _NAMES)
 write: Callable[..., None] = _NAMES["write"]
 
@@ -107,16 +108,16 @@ def until(condition: Callable[[], Any], process: Any = None, limit: float = LIMI
     raise AssertionError("waited in vain")
 
 
-def records(save_dir: Path) -> List[Dict[str, Any]]:
+def records(save_dir: Path) -> list[dict[str, Any]]:
     return read_validation(save_dir / "validation.jsonl")
 
 
-def names(save_dir: Path) -> List[str]:
+def names(save_dir: Path) -> list[str]:
     """Checkpoints with a score, in the order they were scored."""
     return [record["checkpoint"] for record in records(save_dir) if "accuracy" in record]
 
 
-def expected(first: int, last: int) -> List[str]:
+def expected(first: int, last: int) -> list[str]:
     return [f"checkpoint_1_{10 * number}.pt" for number in range(first, last + 1)]
 
 
@@ -145,7 +146,7 @@ def test_everything_about_a_finished_run(tmp_path: Path, template: Path, data_bi
     whole = (tmp_path / "checkpoint_1_40.pt").read_bytes()
     (tmp_path / "checkpoint_2_50.pt").write_bytes(whole[:-100])
     RunLock(tmp_path)._file.close()  # a training that has ended
-    lines: List[str] = []
+    lines: list[str] = []
     best = watch(tmp_path, data_bin, resources=None, report=lines.append)
 
     scored = [record for record in records(tmp_path) if "accuracy" in record]
@@ -189,7 +190,7 @@ def test_everything_about_a_finished_run(tmp_path: Path, template: Path, data_bi
 
     before = (tmp_path / "validation.jsonl").read_text()
     (tmp_path / "checkpoint_best_accuracy.pt").unlink()
-    again: List[str] = []
+    again: list[str] = []
     assert watch(tmp_path, data_bin, report=again.append) == winner
     assert (tmp_path / "validation.jsonl").read_text() == before
     assert again[-1] == (
@@ -228,7 +229,7 @@ def test_overwritten_while_it_is_scored(
         return evaluation
 
     monkeypatch.setattr(evaluate_module, "evaluate", slow)
-    lines: List[str] = []
+    lines: list[str] = []
     watch(tmp_path, small_bin, until_idle=0.5, report=lines.append)
     [record] = records(tmp_path)
     assert record["content"] == hashlib.sha256(new).hexdigest()
@@ -244,7 +245,7 @@ def test_what_cannot_be_scored_does_not_stop_the_watch(
     state = torch.load(template, weights_only=True)
     state["model"]["encoder.lm_head.bias"].fill_(float("nan"))
     torch.save(state, tmp_path / "checkpoint_2_40.pt")
-    calls: List[str] = []
+    calls: list[str] = []
     plain = evaluate_module.evaluate
 
     def scarce(checkpoint: Path, *args: Any, **kwargs: Any) -> Any:
@@ -255,7 +256,7 @@ def test_what_cannot_be_scored_does_not_stop_the_watch(
         return plain(checkpoint, *args, **kwargs)
 
     monkeypatch.setattr(evaluate_module, "evaluate", scarce)
-    lines: List[str] = []
+    lines: list[str] = []
     watch(tmp_path, small_bin, until_idle=0.5, report=lines.append)
     assert sorted(names(tmp_path)) == ["checkpoint_1_10.pt", "checkpoint_1_30.pt"]
     assert {name: calls.count(name) for name in calls} == {
@@ -279,7 +280,7 @@ def test_what_cannot_be_scored_does_not_stop_the_watch(
 
 def test_latest_skips_with_a_count(tmp_path: Path, template: Path, small_bin: Path) -> None:
     write(template, tmp_path, 1, 5)
-    lines: List[str] = []
+    lines: list[str] = []
     watch(tmp_path, small_bin, latest=True, until_idle=0.5, report=lines.append)
     assert names(tmp_path) == ["checkpoint_1_50.pt"]
     assert lines[-1].split(": ", 1)[1].startswith("1 scored, 4 skipped; best checkpoint_1_50.pt with")
@@ -293,7 +294,7 @@ def test_latest_skips_with_a_count(tmp_path: Path, template: Path, small_bin: Pa
 def test_without_matplotlib(tmp_path: Path, template: Path, small_bin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores and the table come all the same; the picture's absence is told once."""
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    lines: List[str] = []
+    lines: list[str] = []
     for number in (1, 2):
         write(template, tmp_path, number, number)
         watch(tmp_path, small_bin, until_idle=0.5, report=lines.append)
@@ -362,7 +363,7 @@ def test_the_gpu_is_the_runs(tmp_path: Path) -> None:
 
 class Inbox:
     def __init__(self) -> None:
-        self.mails: List[bytes] = []
+        self.mails: list[bytes] = []
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
         self.mails.append(envelope.content)
@@ -384,7 +385,7 @@ def test_mail(tmp_path: Path, template: Path, small_bin: Path, monkeypatch: pyte
         monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
         monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
         write(template, tmp_path, 1, 14)
-        lines: List[str] = []
+        lines: list[str] = []
         watch(tmp_path, small_bin, until_idle=0.1, emails=["me@example.org"], report=lines.append)
     finally:
         server.stop()
@@ -472,7 +473,7 @@ def test_stopped_by_a_signal(tmp_path: Path, template: Path, small_bin: Path, nu
     assert len(gone) == 2 and not alive
 
 
-def missed(text: str) -> List[str]:
+def missed(text: str) -> list[str]:
     """Checkpoints that a watch says were gone before it could link them."""
     end = ": pruned before it could be linked, not scored"
     return [line[: -len(end)] for line in text.splitlines() if line.endswith(end)]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from typing import List, NamedTuple, Sequence, Tuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from hypothesis import given, settings
@@ -16,12 +17,12 @@ class Window(NamedTuple):
     last_blank: int
 
 
-def cut_windows(length: int, starts: Sequence[int], blanks: Sequence[int], limit: int) -> List[Window]:
+def cut_windows(length: int, starts: Sequence[int], blanks: Sequence[int], limit: int) -> list[Window]:
     """The windows of one passage."""
     return [windows for _, windows in cut_many([(length, starts, blanks, limit)])][0]
 
 
-def cut_many(cases: Sequence[Tuple[int, Sequence[int], Sequence[int], int]]) -> List[Tuple[int, List[Window]]]:
+def cut_many(cases: Sequence[tuple[int, Sequence[int], Sequence[int], int]]) -> list[tuple[int, list[Window]]]:
     """The windows of passages cut together, blanks numbered in each."""
     lengths, starts, blanks, limits = zip(*cases)
     ends = [np.append(0, np.cumsum([len(each) for each in column])) for column in (starts, blanks)]
@@ -34,7 +35,7 @@ def cut_many(cases: Sequence[Tuple[int, Sequence[int], Sequence[int], int]]) -> 
     ]
 
 
-def one_by_one(length: int, starts: Sequence[int], blanks: Sequence[int], limit: int) -> List[Window]:
+def one_by_one(length: int, starts: Sequence[int], blanks: Sequence[int], limit: int) -> list[Window]:
     """The same, window by window in one passage."""
     spans = []
     start = 0
@@ -54,7 +55,7 @@ def one_by_one(length: int, starts: Sequence[int], blanks: Sequence[int], limit:
 
 
 @st.composite
-def long_passages(draw: st.DrawFn) -> Tuple[int, List[int], List[int], int]:
+def long_passages(draw: st.DrawFn) -> tuple[int, list[int], list[int], int]:
     """Length, sentence starts, blank positions, limit."""
     limit = draw(st.integers(2, 60))
     length = draw(st.integers(limit, 400))
@@ -65,7 +66,7 @@ def long_passages(draw: st.DrawFn) -> Tuple[int, List[int], List[int], int]:
 
 @settings(max_examples=1000, deadline=None)
 @given(long_passages())
-def test_every_blank_once_where_its_poorer_side_is_richest(case: Tuple[int, List[int], List[int], int]) -> None:
+def test_every_blank_once_where_its_poorer_side_is_richest(case: tuple[int, list[int], list[int], int]) -> None:
     length, starts, blanks, limit = case
     windows = cut_windows(length, starts, blanks, limit)
     assert [number for window in windows for number in range(window.first_blank, window.last_blank)] == list(
@@ -83,13 +84,13 @@ def test_every_blank_once_where_its_poorer_side_is_richest(case: Tuple[int, List
 
 @settings(max_examples=500, deadline=None)
 @given(st.lists(long_passages(), min_size=1, max_size=5))
-def test_passages_cut_together_are_cut_as_one_by_one(cases: List[Tuple[int, List[int], List[int], int]]) -> None:
+def test_passages_cut_together_are_cut_as_one_by_one(cases: list[tuple[int, list[int], list[int], int]]) -> None:
     assert cut_many(cases) == [(number, one_by_one(*case)) for number, case in enumerate(cases)]
 
 
 @settings(max_examples=500, deadline=None)
 @given(long_passages())
-def test_windows_cover_the_passage(case: Tuple[int, List[int], List[int], int]) -> None:
+def test_windows_cover_the_passage(case: tuple[int, list[int], list[int], int]) -> None:
     length, starts, _, limit = case
     windows = cut_windows(length, starts, range(length), limit)  # a blank everywhere: no window is left out
     covered = np.zeros(length, dtype=int)
@@ -125,7 +126,7 @@ def test_a_passage_by_hand() -> None:
 
 @settings(max_examples=1000, deadline=None)
 @given(long_passages(), st.data())
-def test_window_around(case: Tuple[int, List[int], List[int], int], data: st.DataObject) -> None:
+def test_window_around(case: tuple[int, list[int], list[int], int], data: st.DataObject) -> None:
     length, starts, _, limit = case
     left = data.draw(st.integers(0, length))
     right = data.draw(st.integers(left, min(length, left + limit)))

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import List
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from fairseq_cloze.wordcounts import CONTENT, NEIGHBOURS, Counting, WordCounts, 
 TEXTS = ["The old man saw a dog. The dog barked, and the man ran.", "A tall man ran home."]
 
 
-def finished(texts: List[str], folder: Path) -> WordCounts:
+def finished(texts: list[str], folder: Path) -> WordCounts:
     counting = Counting()
     for text in texts:
         counting.add(count([text]))
@@ -47,7 +46,7 @@ def test_the_rarer_of_two_counters_counts(tmp_path: Path, full: int) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.text("abc .", max_size=40), max_size=8), st.integers(0, 8))
-def test_chunks_can_be_cut_anywhere(texts: List[str], at: int) -> None:
+def test_chunks_can_be_cut_anywhere(texts: list[str], at: int) -> None:
     whole, parts = Counting(), Counting()
     whole.add(count(texts))
     for part in (texts[:at], texts[at:]):

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import sys
-from typing import Dict, Optional
 
 import pytest
 
@@ -15,7 +14,7 @@ def tagger() -> Tagger:
     return Tagger()
 
 
-def kinds(tagger: Tagger, text: str) -> Dict[str, Optional[str]]:
+def kinds(tagger: Tagger, text: str) -> dict[str, str | None]:
     tokens = tagger.tag(text, 0, len(text))
     assert [text[token.start : token.end].lower() for token in tokens if token.plain] == [
         token.word for token in tokens if token.plain
@@ -45,7 +44,7 @@ def kinds(tagger: Tagger, text: str) -> Dict[str, Optional[str]]:
         ("He didn't buy a well-known book for 20 pounds.", {"didn't": None, "well-known": None, "20": None}),
     ],
 )
-def test_kinds_in_context(tagger: Tagger, text: str, expected: Dict[str, Optional[str]]) -> None:
+def test_kinds_in_context(tagger: Tagger, text: str, expected: dict[str, str | None]) -> None:
     found = kinds(tagger, text)
     assert {word: found[word] for word in expected} == expected
 

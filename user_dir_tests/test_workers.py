@@ -8,8 +8,9 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ def torchrun(*command: Any, **kwargs: Any) -> Ran:
     return run("torchrun", "--nproc-per-node", "2", "--master-port", free_port(), *command, **kwargs)
 
 
-def slurm_environment(path: str = os.environ["PATH"]) -> Dict[str, str]:
+def slurm_environment(path: str = os.environ["PATH"]) -> dict[str, str]:
     """What SLURM tells a batch script of two tasks."""
     return {
         "PATH": f"{SLURM}:{Path(sys.executable).parent}:{path}",
@@ -63,7 +64,7 @@ SRUN = {
         ({name: value for name, value in SRUN.items() if "STEP" not in name}, None),  # the batch script itself
     ],
 )
-def test_places(environ: Dict[str, str], place: Optional[Place]) -> None:
+def test_places(environ: dict[str, str], place: Place | None) -> None:
     assert find_place(environ) == place
 
 
@@ -79,7 +80,7 @@ def test_places(environ: Dict[str, str], place: Optional[Place]) -> None:
         ),
     ],
 )
-def test_places_that_cannot_be(change: Dict[str, str], words: str) -> None:
+def test_places_that_cannot_be(change: dict[str, str], words: str) -> None:
     with pytest.raises(SetupError) as caught:
         find_place({**TORCHRUN, **change})
     assert str(caught.value) == words
@@ -147,7 +148,7 @@ def test_two_workers_score_as_one(tmp_path: Path, finetuned: Path, pretrained: P
     assert min(batches.count("0"), batches.count("1")) > len(batches) / 10
 
 
-def _shown(ran: Ran) -> List[str]:
+def _shown(ran: Ran) -> list[str]:
     """What a command printed, without times; workers' lines may interleave."""
     lines = [re.sub(r"[\d.]+ s, [\d,.]+ blanks/s", "", line) for line in ran.text.splitlines()]
     skipped = ("worker ",)
@@ -200,7 +201,7 @@ main()
 """
 
 
-def by_hand(*commands: Sequence[Any]) -> List[subprocess.Popen[str]]:
+def by_hand(*commands: Sequence[Any]) -> list[subprocess.Popen[str]]:
     """Processes that nobody looks after, with the variables of torchrun."""
     common = {"WORLD_SIZE": str(len(commands)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     return [
@@ -209,7 +210,7 @@ def by_hand(*commands: Sequence[Any]) -> List[subprocess.Popen[str]]:
     ]
 
 
-def ended(processes: List[subprocess.Popen[str]], *codes: int) -> List[List[str]]:
+def ended(processes: list[subprocess.Popen[str]], *codes: int) -> list[list[str]]:
     """Wait for processes and check how they ended; what errors each has said."""
     texts = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == list(codes), texts

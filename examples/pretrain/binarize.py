@@ -8,9 +8,9 @@ TEXT holds a paragraph per line.  Every 200th block of 20 paragraphs is kept apa
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Iterator
 
 import torch
 from fairseq.data import Dictionary, indexed_dataset

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Tuple
-
 import click
 
 from .options import echo_beside
@@ -12,7 +10,7 @@ from .options import echo_beside
 @click.command("average")
 @click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...")
 @click.option("--out", required=True, metavar="FILE", help="Checkpoint to write.")
-def command(checkpoints: Tuple[str, ...], out: str) -> None:
+def command(checkpoints: tuple[str, ...], out: str) -> None:
     """Average the weights of several checkpoints of one run."""
     from ..average import average
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 import click
 
@@ -23,9 +23,9 @@ def command(
     checkpoint: str,
     data_bin: str,
     split: str,
-    json_path: Optional[str],
+    json_path: str | None,
     breakdown: bool,
-    predictions: Optional[str],
+    predictions: str | None,
     settings: Settings,
     **resources: Any,
 ) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional, Tuple
-
 import click
 
 from ..fitting import SHARE
@@ -15,7 +13,7 @@ from .options import echo_beside
 @click.option("--memory-limit", metavar="GIB", type=float, help="Most memory to use; default: all that is free.")
 @click.option("--share", default=SHARE, show_default=True, help="Share of the memory that may be filled.")
 @click.option("--json", "json_path", metavar="OUT", help="File to write the result to as JSON; - for stdout.")
-def command(arguments: Tuple[str, ...], memory_limit: Optional[float], share: float, json_path: Optional[str]) -> None:
+def command(arguments: tuple[str, ...], memory_limit: float | None, share: float, json_path: str | None) -> None:
     """Find the largest --max-tokens whose training steps fit into memory.
 
     Takes the options of the training, runs steps of it on the most expensive batches, at growing sizes, and prints what

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Tuple
-
 import click
 
 from .options import on_error_option
@@ -14,7 +12,7 @@ from .options import on_error_option
 @click.option("--size", type=int, default=8000, show_default=True, help="Rows of the dictionary.")
 @click.option("--out", required=True, metavar="DIR", help="Folder to write dict.txt and BPE files into.")
 @on_error_option
-def command(passages: Tuple[str, ...], size: int, out: str, on_error: str) -> None:
+def command(passages: tuple[str, ...], size: int, out: str, on_error: str) -> None:
     """Learn a byte-level BPE from passages, for training --from-scratch."""
     from ..passages import Tally
     from ..prepare import passage_texts

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import fields
 from functools import partial, wraps
-from typing import Any, Callable, List, Optional, Tuple
+from typing import Any
 
 import click
 
@@ -13,7 +14,7 @@ from ..files import is_stdout
 from ..settings import OTHER_BLANKS, SCORERS, VIEWS, Settings
 
 
-def echo_beside(*paths: Optional[str]) -> Callable[[str], None]:
+def echo_beside(*paths: str | None) -> Callable[[str], None]:
     """What prints lines for people: to standard error where one of the files to write is standard output."""
     return partial(click.echo, err=any(map(is_stdout, paths)))
 
@@ -27,7 +28,7 @@ on_error_option = click.option(
 )
 
 
-def _addresses(context: click.Context, option: click.Parameter, values: Tuple[str, ...]) -> List[str]:
+def _addresses(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> list[str]:
     return [address for value in values for address in re.split(r"[,:\s]+", value) if address]
 
 
@@ -42,7 +43,7 @@ email_option = click.option(
 )
 
 
-def _weights(context: click.Context, option: click.Parameter, text: Optional[str]) -> Optional[List[float]]:
+def _weights(context: click.Context, option: click.Parameter, text: str | None) -> list[float] | None:
     try:
         return None if text is None else [float(weight) for weight in text.split(":")]
     except ValueError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional, Tuple
+from typing import Any
 
 import click
 
@@ -21,10 +21,10 @@ from .options import echo_beside, on_error_option, scoring_options
 @scoring_options
 def command(
     checkpoint: str,
-    inputs: Tuple[str, ...],
+    inputs: tuple[str, ...],
     out: str,
     scores: bool,
-    text_norm: Optional[str],
+    text_norm: str | None,
     on_error: str,
     settings: Settings,
     **resources: Any,

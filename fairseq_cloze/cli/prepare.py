@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional, Tuple
-
 import click
 
 from ..encoding import EncodingOptions
@@ -24,12 +22,12 @@ from .options import on_error_option
 @on_error_option
 @click.option("--overwrite", is_flag=True, help="Replace DATA-BIN if it exists.")
 def command(
-    train: Tuple[str, ...],
-    valid: Tuple[str, ...],
-    test: Tuple[str, ...],
+    train: tuple[str, ...],
+    valid: tuple[str, ...],
+    test: tuple[str, ...],
     pretrained: str,
     out: str,
-    workers: Optional[int],
+    workers: int | None,
     text_norm: str,
     sentence_case: bool,
     on_error: str,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional, Tuple
-
 import click
 
 from .options import echo_beside
@@ -15,9 +13,7 @@ from .options import echo_beside
 @click.option("--png", metavar="DIR", help="Folder to write curves and confusion to as PNG.")
 @click.option("--passages", metavar="PATH", help="Data-bin or raw passages of the predictions; as the runs name them.")
 @click.option("--human", type=float, metavar="PERCENT", help="Accuracy of people, drawn in.  [default: 85.9, on CLOTH]")
-def command(
-    runs: Tuple[str, ...], out: str, png: Optional[str], passages: Optional[str], human: Optional[float]
-) -> None:
+def command(runs: tuple[str, ...], out: str, png: str | None, passages: str | None, human: float | None) -> None:
     """Show runs side by side on one page: table, curves, confusion, passages.
 
     RUN is a save-dir, a log, a validation.jsonl or a prediction file.

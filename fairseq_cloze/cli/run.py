@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import List, Optional, Tuple
-
 import click
 
 from .options import email_option
@@ -18,10 +16,10 @@ from .options import email_option
 @click.pass_context
 def command(
     ctx: click.Context,
-    words: Tuple[str, ...],
+    words: tuple[str, ...],
     log_dir: str,
-    name: Optional[str],
-    emails: List[str],
+    name: str | None,
+    emails: list[str],
     mail_start: bool,
 ) -> None:
     """Run any command under a log: what ran where on what, its output, how it ended.
