@@ -6,8 +6,6 @@ Everything a user can put right (a file that does not fit, a missing package, a 
 
 from __future__ import annotations
 
-from typing import Optional
-
 
 class ClozeError(Exception):
     """Something the user can put right; the text says where, what was expected, what was found and what to do."""
@@ -52,7 +50,7 @@ class PassageError(ClozeError):
         blank: number of the blank, counted from 1, if the problem has one
     """
 
-    def __init__(self, source: str, problem: str, field: Optional[str] = None, blank: Optional[int] = None) -> None:
+    def __init__(self, source: str, problem: str, field: str | None = None, blank: int | None = None) -> None:
         where = []
         if blank is not None:
             where.append(f"blank {blank}")

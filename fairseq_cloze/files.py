@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, List, Union
+from typing import Union
 
 from .errors import ClozeError
 
 PathLike = Union[str, "os.PathLike[str]"]
 
 
-def split_paths(paths: PathLike) -> List[str]:
+def split_paths(paths: PathLike) -> list[str]:
     """Paths with colons between them, as fairseq writes ensembles; a path that exists is one."""
     text = os.fspath(paths)
     return [text] if os.path.exists(text) else text.split(":")

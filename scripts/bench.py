@@ -16,7 +16,7 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the peer has one thread, too
 
@@ -26,17 +26,17 @@ import fairseq_cloze
 
 fairseq_cloze.register()
 
+from bench_flops import forward_flops, training_flops  # noqa: E402
 from bench_measure import Contestant, Rates, gemm_rate, gemm_shapes, machine  # noqa: E402
 from bench_page import render, summary, write_block  # noqa: E402
 from bench_preparation import measure_preparation, write_passages  # noqa: E402
 from bench_scoring import ScoringBench, evenly  # noqa: E402
 from bench_training import measure_training  # noqa: E402
 
-from fairseq_cloze.checkpoints import load_state, read_architecture  # noqa: E402
-from fairseq_cloze.flops import forward_flops, training_flops  # noqa: E402
-from fairseq_cloze.passages import read_passages  # noqa: E402
-from fairseq_cloze.prepare import prepare  # noqa: E402
-from fairseq_cloze.pretrained import export_hf  # noqa: E402
+from fairseq_cloze.data.prepare import prepare  # noqa: E402
+from fairseq_cloze.passages.reading import read_passages  # noqa: E402
+from fairseq_cloze.weights.checkpoint import load_state, read_architecture  # noqa: E402
+from fairseq_cloze.weights.hugging_face import export_hf  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("scoring", "training", "prepare")
@@ -53,7 +53,7 @@ def main() -> int:
     start = time.time()
     passages = sorted(read_passages([options.passages]), key=lambda passage: len(passage.article))
     pool, chosen = evenly(passages, POOL * options.limit), evenly(passages, options.limit)
-    result: Dict[str, Any] = {
+    result: dict[str, Any] = {
         "command": options.command,
         "date": datetime.date.today().isoformat(),
         "machine": machine(options.device),
@@ -123,7 +123,7 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def _use(part: Dict[str, Any], flops: Any, architecture: Any, unit: str) -> None:
+def _use(part: dict[str, Any], flops: Any, architecture: Any, unit: str) -> None:
     """Add the model's operations per second and its share of what the machine can do.
 
     Args:
@@ -135,7 +135,7 @@ def _use(part: Dict[str, Any], flops: Any, architecture: Any, unit: str) -> None
     lengths = part.pop("lengths")
     total = flops(architecture, lengths, part["blanks"], part["pieces"])
     part["flops_per_token"] = total / part["tokens"]
-    rates: Dict[str, Rates] = part["rates"]
+    rates: dict[str, Rates] = part["rates"]
     part["flops"], part["utilisation"] = {}, {}
     for dtype in ("float32", "bfloat16"):
         part["flops"][dtype] = rates[f"ours {dtype}"].times(total / part[unit])

@@ -17,10 +17,11 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -35,10 +36,10 @@ MB = 1e6
 # -- passages --------------------------------------------------------------------------------------------------------
 
 
-def sentence_pool() -> List[Tuple[str, List[str]]]:
+def sentence_pool() -> list[tuple[str, list[str]]]:
     """Sentences of the example passages with one blank each, and four options for it, as they stand in JSON."""
     generator = random.Random(0)
-    sentences: List[str] = []
+    sentences: list[str] = []
     for file in sorted(EXAMPLES.rglob("*.json")):
         article = json.loads(file.read_text(encoding="utf-8"))["article"]
         sentences += [each for each in re.split(r"(?<=[.!?])\s+", article.replace("_", "so")) if each.count(" ") > 4]
@@ -53,7 +54,7 @@ def sentence_pool() -> List[Tuple[str, List[str]]]:
     return pool
 
 
-def make_passages(count: int, folder: Path, files: int = 8) -> List[Path]:
+def make_passages(count: int, folder: Path, files: int = 8) -> list[Path]:
     """Write *count* labelled passages of 6 to 28 sentences, the same ones for the same *count*, as JSONL.
 
     Returns:
@@ -82,7 +83,7 @@ def make_passages(count: int, folder: Path, files: int = 8) -> List[Path]:
 # -- measuring -------------------------------------------------------------------------------------------------------
 
 
-def watch_memory(command: Sequence[Any], interval: float = 0.1) -> Tuple[float, float, str]:
+def watch_memory(command: Sequence[Any], interval: float = 0.1) -> tuple[float, float, str]:
     """Run a command to its end.
 
     Returns:
@@ -108,25 +109,25 @@ def watch_memory(command: Sequence[Any], interval: float = 0.1) -> Tuple[float, 
     return time.perf_counter() - start, float(peak), text
 
 
-def _children(process: psutil.Process) -> List[psutil.Process]:
+def _children(process: psutil.Process) -> list[psutil.Process]:
     try:
         return list(process.children(recursive=True))
     except psutil.Error:
         return []
 
 
-def in_fresh_process(function: Callable[..., Dict[str, float]], *args: Any) -> Dict[str, float]:
+def in_fresh_process(function: Callable[..., dict[str, float]], *args: Any) -> dict[str, float]:
     """What a function returns in a new interpreter."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *args).result()
 
 
 def measure_prepare(
-    files: Sequence[Path], out: Path, pretrained: Path = PRETRAINED, workers: Optional[int] = None
-) -> Dict[str, float]:
+    files: Sequence[Path], out: Path, pretrained: Path = PRETRAINED, workers: int | None = None
+) -> dict[str, float]:
     """Seconds and peak memory of ``fairseq-cloze prepare``."""
     shutil.rmtree(out, ignore_errors=True)
-    command: List[Any] = [
+    command: list[Any] = [
         Path(sys.executable).with_name("fairseq-cloze"),
         "prepare",
         "--pretrained",
@@ -147,9 +148,9 @@ def measure_prepare(
     }
 
 
-def open_store(data_bin: Path) -> Dict[str, float]:
+def open_store(data_bin: Path) -> dict[str, float]:
     """Seconds and memory added by opening a data-bin's training split and reading one passage from its middle."""
-    from fairseq_cloze.databin import DataBin
+    from fairseq_cloze.data.databin import DataBin
 
     process = psutil.Process()
     before, start = process.memory_info().rss, time.perf_counter()
@@ -165,7 +166,7 @@ def open_store(data_bin: Path) -> Dict[str, float]:
     }
 
 
-def start_epoch(data_bin: Path, view: str = "joint", max_tokens: int = 4096) -> Dict[str, float]:
+def start_epoch(data_bin: Path, view: str = "joint", max_tokens: int = 4096) -> dict[str, float]:
     """Seconds from the data-bin to the first batch of training, as fairseq-train asks for it, and peak memory."""
     import numpy as np
 
@@ -215,7 +216,7 @@ def peak_rss() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MB
 
 
-def measure(count: int, work: Path, pretrained: Path = PRETRAINED, workers: Optional[int] = None) -> Dict[str, float]:
+def measure(count: int, work: Path, pretrained: Path = PRETRAINED, workers: int | None = None) -> dict[str, float]:
     """All figures for one number of passages."""
     files = make_passages(count, work / f"passages-{count}")
     out = work / f"bin-{count}"

@@ -6,10 +6,11 @@ import os
 import platform
 import statistics
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any
 
 import torch
 
@@ -18,7 +19,7 @@ import torch
 class Rates:
     """Units per second in each round; in all that is derived, a round is compared with the same round of others."""
 
-    rounds: List[float] = field(default_factory=list)
+    rounds: list[float] = field(default_factory=list)
 
     @property
     def median(self) -> float:
@@ -33,7 +34,7 @@ class Rates:
         """In another unit."""
         return Rates([rate * factor for rate in self.rounds])
 
-    def to_dict(self) -> Dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
         return {"median": self.median, "min": min(self.rounds), "max": max(self.rounds), "rounds": self.rounds}
 
@@ -48,12 +49,12 @@ class Contestant:
     """
 
     run: Callable[[], Any]
-    amount: Optional[float] = None
+    amount: float | None = None
 
 
 def in_turns(
     contestants: Mapping[str, Contestant], rounds: int, device: str = "cpu", warm_up: bool = True
-) -> Dict[str, Rates]:
+) -> dict[str, Rates]:
     """Measure all contestants, each once in a round, so that whatever else the machine does hits all of them.
 
     Args:
@@ -62,7 +63,7 @@ def in_turns(
         device: ``cpu`` or ``cuda``; work is waited for
         warm_up: begin with a round that does not count
     """
-    rates: Dict[str, Rates] = {name: Rates() for name in contestants}
+    rates: dict[str, Rates] = {name: Rates() for name in contestants}
     for number in range(0 if warm_up else 1, rounds + 1):
         for name, contestant in contestants.items():
             synchronize(device)
@@ -92,10 +93,10 @@ def synchronize(device: str) -> None:
 
 # -- the limit -------------------------------------------------------------------------------------------------------
 
-GemmShape = Tuple[int, int, int]
+GemmShape = tuple[int, int, int]
 
 
-def gemm_shapes(architecture: Any, tokens: int = 4096, device: str = "cpu") -> List[GemmShape]:
+def gemm_shapes(architecture: Any, tokens: int = 4096, device: str = "cpu") -> list[GemmShape]:
     """Products of a layer, *tokens* at once, and a large square one; rows, inner size, columns."""
     width, inner = architecture.encoder_embed_dim, architecture.encoder_ffn_embed_dim
     square = max(inner, 1024) if torch.device(device).type == "cpu" else 8192
@@ -140,12 +141,12 @@ def gemm_rate(dtype: torch.dtype, device: str, shapes: Sequence[GemmShape], seco
 # -- the machine -----------------------------------------------------------------------------------------------------
 
 
-def machine(device: str) -> Dict[str, Any]:
+def machine(device: str) -> dict[str, Any]:
     """What this runs on."""
     import fairseq
     import transformers
 
-    out: Dict[str, Any] = {
+    out: dict[str, Any] = {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 from bench_measure import Rates
 
@@ -26,7 +26,7 @@ def write_block(page: Path, text: str) -> None:
     page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
 
 
-def render(result: Dict[str, Any]) -> str:
+def render(result: dict[str, Any]) -> str:
     """The measured part of the page."""
     machine, shape = result["machine"], result["architecture"]
     device = f"{machine['gpu']}, " if "gpu" in machine else ""
@@ -52,7 +52,7 @@ def render(result: Dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def summary(result: Dict[str, Any]) -> str:
+def summary(result: dict[str, Any]) -> str:
     """The goals for a terminal."""
     return "\n".join(
         f"{what.replace('`', ''):70}{_spread(value, digits)}{unit}, goal: {aim}"
@@ -60,11 +60,11 @@ def summary(result: Dict[str, Any]) -> str:
     )
 
 
-Goal = Tuple[str, Rates, int, str, str]
+Goal = tuple[str, Rates, int, str, str]
 
 
-def _goals(result: Dict[str, Any]) -> List[Goal]:
-    goals: List[Goal] = []
+def _goals(result: dict[str, Any]) -> list[Goal]:
+    goals: list[Goal] = []
     for name, unit, over, share in (
         ("scoring", "blanks/s", "at least 1.3", "at least 65"),
         ("training", "tokens/s", "at least 1.5", "none"),
@@ -72,7 +72,7 @@ def _goals(result: Dict[str, Any]) -> List[Goal]:
         if name not in result:
             continue
         part = result[name]
-        rates: Dict[str, Rates] = part["rates"]
+        rates: dict[str, Rates] = part["rates"]
         if name == "scoring":
             ranking = rates["ours float32"].over(rates["sentence_ranking float32"])
             goals.append(("scoring, blanks/s: over fairseq's `sentence_ranking`", ranking, 1, " times", "at least 40"))
@@ -90,7 +90,7 @@ def _goals(result: Dict[str, Any]) -> List[Goal]:
     return goals
 
 
-def _scoring(part: Dict[str, Any]) -> List[str]:
+def _scoring(part: dict[str, Any]) -> list[str]:
     rates, filled = part["rates"], part["filled"]
     lines = [
         "### Scoring",
@@ -120,7 +120,7 @@ def _scoring(part: Dict[str, Any]) -> List[str]:
     return lines + _limit(part, "blanks")
 
 
-def _training(part: Dict[str, Any]) -> List[str]:
+def _training(part: dict[str, Any]) -> list[str]:
     return [
         "### Training",
         "",
@@ -135,7 +135,7 @@ def _training(part: Dict[str, Any]) -> List[str]:
     ]
 
 
-def _limit(part: Dict[str, Any], unit: str) -> List[str]:
+def _limit(part: dict[str, Any], unit: str) -> list[str]:
     lines = ["", "| the limit | float32 | bfloat16 |", "|---|---|---|"]
     rows = {
         "GEMM, GFLOP/s": [part["rates"][f"gemm {dtype}"].times(1e-9) for dtype in DTYPES],
@@ -146,7 +146,7 @@ def _limit(part: Dict[str, Any], unit: str) -> List[str]:
     return [*lines, "", f"{part['flops_per_token'] / 1e6:,.1f} MFLOP for a token by the formula."]
 
 
-def _preparation(part: Dict[str, Any]) -> List[str]:
+def _preparation(part: dict[str, Any]) -> list[str]:
     rows = [("passages/s, by the commands", part["rates"], 1), ("tokens/s, encoding alone", part["encoding"], 0)]
     return [
         "### Preparation",
@@ -164,10 +164,10 @@ def _preparation(part: Dict[str, Any]) -> List[str]:
     ]
 
 
-def _row(what: str, rates: Dict[str, Rates], who: str, ours: str, digits: int) -> str:
-    cells: List[str] = []
+def _row(what: str, rates: dict[str, Rates], who: str, ours: str, digits: int) -> str:
+    cells: list[str] = []
     for dtype in DTYPES:
-        rate: Optional[Rates] = rates.get(f"{who} {dtype}")
+        rate: Rates | None = rates.get(f"{who} {dtype}")
         cells.append(_spread(rate, digits) if rate else "")
         cells.append(_spread(rates[f"{ours} {dtype}"].over(rate), 2) if rate and who != ours else "")
     return f"| {what} | {' | '.join(cells)} |"

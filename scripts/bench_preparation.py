@@ -7,16 +7,17 @@ import os
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any
 
 from bench_measure import Contestant, in_turns
 from bench_sentence_ranking import prepare_texts, questions_of, run, write_texts
 
-from fairseq_cloze.encoding import encode_passages
-from fairseq_cloze.passages import LETTERS, UNLABELLED, Passage
-from fairseq_cloze.text import BLANK, NOTHING, normalise
-from fairseq_cloze.vocabulary import Vocabulary
+from fairseq_cloze.data.encoding import encode_passages
+from fairseq_cloze.data.vocabulary import Vocabulary
+from fairseq_cloze.passages.reading import LETTERS, UNLABELLED, Passage
+from fairseq_cloze.passages.text import BLANK, NOTHING, normalise
 
 
 def write_passages(passages: Sequence[Passage], folder: Path) -> None:
@@ -48,7 +49,7 @@ def encode_as_fairseq(weights: Path, passages: Sequence[Passage]) -> Callable[[]
     def encode() -> None:
         bpe = GPT2BPE(config)
         for passage in passages:
-            texts: List[str] = BLANK.split(normalise(passage.article))
+            texts: list[str] = BLANK.split(normalise(passage.article))
             texts += [f" {choice}" for row in passage.candidates for choice in row if choice not in NOTHING]
             for text in texts:
                 dictionary.encode_line(bpe.encode(text), append_eos=False, add_if_not_exist=False)
@@ -56,7 +57,7 @@ def encode_as_fairseq(weights: Path, passages: Sequence[Passage]) -> Callable[[]
     return encode
 
 
-def measure_preparation(weights: Path, passages: Sequence[Passage], work: Path, rounds: int) -> Dict[str, Any]:
+def measure_preparation(weights: Path, passages: Sequence[Passage], work: Path, rounds: int) -> dict[str, Any]:
     """Passages per second by the real commands, start-up included; and tokens per second of encoding alone.
 
     That the peer's texts have to be written first is not counted.

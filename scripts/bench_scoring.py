@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,12 +20,12 @@ from bench_transformers import (
     transformers_model,
 )
 
-from fairseq_cloze.checkpoints import load_state, roberta_weights
-from fairseq_cloze.encoding import encode_passages
-from fairseq_cloze.passages import Passage
-from fairseq_cloze.scorer import Answers, Scorer
-from fairseq_cloze.store import Store
-from fairseq_cloze.views import make_view
+from fairseq_cloze.data.encoding import encode_passages
+from fairseq_cloze.data.store import Store
+from fairseq_cloze.passages.reading import Passage
+from fairseq_cloze.ranking.ranker import Answers, Scorer
+from fairseq_cloze.views.making import make_view
+from fairseq_cloze.weights.checkpoint import load_state, roberta_weights
 
 BATCH_SIZES = (4, 8, 16)  # the peers' best is taken
 QUESTION_BATCH_SIZES = (1, 2, 4)
@@ -35,7 +36,7 @@ AGREEMENT = 0.995
 T = TypeVar("T")
 
 
-def evenly(things: Sequence[T], number: int) -> List[T]:
+def evenly(things: Sequence[T], number: int) -> list[T]:
     """As many of a sorted sequence, evenly spread over it, so that lengths are distributed as in all of it."""
     if number >= len(things):
         return list(things)
@@ -66,7 +67,7 @@ class ScoringBench:
         vocabulary = self.scorer.vocabulary
         self.store = Store.from_columns([encode_passages(passages, vocabulary)], len(vocabulary))
         self.rows = rows_of(make_view(self.scorer.settings, self.store, vocabulary, self.architecture.max_positions))
-        self.facts: Dict[str, Any] = {
+        self.facts: dict[str, Any] = {
             "passages": len(self.store),
             "rows": len(self.rows),
             "blanks": self.store.blanks,
@@ -74,7 +75,7 @@ class ScoringBench:
             "tokens": sum(len(row.tokens) for row in self.rows),
             "pieces": sum(int((row.candidates != 1).sum()) for row in self.rows),
         }
-        self.contestants: Dict[str, Contestant] = {}
+        self.contestants: dict[str, Contestant] = {}
 
     def add_ours(self) -> None:
         """The scorer with its defaults."""
@@ -145,11 +146,11 @@ class ScoringBench:
         ranking = SentenceRanking(self.work / "questions" / "bin", self.architecture, state, head, choices, self.device)
         rows = ranking.rows()
         gold = np.array([question.gold for question in questions])
-        runs: Dict[str, Callable[..., np.ndarray]] = {
+        runs: dict[str, Callable[..., np.ndarray]] = {
             "sentence_ranking": ranking.evaluate,
             "multiple choice": partial(choose_with_transformers, chooser, rows, device=self.device),
         }
-        answers: Dict[str, np.ndarray] = {}
+        answers: dict[str, np.ndarray] = {}
         self.facts["filled"] = {
             "blanks": len(questions),
             "of": len(every),
@@ -174,7 +175,7 @@ class ScoringBench:
         if agreement < 0.9:  # few, and a new head tells them apart by little
             raise SystemExit(f"the same weights and texts: {100 * agreement:.1f}% of the peers' answers are the same")
 
-    def measure(self, gemm: Dict[str, Contestant], rounds: int) -> Dict[str, Any]:
+    def measure(self, gemm: dict[str, Contestant], rounds: int) -> dict[str, Any]:
         """All in turns, and the machine's rate of matrix products with them."""
         contestants = {**self.contestants, **{f"gemm {dtype}": contestant for dtype, contestant in gemm.items()}}
         return {**self.facts, "rates": in_turns(contestants, rounds, self.device)}

@@ -11,9 +11,10 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +24,9 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq_cli import preprocess
 from torch import Tensor
 
-from fairseq_cloze.passages import UNLABELLED, Passage
-from fairseq_cloze.text import BLANK, NOTHING, normalise
-from fairseq_cloze.view import to_device
+from fairseq_cloze.passages.reading import UNLABELLED, Passage
+from fairseq_cloze.passages.text import BLANK, NOTHING, normalise
+from fairseq_cloze.views.view import to_device
 
 SPLIT = "valid"
 
@@ -39,11 +40,11 @@ class Question:
         gold: index of the right candidate, 0 where unlabelled
     """
 
-    texts: Tuple[str, ...]
+    texts: tuple[str, ...]
     gold: int
 
 
-def questions_of(passages: Sequence[Passage], choices: int) -> List[Question]:
+def questions_of(passages: Sequence[Passage], choices: int) -> list[Question]:
     """All blanks that have as many candidates, by length of the text; the task has no other ones."""
     out = []
     for passage in passages:
@@ -69,7 +70,7 @@ def write_texts(questions: Sequence[Question], folder: Path) -> None:
     (folder / "label.txt").write_text("".join(f"{question.gold}\n" for question in questions))
 
 
-def prepare_texts(folder: Path, weights: Path, choices: int, core: Optional[int] = None) -> None:
+def prepare_texts(folder: Path, weights: Path, choices: int, core: int | None = None) -> None:
     """Run fairseq's two commands on what :func:`write_texts` wrote, each with one worker, the second once per input.
 
     Without a *core*, where no time is taken, what they do is done in this process.
@@ -109,7 +110,7 @@ def prepare_texts(folder: Path, weights: Path, choices: int, core: Optional[int]
     label.write_text((folder / "label.txt").read_text())
 
 
-def run(*command: Any, core: Optional[int] = None) -> None:
+def run(*command: Any, core: int | None = None) -> None:
     """Run a command with one thread, on one core if it is named.
 
     Raises:
@@ -142,7 +143,7 @@ class SentenceRanking:
 
     Args:
         data: ``bin`` of :func:`prepare_texts`
-        architecture: :class:`fairseq_cloze.checkpoints.Architecture`
+        architecture: :class:`fairseq_cloze.weights.checkpoint.Architecture`
         weights: of the encoder, by fairseq's names
         head: of the ranking head, by fairseq's names
         choices: candidates of each blank
@@ -153,8 +154,8 @@ class SentenceRanking:
         self,
         data: Path,
         architecture: Any,
-        weights: Dict[str, Tensor],
-        head: Dict[str, Tensor],
+        weights: dict[str, Tensor],
+        head: dict[str, Tensor],
         choices: int,
         device: str = "cpu",
     ) -> None:
@@ -180,14 +181,14 @@ class SentenceRanking:
             if isinstance(module, torch.nn.LayerNorm):
                 module.eps = architecture.layer_norm_eps
         found = {**weights, **{f"classification_heads.sentence_classification_head.{k}": v for k, v in head.items()}}
-        missing, unexpected = self.model.load_state_dict(found, strict=False)
+        missing, unexpected = self.model.load_state_dict(found)
         if missing or any(not name.endswith("version") for name in unexpected):
             raise SystemExit(f"sentence_ranking: weights missing {missing}, unexpected {unexpected}")
         self.model.to(self.device).eval()
 
-    def rows(self) -> List[List[np.ndarray]]:
+    def rows(self) -> list[list[np.ndarray]]:
         """The input of each blank's candidates, in the order of the split."""
-        out: Dict[int, List[np.ndarray]] = {}
+        out: dict[int, list[np.ndarray]] = {}
         for index in range(len(self.dataset)):
             item = self.dataset[index]
             out[int(item["id"])] = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,7 +78,7 @@ class PeerTraining:
         bf16: autocast to bfloat16
     """
 
-    def __init__(self, folder: Path, batches: List[List[Row]], device: str, bf16: bool) -> None:
+    def __init__(self, folder: Path, batches: list[list[Row]], device: str, bf16: bool) -> None:
         self.model = transformers_model("RobertaForMaskedLM", folder, dropout=DROPOUT).to(device).train()
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=1e-5, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01, fused=True
@@ -92,8 +92,8 @@ class PeerTraining:
 
 
 def measure_training(
-    weights: Path, folder: Path, data_bin: Path, work: Path, gemm: Dict[str, Contestant], rounds: int, device: str
-) -> Dict[str, Any]:
+    weights: Path, folder: Path, data_bin: Path, work: Path, gemm: dict[str, Contestant], rounds: int, device: str
+) -> dict[str, Any]:
     """Non-padding tokens per second of both, in float32 and in bfloat16.
 
     Args:
@@ -108,8 +108,8 @@ def measure_training(
     Returns:
         ``rates`` by contestant, and what was trained on
     """
-    contestants: Dict[str, Contestant] = {}
-    out: Dict[str, Any] = {}
+    contestants: dict[str, Contestant] = {}
+    out: dict[str, Any] = {}
     for dtype in ("float32", "bfloat16"):
         ours = OurTraining(weights, data_bin, work / f"save-{dtype}", device, dtype == "bfloat16")
         batches = [rows_of(ours.dataset.view, batch) for batch in ours.batches]

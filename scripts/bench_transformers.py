@@ -5,10 +5,11 @@ Everything runs on random weights as well, where no folder is given.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ContextManager, List, Optional, Sequence, Tuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,8 +40,8 @@ class Row:
     blanks: np.ndarray
 
 
-def rows_of(view: Any, indices: Optional[Sequence[int]] = None) -> List[Row]:
-    """Items of a :class:`fairseq_cloze.joint.JointView` as rows; all of them, or those of *indices*."""
+def rows_of(view: Any, indices: Sequence[int] | None = None) -> list[Row]:
+    """Items of a :class:`fairseq_cloze.views.joint.JointView` as rows; all of them, or those of *indices*."""
     rows = []
     for index in range(len(view)) if indices is None else indices:
         item = view.item(int(index))
@@ -59,14 +60,14 @@ def rows_of(view: Any, indices: Optional[Sequence[int]] = None) -> List[Row]:
 
 
 def transformers_model(
-    name: str, folder: Optional[Path] = None, shape: Any = None, vocabulary_size: int = 50265, dropout: float = 0.1
+    name: str, folder: Path | None = None, shape: Any = None, vocabulary_size: int = 50265, dropout: float = 0.1
 ) -> Any:
     """A RoBERTa of transformers with SDPA, in float32.
 
     Args:
         name: class, such as ``RobertaForMaskedLM``
         folder: weights in Hugging Face's format; random ones where there is none
-        shape: of the encoder, for random weights; a :class:`fairseq_cloze.checkpoints.Architecture`
+        shape: of the encoder, for random weights; a :class:`fairseq_cloze.weights.checkpoint.Architecture`
         vocabulary_size: for random weights
         dropout: in training
     """
@@ -91,7 +92,7 @@ def transformers_model(
     return model_class._from_config(config, attn_implementation="sdpa")
 
 
-def autocast(device: str, on: bool) -> ContextManager[Any]:
+def autocast(device: str, on: bool) -> AbstractContextManager[Any]:
     """Compute in bfloat16 where torch says that it is safe."""
     return torch.autocast(torch.device(device).type, torch.bfloat16) if on else nullcontext()
 
@@ -180,7 +181,7 @@ def _padded(rows: Sequence[np.ndarray]) -> Tensor:
     return torch.from_numpy(tokens)
 
 
-def _stacked(rows: Sequence[Row]) -> Tuple[Tensor, Tensor]:
+def _stacked(rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
     shape = np.max([row.candidates.shape for row in rows], axis=0)
     blanks = sum(len(row.candidates) for row in rows)
     candidates = np.full((blanks, *shape[1:]), PAD, dtype=np.int64)

@@ -19,8 +19,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 MINI = ROOT / "examples" / "pretrained" / "mini"
@@ -56,7 +57,7 @@ def prepare(passages: Path, weights: Path, most: int, folder: Path) -> Path:
     return folder / "bin"
 
 
-def evaluation(processes: int, model: Path, data_bin: Path, folder: Path) -> Dict[str, float]:
+def evaluation(processes: int, model: Path, data_bin: Path, folder: Path) -> dict[str, float]:
     """Evaluate once; blanks per second while scoring, and the accuracy, which must not depend on the processes."""
     out = folder / "evaluation.json"
     launch(processes, ("-m", "fairseq_cloze", "evaluate", model, data_bin, "--split", "train", "--json", out))
@@ -74,9 +75,10 @@ def training(processes: int, model: Path, data_bin: Path, folder: Path, updates:
     return float(json.loads(text.splitlines()[-1])["updates_per_second"])
 
 
-def _train(arguments: List[str]) -> None:
+def _train(arguments: list[str]) -> None:
     """fairseq-train with a clock."""
-    from fairseq_cloze import compat, register
+    from fairseq_cloze import register
+    from fairseq_cloze.plugin import compat
 
     register()
     import importlib
@@ -85,7 +87,7 @@ def _train(arguments: List[str]) -> None:
 
     train = importlib.import_module("fairseq_cli.train")
     register()
-    times: List[float] = []
+    times: list[float] = []
     plain = Trainer.train_step
 
     def step(self: Any, samples: Any, raise_oom: bool = False) -> Any:
@@ -101,12 +103,12 @@ def _train(arguments: List[str]) -> None:
         print("\n" + json.dumps({"updates_per_second": speed}), flush=True)
 
 
-def measure(arguments: argparse.Namespace, folder: Path) -> Dict[str, Any]:
+def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Both, *rounds* times in turns; medians and their ratios."""
     data_bin = prepare(arguments.passages, arguments.weights, arguments.most, folder)
     model = arguments.weights / "model.pt"
-    scored: Dict[int, List[float]] = {1: [], 2: []}
-    trained: Dict[int, List[float]] = {1: [], 2: []}
+    scored: dict[int, list[float]] = {1: [], 2: []}
+    trained: dict[int, list[float]] = {1: [], 2: []}
     accuracies = set()
     for _ in range(arguments.rounds):
         for processes in (1, 2):
@@ -118,7 +120,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> Dict[str, Any]:
             trained[processes].append(speed)
     if len(accuracies) != 1:
         raise SystemExit(f"accuracy depends on the number of processes: {sorted(accuracies)}")
-    out: Dict[str, Any] = {"weights": str(arguments.weights), "rounds": arguments.rounds}
+    out: dict[str, Any] = {"weights": str(arguments.weights), "rounds": arguments.rounds}
     for name, unit, found_by in (("evaluation", "blanks/s", scored), ("training", "updates/s", trained)):
         one, two = (statistics.median(found_by[processes]) for processes in (1, 2))
         out[name] = {"unit": unit, "one": found_by[1], "two": found_by[2], "ratio": two / one}

@@ -16,22 +16,23 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any
 
 import torch
 from gpu_measure import Measures
 
 ROOT = Path(__file__).resolve().parent.parent
-PASSAGES = ROOT / "user_dir_tests" / "passages"  # a fixed half of the examples
+PASSAGES = ROOT / "user_dir_tests" / "support" / "passages"  # a fixed half of the examples
 PLUGIN = ("--user-dir", ROOT / "fairseq_cloze", "--task", "cloze_ranking")
 
 #: Shapes to train, by name: layers, width, feed-forward width, attention heads.
 SHAPES = {"tiny": (2, 64, 256, 4), "base": (12, 768, 3072, 12), "large": (24, 1024, 4096, 16)}
 
 #: Options by type to compute in; half precision is trained on CUDA only.
-PRECISIONS: Dict[str, Sequence[str]] = {
+PRECISIONS: dict[str, Sequence[str]] = {
     "fp32": (),
     "bf16": ("--autocast",),
     "fp16": ("--fp16",),
@@ -67,11 +68,11 @@ class Check:
     def __init__(self, device: str, work: Path, out: Path) -> None:
         self.device, self.work, self.out = device, work, out
         self.cuda = device == "cuda"
-        self.results: Dict[str, Any] = {"checks": {}}
-        self.failures: List[str] = []
+        self.results: dict[str, Any] = {"checks": {}}
+        self.failures: list[str] = []
         self._writing = threading.Lock()
 
-    def run(self, name: str, module: str, *options: Any, memory: Optional[float] = None) -> str:
+    def run(self, name: str, module: str, *options: Any, memory: float | None = None) -> str:
         """Run a command of fairseq or of this project; its output.
 
         Args:
@@ -133,7 +134,7 @@ class Check:
             self.out.write_text(json.dumps(self.results, indent=1) + "\n")
 
     def train(
-        self, name: str, shape: str, updates: int, *options: Any, data: str = "bin", memory: Optional[float] = None
+        self, name: str, shape: str, updates: int, *options: Any, data: str = "bin", memory: float | None = None
     ) -> str:
         """A training of some updates from random weights; its log has a line per update."""
         layers, width, inner, heads = SHAPES[shape]
@@ -194,7 +195,7 @@ class Check:
     def precisions(self) -> None:
         """The same updates in every type; the first loss and the last one are those of float32."""
         shape, names = ("base", list(PRECISIONS)) if self.cuda else ("tiny", ["fp32", "bf16"])
-        found: Dict[str, Any] = {}
+        found: dict[str, Any] = {}
         for name in names:
             options = ("--lr", 1e-4, "--dropout", 0, "--attention-dropout", 0, "--no-save", *PRECISIONS[name])
             text = self.train(f"precision-{name.replace(', ', '-')}", shape, FEW_UPDATES, *options)
@@ -263,9 +264,9 @@ class Check:
         import fairseq_cloze
 
         fairseq_cloze.register()
-        from fairseq_cloze.databin import DataBin
-        from fairseq_cloze.ranking import metrics_of
-        from fairseq_cloze.scorer import Answers, Scorer
+        from fairseq_cloze.data.databin import DataBin
+        from fairseq_cloze.ranking.metrics import metrics_of
+        from fairseq_cloze.ranking.ranker import Answers, Scorer
 
         data = DataBin(self.work / "bin")
         found, expected = {}, {}
@@ -290,10 +291,10 @@ class Check:
         self.record("evaluation", found)
 
 
-def summarise(text: str) -> Dict[str, Any]:
+def summarise(text: str) -> dict[str, Any]:
     """Losses, loss scale and overflows of a training."""
     rows = log_rows(text, "train_inner")
-    out: Dict[str, Any] = {"updates": len(rows), "first_loss": rows[0]["loss"], "last_loss": rows[-1]["loss"]}
+    out: dict[str, Any] = {"updates": len(rows), "first_loss": rows[0]["loss"], "last_loss": rows[-1]["loss"]}
     scales = [row["loss_scale"] for row in rows if "loss_scale" in row]
     if scales:
         out["overflows"] = text.count("gradient overflow detected")
@@ -301,7 +302,7 @@ def summarise(text: str) -> Dict[str, Any]:
     return out
 
 
-def log_rows(text: str, tag: str) -> List[Dict[str, Any]]:
+def log_rows(text: str, tag: str) -> list[dict[str, Any]]:
     """JSON log lines of a tag."""
     rows = []
     for line in text.splitlines():
@@ -319,11 +320,11 @@ def number(value: Any) -> Any:
         return value
 
 
-def environment() -> Dict[str, Any]:
+def environment() -> dict[str, Any]:
     """What this ran on."""
     import fairseq
 
-    out: Dict[str, Any] = {
+    out: dict[str, Any] = {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
@@ -341,7 +342,7 @@ def environment() -> Dict[str, Any]:
     return out
 
 
-def table(results: Dict[str, Any], prefix: str = "") -> List[str]:
+def table(results: dict[str, Any], prefix: str = "") -> list[str]:
     """Nested results as aligned lines."""
     lines = []
     for key, value in results.items():

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Callable, Dict, List
+from typing import Any
 
 import torch
 from bench_measure import gemm_rate, gemm_shapes, synchronize
@@ -21,7 +22,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 UPDATES, STABLE_UPDATES = 40, 500
 
 #: What is trained of each shape: name → type, options, updates.
-RUNS: Dict[str, Dict[str, Any]] = {
+RUNS: dict[str, dict[str, Any]] = {
     "tiny": {"bf16": ("bf16", ("--autocast",), 12)},
     "base": {
         "bf16, compiled": ("bf16", ("--autocast", "--compile"), UPDATES),
@@ -50,20 +51,20 @@ class Measures:
         import fairseq_cloze
 
         fairseq_cloze.register()
-        from fairseq_cloze.databin import DataBin
-        from fairseq_cloze.dataset import ClozeDataset
-        from fairseq_cloze.views import make_view
+        from fairseq_cloze.data.databin import DataBin
+        from fairseq_cloze.plugin.dataset import ClozeDataset
+        from fairseq_cloze.views.making import make_view
 
         self.check = check
         data = DataBin(check.work / "long")
         self.vocabulary = data.vocabulary
         self.view = make_view(_default_settings(), data.open("train"), data.vocabulary, POSITIONS)
         self.dataset = ClozeDataset(self.view, shuffle=True)
-        self.results: Dict[str, Any] = check.results.setdefault("measures", {})
+        self.results: dict[str, Any] = check.results.setdefault("measures", {})
 
-    def parts(self, shape: str) -> List[Callable[[], None]]:
+    def parts(self, shape: str) -> list[Callable[[], None]]:
         """What to run for a shape, in order."""
-        functions: List[Callable[[str], None]] = [self.limit, self.training, self.memory, self.peer, self.scoring]
+        functions: list[Callable[[str], None]] = [self.limit, self.training, self.memory, self.peer, self.scoring]
         out = []
         for function in functions:
             part: Any = partial(function, shape)
@@ -103,7 +104,7 @@ class Measures:
         """``fit-batch``: the peak that it predicts, and the one that it measures then."""
         from gpu_check import PLUGIN, SHAPES
 
-        from fairseq_cloze.fitting import fit_batch
+        from fairseq_cloze.plugin.fitting import fit_batch
 
         layers, width, inner, heads = SHAPES[shape]
         options = (self.check.work / "long", *PLUGIN, "--arch", "cloze_roberta", "--from-scratch", "--autocast")
@@ -145,9 +146,9 @@ class Measures:
 
     def scoring(self, shape: str) -> None:
         """One forward of every window, ours and that of transformers, in bfloat16."""
-        from fairseq_cloze.scorer import build_model
-        from fairseq_cloze.scoring import candidate_scores
-        from fairseq_cloze.view import to_device
+        from fairseq_cloze.model.scores import candidate_scores
+        from fairseq_cloze.ranking.ranker import build_model
+        from fairseq_cloze.views.view import to_device
 
         device = self.check.device
         ours = build_model(self._architecture(shape), self.vocabulary, head=False, bf16=True).to(device).eval()
@@ -166,7 +167,7 @@ class Measures:
         contestants = {"bf16": score, "transformers, bf16": partial(score_with_transformers, peer, rows, batch_size)}
         contestants["transformers, bf16"] = partial(contestants["transformers, bf16"], device, True)
         tokens = sum(len(row.tokens) for row in rows)
-        seconds: Dict[str, List[float]] = {name: [] for name in contestants}
+        seconds: dict[str, list[float]] = {name: [] for name in contestants}
         for _ in range(4):
             for name, function in contestants.items():
                 start = time.perf_counter()
@@ -185,7 +186,7 @@ class Measures:
     def _architecture(self, shape: str) -> Any:
         from gpu_check import SHAPES
 
-        from fairseq_cloze.checkpoints import Architecture
+        from fairseq_cloze.weights.checkpoint import Architecture
 
         layers, width, inner, heads = SHAPES[shape]
         return Architecture(layers, width, inner, heads, POSITIONS)
@@ -195,9 +196,9 @@ class Measures:
         size = len(self.vocabulary)
         return transformers_model("RobertaForMaskedLM", shape=self._architecture(shape), vocabulary_size=size)
 
-    def _speed(self, shape: str, dtype: str, tokens_per_second: float, times_forward: int) -> Dict[str, float]:
+    def _speed(self, shape: str, dtype: str, tokens_per_second: float, times_forward: int) -> dict[str, float]:
         """Speed, and the share of the rate of matrix products that it makes."""
-        from fairseq_cloze.flops import forward_flops
+        from bench_flops import forward_flops
 
         store = self.view.store
         lengths = self.view.row_length
@@ -209,6 +210,6 @@ class Measures:
 
 
 def _default_settings() -> Any:
-    from fairseq_cloze.settings import DEFAULT_SETTINGS
+    from fairseq_cloze.views.settings import DEFAULT_SETTINGS
 
     return DEFAULT_SETTINGS.completed({})

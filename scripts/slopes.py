@@ -13,7 +13,7 @@ import json
 import time
 import tracemalloc
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 import numpy as np
 
@@ -21,10 +21,10 @@ from fairseq_cloze import register
 
 register()
 
-from fairseq_cloze.databin import DataBin  # noqa: E402
-from fairseq_cloze.dataset import ClozeDataset  # noqa: E402
-from fairseq_cloze.joint import JointView  # noqa: E402
-from fairseq_cloze.store import Store  # noqa: E402
+from fairseq_cloze.data.databin import DataBin  # noqa: E402
+from fairseq_cloze.data.store import Store  # noqa: E402
+from fairseq_cloze.plugin.dataset import ClozeDataset  # noqa: E402
+from fairseq_cloze.views.joint import JointView  # noqa: E402
 
 TOTALS = ("id_length", "token_count", "sentence_count", "blank_count", "candidate_count", "candidate_length")
 
@@ -32,7 +32,7 @@ TOTALS = ("id_length", "token_count", "sentence_count", "blank_count", "candidat
 def repeat(store: Store, passages: int) -> Store:
     """A store in memory that holds the passages of *store* again and again."""
     times = -(-passages // len(store))
-    columns: Dict[str, np.ndarray] = {}
+    columns: dict[str, np.ndarray] = {}
     for name, values in store.columns.items():
         if name in TOTALS:
             lengths = np.tile(np.diff(values), times)
@@ -42,7 +42,7 @@ def repeat(store: Store, passages: int) -> Store:
     return Store(columns)
 
 
-def memory(data: DataBin, store: Store, max_tokens: int) -> Dict[str, float]:
+def memory(data: DataBin, store: Store, max_tokens: int) -> dict[str, float]:
     """Bytes that a process keeps per passage of the split, and has at most, the mapped files apart."""
     tracemalloc.start()
     dataset = ClozeDataset(JointView(store, data.vocabulary, 512), shuffle=True)
@@ -54,7 +54,7 @@ def memory(data: DataBin, store: Store, max_tokens: int) -> Dict[str, float]:
     return {name: value / len(store) for name, value in (("open", kept), ("epoch", with_batches), ("peak", peak))}
 
 
-def measure(data: DataBin, store: Store, passages: int, max_tokens: int) -> Dict[str, Any]:
+def measure(data: DataBin, store: Store, passages: int, max_tokens: int) -> dict[str, Any]:
     """Seconds and bytes for a store of so many passages."""
     many = repeat(store, passages)
     start = time.perf_counter()
@@ -86,7 +86,7 @@ def main() -> None:
     start = time.perf_counter()
     store = data.open(arguments.split)
     mapped = time.perf_counter() - start
-    rows: List[Dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for passages in arguments.passages:
         row = measure(data, store, passages, arguments.max_tokens)
         rows.append(row)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
-from typing import List, Set, Tuple
 
 import pytest
 import torch
@@ -20,7 +19,7 @@ from .conftest import PASSAGES, ROOT, run
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def blocks(page: Path) -> List[Tuple[str, str]]:
+def blocks(page: Path) -> list[tuple[str, str]]:
     """Kind (``bash``, ``bash gpu`` ...) and text of each code block, unindented."""
     found = []
     for indent, kind, text in re.findall(r"^( *)```(\w[^\n]*)?\n(.*?)^ *```$", page.read_text(), re.M | re.S):
@@ -127,7 +126,7 @@ def test_options_in_the_text_exist(page: Path) -> None:
         assert option in known or any(name.startswith(option) for name in known if option.endswith("-")), option
 
 
-def _known_options() -> Set[str]:
+def _known_options() -> set[str]:
     from fairseq.dataclass import configs
     from fairseq.optim.lr_scheduler.polynomial_decay_schedule import PolynomialDecayLRScheduleConfig
 
@@ -135,9 +134,9 @@ def _known_options() -> Set[str]:
 
     register()
     from fairseq_cloze.cli import COMMANDS, main
-    from fairseq_cloze.criterion import ClozeRankingCriterionConfig
-    from fairseq_cloze.model import ClozeRobertaConfig
-    from fairseq_cloze.task import ClozeRankingConfig
+    from fairseq_cloze.plugin.criterion import ClozeRankingCriterionConfig
+    from fairseq_cloze.plugin.model import ClozeRobertaConfig
+    from fairseq_cloze.plugin.task import ClozeRankingConfig
 
     groups = [value for name, value in vars(configs).items() if name.endswith("Config")]
     groups += [PolynomialDecayLRScheduleConfig, ClozeRankingConfig, ClozeRankingCriterionConfig, ClozeRobertaConfig]

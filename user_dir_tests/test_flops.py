@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, List
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fairseq_cloze import register
-from fairseq_cloze.checkpoints import Architecture
-from fairseq_cloze.databin import DataBin
-from fairseq_cloze.flops import encoder_flops, forward_flops, training_flops
+from fairseq_cloze.data.databin import DataBin
+from fairseq_cloze.weights.checkpoint import Architecture
+from scripts.bench_flops import encoder_flops, forward_flops, training_flops
 
 register()
 
-from fairseq_cloze.scorer import Scorer  # noqa: E402
-from fairseq_cloze.scoring import candidate_scores  # noqa: E402
-from fairseq_cloze.views import make_view  # noqa: E402
+from fairseq_cloze.model.scores import candidate_scores  # noqa: E402
+from fairseq_cloze.ranking.ranker import Scorer  # noqa: E402
+from fairseq_cloze.views.making import make_view  # noqa: E402
 
 
 def test_by_hand() -> None:
@@ -51,7 +51,7 @@ def test_our_model(pretrained: Path, data_bin: Path) -> None:
     for index in (0, len(view) // 2, len(view) - 1):
         sample = view.collate([view.item(index)])
         arguments = (scorer.architecture, [int(view.row_length[index])], len(sample["blanks"]), 0)
-        scores: List[torch.Tensor] = []
+        scores: list[torch.Tensor] = []
         forward = counted(lambda s=sample, out=scores: out.append(candidate_scores(scorer.model, s, scorer.settings)))
         assert forward == forward_flops(*arguments)
         loss = scores[0].masked_fill(~sample["distinct"], 0.0).sum()

@@ -5,25 +5,25 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 import pytest
 import torch
 
 from fairseq_cloze import register
-from fairseq_cloze.encoding import encode_passages
-from fairseq_cloze.passages import LETTERS, read_passages
-from fairseq_cloze.prepare import prepare
-from fairseq_cloze.text import BLANK, NOTHING, normalise
-from fairseq_cloze.vocabulary import Vocabulary
+from fairseq_cloze.data.encoding import encode_passages
+from fairseq_cloze.data.prepare import prepare
+from fairseq_cloze.data.vocabulary import Vocabulary
+from fairseq_cloze.passages.reading import LETTERS, read_passages
+from fairseq_cloze.passages.text import BLANK, NOTHING, normalise
 
 from .conftest import run
-from .test_vocabulary import fairseq_ids
+from .data.test_vocabulary import fairseq_ids
 
 register()
 
-from fairseq_cloze.evaluate import evaluate, predict  # noqa: E402
-from fairseq_cloze.scorer import Scorer  # noqa: E402
+from fairseq_cloze.ranking.evaluate import evaluate, predict  # noqa: E402
+from fairseq_cloze.ranking.ranker import Scorer  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +64,13 @@ def test_tokens_are_fairseqs_on_all_of_cloth_train(cloth: Path, gpt2_bpe: Path) 
     passages = blanks = 0
     for passage in read_passages([cloth / "train"]):
         segments = BLANK.split(normalise(passage.article))
-        expected: List[int] = []
+        expected: list[int] = []
         for segment in segments[:-1]:
             expected += [*(encode(segment.rstrip()) if segment.rstrip() else []), vocabulary.mask]
         expected += encode(segments[-1]) if segments[-1] else []
         columns = encode_passages([passage], vocabulary)
         assert columns["tokens"].tolist() == expected, passage.id
-        candidates: List[int] = []
+        candidates: list[int] = []
         for segment, row in zip(segments, passage.candidates):
             space = " " if segment != segment.rstrip() else ""
             for choice in row:
@@ -112,12 +112,12 @@ def test_predictions_equal_a_transformers_loop(weights: Path, roberta6: Path, gp
     model = RobertaForMaskedLM.from_pretrained(roberta6, torch_dtype=torch.float32).eval()
     files = sorted((cloth / "valid").glob("*/*.json"))
     random.Random(0).shuffle(files)
-    expected: Dict[str, List[str]] = {}
-    used: List[Path] = []
+    expected: dict[str, list[str]] = {}
+    used: list[Path] = []
     for file in files:
         if len(used) == 100:
             break
-        fields: Dict[str, Any] = json.loads(file.read_text())
+        fields: dict[str, Any] = json.loads(file.read_text())
         article = normalise(fields["article"])
         ids = tokenizer(BLANK.sub("<mask>", article))["input_ids"]
         if len(ids) > 512:
@@ -152,7 +152,7 @@ def test_zero_shot_at_every_batch_size(weights: Path, cloth_bin: Path) -> None:
 @pytest.mark.slow
 def test_raw_text_costs_accuracy(tmp_path: Path, weights: Path, cloth: Path) -> None:
     """The first passages, as exam files are typed and as pretraining text looks."""
-    from fairseq_cloze.encoding import EncodingOptions
+    from fairseq_cloze.data.encoding import EncodingOptions
 
     files = sorted((cloth / "valid" / "middle").glob("*.json"))[:15]
     accuracy = {}

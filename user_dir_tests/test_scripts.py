@@ -6,7 +6,7 @@ import json
 import shutil
 import signal
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any
 
 import pytest
 import torch
@@ -135,7 +135,7 @@ def test_the_whole_round_told_to_stop_and_started_again(tmp_path: Path, hf_folde
     updates = [row["num_updates"] for row in ran.metrics("train_inner")]
     assert min(updates) > stopped and max(updates) == 60
     rows = [json.loads(line) for line in (checkpoints / "validation.jsonl").read_text().splitlines()]
-    scored: Dict[int, Any] = {row["updates"]: row for row in rows}
+    scored: dict[int, Any] = {row["updates"]: row for row in rows}
     assert len(scored) == len(rows), "a checkpoint was scored twice"
     assert {25, stopped, 50, 60} <= set(scored)
     assert all(row["n_blanks"] == 102 for row in rows)

@@ -8,16 +8,16 @@ TEXT holds a paragraph per line.  Every 200th block of 20 paragraphs is kept apa
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Iterator
 
 import torch
 from fairseq.data import Dictionary, indexed_dataset
 from tqdm import tqdm
 
-from fairseq_cloze.text import normalise
-from fairseq_cloze.vocabulary import EOS, Vocabulary
+from fairseq_cloze.data.vocabulary import EOS, Vocabulary
+from fairseq_cloze.passages.text import normalise
 
 BLOCK = 20  # paragraphs
 

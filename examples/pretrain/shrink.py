@@ -13,17 +13,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Dict, List, Tuple
 
 import torch
 import torch.nn.functional as F
 from binarize import paragraphs
 from torch import Tensor
 
-from fairseq_cloze.checkpoints import Architecture, load_state, read_architecture, roberta_weights
+from fairseq_cloze.data.vocabulary import BOS, EOS, PAD, SPECIAL_SYMBOLS, Vocabulary
 from fairseq_cloze.files import replacing
-from fairseq_cloze.pretrained import make_state
-from fairseq_cloze.vocabulary import BOS, EOS, PAD, SPECIAL_SYMBOLS, Vocabulary
+from fairseq_cloze.weights.checkpoint import Architecture, load_state, read_architecture, roberta_weights
+from fairseq_cloze.weights.hugging_face import make_state
 
 RIDGE = 1e-3
 
@@ -76,7 +75,7 @@ def main() -> None:
 
 def sample(vocabulary: Vocabulary, text: Path, number: int, length: int) -> Tensor:
     """Masked samples of a text, every 20th block of paragraphs, ``int64 (samples, length)``."""
-    rows: List[int] = []
+    rows: list[int] = []
     for index, paragraph in enumerate(paragraphs(text)):
         if index % 400 < 20:
             rows += [*vocabulary.encode([paragraph])[0].tolist(), EOS]
@@ -89,7 +88,7 @@ def sample(vocabulary: Vocabulary, text: Path, number: int, length: int) -> Tens
     return tokens.masked_fill(masked, vocabulary.mask)
 
 
-def average_rows(theirs: Vocabulary, ours: Vocabulary) -> List[Tensor]:
+def average_rows(theirs: Vocabulary, ours: Vocabulary) -> list[Tensor]:
     """For each of our embedding rows the rows of theirs that spell it."""
     rows = []
     for row, symbol in enumerate(ours.symbols):
@@ -105,14 +104,14 @@ def average_rows(theirs: Vocabulary, ours: Vocabulary) -> List[Tensor]:
 
 @torch.no_grad()
 def shrink(
-    weights: Dict[str, Tensor],
+    weights: dict[str, Tensor],
     shape: Architecture,
     tokens: Tensor,
-    layers: List[int],
+    layers: list[int],
     dim: int,
     ffn: int,
     heads: int,
-) -> Dict[str, Tensor]:
+) -> dict[str, Tensor]:
     """Weights of a small model with the teacher's vocabulary.
 
     Args:
@@ -142,7 +141,7 @@ def shrink(
     basis = torch.linalg.eigh(spread)[1][:, -dim:]  # (width, dim)
     print(f"{dim} of {width} directions hold {basis.T.mm(spread).mm(basis).trace() / spread.trace():.1%}")
 
-    out: Dict[str, Tensor] = {f"{prefix}version": torch.tensor([3.0])}
+    out: dict[str, Tensor] = {f"{prefix}version": torch.tensor([3.0])}
     out[prefix + "embed_tokens.weight"] = table @ basis
     positions = weights[prefix + "embed_positions.weight"]
     out[prefix + "embed_positions.weight"] = positions @ basis
@@ -198,8 +197,8 @@ def shrink(
 
 
 def run(
-    weights: Dict[str, Tensor], shape: Architecture, tokens: Tensor, kept: List[int]
-) -> Tuple[List[Tensor], List[Tensor], List[Tensor], List[Tensor], Tensor]:
+    weights: dict[str, Tensor], shape: Architecture, tokens: Tensor, kept: list[int]
+) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor], Tensor]:
     """What goes on in the teacher.
 
     Returns:
@@ -229,12 +228,12 @@ def run(
     return states, middles, inner, attended, head
 
 
-def linear(weights: Dict[str, Tensor], name: str, x: Tensor) -> Tensor:
+def linear(weights: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
     """A linear layer by name."""
     return F.linear(x, weights[name + ".weight"], weights[name + ".bias"])
 
 
-def attention(weights: Dict[str, Tensor], layer: str, x: Tensor, heads: int) -> Tensor:
+def attention(weights: dict[str, Tensor], layer: str, x: Tensor, heads: int) -> Tensor:
     """Attended values, ``(samples, length, heads * head width)``."""
     q, k, v = (
         linear(weights, f"{layer}self_attn.{kind}_proj", x).unflatten(-1, (heads, -1)).transpose(1, 2) for kind in "qkv"
@@ -247,7 +246,7 @@ def with_one(x: Tensor) -> Tensor:
     return torch.cat([x, torch.ones(len(x), 1)], dim=1)
 
 
-def fit(out: Dict[str, Tensor], name: str, x: Tensor, target: Tensor) -> Tensor:
+def fit(out: dict[str, Tensor], name: str, x: Tensor, target: Tensor) -> Tensor:
     """A linear layer by ridge regression; returns what it computes."""
     inputs, targets = with_one(x.reshape(-1, x.size(-1))), target.reshape(-1, target.size(-1))
     gram = inputs.T @ inputs
@@ -257,7 +256,7 @@ def fit(out: Dict[str, Tensor], name: str, x: Tensor, target: Tensor) -> Tensor:
     return linear(out, name, x)
 
 
-def fit_norm(out: Dict[str, Tensor], name: str, x: Tensor, target: Tensor) -> Tensor:
+def fit_norm(out: dict[str, Tensor], name: str, x: Tensor, target: Tensor) -> Tensor:
     """A layer norm by regression per dimension; returns what it computes."""
     z = F.layer_norm(x, x.shape[-1:])
     flat, goal = z.reshape(-1, z.size(-1)), target.reshape(-1, z.size(-1))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any, List, Optional
+from typing import Any
 
 import click
 
-from .. import __version__
 from ..errors import ClozeError
+from ..version import __version__
 
 #: Sub-command → its module here; loaded when it is used, as torch alone takes seconds.
 COMMANDS = {
@@ -33,10 +33,10 @@ COMMANDS = {
 class _Group(click.Group):
     """Sub-commands by name; a :class:`ClozeError` ends the process with its text and exit code."""
 
-    def list_commands(self, ctx: click.Context) -> List[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> Optional[click.Command]:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f".{COMMANDS[cmd_name]}", __name__)

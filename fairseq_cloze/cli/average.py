@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Tuple
-
 import click
 
 
 @click.command("average")
 @click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...")
 @click.option("--out", required=True, metavar="FILE", help="Checkpoint to write.")
-def command(checkpoints: Tuple[str, ...], out: str) -> None:
+def command(checkpoints: tuple[str, ...], out: str) -> None:
     """Average the weights of several checkpoints of one run."""
-    from ..average import average
+    from ..weights.averaging import average
 
     click.echo(f"wrote {average(checkpoints, out)}, the mean of {len(checkpoints)} checkpoints")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 import click
 
 
@@ -12,13 +10,13 @@ import click
 @click.argument("data_bin", metavar="[DATA-BIN]", required=False)
 @click.option("--json", "json_path", metavar="OUT", help="File to write the diagnosis to as JSON.")
 @click.pass_context
-def command(ctx: click.Context, checkpoint: str, data_bin: Optional[str], json_path: Optional[str]) -> None:
+def command(ctx: click.Context, checkpoint: str, data_bin: str | None, json_path: str | None) -> None:
     """Is this checkpoint what it says?  Names the part at fault; exit status 3 if unfit."""
     from .. import register
 
     register()
-    from ..diagnosis import EXIT_UNFIT
-    from ..doctor import doctor
+    from ..doctor.diagnosis import EXIT_UNFIT
+    from ..doctor.doctor import doctor
     from ..files import check_writable, write_text
 
     if json_path:

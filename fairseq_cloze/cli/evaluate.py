@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 import click
 
-from ..settings import Settings
+from ..views.settings import Settings
 from .options import scoring_options
 
 
@@ -23,9 +23,9 @@ def command(
     checkpoint: str,
     data_bin: str,
     split: str,
-    json_path: Optional[str],
+    json_path: str | None,
     breakdown: bool,
-    predictions: Optional[str],
+    predictions: str | None,
     settings: Settings,
     **resources: Any,
 ) -> None:
@@ -36,17 +36,17 @@ def command(
     from .. import register
 
     register()
-    from .. import workers
-    from ..evaluate import evaluate
     from ..files import check_writable, write_text
+    from ..ranking import sharing
+    from ..ranking.evaluate import evaluate
 
-    with workers.joined():
-        for path in filter(None, (json_path, predictions)) if workers.is_first() else ():
+    with sharing.joined():
+        for path in filter(None, (json_path, predictions)) if sharing.is_first() else ():
             check_writable(path)
         result = evaluate(
             checkpoint, data_bin, split, settings, **resources, predictions_path=predictions, with_breakdown=breakdown
         )
-        if not workers.is_first():
+        if not sharing.is_first():
             return
         for line in result.lines():
             click.echo(line)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Optional, Tuple
-
 import click
 
-from ..fitting import SHARE
+from ..plugin.fitting import SHARE
 
 
 @click.command("fit-batch", context_settings={"ignore_unknown_options": True})
@@ -14,14 +12,14 @@ from ..fitting import SHARE
 @click.option("--memory-limit", metavar="GIB", type=float, help="Most memory to use; default: all that is free.")
 @click.option("--share", default=SHARE, show_default=True, help="Share of the memory that may be filled.")
 @click.option("--json", "json_path", metavar="OUT", help="File to write the result to as JSON.")
-def command(arguments: Tuple[str, ...], memory_limit: Optional[float], share: float, json_path: Optional[str]) -> None:
+def command(arguments: tuple[str, ...], memory_limit: float | None, share: float, json_path: str | None) -> None:
     """Find the largest --max-tokens whose training steps fit into memory.
 
     Takes the options of the training, runs steps of it on the most expensive batches, at growing sizes, and prints what
     to pass. Nothing is trained or saved.
     """
     from ..files import check_writable, write_text
-    from ..fitting import fit_batch
+    from ..plugin.fitting import fit_batch
 
     if json_path:
         check_writable(json_path)

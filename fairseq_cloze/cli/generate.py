@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional, Tuple
-
 import click
 
 
@@ -16,14 +14,14 @@ import click
 @click.option("--lm", metavar="CHECKPOINT", help="RoBERTa that drops distractors which would be right, too.")
 @click.option("--limit", type=click.IntRange(min=1), help="Most passages, spread evenly over the text.")
 def command(
-    texts: Tuple[str, ...], out: str, seed: int, workers: Optional[int], lm: Optional[str], limit: Optional[int]
+    texts: tuple[str, ...], out: str, seed: int, workers: int | None, lm: str | None, limit: int | None
 ) -> None:
     """Make cloze passages from English prose: text files, folders of them, or - for standard input."""
     if lm is not None:
         from .. import register
 
         register()
-    from ..generate import generate
+    from ..generation.generate import generate
 
     tally = generate(texts, out, seed, workers, lm, limit)
     for line in tally.lines():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 import click
 
 
@@ -12,11 +10,11 @@ import click
 @click.option("--out", required=True, metavar="DIR", help="Folder to write model.pt, dict.txt and BPE files into.")
 @click.option("--gpt2-bpe", metavar="DIR",
               help="Folder with encoder.json, vocab.bpe and dict.txt, if SOURCE has no tokenizer files.")  # fmt: skip
-def command(source: str, out: str, gpt2_bpe: Optional[str]) -> None:
+def command(source: str, out: str, gpt2_bpe: str | None) -> None:
     """Turn a Hugging Face RoBERTa into weights for fairseq.
 
     SOURCE is a local folder, or the name of a model on the hub where huggingface_hub is installed.
     """
-    from ..pretrained import import_hf
+    from ..weights.hugging_face import import_hf
 
     click.echo(f"wrote {import_hf(source, out, gpt2_bpe)}")

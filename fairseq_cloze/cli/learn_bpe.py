@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Tuple
 
 import click
 
@@ -15,11 +14,11 @@ from .options import on_error_option
 @click.option("--size", type=int, default=8000, show_default=True, help="Rows of the dictionary.")
 @click.option("--out", required=True, metavar="DIR", help="Folder to write dict.txt and BPE files into.")
 @on_error_option
-def command(passages: Tuple[str, ...], size: int, out: str, on_error: str) -> None:
+def command(passages: tuple[str, ...], size: int, out: str, on_error: str) -> None:
     """Learn a byte-level BPE from passages, for training --from-scratch."""
-    from ..passages import Tally
-    from ..prepare import passage_texts
-    from ..vocabulary import Vocabulary
+    from ..data.prepare import passage_texts
+    from ..data.vocabulary import Vocabulary
+    from ..passages.reading import Tally
 
     tally = Tally()
     vocabulary = Vocabulary.learn(passage_texts(passages, on_error=on_error, tally=tally), size)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import fields
 from functools import wraps
-from typing import Any, Callable, List, Optional, Tuple
+from typing import Any
 
 import click
 
-from ..settings import OTHER_BLANKS, SCORERS, VIEWS, Settings
+from ..views.settings import OTHER_BLANKS, SCORERS, VIEWS, Settings
 
 on_error_option = click.option(
     "--on-error",
@@ -20,7 +21,7 @@ on_error_option = click.option(
 )
 
 
-def _addresses(context: click.Context, option: click.Parameter, values: Tuple[str, ...]) -> List[str]:
+def _addresses(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> list[str]:
     return [address for value in values for address in re.split(r"[,:\s]+", value) if address]
 
 
@@ -35,7 +36,7 @@ email_option = click.option(
 )
 
 
-def _weights(context: click.Context, option: click.Parameter, text: Optional[str]) -> Optional[List[float]]:
+def _weights(context: click.Context, option: click.Parameter, text: str | None) -> list[float] | None:
     try:
         return None if text is None else [float(weight) for weight in text.split(":")]
     except ValueError as error:

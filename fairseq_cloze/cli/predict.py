@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional, Tuple
+from typing import Any
 
 import click
 
-from ..settings import Settings
-from ..text import TEXT_NORMS
+from ..passages.text import TEXT_NORMS
+from ..views.settings import Settings
 from .options import on_error_option, scoring_options
 
 
@@ -21,10 +21,10 @@ from .options import on_error_option, scoring_options
 @scoring_options
 def command(
     checkpoint: str,
-    inputs: Tuple[str, ...],
+    inputs: tuple[str, ...],
     out: str,
     scores: bool,
-    text_norm: Optional[str],
+    text_norm: str | None,
     on_error: str,
     settings: Settings,
     **resources: Any,
@@ -36,16 +36,16 @@ def command(
     from .. import register
 
     register()
-    from .. import workers
-    from ..evaluate import predict
     from ..files import check_writable
-    from ..ranking import metrics_of
+    from ..ranking import sharing
+    from ..ranking.evaluate import predict
+    from ..ranking.metrics import metrics_of
 
-    with workers.joined():
-        if workers.is_first():
+    with sharing.joined():
+        if sharing.is_first():
             check_writable(out)
         result = predict(checkpoint, inputs, scores, settings, text_norm, on_error, **resources, out=out)
-        if not workers.is_first():
+        if not sharing.is_first():
             return
         for note in result.notes:
             click.echo(note)

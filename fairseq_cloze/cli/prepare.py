@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Optional, Tuple
-
 import click
 
-from ..encoding import EncodingOptions
-from ..text import TEXT_NORMS
+from ..data.encoding import EncodingOptions
+from ..passages.text import TEXT_NORMS
 from .options import on_error_option
 
 
@@ -24,12 +22,12 @@ from .options import on_error_option
 @on_error_option
 @click.option("--overwrite", is_flag=True, help="Replace DATA-BIN if it exists.")
 def command(
-    train: Tuple[str, ...],
-    valid: Tuple[str, ...],
-    test: Tuple[str, ...],
+    train: tuple[str, ...],
+    valid: tuple[str, ...],
+    test: tuple[str, ...],
     pretrained: str,
     out: str,
-    workers: Optional[int],
+    workers: int | None,
     text_norm: str,
     sentence_case: bool,
     on_error: str,
@@ -39,7 +37,7 @@ def command(
 
     A command that was cut off goes on where it stopped when it is given again.
     """
-    from ..prepare import prepare
+    from ..data.prepare import prepare
 
     inputs = {split: paths for split, paths in (("train", train), ("valid", valid), ("test", test)) if paths}
     options = EncodingOptions(text_norm, sentence_case)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional, Tuple
-
 import click
 
 
@@ -13,20 +11,18 @@ import click
 @click.option("--png", metavar="DIR", help="Folder to write curves and confusion to as PNG.")
 @click.option("--passages", metavar="PATH", help="Data-bin or raw passages of the predictions; as the runs name them.")
 @click.option("--human", type=float, metavar="PERCENT", help="Accuracy of people, drawn in.  [default: 85.9, on CLOTH]")
-def command(
-    runs: Tuple[str, ...], out: str, png: Optional[str], passages: Optional[str], human: Optional[float]
-) -> None:
+def command(runs: tuple[str, ...], out: str, png: str | None, passages: str | None, human: float | None) -> None:
     """Show runs side by side on one page: table, curves, confusion, passages.
 
     RUN is a save-dir, a log, a validation.jsonl or a prediction file.
     """
     from ..files import check_writable
-    from ..report import report, write_report
+    from ..report.page import report, write_report
 
     check_writable(out)
     made = report(runs, passages, human)
     if png:
-        from ..report_png import write_pngs
+        from ..report.png import write_pngs
 
         for path in write_pngs(made.data, png):
             click.echo(f"wrote {path}")

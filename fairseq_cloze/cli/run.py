@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import List, Optional, Tuple
-
 import click
 
 from .options import email_option
@@ -18,16 +16,16 @@ from .options import email_option
 @click.pass_context
 def command(
     ctx: click.Context,
-    words: Tuple[str, ...],
+    words: tuple[str, ...],
     log_dir: str,
-    name: Optional[str],
-    emails: List[str],
+    name: str | None,
+    emails: list[str],
     mail_start: bool,
 ) -> None:
     """Run any command under a log: what ran where on what, its output, how it ended.
 
     The log is DIR/MMDD_HHMMSS-NAME.log.  Exit status and signals are those of the command, and a terminal stays one.
     """
-    from ..runlog import run
+    from ..runlog.command import run
 
     ctx.exit(run(words, log_dir=log_dir, name=name, emails=emails, mail_start=mail_start))

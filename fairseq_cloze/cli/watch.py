@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Any, List, Optional
+from typing import Any
 
 import click
 
 from .options import email_option
 
 
-def _seconds(context: click.Context, option: click.Parameter, text: Optional[str]) -> Optional[float]:
+def _seconds(context: click.Context, option: click.Parameter, text: str | None) -> float | None:
     if text is None:
         return None
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
@@ -40,15 +40,15 @@ def command(
     data_bin: str,
     split: str,
     everything: bool,
-    until_idle: Optional[float],
-    emails: List[str],
+    until_idle: float | None,
+    emails: list[str],
     **resources: Any,
 ) -> None:
     """Score the checkpoints of a training as they come, until it ends.
 
     SAVE_DIR is what fairseq-train writes to; validation.jsonl, a table and a picture appear there.
     """
-    from ..resources import Resources
-    from ..watch import watch
+    from ..watch.resources import Resources
+    from ..watch.watcher import watch
 
     watch(save_dir, data_bin, split, not everything, until_idle, Resources(**resources), emails, click.echo)

@@ -1,0 +1,86 @@
+"""Self-attention over rows of different lengths that lie one after the other, without padding between them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Rows(NamedTuple):
+    """Where rows lie in a tensor of tokens.
+
+    Attributes:
+        lengths: tokens of each row
+        ends: running totals of the lengths, starting with 0, ``int32 (rows + 1,)``, on the tokens' device
+        longest: the longest length
+    """
+
+    lengths: list[int]
+    ends: Tensor
+    longest: int
+
+
+def rows_of(present: Tensor) -> Rows:
+    """Rows of a padded input; on CUDA this waits for the device, once.
+
+    Args:
+        present: not padding, ``bool (rows, length)``
+    """
+    ends = F.pad(present.sum(dim=1).cumsum(dim=0), (1, 0)).to(torch.int32)
+    totals = ends.tolist()
+    lengths = [after - before for before, after in zip(totals, totals[1:])]
+    return Rows(lengths, ends, max(lengths, default=0))
+
+
+def attend(qkv: Tensor, rows: Rows, dropout: float = 0.0) -> Tensor:
+    """Scaled dot-product attention of each row to itself.
+
+    On CUDA, FlashAttention 2 takes all rows at once where it can: half precision, and a device that has it.  A CPU
+    takes them in turns, as two products and a softmax, which is faster there than torch's kernel
+    (``docs/decisions.md``).  Everything else pads them.
+
+    Args:
+        qkv: query, key and value, ``(tokens, 3, heads, head width)``
+        rows: where the rows lie
+        dropout: probability of dropping an attention weight
+
+    Returns:
+        ``(tokens, heads, head width)``
+    """
+    if qkv.device.type == "cpu":
+        return torch.cat([_attend_row(row, dropout) for row in torch.split(qkv, rows.lengths)])
+    if _has_flash(qkv):
+        span = (rows.ends, rows.ends, rows.longest, rows.longest, dropout)
+        return torch.ops.aten._flash_attention_forward(*qkv.unbind(dim=1), *span, False, False)[0]
+    return attend_padded(qkv, rows, dropout)
+
+
+def _attend_row(row: Tensor, dropout: float) -> Tensor:
+    query, key, value = row.permute(1, 2, 0, 3)  # (3, heads, length, head width)
+    weights = ((query * query.size(-1) ** -0.5) @ key.transpose(-1, -2)).softmax(dim=-1)
+    return (F.dropout(weights, dropout) @ value).transpose(0, 1)
+
+
+def _has_flash(qkv: Tensor) -> bool:
+    half = qkv.dtype in (torch.float16, torch.bfloat16)
+    width = qkv.size(-1) <= 256 and qkv.size(-1) % 8 == 0
+    return half and width and qkv.is_cuda and torch.cuda.get_device_capability(qkv.device)[0] >= 8
+
+
+def attend_padded(qkv: Tensor, rows: Rows, dropout: float = 0.0) -> Tensor:
+    """:func:`attend` by torch's kernel for padded rows, on any device.
+
+    torch's memory-efficient kernel has a form for packed rows too, but drops the same weights in every row then.
+    """
+    lengths = rows.ends.diff()
+    number, place = (torch.arange(count, device=qkv.device) for count in (len(lengths), rows.longest))
+    present = place < lengths[:, None]
+    shift = (number * rows.longest - rows.ends[:-1]).repeat_interleave(lengths, output_size=len(qkv))
+    index = torch.arange(len(qkv), device=qkv.device) + shift  # where each token is, without waiting for the device
+    padded = qkv.new_zeros(present.numel(), *qkv.shape[1:]).index_copy(0, index, qkv)
+    query, key, value = padded.view(*present.shape, *qkv.shape[1:]).permute(2, 0, 3, 1, 4)
+    out = F.scaled_dot_product_attention(query, key, value, present[:, None, None], dropout)
+    return out.transpose(1, 2).flatten(0, 1)[index]
