@@ -150,7 +150,7 @@ def measure_prepare(
 
 def open_store(data_bin: Path) -> dict[str, float]:
     """Seconds and memory added by opening a data-bin's training split and reading one passage from its middle."""
-    from fairseq_cloze.databin import DataBin
+    from fairseq_cloze.data.databin import DataBin
 
     process = psutil.Process()
     before, start = process.memory_info().rss, time.perf_counter()

@@ -19,7 +19,7 @@ import numpy as np
 
 
 class Shape(Protocol):
-    """What of a model the formula needs; :class:`fairseq_cloze.checkpoints.Architecture` has it."""
+    """What of a model the formula needs; :class:`fairseq_cloze.weights.checkpoint.Architecture` has it."""
 
     @property
     def encoder_layers(self) -> int:

@@ -14,10 +14,10 @@ from typing import Any
 from bench_measure import Contestant, in_turns
 from bench_sentence_ranking import prepare_texts, questions_of, run, write_texts
 
-from fairseq_cloze.encoding import encode_passages
-from fairseq_cloze.passages import LETTERS, UNLABELLED, Passage
-from fairseq_cloze.text import BLANK, NOTHING, normalise
-from fairseq_cloze.vocabulary import Vocabulary
+from fairseq_cloze.data.encoding import encode_passages
+from fairseq_cloze.data.vocabulary import Vocabulary
+from fairseq_cloze.passages.reading import LETTERS, UNLABELLED, Passage
+from fairseq_cloze.passages.text import BLANK, NOTHING, normalise
 
 
 def write_passages(passages: Sequence[Passage], folder: Path) -> None:

@@ -20,12 +20,12 @@ from bench_transformers import (
     transformers_model,
 )
 
-from fairseq_cloze.checkpoints import load_state, roberta_weights
-from fairseq_cloze.encoding import encode_passages
-from fairseq_cloze.passages import Passage
-from fairseq_cloze.scorer import Answers, Scorer
-from fairseq_cloze.store import Store
-from fairseq_cloze.views import make_view
+from fairseq_cloze.data.encoding import encode_passages
+from fairseq_cloze.data.store import Store
+from fairseq_cloze.passages.reading import Passage
+from fairseq_cloze.ranking.ranker import Answers, Scorer
+from fairseq_cloze.views.making import make_view
+from fairseq_cloze.weights.checkpoint import load_state, roberta_weights
 
 BATCH_SIZES = (4, 8, 16)  # the peers' best is taken
 QUESTION_BATCH_SIZES = (1, 2, 4)

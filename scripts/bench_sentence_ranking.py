@@ -24,9 +24,9 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq_cli import preprocess
 from torch import Tensor
 
-from fairseq_cloze.passages import UNLABELLED, Passage
-from fairseq_cloze.text import BLANK, NOTHING, normalise
-from fairseq_cloze.view import to_device
+from fairseq_cloze.passages.reading import UNLABELLED, Passage
+from fairseq_cloze.passages.text import BLANK, NOTHING, normalise
+from fairseq_cloze.views.view import to_device
 
 SPLIT = "valid"
 
@@ -143,7 +143,7 @@ class SentenceRanking:
 
     Args:
         data: ``bin`` of :func:`prepare_texts`
-        architecture: :class:`fairseq_cloze.checkpoints.Architecture`
+        architecture: :class:`fairseq_cloze.weights.checkpoint.Architecture`
         weights: of the encoder, by fairseq's names
         head: of the ranking head, by fairseq's names
         choices: candidates of each blank
@@ -181,7 +181,7 @@ class SentenceRanking:
             if isinstance(module, torch.nn.LayerNorm):
                 module.eps = architecture.layer_norm_eps
         found = {**weights, **{f"classification_heads.sentence_classification_head.{k}": v for k, v in head.items()}}
-        missing, unexpected = self.model.load_state_dict(found, strict=False)
+        missing, unexpected = self.model.load_state_dict(found)
         if missing or any(not name.endswith("version") for name in unexpected):
             raise SystemExit(f"sentence_ranking: weights missing {missing}, unexpected {unexpected}")
         self.model.to(self.device).eval()

@@ -6,10 +6,10 @@ Everything runs on random weights as well, where no folder is given.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ContextManager
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ class Row:
 
 
 def rows_of(view: Any, indices: Sequence[int] | None = None) -> list[Row]:
-    """Items of a :class:`fairseq_cloze.joint.JointView` as rows; all of them, or those of *indices*."""
+    """Items of a :class:`fairseq_cloze.views.joint.JointView` as rows; all of them, or those of *indices*."""
     rows = []
     for index in range(len(view)) if indices is None else indices:
         item = view.item(int(index))
@@ -67,7 +67,7 @@ def transformers_model(
     Args:
         name: class, such as ``RobertaForMaskedLM``
         folder: weights in Hugging Face's format; random ones where there is none
-        shape: of the encoder, for random weights; a :class:`fairseq_cloze.checkpoints.Architecture`
+        shape: of the encoder, for random weights; a :class:`fairseq_cloze.weights.checkpoint.Architecture`
         vocabulary_size: for random weights
         dropout: in training
     """
@@ -92,7 +92,7 @@ def transformers_model(
     return model_class._from_config(config, attn_implementation="sdpa")
 
 
-def autocast(device: str, on: bool) -> ContextManager[Any]:
+def autocast(device: str, on: bool) -> AbstractContextManager[Any]:
     """Compute in bfloat16 where torch says that it is safe."""
     return torch.autocast(torch.device(device).type, torch.bfloat16) if on else nullcontext()
 

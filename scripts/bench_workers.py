@@ -77,7 +77,8 @@ def training(processes: int, model: Path, data_bin: Path, folder: Path, updates:
 
 def _train(arguments: list[str]) -> None:
     """fairseq-train with a clock."""
-    from fairseq_cloze import compat, register
+    from fairseq_cloze import register
+    from fairseq_cloze.plugin import compat
 
     register()
     import importlib

@@ -25,7 +25,7 @@ import torch
 from gpu_measure import Measures
 
 ROOT = Path(__file__).resolve().parent.parent
-PASSAGES = ROOT / "user_dir_tests" / "passages"  # a fixed half of the examples
+PASSAGES = ROOT / "user_dir_tests" / "support" / "passages"  # a fixed half of the examples
 PLUGIN = ("--user-dir", ROOT / "fairseq_cloze", "--task", "cloze_ranking")
 
 #: Shapes to train, by name: layers, width, feed-forward width, attention heads.
@@ -264,9 +264,9 @@ class Check:
         import fairseq_cloze
 
         fairseq_cloze.register()
-        from fairseq_cloze.databin import DataBin
-        from fairseq_cloze.ranking import metrics_of
-        from fairseq_cloze.scorer import Answers, Scorer
+        from fairseq_cloze.data.databin import DataBin
+        from fairseq_cloze.ranking.metrics import metrics_of
+        from fairseq_cloze.ranking.ranker import Answers, Scorer
 
         data = DataBin(self.work / "bin")
         found, expected = {}, {}

@@ -52,9 +52,9 @@ class Measures:
         import fairseq_cloze
 
         fairseq_cloze.register()
-        from fairseq_cloze.databin import DataBin
-        from fairseq_cloze.dataset import ClozeDataset
-        from fairseq_cloze.views import make_view
+        from fairseq_cloze.data.databin import DataBin
+        from fairseq_cloze.plugin.dataset import ClozeDataset
+        from fairseq_cloze.views.making import make_view
 
         self.check = check
         data = DataBin(check.work / "long")
@@ -105,7 +105,7 @@ class Measures:
         """``fit-batch``: the peak that it predicts, and the one that it measures then."""
         from gpu_check import PLUGIN, SHAPES
 
-        from fairseq_cloze.fitting import fit_batch
+        from fairseq_cloze.plugin.fitting import fit_batch
 
         layers, width, inner, heads = SHAPES[shape]
         options = (self.check.work / "long", *PLUGIN, "--arch", "cloze_roberta", "--from-scratch", "--autocast")
@@ -147,9 +147,9 @@ class Measures:
 
     def scoring(self, shape: str) -> None:
         """One forward of every window, ours and that of transformers, in bfloat16."""
-        from fairseq_cloze.scorer import build_model
-        from fairseq_cloze.scoring import candidate_scores
-        from fairseq_cloze.view import to_device
+        from fairseq_cloze.model.scores import candidate_scores
+        from fairseq_cloze.ranking.ranker import build_model
+        from fairseq_cloze.views.view import to_device
 
         device = self.check.device
         ours = build_model(self._architecture(shape), self.vocabulary, head=False, bf16=True).to(device).eval()
@@ -187,7 +187,7 @@ class Measures:
     def _architecture(self, shape: str) -> Any:
         from gpu_check import SHAPES
 
-        from fairseq_cloze.checkpoints import Architecture
+        from fairseq_cloze.weights.checkpoint import Architecture
 
         layers, width, inner, heads = SHAPES[shape]
         return Architecture(layers, width, inner, heads, POSITIONS)
@@ -209,6 +209,6 @@ class Measures:
 
 
 def _default_settings() -> Any:
-    from fairseq_cloze.settings import DEFAULT_SETTINGS
+    from fairseq_cloze.views.settings import DEFAULT_SETTINGS
 
     return DEFAULT_SETTINGS.completed({})

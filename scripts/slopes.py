@@ -21,10 +21,10 @@ from fairseq_cloze import register
 
 register()
 
-from fairseq_cloze.databin import DataBin  # noqa: E402
-from fairseq_cloze.dataset import ClozeDataset  # noqa: E402
-from fairseq_cloze.joint import JointView  # noqa: E402
-from fairseq_cloze.store import Store  # noqa: E402
+from fairseq_cloze.data.databin import DataBin  # noqa: E402
+from fairseq_cloze.data.store import Store  # noqa: E402
+from fairseq_cloze.plugin.dataset import ClozeDataset  # noqa: E402
+from fairseq_cloze.views.joint import JointView  # noqa: E402
 
 TOTALS = ("id_length", "token_count", "sentence_count", "blank_count", "candidate_count", "candidate_length")
 

@@ -22,7 +22,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 ROOT = Path(__file__).resolve().parent.parent
 PLUGIN = ROOT / "fairseq_cloze"
-PASSAGES = ROOT / "user_dir_tests" / "passages"  # a fixed half of the examples
+PASSAGES = ROOT / "user_dir_tests" / "support" / "passages"  # a fixed half of the examples
 BIN = Path(sys.executable).parent
 
 
@@ -137,8 +137,8 @@ def passage(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def vocabulary() -> Any:
     """A byte-level BPE of 600 rows, learned from the example passages."""
-    from fairseq_cloze.prepare import passage_texts
-    from fairseq_cloze.vocabulary import Vocabulary
+    from fairseq_cloze.data.prepare import passage_texts
+    from fairseq_cloze.data.vocabulary import Vocabulary
 
     return Vocabulary.learn(passage_texts([PASSAGES / "train"]), 600)
 
@@ -188,7 +188,7 @@ def save_hf(folder: Path, vocabulary: Any, config_class: Any, model_class: Any, 
 @pytest.fixture(scope="session")
 def pretrained(tmp_path_factory: pytest.TempPathFactory, hf_folder: Path) -> Path:
     """The small model, imported."""
-    from fairseq_cloze.pretrained import import_hf
+    from fairseq_cloze.weights.hugging_face import import_hf
 
     folder = tmp_path_factory.mktemp("pretrained")
     import_hf(str(hf_folder), folder)
@@ -198,7 +198,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory, hf_folder: Path) -> Pat
 @pytest.fixture(scope="session")
 def data_bin(tmp_path_factory: pytest.TempPathFactory, pretrained: Path) -> Path:
     """The example passages, prepared for the small model."""
-    from fairseq_cloze.prepare import prepare
+    from fairseq_cloze.data.prepare import prepare
 
     folder = tmp_path_factory.mktemp("data") / "bin"
     prepare({split: [PASSAGES / split] for split in ("train", "valid", "test")}, pretrained, folder, workers=1)
@@ -248,7 +248,7 @@ def gpt2_bpe() -> Path:
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory, roberta6: Path, gpt2_bpe: Path) -> Path:
     """That RoBERTa, imported."""
-    from fairseq_cloze.pretrained import import_hf
+    from fairseq_cloze.weights.hugging_face import import_hf
 
     folder = tmp_path_factory.mktemp("roberta6")
     import_hf(str(roberta6), folder, gpt2_bpe)

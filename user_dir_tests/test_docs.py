@@ -134,9 +134,9 @@ def _known_options() -> set[str]:
 
     register()
     from fairseq_cloze.cli import COMMANDS, main
-    from fairseq_cloze.criterion import ClozeRankingCriterionConfig
-    from fairseq_cloze.model import ClozeRobertaConfig
-    from fairseq_cloze.task import ClozeRankingConfig
+    from fairseq_cloze.plugin.criterion import ClozeRankingCriterionConfig
+    from fairseq_cloze.plugin.model import ClozeRobertaConfig
+    from fairseq_cloze.plugin.task import ClozeRankingConfig
 
     groups = [value for name, value in vars(configs).items() if name.endswith("Config")]
     groups += [PolynomialDecayLRScheduleConfig, ClozeRankingConfig, ClozeRankingCriterionConfig, ClozeRobertaConfig]

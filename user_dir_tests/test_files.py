@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from fairseq_cloze.compare import compare
 from fairseq_cloze.errors import ClozeError
 from fairseq_cloze.files import UNFINISHED, check_writable, is_stdout, replacing, write_bytes, write_text
-from fairseq_cloze.predictions import PassagePrediction, write_predictions
+from fairseq_cloze.ranking.answers import PassagePrediction, write_predictions
+from fairseq_cloze.ranking.compare import compare
 
 from .conftest import PASSAGES, environment, run
 

@@ -10,8 +10,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fairseq_cloze import register
-from fairseq_cloze.checkpoints import Architecture
-from fairseq_cloze.databin import DataBin
+from fairseq_cloze.data.databin import DataBin
+from fairseq_cloze.weights.checkpoint import Architecture
 
 from .conftest import ROOT
 
@@ -20,9 +20,9 @@ from bench_flops import encoder_flops, forward_flops, training_flops
 
 register()
 
-from fairseq_cloze.scorer import Scorer  # noqa: E402
-from fairseq_cloze.scoring import candidate_scores  # noqa: E402
-from fairseq_cloze.views import make_view  # noqa: E402
+from fairseq_cloze.model.scores import candidate_scores  # noqa: E402
+from fairseq_cloze.ranking.ranker import Scorer  # noqa: E402
+from fairseq_cloze.views.making import make_view  # noqa: E402
 
 
 def test_by_hand() -> None:

@@ -9,10 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from fairseq_cloze.checkpoints import Architecture, load_state, read_architecture, read_vocabulary, roberta_weights
-from fairseq_cloze.evaluate import evaluate
-from fairseq_cloze.prepare import prepare
-from fairseq_cloze.vocabulary import Vocabulary
+from fairseq_cloze.data.prepare import prepare
+from fairseq_cloze.data.vocabulary import Vocabulary
+from fairseq_cloze.ranking.evaluate import evaluate
+from fairseq_cloze.weights.checkpoint import (
+    Architecture,
+    load_state,
+    read_architecture,
+    read_vocabulary,
+    roberta_weights,
+)
 
 from .conftest import PASSAGES, ROOT, run
 

@@ -11,19 +11,19 @@ import pytest
 import torch
 
 from fairseq_cloze import register
-from fairseq_cloze.encoding import encode_passages
-from fairseq_cloze.passages import LETTERS, read_passages
-from fairseq_cloze.prepare import prepare
-from fairseq_cloze.text import BLANK, NOTHING, normalise
-from fairseq_cloze.vocabulary import Vocabulary
+from fairseq_cloze.data.encoding import encode_passages
+from fairseq_cloze.data.prepare import prepare
+from fairseq_cloze.data.vocabulary import Vocabulary
+from fairseq_cloze.passages.reading import LETTERS, read_passages
+from fairseq_cloze.passages.text import BLANK, NOTHING, normalise
 
 from .conftest import run
-from .test_vocabulary import fairseq_ids
+from .data.test_vocabulary import fairseq_ids
 
 register()
 
-from fairseq_cloze.evaluate import evaluate, predict  # noqa: E402
-from fairseq_cloze.scorer import Scorer  # noqa: E402
+from fairseq_cloze.ranking.evaluate import evaluate, predict  # noqa: E402
+from fairseq_cloze.ranking.ranker import Scorer  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_zero_shot_at_every_batch_size(weights: Path, cloth_bin: Path) -> None:
 @pytest.mark.slow
 def test_raw_text_costs_accuracy(tmp_path: Path, weights: Path, cloth: Path) -> None:
     """The first passages, as exam files are typed and as pretraining text looks."""
-    from fairseq_cloze.encoding import EncodingOptions
+    from fairseq_cloze.data.encoding import EncodingOptions
 
     files = sorted((cloth / "valid" / "middle").glob("*.json"))[:15]
     accuracy = {}

@@ -16,8 +16,8 @@ import torch
 from fairseq.data import Dictionary, indexed_dataset
 from tqdm import tqdm
 
-from fairseq_cloze.text import normalise
-from fairseq_cloze.vocabulary import EOS, Vocabulary
+from fairseq_cloze.data.vocabulary import EOS, Vocabulary
+from fairseq_cloze.passages.text import normalise
 
 BLOCK = 20  # paragraphs
 

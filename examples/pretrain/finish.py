@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
-from fairseq_cloze.checkpoints import load_state, read_architecture, roberta_weights
+from fairseq_cloze.data.vocabulary import PAD, Vocabulary
 from fairseq_cloze.files import replacing
-from fairseq_cloze.pretrained import make_state
-from fairseq_cloze.vocabulary import PAD, Vocabulary
+from fairseq_cloze.weights.checkpoint import load_state, read_architecture, roberta_weights
+from fairseq_cloze.weights.hugging_face import make_state
 
 
 def main() -> None:

@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from binarize import paragraphs
 from torch import Tensor
 
-from fairseq_cloze.checkpoints import Architecture, load_state, read_architecture, roberta_weights
+from fairseq_cloze.data.vocabulary import BOS, EOS, PAD, SPECIAL_SYMBOLS, Vocabulary
 from fairseq_cloze.files import replacing
-from fairseq_cloze.pretrained import make_state
-from fairseq_cloze.vocabulary import BOS, EOS, PAD, SPECIAL_SYMBOLS, Vocabulary
+from fairseq_cloze.weights.checkpoint import Architecture, load_state, read_architecture, roberta_weights
+from fairseq_cloze.weights.hugging_face import make_state
 
 RIDGE = 1e-3
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from .. import __version__
 from ..errors import ClozeError
+from ..version import __version__
 
 #: Sub-command → its module here; loaded when it is used, as torch alone takes seconds.
 COMMANDS = {

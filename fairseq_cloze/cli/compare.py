@@ -16,8 +16,8 @@ def command(a: str, b: str, json_path: str | None) -> None:
 
     A and B are prediction files for the same labelled passages, of predict --scores or evaluate --predictions.
     """
-    from ..compare import compare
     from ..files import check_writable, write_text
+    from ..ranking.compare import compare
 
     if json_path:
         check_writable(json_path)

@@ -17,8 +17,8 @@ def command(ctx: click.Context, checkpoint: str, data_bin: str | None, json_path
     from .. import register
 
     register()
-    from ..diagnosis import EXIT_UNFIT
-    from ..doctor import doctor
+    from ..doctor.diagnosis import EXIT_UNFIT
+    from ..doctor.doctor import doctor
     from ..files import check_writable, write_text
 
     if json_path:

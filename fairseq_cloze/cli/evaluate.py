@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ..settings import Settings
+from ..views.settings import Settings
 from .options import echo_beside, scoring_options
 
 
@@ -36,17 +36,17 @@ def command(
     from .. import register
 
     register()
-    from .. import workers
-    from ..evaluate import evaluate
     from ..files import check_writable, write_text
+    from ..ranking import sharing
+    from ..ranking.evaluate import evaluate
 
-    with workers.joined():
-        for path in filter(None, (json_path, predictions)) if workers.is_first() else ():
+    with sharing.joined():
+        for path in filter(None, (json_path, predictions)) if sharing.is_first() else ():
             check_writable(path)
         result = evaluate(
             checkpoint, data_bin, split, settings, **resources, predictions_path=predictions, with_breakdown=breakdown
         )
-        if not workers.is_first():
+        if not sharing.is_first():
             return
         echo = echo_beside(json_path, predictions)
         for line in result.lines():

@@ -10,6 +10,6 @@ import click
 @click.option("--out", required=True, metavar="DIR", help="Folder to write.")
 def command(checkpoint: str, out: str) -> None:
     """Turn a fairseq checkpoint into a Hugging Face folder."""
-    from ..pretrained import export_hf
+    from ..weights.hugging_face import export_hf
 
     click.echo(f"wrote {out}, load it with transformers.{export_hf(checkpoint, out)}.from_pretrained")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..fitting import SHARE
+from ..plugin.fitting import SHARE
 from .options import echo_beside
 
 
@@ -20,7 +20,7 @@ def command(arguments: tuple[str, ...], memory_limit: float | None, share: float
     to pass. Nothing is trained or saved.
     """
     from ..files import check_writable, write_text
-    from ..fitting import fit_batch
+    from ..plugin.fitting import fit_batch
 
     if json_path:
         check_writable(json_path)

@@ -23,7 +23,7 @@ def command(
         from .. import register
 
         register()
-    from ..generate import generate
+    from ..generation.generate import generate
 
     tally = generate(texts, out, seed, workers, lm, limit)
     echo = echo_beside(out)

@@ -15,6 +15,6 @@ def command(source: str, out: str, gpt2_bpe: str | None) -> None:
 
     SOURCE is a local folder, or the name of a model on the hub where huggingface_hub is installed.
     """
-    from ..pretrained import import_hf
+    from ..weights.hugging_face import import_hf
 
     click.echo(f"wrote {import_hf(source, out, gpt2_bpe)}")

@@ -14,9 +14,9 @@ from .options import on_error_option
 @on_error_option
 def command(passages: tuple[str, ...], size: int, out: str, on_error: str) -> None:
     """Learn a byte-level BPE from passages, for training --from-scratch."""
-    from ..passages import Tally
-    from ..prepare import passage_texts
-    from ..vocabulary import Vocabulary
+    from ..data.prepare import passage_texts
+    from ..data.vocabulary import Vocabulary
+    from ..passages.reading import Tally
 
     tally = Tally()
     vocabulary = Vocabulary.learn(passage_texts(passages, on_error=on_error, tally=tally), size)

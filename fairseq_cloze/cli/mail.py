@@ -13,7 +13,7 @@ def command() -> None:
 @command.command("test")
 def test() -> None:
     """Send a test message to the settings' own address, and say what happened."""
-    from ..mail import send_test
+    from ..mail.mailer import send_test
 
     click.echo(send_test())
 
@@ -21,7 +21,7 @@ def test() -> None:
 @command.command("flush")
 def flush() -> None:
     """Send the mail that could not be sent before."""
-    from ..mail import flush
+    from ..mail.mailer import flush
 
     flushed = flush()
     if flushed is None:

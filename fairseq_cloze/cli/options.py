@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ..files import is_stdout
-from ..settings import OTHER_BLANKS, SCORERS, VIEWS, Settings
+from ..views.settings import OTHER_BLANKS, SCORERS, VIEWS, Settings
 
 
 def echo_beside(*paths: str | None) -> Callable[[str], None]:

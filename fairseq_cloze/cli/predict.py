@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from ..settings import Settings
-from ..text import TEXT_NORMS
+from ..passages.text import TEXT_NORMS
+from ..views.settings import Settings
 from .options import echo_beside, on_error_option, scoring_options
 
 
@@ -36,16 +36,16 @@ def command(
     from .. import register
 
     register()
-    from .. import workers
-    from ..evaluate import predict
     from ..files import check_writable
-    from ..ranking import metrics_of
+    from ..ranking import sharing
+    from ..ranking.evaluate import predict
+    from ..ranking.metrics import metrics_of
 
-    with workers.joined():
-        if workers.is_first():
+    with sharing.joined():
+        if sharing.is_first():
             check_writable(out)
         result = predict(checkpoint, inputs, scores, settings, text_norm, on_error, **resources, out=out)
-        if not workers.is_first():
+        if not sharing.is_first():
             return
         echo = echo_beside(out)
         for note in result.notes:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from ..encoding import EncodingOptions
-from ..text import TEXT_NORMS
+from ..data.encoding import EncodingOptions
+from ..passages.text import TEXT_NORMS
 from .options import on_error_option
 
 
@@ -37,7 +37,7 @@ def command(
 
     A command that was cut off goes on where it stopped when it is given again.
     """
-    from ..prepare import prepare
+    from ..data.prepare import prepare
 
     inputs = {split: paths for split, paths in (("train", train), ("valid", valid), ("test", test)) if paths}
     options = EncodingOptions(text_norm, sentence_case)

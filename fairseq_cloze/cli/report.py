@@ -19,13 +19,13 @@ def command(runs: tuple[str, ...], out: str, png: str | None, passages: str | No
     RUN is a save-dir, a log, a validation.jsonl or a prediction file.
     """
     from ..files import check_writable
-    from ..report import report, write_report
+    from ..report.page import report, write_report
 
     check_writable(out)
     echo = echo_beside(out)
     made = report(runs, passages, human)
     if png:
-        from ..report_png import write_pngs
+        from ..report.png import write_pngs
 
         for path in write_pngs(made.data, png):
             echo(f"wrote {path}")

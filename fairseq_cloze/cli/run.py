@@ -26,6 +26,6 @@ def command(
 
     The log is DIR/MMDD_HHMMSS-NAME.log.  Exit status and signals are those of the command, and a terminal stays one.
     """
-    from ..runlog import run
+    from ..runlog.command import run
 
     ctx.exit(run(words, log_dir=log_dir, name=name, emails=emails, mail_start=mail_start))

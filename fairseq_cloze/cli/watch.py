@@ -48,7 +48,7 @@ def command(
 
     SAVE_DIR is what fairseq-train writes to; validation.jsonl, a table and a picture appear there.
     """
-    from ..resources import Resources
-    from ..watch import watch
+    from ..watch.resources import Resources
+    from ..watch.watcher import watch
 
     watch(save_dir, data_bin, split, not everything, until_idle, Resources(**resources), emails, click.echo)

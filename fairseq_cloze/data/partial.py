@@ -1,0 +1,130 @@
+"""Partial: the folder ``<out>.partial`` in which a data-bin grows, and what a run that was cut off has left in it.
+
+It holds ``data-bin``, which gets the name it was asked for when it is complete, and a folder of shards whose name tells
+which command they are of.  A lock that ends with the process keeps two runs apart.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from ..errors import ClozeError
+from .databin import check_replaceable
+
+#: A file by which a folder is known to be one of these: only then is anything in it touched.
+MARKER = ".fairseq-cloze-prepare"
+
+_SHARDS = re.compile(r"shards-[0-9a-f]{32}")
+
+
+class Partial:
+    """A growing data-bin.
+
+    An error in the input removes it, as the input has to change; all else that ends a run leaves it to the next one.
+
+    Args:
+        out: the name the data-bin will have
+
+    Attributes:
+        was_empty: no earlier run has left anything
+        goes_on: what was left is of the command that claimed it
+    """
+
+    was_empty = True
+    goes_on = False
+    _finished = False
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+        self.folder = out.with_name(out.name + ".partial")
+        self.data_bin = self.folder / "data-bin"
+
+    def __enter__(self) -> Partial:
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
+            raise self._in_the_way()
+        self.folder.mkdir(exist_ok=True)
+        self._lock = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(self._lock), os.stat(self.folder)):
+                raise BlockingIOError
+        except (BlockingIOError, FileNotFoundError) as error:
+            os.close(self._lock)
+            raise ClozeError(
+                f"{self._out}: another 'prepare' is writing it; wait for it, or choose another --out"
+            ) from error
+        found = {path.name for path in self.folder.iterdir()}
+        if found and MARKER not in found:
+            os.close(self._lock)
+            raise self._in_the_way()
+        (self.folder / MARKER).touch()
+        self.was_empty = not found - {MARKER}
+        return self
+
+    def _in_the_way(self) -> ClozeError:
+        return ClozeError(
+            f"{self.folder}: is in the way, as the data-bin would grow under that name, and was not written by "
+            "'fairseq-cloze prepare'; move it away, or choose another --out"
+        )
+
+    def claim(self, command: str) -> Path:
+        """Remove all that is not of a command, and begin the data-bin anew.
+
+        Args:
+            command: a digest of all that decides what the shards hold
+
+        Returns:
+            the folder of its shards, with those that are done
+        """
+        shards = self.folder / f"shards-{command[:32]}"
+        self.goes_on = shards.exists()
+        for left_over in self._own():
+            if left_over != shards:
+                shutil.rmtree(left_over)
+        shards.mkdir(exist_ok=True)
+        self.data_bin.mkdir()
+        return shards
+
+    def publish(self) -> None:
+        """Give the finished data-bin its name; an old one of that name goes only then.
+
+        Raises:
+            DataBinError: the old one now holds something that would be lost; what is done stays
+        """
+        self._finished = True
+        if self._out.exists():
+            check_replaceable(self._out)
+            old = Path(tempfile.mkdtemp(prefix=f"{self._out.name}.replaced.", dir=self._out.parent))
+            os.rename(self._out, old)  # onto the empty folder
+            try:
+                os.rename(self.data_bin, self._out)
+            except OSError:
+                os.rename(old, self._out)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.rename(self.data_bin, self._out)
+        self._remove()
+
+    def _own(self) -> list[Path]:
+        """What was made here; anything else that lies there is somebody's."""
+        return [path for path in self.folder.iterdir() if path == self.data_bin or _SHARDS.fullmatch(path.name)]
+
+    def _remove(self) -> None:
+        for path in self._own():
+            shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):  # somebody's file is in it
+            (self.folder / MARKER).unlink(missing_ok=True)
+            self.folder.rmdir()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, ClozeError) and not self._finished:
+            self._remove()
+        os.close(self._lock)

@@ -1,0 +1,1 @@
+"""Doctor: is this checkpoint what it says?"""

@@ -1,0 +1,289 @@
+"""Diagnosis: verdicts on a checkpoint, and the checks that need its weights alone.
+
+How the thresholds were chosen stands in ``docs/decisions.md``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..weights.checkpoint import ENCODER, HEAD_NAME, HEADS, LM_HEAD, model_option
+from .measures import spectral_ratio
+
+OK, UNFIT, DOUBT, SKIPPED = "ok", "unfit", "doubt", "skipped"
+
+#: Exit status of the command for an unfit checkpoint.
+EXIT_UNFIT = 3
+
+#: Spectral ratio up to which weights are taken for random: 1 in theory, up to 1.1 for matrices of 48 x 48.
+RANDOM = 1.15
+
+
+@dataclass
+class Check:
+    """One check.
+
+    Attributes:
+        name: what was looked at
+        verdict: ``ok``, ``unfit``, ``doubt`` or ``skipped``
+        measured: what was found; for a skipped check, why
+        expected: what a sound checkpoint has
+        fault: name of the fault, empty where there is none or it follows from an earlier one
+        advice: likely cause and what to do
+        values: the figures in *measured*
+    """
+
+    name: str
+    verdict: str
+    measured: str
+    expected: str = ""
+    fault: str = ""
+    advice: str = ""
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def line(self) -> str:
+        """The check as one line."""
+        text = f"{self.verdict:9}{self.name:16}{self.measured}"
+        if self.expected:
+            text += f" (expected {self.expected})"
+        complaint = ": ".join(part for part in (self.fault, self.advice) if part)
+        return f"{text}; {complaint}" if complaint else text
+
+
+@dataclass
+class Diagnosis:
+    """All checks of one checkpoint."""
+
+    checkpoint: str
+    data_bin: str | None
+    checks: list[Check] = field(default_factory=list)
+
+    @property
+    def fit(self) -> bool:
+        """No check found the checkpoint unfit."""
+        return all(check.verdict != UNFIT for check in self.checks)
+
+    def faults(self, *verdicts: str) -> list[str]:
+        """Names of the faults with one of these verdicts."""
+        return [check.fault or check.name for check in self.checks if check.verdict in verdicts and check.fault]
+
+    def verdict_line(self) -> str:
+        """The verdict over all."""
+        if not self.fit:
+            return f"unfit: {', '.join(self.faults(UNFIT))}"
+        doubts = self.faults(DOUBT)
+        return f"fit, in doubt: {', '.join(doubts)}" if doubts else "fit"
+
+    def to_json(self) -> str:
+        """The diagnosis as JSON; ``null`` where there is no number."""
+        checks = [asdict(check) for check in self.checks]
+        for check in checks:
+            check["values"] = {
+                name: None if isinstance(value, float) and not math.isfinite(value) else value
+                for name, value in check["values"].items()
+            }
+        content = {
+            "checkpoint": self.checkpoint,
+            "data_bin": self.data_bin,
+            "verdict": OK if self.fit else UNFIT,
+            "faults": self.faults(UNFIT),
+            "doubts": self.faults(DOUBT),
+            "checks": checks,
+        }
+        return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+class WeightExamination:
+    """Checks of the weights alone; each adds one :class:`Check` and leaves behind what later ones need.
+
+    Args:
+        path: the checkpoint
+        state: its content
+        weights: under today's names
+        diagnosis: where the checks go
+        announce: called with each
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        state: dict[str, Any],
+        weights: dict[str, Tensor],
+        diagnosis: Diagnosis,
+        announce: Callable[[Check], Any],
+    ) -> None:
+        self.path, self.state, self.weights = path, state, weights
+        self.diagnosis, self.announce = diagnosis, announce
+        self.finite = True
+        self.embeddings_trained = True
+        self.has_ranking_head = f"{HEADS}{HEAD_NAME}.dense.weight" in weights
+
+    def run(self) -> None:
+        """Make the checks in order."""
+        self.check_numbers()
+        self.check_layers()
+        if self.finite:
+            self.check_encoder()
+            self.check_embeddings()
+            self.check_lm_head()
+        else:
+            for name in ("encoder", "embeddings", "LM head"):
+                self.skip(name, "weights are NaN or infinite")
+        self.check_tied_weights()
+
+    # -- results -----------------------------------------------------------------------------------------------------
+
+    def add(self, name: str, verdict: str, measured: str, expected: str = "", **more: Any) -> None:
+        """Record a check."""
+        check = Check(name, verdict, measured, expected, **more)
+        self.diagnosis.checks.append(check)
+        self.announce(check)
+
+    def add_symptom(self, name: str, verdict: str, measured: str, expected: str = "", **more: Any) -> None:
+        """As :meth:`add`, for what may follow from a fault that was found before."""
+        causes = self.diagnosis.faults(UNFIT)
+        if verdict in (UNFIT, DOUBT) and causes:
+            more.update(fault="", advice=f"follows from {', '.join(causes)}")
+        self.add(name, verdict, measured, expected, **more)
+
+    def skip(self, name: str, why: str) -> None:
+        """Record that a check could not be made."""
+        self.add(name, SKIPPED, why)
+
+    # -- weights -----------------------------------------------------------------------------------------------------
+
+    def check_numbers(self) -> None:
+        """Every weight is a number."""
+        suspects = {
+            name: value
+            for name, value in self.weights.items()
+            if value.numel() and not value.float().abs().max().isfinite()
+        }
+        bad = {name: int((~value.isfinite()).sum()) for name, value in suspects.items()}
+        self.finite = not bad
+        if self.finite:
+            self.add("numbers", OK, f"no NaN or infinity in {len(self.weights)} tensors", values={"bad": 0})
+            return
+        count = sum(bad.values())
+        self.add(
+            "numbers", UNFIT, f"{count:,} weights are NaN or infinite, first in {next(iter(bad))}", "none",
+            fault="NaN or infinite weights (fp16 overflow?)",
+            advice="half precision or far too high a learning rate; take an earlier checkpoint, train without --fp16",
+            values={"bad": count},
+        )  # fmt: skip
+
+    def check_layers(self) -> None:
+        """As many layers as configured, without gaps, all of one shape."""
+        shapes: dict[int, dict[str, Any]] = {}
+        for name, value in self.weights.items():
+            match = re.match(rf"{re.escape(ENCODER)}layers\.(\d+)\.(.+)", name)
+            if match:
+                shapes.setdefault(int(match[1]), {})[match[2]] = tuple(value.shape)
+        found = sorted(shapes)
+        option = model_option(self.state, "encoder_layers")
+        wanted = int(option) if option is not None else len(found)
+        values = {"layers": found, "configured": option}
+        expected = f"{wanted} as configured" if option is not None else "numbers without gaps"
+        whole = all(shapes[layer] == shapes[found[0]] for layer in found)
+        numbers = ", ".join(map(str, found))
+        if found and found == list(range(wanted)) and whole:
+            self.add("layers", OK, f"{len(found)} layers", expected, values=values)
+            return
+        if not whole:
+            odd = next(layer for layer in found if shapes[layer] != shapes[found[0]])
+            fault, advice = f"layer {odd} differs", "its weights have other names or shapes than the first layer's"
+        else:
+            fault, advice = "layers missing", "the file was cut down or converted in part"
+            if option is not None and len(found) > wanted:
+                fault, advice = "more layers than configured", "weights and configuration are of two models"
+        self.add("layers", UNFIT, f"{len(found)} layers, numbers {numbers or 'none'}", expected, fault=fault,
+                 advice=f"{advice}; take the original file", values=values)  # fmt: skip
+
+    def check_encoder(self) -> None:
+        """No layer is as it was initialised."""
+        ratios: dict[int, float] = {}
+        for name, value in self.weights.items():
+            match = re.match(rf"{re.escape(ENCODER)}layers\.(\d+)\..*weight$", name)
+            if match and value.dim() == 2:
+                layer = int(match[1])
+                ratios[layer] = max(ratios.get(layer, 0.0), spectral_ratio(value))
+        random = [layer for layer, ratio in sorted(ratios.items()) if ratio <= RANDOM]
+        measured = f"spectral ratio of the layers {min(ratios.values(), default=0):.2f} to "
+        measured += f"{max(ratios.values(), default=0):.2f}"
+        values = {"spectral_ratios": [round(ratio, 4) for _, ratio in sorted(ratios.items())]}
+        expected = f"above {RANDOM}, random weights have 1"
+        if not random:
+            return self.add("encoder", OK, measured, expected, values=values)
+        every = len(random) == len(ratios)
+        self.add(
+            "encoder", UNFIT, measured + self._untouched(f"{ENCODER}layers."), expected,
+            fault="random encoder" if every else f"random layers {', '.join(map(str, random))}",
+            advice="these weights were never trained or never loaded; start again from the pretrained checkpoint with "
+            "--finetune-from-model",
+            values=values,
+        )  # fmt: skip
+
+    def _untouched(self, prefix: str) -> str:
+        """Further evidence for an initial distribution: its constants."""
+        vectors = [
+            (name, value) for name, value in self.weights.items() if name.startswith(prefix) and value.dim() == 1
+        ]
+        constant = all((value == (1.0 if name.endswith("norm.weight") else 0.0)).all() for name, value in vectors)
+        return ", biases 0 and norms 1 as initialised" if vectors and constant else ""
+
+    def check_embeddings(self) -> None:
+        """The embeddings are not as they were initialised."""
+        tokens = spectral_ratio(self.weights[f"{ENCODER}embed_tokens.weight"][:8192])
+        self.embeddings_trained = tokens > RANDOM
+        verdict = (
+            {}
+            if self.embeddings_trained
+            else {
+                "fault": "random embeddings",
+                "advice": "never trained or never loaded; start again from the pretrained checkpoint",
+            }
+        )
+        self.add("embeddings", OK if self.embeddings_trained else UNFIT, f"spectral ratio {tokens:.2f}",
+                 f"above {RANDOM}", values={"spectral_ratio": tokens}, **verdict)  # fmt: skip
+
+    def check_lm_head(self) -> None:
+        """The LM head is not as it was initialised."""
+        ratio = spectral_ratio(self.weights[f"{LM_HEAD}dense.weight"])
+        measured, expected, values = f"spectral ratio {ratio:.2f}", f"above {RANDOM}", {"spectral_ratio": ratio}
+        if ratio > RANDOM:
+            return self.add("LM head", OK, measured, expected, values=values)
+        advice = "never trained or never loaded, many conversions leave it out; convert the masked-LM model again"
+        if self.has_ranking_head:
+            advice += "; the ranking head does without it"
+        self.add("LM head", DOUBT if self.has_ranking_head else UNFIT, measured + self._untouched(LM_HEAD + "dense."),
+                 expected, fault="random LM head", advice=advice, values=values)  # fmt: skip
+
+    def check_tied_weights(self) -> None:
+        """LM head and embeddings are the same where they are configured to be."""
+        embedding = self.weights[f"{ENCODER}embed_tokens.weight"]
+        head = self.weights.get(f"{LM_HEAD}weight")
+        if model_option(self.state, "untie_weights_roberta"):
+            return self.add("tied weights", OK, "configured as not tied", values={"tied": None})
+        same = head is not None and (
+            torch.equal(embedding, head) or torch.equal(*map(torch.nan_to_num, (embedding, head)))
+        )
+        if same:
+            return self.add("tied weights", OK, "LM head and embeddings are the same", values={"tied": True})
+        measured = f"the checkpoint has no {LM_HEAD}weight"
+        if head is not None:
+            measured = f"shapes {tuple(head.shape)} and {tuple(embedding.shape)}"
+            if head.shape == embedding.shape:
+                rows = int((head.nan_to_num() != embedding.nan_to_num()).any(dim=1).sum())
+                measured = f"LM head and embeddings differ in {rows:,} of {len(head):,} rows"
+        self.add("tied weights", UNFIT, measured, "the same, as configured", fault="untied weights",
+                 advice="loading keeps one of the two; find out which is right, copy it over the other",
+                 values={"tied": False})  # fmt: skip

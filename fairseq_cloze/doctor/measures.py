@@ -1,0 +1,278 @@
+"""Measures: what weights, vocabularies and models show of their health, as plain numbers.
+
+:mod:`fairseq_cloze.doctor.doctor` turns them into verdicts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..data.encoding import COLUMNS
+from ..data.store import Store
+from ..data.vocabulary import BOS, ENCODER_FILE, EOS, Vocabulary
+from ..passages.reading import UNLABELLED
+
+#: Original prose, for checkpoints that come without data.
+ENGLISH = (
+    "The old ferry leaves the harbour at seven every morning, whether or not there are passengers. Captain Lowe says "
+    "that a boat is like a clock: people stop trusting it the first time it is late. On Monday there was a thick fog, "
+    "and only two women and a boy with a bicycle came on board. They stood close together near the door and drank hot "
+    "tea from paper cups while the engine warmed up.",
+    "My grandmother never used a cookbook. When I asked her how much sugar went into the apple cake, she looked at me "
+    "as if I had asked how much air one should breathe. “Enough,” she said, and laughed. Years later I tried to write "
+    "the recipe down, and it took me five cakes to find out what she meant. The first one was so sweet that even the "
+    "dog did not want it.",
+    "In the spring the school decided to plant a garden behind the library. The younger children wanted flowers, but "
+    "the teachers thought that vegetables would be more useful. In the end they did both: tomatoes and beans along the "
+    "wall, and a long row of sunflowers by the gate. Nobody knew who would water the plants during the holidays, so "
+    "each family took the key for a week and wrote down what had grown.",
+)
+
+#: One token in so many is masked at a time, about as in pretraining (15%).
+_STRIDE = 5
+
+_SEED = 1
+
+
+# -- weights ---------------------------------------------------------------------------------------------------------
+
+
+def spectral_ratio(weight: Tensor) -> float:
+    """Largest singular value, over what random entries of the same deviation would give.
+
+    A matrix of independent entries with deviation σ has a largest singular value of σ(√rows + √columns), whatever their
+    distribution (the edge of the Marchenko-Pastur law); what training writes stands out above it.
+
+    Args:
+        weight: floating point ``(rows, columns)``, finite
+
+    Returns:
+        about 1 for an initial distribution, clearly more after training, 0 for a constant
+    """
+    weight = weight.detach().float()
+    deviation = float(weight.std())
+    if not deviation > 0:
+        return 0.0
+    vector = torch.randn(weight.size(1), generator=torch.Generator().manual_seed(_SEED))
+    for _ in range(15):  # power iteration
+        vector = F.normalize(weight.T @ (weight @ vector), dim=0)
+    edge = deviation * (math.sqrt(weight.size(0)) + math.sqrt(weight.size(1)))
+    return float((weight @ vector).norm()) / edge
+
+
+# -- vocabulary ------------------------------------------------------------------------------------------------------
+
+
+def related_rows(vocabulary: Vocabulary) -> np.ndarray:
+    """Rows of words that differ only by a leading space or a capital, ``int64 (pairs, 2)``; three letters and more."""
+    rows = vocabulary.token_rows()
+    pairs = []
+    for token, row in rows.items():
+        word = token[1:]
+        if token.startswith("Ġ") and len(word) > 2 and word.isalpha() and word.islower():
+            pairs += [(row, rows[other]) for other in (word, f"Ġ{word.capitalize()}") if other in rows]
+    return np.array(pairs, dtype=np.int64).reshape(-1, 2)
+
+
+def pair_similarity(embedding: Tensor, pairs: np.ndarray) -> tuple[float, float, float]:
+    """How much closer paired rows are than rows of different pairs.
+
+    Args:
+        embedding: floating point ``(rows, width)``
+        pairs: ``int64 (pairs, 2)``, at least two
+
+    Returns:
+        mean cosine of the pairs, of first rows with the next pair's second, and their difference in standard errors
+    """
+    embedding = embedding.detach().float()
+    mean = embedding.mean(dim=0)
+    first, second = (F.normalize(embedding[pairs[:, side]] - mean, dim=1) for side in (0, 1))
+    own, other = (first * second).sum(dim=1), (first * second.roll(1, 0)).sum(dim=1)
+    difference = own - other
+    error = float(difference.std()) / math.sqrt(len(pairs))
+    return float(own.mean()), float(other.mean()), float(difference.mean()) / max(error, 1e-12)
+
+
+def merge_order(vocabulary: Vocabulary) -> float:
+    """Share of merges whose token has a higher number than that of the merge before; 1 as learned, 0.5 at random."""
+    numbers = json.loads(vocabulary.files[ENCODER_FILE])
+    found = np.array([numbers.get(left + right, -1) for left, right in vocabulary.merges])
+    return float((np.diff(found) > 0).mean()) if len(found) > 1 else 1.0
+
+
+def number_order(vocabulary: Vocabulary) -> tuple[float, float]:
+    """How the dictionary's rows relate to the BPE's numbers.
+
+    Returns:
+        share of the dictionary's numbers that the BPE has, and the rank correlation (Spearman) of number and row: both
+        follow frequency, so it is well above 0 in a dictionary in its own order
+    """
+    known = set(json.loads(vocabulary.files[ENCODER_FILE]).values())
+    numbers = np.array([int(symbol) for symbol in vocabulary.symbols if symbol.isdigit()])
+    if len(numbers) < 3:
+        return 0.0, float("nan")
+    ranks = np.argsort(np.argsort(numbers, kind="stable"), kind="stable")
+    correlation = float(np.corrcoef(ranks, np.arange(len(ranks)))[0, 1])
+    return float(np.isin(numbers, list(known)).mean()), correlation
+
+
+# -- model -----------------------------------------------------------------------------------------------------------
+
+
+def shuffled(texts: Sequence[str]) -> list[str]:
+    """The same texts with the words of each in another order."""
+    order = np.random.default_rng(_SEED)
+    return [" ".join(order.permutation(text.split())) for text in texts]
+
+
+def masked_lm_losses(model: nn.Module, vocabulary: Vocabulary, texts: Sequence[str], max_positions: int) -> Tensor:
+    """Loss of every token of *texts*, each masked once, together with every fifth of its text.
+
+    Args:
+        model: RoBERTa of fairseq
+        vocabulary: its own
+        texts: what is longer than the model is cut
+        max_positions: most tokens of a row, ``<s>`` and ``</s>`` included
+
+    Returns:
+        nats, ``float32 (tokens,)``
+    """
+    device = next(model.parameters()).device
+    losses = []
+    for tokens in vocabulary.encode(texts):
+        tokens = tokens[: max_positions - 2]
+        row = torch.tensor([BOS, *tokens.tolist(), EOS], device=device)
+        offset = torch.arange(len(row), device=device)
+        inside = (offset > 0) & (offset < len(row) - 1)
+        masked = torch.stack([(offset % _STRIDE == start) & inside for start in range(_STRIDE)])
+        masked = masked[masked.any(dim=1)]
+        if not len(masked):
+            continue
+        source = row.expand_as(masked).masked_fill(masked, vocabulary.mask)
+        with torch.inference_mode():
+            logits, _ = model(src_tokens=source, masked_tokens=masked)
+            losses.append(F.cross_entropy(logits.float(), row.expand_as(masked)[masked], reduction="none").cpu())
+    return torch.cat(losses) if losses else torch.zeros(0)
+
+
+def largest_activations(model: nn.Module, vocabulary: Vocabulary, text: str, max_positions: int) -> dict[str, float]:
+    """Largest absolute value that each module computes for *text*, by name; attention before its softmax included.
+
+    Args:
+        model: RoBERTa of fairseq, in float32, so that nothing overflows here
+        vocabulary: its own
+        text: what is longer than the model is cut
+        max_positions: most tokens of a row
+    """
+    peaks: dict[str, float] = {}
+
+    def note(name: str, *values: Tensor) -> None:
+        for value in values:
+            if isinstance(value, Tensor) and value.is_floating_point() and value.numel():
+                peaks[name] = max(peaks.get(name, 0.0), float(value.abs().max().nan_to_num(math.inf)))
+
+    def attention(name: str, module: nn.Module, x: Tensor) -> None:  # fairseq calls no sub-modules for it
+        query, key, value = (getattr(module, f"{part}_proj")(x) for part in "qkv")  # (length, 1, width)
+        heads = [part[:, 0].unflatten(1, (module.num_heads, -1)).transpose(0, 1) for part in (query, key)]
+        logits = heads[0] * heads[0].size(-1) ** -0.5 @ heads[1].transpose(1, 2)
+        for part, found in (("q_proj", query), ("k_proj", key), ("v_proj", value), ("logits", logits)):
+            note(f"{name}.{part}", found)
+
+    handles = []
+    for name, module in model.named_modules():
+        if hasattr(module, "self_attn"):
+            handles.append(
+                module.register_forward_pre_hook(
+                    lambda layer, inputs, name=name: attention(f"{name}.self_attn", layer.self_attn, inputs[0])
+                )
+            )
+        elif not any(True for _ in module.children()) or hasattr(module, "dense"):
+            handles.append(
+                module.register_forward_hook(
+                    lambda _, inputs, outputs, name=name: note(
+                        name, *inputs, *(outputs if isinstance(outputs, tuple) else (outputs,))
+                    )
+                )
+            )
+    device = next(model.parameters()).device
+    tokens = vocabulary.encode([text])[0][: max_positions - 2].tolist()
+    try:
+        with torch.inference_mode():
+            # All hidden states are fairseq's own computation, which calls every module.
+            model(src_tokens=torch.tensor([[BOS, *tokens, EOS]], device=device), return_all_hiddens=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return peaks
+
+
+# -- data ------------------------------------------------------------------------------------------------------------
+
+
+def sample_passages(store: Store, blanks: int) -> Store:
+    """Passages drawn with a fixed seed until they have *blanks* blanks; all where there are fewer."""
+    order = np.random.default_rng(_SEED).permutation(len(store))
+    counts = np.diff(store.blank_end)[order]
+    chosen = np.sort(order[: int(np.searchsorted(np.cumsum(counts), blanks)) + 1])
+    chunks = [_columns(store, int(passage)) for passage in chosen]
+    return Store.from_columns(chunks, int(store.columns["tokens"].max(initial=0)) + 1)
+
+
+def _columns(store: Store, passage: int) -> dict[str, np.ndarray]:
+    """One passage as :func:`fairseq_cloze.data.encoding.encode_passages` returns it."""
+    blanks = slice(int(store.blank_end[passage]), int(store.blank_end[passage + 1]))
+    candidates = slice(int(store.candidate_end[blanks.start]), int(store.candidate_end[blanks.stop]))
+    spans = {
+        "id_bytes": slice(*store.id_end[passage : passage + 2]),
+        "tokens": slice(*store.token_end[passage : passage + 2]),
+        "sentence_start": slice(*store.sentence_end[passage : passage + 2]),
+        "candidate_tokens": slice(*store.candidate_token_end[[candidates.start, candidates.stop]]),
+    }
+    spans.update({name: blanks for name in ("blank_position", "gold")})
+    spans.update({name: candidates for name in ("candidate_first", "candidate_rank")})
+    columns = {name: np.asarray(store.columns[name][span]) for name, span in spans.items()}
+    lengths = {"id_length": store.id_end, "token_count": store.token_end, "sentence_count": store.sentence_end}
+    lengths["blank_count"] = store.blank_end
+    columns.update({name: np.diff(total[passage : passage + 2]) for name, total in lengths.items()})
+    columns["candidate_count"] = np.diff(store.candidate_end[blanks.start : blanks.stop + 1])
+    columns["candidate_length"] = np.diff(store.candidate_token_end[candidates.start : candidates.stop + 1])
+    return {name: columns[name] for name in COLUMNS}
+
+
+def filled_texts(store: Store, vocabulary: Vocabulary, count: int, words: int) -> list[str]:
+    """First *words* words of *count* passages with gold in their blanks; unlabelled ones are left out."""
+    texts: list[str] = []
+    for number in range(len(store)):
+        passage = store[number]
+        if len(texts) == count or (passage.gold == UNLABELLED).any():
+            continue
+        pieces, start = [], 0
+        for position, gold, candidates in zip(passage.blank_positions, passage.gold, passage.candidates):
+            pieces += [passage.tokens[start:position], candidates[gold]]
+            start = int(position) + 1
+        text = vocabulary.decode(np.concatenate([*pieces, passage.tokens[start:]]).tolist())
+        texts.append(" ".join(text.split()[:words]))
+    return texts
+
+
+def tied_blanks(probabilities: np.ndarray, store: Store) -> int:
+    """Blanks whose best probability two different candidates share.
+
+    Args:
+        probabilities: of each candidate, 0 where there is none, ``float32 (blanks, candidates)``
+        store: the scored passages; candidates of the same text count as one
+    """
+    tied = 0
+    first = store.columns["candidate_first"]
+    for blank, row in enumerate(probabilities):
+        start, end = store.candidate_end[blank : blank + 2]
+        distinct = row[: end - start][first[start:end] == np.arange(end - start)]
+        tied += int((distinct == distinct.max()).sum() > 1)
+    return tied

@@ -1,0 +1,1 @@
+"""Generation: passages from prose."""

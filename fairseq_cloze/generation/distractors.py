@@ -1,0 +1,214 @@
+"""Distractors: words of the kind and frequency of the right one that do not fit.
+
+Without a language model the text itself is the evidence.  A content word that was seen with the content words beside
+the blank may fit and is left out; of the others those come first that were seen with its function words, as they fit
+the grammar.  A function word is kept if it was seen with the words beside the blank far less often than the right one.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from .slots import Slot
+from .wordcounts import CONTENT, NEIGHBOURS, WordCounts
+from .words import CLOSED, FUNCTION_WORDS, forms
+
+#: Function words that can mean the same; they never stand together.
+_GROUPS = (
+    "although though while whereas", "because since as", "when while as once if after", "until before",
+    "however nevertheless", "therefore thus consequently hence", "moreover furthermore besides",
+    "meanwhile however",
+    "finally eventually", "similarly likewise", "indeed moreover furthermore", "instead however", "who whom",
+    "what which", "when where", "how why", "when how", "whether why", "although but",
+    "in into within at", "on upon", "about of", "below under beneath", "above over", "between among",
+    "against with", "through across along over", "towards to into", "besides beside", "by beside near at",
+    "before until", "after since", "without except", "during in", "for during", "from of", "despite with",
+    "very so too quite rather", "still yet already", "never seldom hardly", "always often sometimes ever",
+    "even just only", "almost quite", "soon again", "someone everyone anyone", "something everything anything",
+    "nobody no", "has have had", "do does did", "is are was were", "off away out", "up over", "down over",
+    "back away", "but and", "so and",
+)  # fmt: skip
+
+_NONE: frozenset[str] = frozenset()
+_ALIKE: dict[str, frozenset[str]] = {
+    word: frozenset(other for group in _GROUPS if word in group.split() for other in group.split()) - {word}
+    for words in _GROUPS
+    for word in words.split()
+}
+
+#: Kinds whose distractors are other kinds' words: the form of what follows allows only the right kind.
+_OTHERS: dict[str, tuple[str, ...]] = {
+    "have": ("do", "modal"),
+    "do": ("have", "be"),
+    "be": ("have", "do", "modal"),
+    "modal": ("have", "be"),
+    "singular quantifier": ("plural quantifier",),
+    "plural quantifier": ("singular quantifier",),
+}
+_AN = re.compile(
+    r"hour|honest|honou?r|heir|(?!one(?:s|self|ness)?\Z|once\Z|eu|ewe|uni(?:[cfloqptv]|s[eo]|direct)|unanim|ubi|uk[eu]|"
+    r"ur(?:a|e|i[cn]|olog)|us(?:a[bg]|e|u)|ut(?:[io]|e[nr])|uv)[aeiou]"
+)
+_COORDINATORS = ("but", "or", "nor", "so", "unless")
+_WEIGHED = ("preposition", "particle", "adverb", "question", "conjunction")  # their neighbours tell what fits
+_UNTOLD = ("possessive", "object", "indefinite")  # their neighbours do not; only a model can
+_FITS = 0.02  # share of the right word's evidence from which on a function word may fit
+_TRIED = 40  # words of the frequency band that are looked at
+
+
+class Distractors:
+    """Proposes distractors.
+
+    Args:
+        counts: of the text
+        number: how many to propose at least
+        most: how many to propose
+        evidence: leave out what was seen in the place of the blank; where a model judges, it need not
+    """
+
+    def __init__(self, counts: WordCounts, number: int = 3, most: int = 3, evidence: bool = True) -> None:
+        self._counts = counts
+        self._number = number
+        self._most = most
+        self._evidence = evidence
+
+    def offer(self, slot: Slot, rng: random.Random) -> list[str] | None:
+        """Distractors of a slot, best first, capitalised as the right word is; ``None`` where there are too few."""
+        if slot.content:
+            found = self._open(slot, rng)
+        else:
+            found = self._closed(slot, rng)
+        if len(found) < self._number:
+            return None
+        upper = slot.gold[0].isupper()
+        return [word[:1].upper() + word[1:] if upper else word for word in found[: self._most]]
+
+    def _open(self, slot: Slot, rng: random.Random) -> list[str]:
+        if not self._counts.known(slot.kind, slot.word) or slot.gold[0].isupper():
+            return []
+        band = self._counts.band(slot.kind, slot.word)
+        near = frozenset(lemma for word in slot.sentence if word.isalpha() for lemma in family(word))
+        tried = [word for word in rng.sample(band, min(_TRIED, len(band))) if usable(word, slot, near)]
+        if len(tried) < self._number:
+            return []
+        fits = np.zeros(len(tried), dtype=bool)
+        grammatical = np.zeros(len(tried), dtype=np.int64)
+        for neighbour, seen in self._seen(slot, [slot.word, *tried]).values():
+            if neighbour in FUNCTION_WORDS or not neighbour.isalpha():
+                grammatical += (seen[1:] > 0) | (seen[0] == 0)
+            else:
+                fits |= seen[1:] > 0
+        kept = [number for number in range(len(tried)) if not (self._evidence and fits[number])]
+        kept.sort(key=lambda number: -int(grammatical[number]))  # stable: chance decides among equals
+        return apart([tried[number] for number in kept], slot.word, self._most)
+
+    def _seen(self, slot: Slot, words: Sequence[str]) -> dict[str, tuple[str, np.ndarray]]:
+        """Per neighbour of the blank how often each word was seen beside it."""
+        size = len(words)
+        out = {}
+        for side, kind, neighbour in (
+            ("before", NEIGHBOURS, slot.before),
+            ("after", NEIGHBOURS, slot.after),
+            ("content before", CONTENT, slot.content_before),
+            ("content after", CONTENT, slot.content_after),
+        ):
+            if neighbour:
+                first, second = [neighbour] * size, list(words)
+                if side.endswith("after"):
+                    first, second = second, first
+                out[side] = (neighbour, self._counts.pairs(kind, first, second))
+        return out
+
+    def _closed(self, slot: Slot, rng: random.Random) -> list[str]:
+        if slot.kind in _UNTOLD and self._evidence:
+            return []
+        if slot.kind in _OTHERS:
+            words = [word for kind in _OTHERS[slot.kind] for word in CLOSED[kind]]
+        elif slot.kind == "coordinator":
+            words = list(_COORDINATORS) if slot.word in ("but", "so") else []
+        else:
+            words = list(CLOSED[slot.kind])
+        words = [
+            word
+            for word in words
+            if word != slot.word
+            and word not in (slot.before, slot.after)
+            and word not in _ALIKE.get(slot.word, ())
+            and suits_article(word, slot)
+        ]
+        rng.shuffle(words)
+        if self._evidence and slot.kind in _WEIGHED and words:
+            seen = self._seen(slot, [slot.word, *words])
+            fit = np.ones(len(words) + 1)
+            for side in ("before", "after"):
+                if side in seen:
+                    fit = fit * (seen[side][1] + 0.5)
+            words = [word for word, own in zip(words, fit[1:]) if own < _FITS * fit[0]]
+        return words if slot.kind in _OTHERS else _one_of_each(words)
+
+
+def _one_of_each(words: Sequence[str]) -> list[str]:
+    """Words of which no two can mean the same."""
+    kept: list[str] = []
+    for word in words:
+        if _ALIKE.get(word, _NONE).isdisjoint(kept):
+            kept.append(word)
+    return kept
+
+
+def usable(word: str, slot: Slot, near: frozenset[str]) -> bool:
+    """Whether a word could be a distractor at all: not in the blank's sentence, and a/an is no help.
+
+    Args:
+        near: lemmas of the words of the sentence
+    """
+    return suits_article(word, slot) and near.isdisjoint(family(word))
+
+
+def suits_article(word: str, slot: Slot) -> bool:
+    """Whether a word can stand after the article before a blank, if there is one."""
+    return slot.before not in ("a", "an") or vowel(word) == (slot.before == "an")
+
+
+def apart(words: Sequence[str], gold: str, most: int) -> list[str]:
+    """The first *most* words that are of no family with *gold* or each other."""
+    kept: list[str] = []
+    for word in words:
+        if len(kept) == most:
+            break
+        if not related(word, gold) and not any(related(word, other) for other in kept):
+            kept.append(word)
+    return kept
+
+
+def related(one: str, other: str) -> bool:
+    """Whether two words are of one family: the same lemma, one inside the other, or the same long beginning.
+
+    >>> related("national", "nation"), related("went", "goes"), related("table", "chair")
+    (True, True, False)
+    """
+    short, long = sorted((one, other), key=len)
+    if len(short) >= 4 and short in long:
+        return True
+    shared = next((at for at, (a, b) in enumerate(zip(one, other)) if a != b), len(short))
+    return shared >= 5 or shared >= 4 and shared >= len(short) - 2 or not family(one).isdisjoint(family(other))
+
+
+@lru_cache(maxsize=1 << 16)
+def family(word: str) -> frozenset[str]:
+    """A word and its lemmas."""
+    return frozenset(lemma for _, lemma in forms(word)) | {word}
+
+
+def vowel(word: str) -> bool:
+    """Whether *an* stands before a word.
+
+    >>> vowel("hour"), vowel("unit"), vowel("apple")
+    (True, False, True)
+    """
+    return _AN.match(word) is not None

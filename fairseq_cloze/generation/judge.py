@@ -1,0 +1,105 @@
+"""Judge: a language model says which proposed distractors would be right, too.
+
+One forward of view ``joint`` scores every proposal of every blank of a passage.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+
+from ..data.encoding import DEFAULT_ENCODING, encode_passages
+from ..data.store import Store
+from ..errors import ClozeError
+from ..files import PathLike
+from ..passages.reading import Passage
+from ..ranking.ranker import Scorer
+from ..views.settings import Settings
+from .slots import Blank
+
+#: A distractor is this much less probable than the right word, in nats: at most a seventh.
+MARGIN = 2.0
+
+#: Distractors to propose to the model.
+PROPOSED = 10
+
+
+class Judge:
+    """Picks distractors by a model.
+
+    Args:
+        checkpoint: RoBERTa of fairseq, as ``fairseq-cloze evaluate`` takes it
+
+    Raises:
+        ClozeError: the checkpoint cannot be used
+    """
+
+    def __init__(self, checkpoint: PathLike) -> None:
+        self._scorer = Scorer(checkpoint, settings=Settings(view="joint", scorer="mean"))
+        #: what the user should know of the checkpoint
+        self.notes = self._scorer.notes
+
+    def pick(self, texts: Sequence[str], drafts: Sequence[Sequence[Blank]], tally: Counter[str]) -> list[list[Blank]]:
+        """Keep of each blank the three likeliest distractors that are :data:`MARGIN` below the right word.
+
+        A blank with fewer is given up: too much fits, or the model cannot tell the right word.
+
+        Args:
+            texts: the passages with the right words in them
+            drafts: per passage its blanks with their proposals, at least one blank
+            tally: gets the counts of judged and of dropped proposals and blanks
+        """
+        passages = [_passage(text, blanks) for text, blanks in zip(texts, drafts)]
+        encoding = self._scorer.encoding or DEFAULT_ENCODING
+        vocabulary = self._scorer.vocabulary
+        store = Store.from_columns([encode_passages(passages, vocabulary, encoding)], len(vocabulary))
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # as in every worker: sums in another order could tip a decision
+        try:
+            scores = self._scorer.score(store).log_probabilities
+        finally:
+            torch.set_num_threads(threads)
+        rows = iter(scores)
+        picked = []
+        for blanks in drafts:
+            kept = []
+            for blank in blanks:
+                row = next(rows)
+                gold = float(row[0])
+                ranked = sorted(
+                    (-round(float(score), 3), number)
+                    for number, score in enumerate(row[1 : len(blank.distractors) + 1])
+                    if math.isfinite(score) and score <= gold - MARGIN
+                )
+                tally["proposed"] += len(blank.distractors)
+                tally["fitting"] += len(blank.distractors) - len(ranked)
+                if len(ranked) < 3:
+                    tally["given up"] += 1
+                    continue
+                kept.append(Blank(blank.slot, tuple(blank.distractors[number] for _, number in ranked[:3])))
+            picked.append(kept)
+        return picked
+
+
+def _passage(text: str, blanks: Sequence[Blank]) -> Passage:
+    article, at = "", 0
+    for blank in blanks:
+        article += text[at : blank.slot.start] + "_"
+        at = blank.slot.end
+    candidates = tuple((blank.slot.gold, *blank.distractors) for blank in blanks)
+    return Passage("", "", article + text[at:], candidates, (0,) * len(blanks))
+
+
+def check(checkpoint: PathLike) -> list[str]:
+    """Load a checkpoint once, before long work, for its errors and notes.
+
+    Raises:
+        ClozeError: the checkpoint cannot be used
+    """
+    try:
+        return Judge(checkpoint).notes
+    except ClozeError as error:
+        raise type(error)(f"--lm {error}") from error

@@ -1,0 +1,179 @@
+"""Blanks: which words of a text to ask for.
+
+About one word in seventeen, spread evenly, none in the first sentence, none near another; two thirds content words and
+one third function words, as in the exams of CLOTH.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from .prose import sentences
+from .words import CLOSED, FUNCTION_WORDS, Tagger, Token, kind_at
+
+#: Words per blank, least number of words between two blanks, share of blanks that are content words.
+WORDS_PER_BLANK, GAP, CONTENT_SHARE = 17, 5, 2 / 3
+
+#: How much more often than others a kind is chosen where several could be.
+_WEIGHTS: dict[str, float] = {
+    "preposition": 0.3, "conjunction": 4, "connective": 4, "particle": 2, "question": 3, "adverb": 2, "indefinite": 1.5,
+    "object": 0.3, "possessive": 0.3, "have": 0.5, "do": 0.5, "be": 0.4, "modal": 0.7, "NN": 0.8, "NNS": 0.9,
+    "VB": 1.3, "VBZ": 1.3, "VBD/VBN": 1.3, "VBD": 1.3, "VBN": 1.3, "VBG": 1.2, "JJ": 1.2, "JJR": 0.6, "JJS": 0.3,
+    "RB-ly": 1.3,
+}  # fmt: skip
+_FIRST = 6  # words: a shorter first sentence, such as a greeting, is kept whole with the next one
+_TRIES = 8  # words of a stretch for which distractors are looked for
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A word that could become a blank.
+
+    Attributes:
+        start, end: offsets in the text
+        place: number of words before it in the text
+        gold: the word as it stands there
+        word: in lower case
+        kind: see :func:`fairseq_cloze.generation.words.kind_at`
+        before, after: the tokens beside it in its sentence, in lower case, empty where there is none
+        content_before, content_after: the nearest content words of its sentence, likewise
+        sentence: words of its sentence, in lower case
+    """
+
+    start: int
+    end: int
+    place: int
+    gold: str
+    word: str
+    kind: str
+    before: str
+    after: str
+    content_before: str
+    content_after: str
+    sentence: tuple[str, ...]
+
+    @property
+    def content(self) -> bool:
+        """Whether it is a content word."""
+        return self.kind not in CLOSED
+
+
+@dataclass(frozen=True)
+class Blank:
+    """A chosen slot and words of its kind that may be its distractors, best first."""
+
+    slot: Slot
+    distractors: tuple[str, ...]
+
+
+def find_slots(text: str, tagger: Tagger) -> tuple[list[Slot], int, int]:
+    """Every word of *text* that could become a blank.
+
+    The last token is none, as nothing of the text would stand behind it.
+
+    Returns:
+        the slots in order, the number of words in the text, and how many of them are in the first sentence
+    """
+    slots: list[Slot] = []
+    words = 0
+    first = 0
+    offset = 0
+    for paragraph in text.split("\n\n"):
+        for start, end in sentences(paragraph):
+            tokens = tagger.tag(paragraph, start, end)
+            content = [
+                token.word.isalpha() and len(token.word) > 2 and token.word not in FUNCTION_WORDS for token in tokens
+            ]
+            for at, token in enumerate(tokens):
+                if not paragraph[token.start].isalnum():
+                    continue
+                kind = kind_at(tokens, at) if first else None
+                if kind is not None:
+                    slots.append(_slot(paragraph, offset, tokens, content, at, kind, words))
+                words += 1
+            first = first or (words if words >= _FIRST else 0)
+        offset += len(paragraph) + 2
+    if slots and slots[-1].end == len(text):
+        del slots[-1]
+    return slots, words, first
+
+
+def _slot(
+    text: str, offset: int, tokens: Sequence[Token], content: Sequence[bool], at: int, kind: str, place: int
+) -> Slot:
+    token = tokens[at]
+    before = next((tokens[near].word for near in range(at - 1, -1, -1) if content[near]), "")
+    after = next((tokens[near].word for near in range(at + 1, len(tokens)) if content[near]), "")
+    return Slot(
+        start=offset + token.start,
+        end=offset + token.end,
+        place=place,
+        gold=text[token.start : token.end],
+        word=token.word,
+        kind=kind,
+        before=tokens[at - 1].word if at else "",
+        after=tokens[at + 1].word if at + 1 < len(tokens) else "",
+        content_before=before,
+        content_after=after,
+        sentence=tuple(near.word for near in tokens),
+    )
+
+
+def wanted_blanks(words: int, first: int, words_per_blank: float = WORDS_PER_BLANK) -> int:
+    """How many blanks a text should have; fewer where a long first sentence leaves little room."""
+    return max(min(round(words / words_per_blank), round((words - first) / (0.75 * words_per_blank))), 1)
+
+
+def choose(
+    slots: Sequence[Slot],
+    words: int,
+    first: int,
+    rng: random.Random,
+    offer: Callable[[Slot], Sequence[str] | None],
+    words_per_blank: float = WORDS_PER_BLANK,
+) -> list[Blank]:
+    """Choose blanks.
+
+    The text after its first sentence is cut into equal stretches, each of which gets one blank if it can.
+
+    Args:
+        slots, words, first: what :func:`find_slots` found
+        rng: decides where several words would do
+        offer: the distractors of a slot, or ``None`` where there are too few
+        words_per_blank: density
+
+    Returns:
+        the blanks in the order of the text
+    """
+    number = wanted_blanks(words, first, words_per_blank)
+    stretch = (words - first) / number
+    content = round(number * CONTENT_SHARE)
+    wanted = [True] * content + [False] * (number - content)
+    rng.shuffle(wanted)
+    chosen: list[Blank] = []
+    golds = set()
+    owed = 0  # content words that stood where a function word was wanted, less the reverse
+    for index, want in enumerate(wanted):
+        low, high = first + index * stretch, first + (index + 1) * stretch
+        last = chosen[-1].slot.place if chosen else -GAP
+        inside = [
+            slot for slot in slots if low <= slot.place < high and slot.place - last > GAP and slot.word not in golds
+        ]
+        if owed and (owed > 0) == want:
+            want = not want
+            owed += 1 if want else -1
+        ranked = sorted(
+            (slot.content != want, -(rng.random() ** (1 / _WEIGHTS.get(slot.kind, 1.0))), slot.start, slot)
+            for slot in inside
+        )
+        own = [entry for entry in ranked if not entry[0]][:_TRIES]
+        for other, _, _, slot in own + [entry for entry in ranked if entry[0]][:_TRIES]:
+            distractors = offer(slot)
+            if distractors is not None:
+                chosen.append(Blank(slot, tuple(distractors)))
+                golds.add(slot.word)
+                owed += 0 if not other else 1 if slot.content else -1
+                break
+    return chosen

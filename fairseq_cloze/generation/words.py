@@ -1,0 +1,366 @@
+"""Words: the tokens of a sentence, their part of speech in context, and the kind of word a blank could ask for.
+
+Tags are Penn's.  TextBlob's tagger proposes one per word, with Brill's rules of context, and a word has a kind only if
+Lemminflect's dictionary knows the word with that tag and nothing beside it speaks against it: of fifteen words one
+becomes a blank, so a doubtful one is no loss.  Both work offline.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from ..errors import SetupError
+
+_TOKEN = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|\d[\d.,]*\w*|\S")
+_CONTRACTION = re.compile(r"(.+?)(n['’]t|['’](?:s|re|ve|ll|d|m))\Z", re.I)
+_PLAIN = re.compile(r"[A-Z]?[a-z]+\Z|[AI]\Z")
+
+#: Closed classes: words that can stand in for each other on an exam, by kind.
+CLOSED: dict[str, tuple[str, ...]] = {
+    "preposition": tuple(
+        "in on at by for with from to of about into through during before after above below between under over against "
+        "among without within along across behind beyond towards upon near since until beside despite except".split()
+    ),
+    "particle": tuple("up out off down away back over on".split()),
+    "conjunction": tuple("because although unless while since if when until before after whereas once though".split()),
+    "coordinator": tuple("but and or so nor".split()),
+    "connective": tuple(
+        "however nevertheless therefore thus consequently hence moreover furthermore besides instead otherwise "
+        "meanwhile finally eventually fortunately unfortunately similarly likewise indeed".split()
+    ),
+    "question": tuple("who whom whose which what when where why how whether".split()),
+    "adverb": tuple(
+        "very too so quite enough even just only still already yet never always ever often again almost perhaps soon "
+        "sometimes seldom rather once hardly".split()
+    ),
+    "indefinite": tuple("something anything nothing everything someone anyone nobody everyone".split()),
+    "reflexive": tuple("myself yourself himself herself itself ourselves themselves".split()),
+    "object": tuple("me you him it us them".split()),
+    "possessive": tuple("my your his her its our their".split()),
+    "singular quantifier": tuple("every each another either neither".split()),
+    "plural quantifier": tuple("many few several both".split()),
+    "have": ("has", "have", "had"),
+    "do": ("do", "does", "did"),
+    "be": ("is", "are", "was", "were"),
+    "modal": tuple("can could will would must should may might".split()),
+}
+
+#: Kinds of open classes, by tag.
+OPEN: dict[str, str] = {
+    "NN": "NOUN", "NNS": "NOUN", "VB": "VERB", "VBP": "VERB", "VBD": "VERB", "VBN": "VERB", "VBG": "VERB",
+    "VBZ": "VERB", "JJ": "ADJ", "JJR": "ADJ", "JJS": "ADJ", "RB": "ADV",
+}  # fmt: skip
+
+FUNCTION_WORDS: frozenset[str] = frozenset(word for words in CLOSED.values() for word in words) | frozenset(
+    "i you he she it we they a an the this that these those some any much no not as than am been being be all most "
+    "more there here then also her hers theirs mine yours ours such own same other others shall ought cannot one ones "
+    "let s t".split()
+)
+_BE = frozenset("be is are was were am been being 's 're 'm".split())
+_HAVE = frozenset("have has had having 've".split())
+_TO_VERB = frozenset("to can could will would must should may might shall do does did n't 'll".split())
+_SUBJECT = frozenset("i you he she it we they who there".split())
+_ALSO_ADVERBS = frozenset(  # nouns and adjectives only where a noun or adjective follows
+    "past straight long last next first right fast hard late early high low deep close ill short full home today "
+    "yesterday tomorrow tonight".split()
+)
+_SKIPPED = frozenset("not never also always ever often just only still already".split())
+
+
+@dataclass(frozen=True)
+class Token:
+    """A word or mark of a text: where it stands, itself in lower case, its tag, and whether it is a plain word."""
+
+    start: int
+    end: int
+    word: str
+    tag: str
+    plain: bool
+
+
+class Tagger:
+    """Tags sentences.
+
+    Raises:
+        SetupError: TextBlob or Lemminflect is not installed
+    """
+
+    def __init__(self) -> None:
+        self._textblob, self._lexicon = _textblob()
+        _lemminflect()
+
+    def tag(self, text: str, start: int, end: int) -> list[Token]:
+        """Tokens of the sentence ``text[start:end]``, with offsets in *text*."""
+        spans = [match.span() for match in _TOKEN.finditer(text, start, end)]
+        pieces: list[str] = []
+        firsts: list[int] = []
+        for begin, stop in spans:
+            firsts.append(len(pieces))
+            word = text[begin:stop].replace("’", "'")
+            split = _CONTRACTION.match(word) if "'" in word else None
+            pieces += split.groups() if split else (word,)
+        tagged = self._textblob(
+            pieces, lexicon=self._lexicon, morphology=self._lexicon.morphology, context=self._lexicon.context
+        )
+        tokens = []
+        for number, ((begin, stop), first) in enumerate(zip(spans, firsts)):
+            last = firsts[number + 1] if number + 1 < len(firsts) else len(pieces)
+            plain = last == first + 1 and _PLAIN.match(pieces[first]) is not None and not _glued(text, begin, stop)
+            tokens.append(Token(begin, stop, pieces[last - 1].lower() if last > first + 1 else pieces[first].lower(),
+                                tagged[first][1] or "NN", plain))  # fmt: skip
+        return tokens
+
+
+def _glued(text: str, start: int, end: int) -> bool:
+    """Whether letters, digits or an apostrophe touch a word."""
+    before, after = text[start - 1 : start], text[end : end + 1]
+    return (
+        before.isalnum()
+        or after.isalnum()
+        or before in ("'", "’", "-")
+        or after in ("'", "’", "-")
+        and (text[end + 1 : end + 2].isalnum())
+    )
+
+
+# -- dictionary ------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def _textblob() -> tuple[Any, Any]:
+    try:
+        from textblob._text import find_tags
+        from textblob.en import lexicon
+    except ImportError as error:
+        raise _missing("textblob") from error
+    return find_tags, lexicon
+
+
+@lru_cache(maxsize=1)
+def _lemminflect() -> Any:
+    try:
+        import lemminflect
+    except ImportError as error:
+        raise _missing("lemminflect") from error
+    return lemminflect
+
+
+def _missing(name: str) -> SetupError:
+    return SetupError(
+        f"generate: expected the package {name}, found none; install it with pip install 'fairseq-cloze[generate]'"
+    )
+
+
+@lru_cache(maxsize=1 << 16)
+def forms(word: str) -> tuple[tuple[str, str], ...]:
+    """Tags a lower-case word can have as a form of a dictionary word, each with the lemma.
+
+    >>> forms("went")
+    (('VBD', 'go'),)
+    """
+    library = _lemminflect()
+    found = []
+    for part, lemmas in library.getAllLemmas(word).items():
+        for lemma in lemmas:
+            inflections = library.getAllInflections(lemma, upos=part)
+            if "VBD" in inflections:  # the dictionary names a participle only where it differs
+                inflections.setdefault("VBN", inflections["VBD"])
+            for tag, spellings in inflections.items():
+                if word in spellings and tag in OPEN and (tag, lemma) not in found:
+                    found.append((tag, lemma))
+    return tuple(found)
+
+
+@lru_cache(maxsize=1 << 16)
+def usual_tag(word: str) -> str:
+    """The tag a word has most often, empty where TextBlob's lexicon does not have it."""
+    return _textblob()[1].get(word) or ""
+
+
+@lru_cache(maxsize=1 << 16)
+def open_kind(word: str, tag: str) -> str | None:
+    """Kind of a content word that has *tag*; distractors are of the same kind, and so of the same form.
+
+    Past tense and participle are one kind where they look alike, as are infinitive and present.
+    """
+    tags = {own for own, _ in forms(word)}
+    if tag not in tags or word in FUNCTION_WORDS or len(word) < 3:
+        return None
+    if tag in ("VBD", "VBN"):
+        return "VBD/VBN" if {"VBD", "VBN"} <= tags else tag
+    if tag in ("VB", "VBP"):
+        return "VB"
+    if tag == "RB":
+        return "RB-ly" if word.endswith("ly") else None
+    if tag == "JJ" and word.endswith(("ed", "ing")):
+        return f"JJ-{word[-2:]}"
+    return tag
+
+
+def pool_kinds(word: str) -> tuple[str, ...]:
+    """Kinds a word of the text can be a distractor of, by its usual tag alone: *bore* is no infinitive."""
+    kind = open_kind(word, usual_tag(word))
+    if kind is None:
+        return ()
+    return ("VBD", "VBD/VBN", "VBN") if kind == "VBD/VBN" else (kind,)
+
+
+# -- kind in context -------------------------------------------------------------------------------------------------
+
+
+def kind_at(tokens: Sequence[Token], at: int) -> str | None:
+    """What kind of word a blank at ``tokens[at]`` asks for, ``None`` where none should be.
+
+    A key of :data:`CLOSED` or what :func:`open_kind` returns.
+    """
+    token = tokens[at]
+    if not token.plain or _in_name(tokens, at):
+        return None
+    before = tokens[at - 1] if at else None
+    after = tokens[at + 1] if at + 1 < len(tokens) else None
+    closed = _closed_kind(token, before, after, tokens, at)
+    if closed is not None or token.word in FUNCTION_WORDS:
+        return closed
+    if not at or token.tag not in OPEN:
+        return None
+    part, usual = OPEN[token.tag], OPEN.get(usual_tag(token.word), "")
+    told = _told(tokens, at)
+    if part not in told and (part != usual or told):
+        return None
+    if token.tag in ("VB", "VBP") and _may_be_past(token.word) and _teller(tokens, at).word not in _TO_VERB:
+        return None
+    if token.word in _ALSO_ADVERBS and not (
+        after is not None and after.tag.startswith(("NN", "JJ")) and after.word not in _ALSO_ADVERBS
+    ):
+        return None
+    if token.tag == "VBD" and _verb_form(tokens, at) == "VBN" or token.tag == "VBN" and _verb_form(tokens, at) == "VBD":
+        return open_kind(token.word, "VBN" if token.tag == "VBD" else "VBD")
+    if part == "VERB" and before is not None and before.word == "the":
+        return None
+    if part == "ADJ" and before is not None and before.word in ("more", "most"):
+        return None
+    return open_kind(token.word, token.tag)
+
+
+def _in_name(tokens: Sequence[Token], at: int) -> bool:
+    """Whether capitals stand on both sides, as in *Bank of England*; they may be a sentence's first word and a name."""
+    return 0 < at < len(tokens) - 1 and tokens[at - 1].tag[:3] == tokens[at + 1].tag[:3] == "NNP"
+
+
+def _teller(tokens: Sequence[Token], at: int) -> Token:
+    """The nearest word before that is no adverb."""
+    back = at - 1
+    while back > 0 and (tokens[back].word in _SKIPPED or tokens[back].word.endswith("ly")):
+        back -= 1
+    return tokens[back]
+
+
+def _may_be_past(word: str) -> bool:
+    """Whether a verb's base is also a past form, as *put* and *found* are."""
+    return any(tag == "VBD" for tag, _ in forms(word))
+
+
+def _told(tokens: Sequence[Token], at: int) -> frozenset[str]:
+    """Parts of speech that the words before allow; empty where they say nothing."""
+    before = _teller(tokens, at)
+    if before.word in _TO_VERB:
+        return frozenset(("VERB", "NOUN", "ADJ")) if before.word == "to" and tokens[at].tag[:2] != "VB" else _VERB
+    if before.word in _SUBJECT:
+        return _VERB | {"ADV"}
+    if before.word in _HAVE:
+        return frozenset(("VERB", "NOUN", "ADJ", "ADV"))
+    if before.word in _BE:
+        return (
+            frozenset(("VERB", "NOUN", "ADJ", "ADV")) if tokens[at].tag not in ("VB", "VBP", "VBD") else frozenset("-")
+        )
+    if before.tag in ("DT", "PRP$", "POS", "CD", "JJ", "WP$"):
+        if tokens[at].tag in ("VBG", "VBN"):
+            return frozenset("-")
+        return frozenset(("NOUN", "ADJ", "ADV")) if before.tag != "JJ" else frozenset(("NOUN", "ADJ"))
+    return frozenset()
+
+
+_VERB = frozenset(("VERB", "ADV"))
+
+
+def _verb_form(tokens: Sequence[Token], at: int) -> str:
+    """``VBN`` after a form of have or be, ``VBD`` after a subject, else nothing."""
+    for back in range(at - 1, max(at - 4, -1), -1):
+        word = tokens[back].word
+        if word in _HAVE or word in _BE:
+            return "VBN"
+        if word in _SUBJECT:
+            return "VBD"
+        if word not in _SKIPPED and not word.endswith("ly"):
+            return ""
+    return ""
+
+
+_NOMINAL = ("DT", "PRP$", "NN", "NNS", "NNP", "JJ", "CD", "PRP", "VBG")
+
+
+def _closed_kind(
+    token: Token, before: Token | None, after: Token | None, tokens: Sequence[Token], at: int
+) -> str | None:
+    word = token.word
+    if after is None:
+        return "reflexive" if word in CLOSED["reflexive"] else None
+    following = after.tag
+    comma = after.word == ","
+    if word in CLOSED["connective"] and (comma or before is not None and before.word in ",;" and not at == 0):
+        return "connective" if comma else None
+    if word in CLOSED["coordinator"] and before is not None and before.word in (",", ";") and after.word in _SUBJECT:
+        return "coordinator"
+    if word in CLOSED["conjunction"] and after.word in _SUBJECT | {"the", "a", "his", "her", "my", "their", "this"}:
+        if after.word in _SUBJECT - {"you", "it"} or word in ("because", "although", "unless", "while", "if", "when"):
+            return "conjunction"
+    if word in CLOSED["particle"] and token.tag in ("RP", "RB", "IN") and before is not None and at:
+        if before.tag.startswith("VB") and before.word not in _BE and following not in _NOMINAL and not comma:
+            return "particle"
+    if word in CLOSED["preposition"] and token.tag in ("IN", "TO") and following in _NOMINAL and not comma:
+        if word == "to" and following not in ("DT", "PRP$", "PRP"):
+            return None
+        if word == "for" and not any(near.word[0].isalnum() for near in tokens[:at]):
+            return None  # often a conjunction
+        return "preposition" if after.word not in _SUBJECT - {"you", "it"} else None
+    if word in CLOSED["question"] and at and not comma and token.tag[:1] == "W":
+        return "question"
+    if word in CLOSED["reflexive"]:
+        return "reflexive"
+    if word in CLOSED["indefinite"]:
+        return "indefinite"
+    if word in CLOSED["object"] and word not in ("you", "it", "her") and before is not None:
+        return "object" if before.tag.startswith("VB") or before.tag in ("IN", "TO") else None
+    if word in CLOSED["possessive"] and following in ("NN", "NNS", "JJ"):
+        return "possessive"
+    if word in CLOSED["singular quantifier"] and following == "NN":
+        return "singular quantifier"
+    if word in CLOSED["plural quantifier"] and following == "NNS":
+        return "plural quantifier"
+    if word in CLOSED["adverb"] and token.tag == "RB" and not comma and at:
+        return "adverb"
+    return _auxiliary(word, tokens, at)
+
+
+def _auxiliary(word: str, tokens: Sequence[Token], at: int) -> str | None:
+    """Kind of an auxiliary before the verb it helps, whose form only that kind takes."""
+    ahead = at + 1
+    while ahead < len(tokens) - 1 and (tokens[ahead].word in _SKIPPED or tokens[ahead].word == "not"):
+        ahead += 1
+    if not at or tokens[at - 1].word not in _SUBJECT and not tokens[at - 1].tag.startswith("NN"):
+        return None
+    tags = {tag for tag, _ in forms(tokens[ahead].word)} | ({"VBN"} if tokens[ahead].word == "been" else set())
+    infinitive = "VB" in tags and not tags & {"VBN", "NN", "JJ"}
+    if word in CLOSED["have"] and "VBN" in tags and "VB" not in tags:
+        return "have"
+    if word in CLOSED["modal"] and (infinitive or tokens[ahead].word in ("be", "have")):
+        return "modal"
+    if word in CLOSED["do"] and infinitive and ahead > at + 1:
+        return "do"
+    if word in CLOSED["be"] and "VBG" in tags and "NN" not in tags and "JJ" not in tags:
+        return "be"
+    return None

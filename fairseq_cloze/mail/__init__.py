@@ -1,0 +1,1 @@
+"""Mail that arrives once, or waits."""

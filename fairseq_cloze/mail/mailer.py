@@ -1,0 +1,186 @@
+"""Mail that arrives once, or waits: every message is spooled, sent, and then removed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..files import PathLike
+from .delivery import Outcome, deliver, longest
+from .message import Mail, compose, last_lines
+from .settings import MailError, MailSettings, load_settings, settings_path, state_path
+from .spool import Entry, waiting
+
+__all__ = [
+    "Flushed",
+    "Mail",
+    "MailError",
+    "MailSettings",
+    "Mailer",
+    "flush",
+    "last_lines",
+    "load_settings",
+    "send_test",
+    "settings_path",
+]
+
+ATTEMPTS = 3
+
+#: Seconds before the second attempt; four times as many before each further one.
+PAUSE = 1.0
+
+
+@dataclass(frozen=True)
+class Flushed:
+    """What became of the mail in the spool.
+
+    Attributes:
+        sent: messages that left for somebody
+        kept: messages that wait for the next time
+        problems: a line per thing that went wrong
+    """
+
+    sent: int
+    kept: int
+    problems: list[str]
+
+
+class Mailer:
+    """Sends mail, and keeps what cannot be sent.
+
+    Attributes:
+        settings: the server
+        spool: the folder where unsent mail waits
+        problems: what the last :meth:`send` or :meth:`flush` ran into, a line each
+
+    Raises:
+        MailError: there are no settings, or they do not fit
+    """
+
+    def __init__(self, settings: MailSettings | None = None, spool: PathLike | None = None) -> None:
+        self.settings = load_settings() if settings is None else settings
+        self.spool = state_path() if spool is None else Path(spool)
+        self.problems: list[str] = []
+
+    def send(self, mail: Mail, limit: float | None = None) -> bool:
+        """Spool a mail and deliver it, and then, while there is time left, what the spool holds besides.
+
+        Args:
+            mail: the mail
+            limit: seconds that delivery may take; by default as long as :data:`ATTEMPTS` may take
+
+        Returns:
+            whether it left for all its addresses
+
+        Raises:
+            MailError: an address is none
+        """
+        self.problems = []
+        letter = compose(mail, self.settings)
+        pauses = [PAUSE * 4**number for number in range(ATTEMPTS - 1)]
+        if limit is None:
+            limit = ATTEMPTS * longest(letter, self.settings) + sum(pauses)
+        end = time.monotonic() + limit
+        try:
+            entry = Entry.create(self.spool, letter)
+        except OSError as error:
+            entry = Entry(letter)
+            fate = f"it could not be kept in {self.spool} either ({error.strerror or error}) and is lost"
+        else:
+            fate = f"it waits in {self.spool} for the next mail or 'fairseq-cloze mail flush'"
+        with entry:
+            outcome = self._try(entry, end)
+            for pause in pauses:
+                if not outcome.again or time.monotonic() + pause >= end:
+                    break
+                time.sleep(pause)
+                outcome = self._try(entry, end)
+            if outcome.trouble:
+                self.problems.append(f"mail '{letter.subject}' was not sent: {outcome.trouble}; {fate}")
+        if not outcome.server:
+            self._flush(end, but=entry.path)
+        return not entry.letter.to and not entry.refused
+
+    def flush(self, limit: float = 600.0) -> Flushed:
+        """Try once to send each message of the spool that no other process is about to send.
+
+        Args:
+            limit: seconds after which no further one is begun
+        """
+        self.problems = []
+        return self._flush(time.monotonic() + limit)
+
+    def _flush(self, end: float, but: Path | None = None) -> Flushed:
+        sent = kept = 0
+        reachable = True
+        for path in waiting(self.spool):
+            if path == but:
+                continue
+            try:
+                entry = Entry.claim(path)
+            except (OSError, ValueError) as error:
+                self.problems.append(f"{path}: cannot be read ({error}); look at it, and remove it")
+                kept += 1
+                continue
+            if entry is None:
+                continue
+            with entry:
+                if reachable and time.monotonic() < end:
+                    outcome = self._try(entry, end)
+                    sent += bool(outcome.served)
+                    reachable = not outcome.server
+                    if outcome.trouble:
+                        self.problems.append(f"mail '{entry.letter.subject}' was not sent: {outcome.trouble}")
+                kept += bool(entry.letter.to)
+        return Flushed(sent, kept, list(self.problems))
+
+    def _try(self, entry: Entry, end: float) -> Outcome:
+        letter = entry.letter
+        outcome = deliver(letter, self.settings, max(1.0, end - time.monotonic()))
+        remaining = [address for address in letter.to if address not in (*outcome.served, *outcome.refused)]
+        where = f"; it is kept in {self.spool / 'refused'}" if entry.path else ""
+        try:
+            entry.settle(tuple(outcome.refused), remaining)
+        except OSError as error:
+            where = ""
+            self.problems.append(
+                f"{entry.path}: cannot be written ({error.strerror or error}); '{letter.subject}' may be sent again"
+            )
+        for reason, addresses in outcome.refusals():
+            self.problems.append(f"mail '{letter.subject}' is refused for {addresses}: {reason}{where}")
+        return outcome
+
+
+def flush(spool: PathLike | None = None) -> Flushed | None:
+    """Send what waits, with the user's own settings; None where nothing waits, and then none are needed.
+
+    Raises:
+        MailError: there are no settings, or they do not fit
+    """
+    folder = state_path() if spool is None else Path(spool)
+    return Mailer(spool=folder).flush() if waiting(folder) else None
+
+
+def send_test(settings: MailSettings | None = None) -> str:
+    """Send a test message to the settings' own address, in one attempt and past the spool.
+
+    Returns:
+        one line that says what happened
+
+    Raises:
+        MailError: it was not taken; the text says what to mend
+    """
+    settings = load_settings() if settings is None else settings
+    text = (
+        "This is the test message of 'fairseq-cloze mail test': mail works. <mask> stands here as it stands in a log.\n"
+    )
+    letter = compose(Mail("fairseq-cloze: test", text), settings)
+    outcome = deliver(letter, settings)
+    if outcome.trouble:
+        raise MailError(outcome.trouble)
+    if outcome.refused:
+        raise MailError("; ".join(f"refused for {addresses}: {reason}" for reason, addresses in outcome.refusals()))
+    how = {"ssl": "TLS", "starttls": "STARTTLS", "plain": "no encryption"}[settings.security]
+    who = f"as {settings.user}" if settings.user else "without log-in"
+    return f"sent to {', '.join(letter.to)} by {settings.host}:{settings.port} ({how}, {who})"

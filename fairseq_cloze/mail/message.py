@@ -1,0 +1,232 @@
+"""A mail as bytes: composed once, so that every try to send it sends the same message.
+
+Whatever comes from logs is escaped and cleaned: ``<mask>`` stays readable, control characters go, headers stay on their
+line.  Attachments are read here and now, as a log may go on growing.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import mimetypes
+import os
+import re
+import socket
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .settings import MailSettings, split_address
+
+#: Bytes above which an attachment is compressed.
+COMPRESS_ABOVE = 1_000_000
+
+#: Bytes that all attachments of a mail may have together, compressed; many servers take no mail above 25 MB.
+MOST_ATTACHED = 10_000_000
+
+#: Bytes that stay of the beginning and of the end of a text that is longer.
+HEAD, TAIL = 1_000_000, 3_000_000
+
+#: Lines of a compressed log that the body shows.
+LINES = 50
+
+_MOST_TEXT = 200_000  # characters of the body
+_MOST_SUBJECT = 200
+_MOST_NAME = 60  # characters
+
+_TEXTS = (".log", ".txt", ".out", ".err", ".json", ".jsonl", ".csv", ".tsv", ".md", ".toml", ".yaml", ".yml", "")
+_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # colours and cursor movements
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+@dataclass(frozen=True)
+class Mail:
+    """What a caller wants to say.
+
+    Attributes:
+        subject: one line
+        text: the body, plain text
+        to: addresses; the settings' where there are none
+        attachments: files; one that cannot be read is told in the body
+        picture: a PNG to show in the body
+    """
+
+    subject: str
+    text: str
+    to: tuple[str, ...] = ()
+    attachments: tuple[Path, ...] = ()
+    picture: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Letter:
+    """A composed message, what it is about, and the addresses of its envelope."""
+
+    subject: str
+    sender: str
+    to: tuple[str, ...]
+    message: bytes
+
+
+@dataclass(frozen=True)
+class _Attached:
+    name: str
+    kind: str  # as "text/plain"
+    content: bytes
+
+
+def compose(mail: Mail, settings: MailSettings) -> Letter:
+    """The message of a mail, with its Message-ID and Date.
+
+    Raises:
+        MailError: an address is none
+    """
+    from email.headerregistry import Address
+    from email.message import EmailMessage
+    from email.policy import SMTP
+    from email.utils import localtime, make_msgid
+
+    def header(addresses: Sequence[tuple[str, str]]) -> tuple[Address, ...]:
+        return tuple(Address(_display_name(name), addr_spec=address) for name, address in addresses)
+
+    sender = split_address(settings.sender)
+    to = list({address: (name, address) for name, address in map(split_address, mail.to or settings.to)}.values())
+    attached, notes = _read_attachments(mail.attachments, mail.text)
+    text = _cut("\n\n".join(clean(part).rstrip("\n") for part in (mail.text, *notes))) + "\n"
+    subject = _one_line(mail.subject)[:_MOST_SUBJECT] or "(no subject)"
+    domain = sender[1].rpartition("@")[2]
+
+    message = EmailMessage(policy=SMTP.clone(cte_type="7bit"))  # servers need not take 8 bits
+    message["From"] = header([sender])
+    message["To"] = header(to)
+    message["Subject"] = subject
+    message["Date"] = localtime()
+    message["Message-ID"] = make_msgid(domain=domain)  # of the sender: to ask for this machine's may take long
+    message["Auto-Submitted"] = "auto-generated"
+    message.set_content(text, charset="utf-8")
+    body = f'<pre style="white-space: pre-wrap">{html.escape(text)}</pre>'
+    cid = make_msgid("picture", domain=domain)
+    if mail.picture is not None:
+        body += f'\n<p><img src="cid:{cid[1:-1]}" alt="learning curve"></p>'
+    message.add_alternative(f"<!DOCTYPE html>\n<html><body>\n{body}\n</body></html>\n", subtype="html", charset="utf-8")
+    if mail.picture is not None:
+        page = list(message.iter_parts())[1]
+        assert isinstance(page, EmailMessage)
+        page.add_related(mail.picture, "image", "png", cid=cid, filename="curve.png", disposition="inline")
+    for entry in attached:
+        main, sub = entry.kind.split("/")
+        charset = {"charset": "utf-8"} if main == "text" else None
+        message.add_attachment(entry.content, main, sub, filename=_one_line(entry.name), params=charset)
+    return Letter(subject, sender[1], tuple(address for _, address in to), message.as_bytes())
+
+
+def clean(text: str) -> str:
+    """Text as it may stand in a mail: no control characters but new lines and tabs, no colours, no lone surrogates."""
+    text = _ESCAPES.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+    return _CONTROL.sub("", text).encode("utf-8", "replace").decode("utf-8")
+
+
+def last_lines(path: Path, lines: int = LINES) -> str:
+    """The end of a text file, cleaned; only that much is read as is needed.
+
+    Raises:
+        OSError: it cannot be read
+    """
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1000 * lines))
+        text = file.read(1000 * lines)
+    return "\n".join(clean(text.decode("utf-8", "replace")).rstrip("\n").split("\n")[-lines:])
+
+
+def _one_line(text: str) -> str:
+    """Text as a header may hold it: one line, without the ``=?`` by which it could spell other headers in code."""
+    return " ".join(clean(text).split()).replace("=?", "= ?")
+
+
+def _display_name(name: str) -> str:
+    """The name before an address: short, without the characters at which Python breaks long names wrongly."""
+    return " ".join(re.sub(r'[()<>@:;\\"=?\[\],]', " ", _one_line(name))[:_MOST_NAME].split())
+
+
+def _cut(text: str) -> str:
+    if len(text) <= _MOST_TEXT:
+        return text
+    half = _MOST_TEXT // 2
+    return f"{text[:half]}\n[... {len(text) - 2 * half:,} characters left out ...]\n{text[-half:]}"
+
+
+# -- attachments -------------------------------------------------------------------------------------------------------
+
+
+def _read_attachments(paths: Sequence[Path], text: str) -> tuple[list[_Attached], list[str]]:
+    """What can be attached, and what the body has to say about the rest."""
+    attached: list[_Attached] = []
+    notes: list[str] = []
+    room = MOST_ATTACHED
+    for path in map(Path, paths):
+        try:
+            if path.exists() and not path.is_file():
+                notes.append(f"{path} could not be attached: not a file")
+                continue
+            entry, note = _read_attachment(path, room)
+            if entry is not None:
+                attached.append(entry)
+                room -= len(entry.content)
+            if note:
+                notes.append(note)
+            if _is_text(path) and (entry is None or entry.kind == "application/gzip"):
+                end = last_lines(path)
+                if end and end not in clean(text):
+                    notes.append(f"The end of {path.name}:\n{end}")
+        except (OSError, ValueError) as error:
+            notes.append(f"{path} could not be attached: {getattr(error, 'strerror', None) or error}")
+    return attached, notes
+
+
+def _read_attachment(path: Path, room: int) -> tuple[_Attached | None, str]:
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size <= COMPRESS_ABOVE and size <= room:
+            return _Attached(path.name, _kind(path), file.read(size)), ""
+        packed = _compress(file, size, room)
+        if packed is not None:
+            return _Attached(f"{path.name}.gz", "application/gzip", packed), ""
+        if _is_text(path) and size > HEAD + TAIL:
+            gap = f"\n[... bytes {HEAD:,} to {size - TAIL:,} left out ...]\n".encode()
+            file.seek(0)
+            start = file.read(HEAD)
+            file.seek(size - TAIL)
+            ends = start + gap + file.read(TAIL)
+            packed = _compress(io.BytesIO(ends), len(ends), room)
+    whole = f"the whole of it ({size:,} bytes) is {path.absolute()} on {socket.gethostname()}"
+    if packed is None:
+        return None, f"{path.name} is too large to attach; {whole}"
+    name = f"{path.stem}.head-and-tail{path.suffix}.gz"
+    return _Attached(name, "application/gzip", packed), f"Only beginning and end of {path.name} are attached; {whole}"
+
+
+def _compress(file: io.BufferedIOBase, size: int, most: int) -> bytes | None:
+    """The next *size* bytes as gzip, or None where that would be more than *most* bytes."""
+    packer = zlib.compressobj(6, zlib.DEFLATED, 31)
+    packed = bytearray()
+    while size > 0 and len(packed) <= most:
+        piece = file.read(min(size, 1 << 20))
+        if not piece:
+            break
+        size -= len(piece)
+        packed += packer.compress(piece)
+    packed += packer.flush()
+    return bytes(packed) if len(packed) <= most else None
+
+
+def _is_text(path: Path) -> bool:
+    return path.suffix.lower() in _TEXTS
+
+
+def _kind(path: Path) -> str:
+    if _is_text(path):
+        return "text/plain"
+    kind, encoding = mimetypes.guess_type(path.name)
+    return "application/octet-stream" if kind is None or encoding is not None else kind

@@ -1,0 +1,212 @@
+"""What a long job tells by mail, without ever waiting for it or failing with it."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ClozeError
+from .mailer import Mail, Mailer, MailError
+from .settings import split_address
+
+KINDS = ("start", "success", "failure", "best", "stalled", "chance", "ended")
+
+
+def _to_stderr(line: str) -> None:
+    print(f"fairseq-cloze: {line}", file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something worth a mail.
+
+    Attributes:
+        kind: one of :data:`KINDS`
+        subject: one line, without the name of the job
+        text: what there is to say, plain text
+        attachments: files, read when the mail is made
+        picture: makes the picture to show (a PNG) when the mail is made; may give None
+    """
+
+    kind: str
+    subject: str
+    text: str
+    attachments: tuple[Path, ...] = ()
+    picture: Callable[[], bytes | None] | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}, but is {self.kind!r}")
+
+
+class Notifier:
+    """Mails the events of a job: the first at once, later ones together every *interval* seconds, the last at the end.
+
+    A thread of its own makes and sends the mails.  Nothing that goes wrong there reaches the job, only a line *report*.
+
+    Args:
+        name: what the subjects begin with, such as the name of the run
+        to: addresses; without any there are no mails, and nothing is looked up
+        interval: seconds between two mails; events until then are sent together
+        mailer: what sends; by default one with the user's settings
+        report: is told, in one line each, what went wrong
+    """
+
+    def __init__(
+        self,
+        name: str,
+        to: Sequence[str],
+        interval: float = 600.0,
+        mailer: Mailer | None = None,
+        report: Callable[[str], None] = _to_stderr,
+    ) -> None:
+        self.name, self.interval = name, interval
+        self._report_to = report
+        self._to = self._usable(to)
+        self._mailer = self._usable_mailer(mailer) if self._to else None
+        self._pending: list[tuple[float, Event]] = []
+        self._changed = threading.Condition()
+        self._closed = False
+        self._problem = ""  # with the picture, told last
+        self._thread: threading.Thread | None = None
+
+    def tell(self, event: Event) -> None:
+        """Have an event mailed; returns at once."""
+        if self._mailer is None:
+            return
+        with self._changed:
+            if self._closed:
+                return
+            self._pending.append((time.time(), event))
+            if self._thread is None:
+                self._thread = self._start(self._work)
+            self._changed.notify()
+
+    def close(self, last: Event | None = None, limit: float = 120.0) -> None:
+        """Send what is pending and the last event in one mail, and wait for that, but not beyond *limit* seconds.
+
+        What did not go by then waits in the spool.
+        """
+        if self._mailer is None:
+            return
+        end = time.monotonic() + limit
+        with self._changed:
+            if self._closed:
+                return
+            self._closed = True
+            if last is not None:
+                self._pending.append((time.time(), last))
+            events, self._pending = self._pending, []
+            self._changed.notify()
+        threads = [self._thread]
+        if events:
+            # not by the other thread, which may be waiting for a server
+            threads.insert(0, self._start(lambda: self._send(events, end)))
+        for thread in threads:
+            if thread is not None:
+                thread.join(max(0.0, end - time.monotonic()))
+        if any(thread is not None and thread.is_alive() for thread in threads):
+            self._report(f"mail: not finished within {limit:g} s; what was not sent waits in {self._mailer.spool}")
+
+    def _start(self, work: Callable[[], object]) -> threading.Thread | None:
+        def guarded() -> None:
+            try:
+                work()
+            except Exception as error:
+                self._report(f"mail: {type(error).__name__}: {error}")
+
+        thread = threading.Thread(target=guarded, name="notify", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            self._report(f"mail: {error}")
+            return None
+        return thread
+
+    def _work(self) -> None:
+        """Send what is told, and what the last mail left in the spool, no more often than every *interval* seconds."""
+        next_mail = 0.0
+        kept = False
+        while True:
+            with self._changed:
+                while not self._closed:
+                    pause = next_mail - time.monotonic()
+                    if (self._pending or kept) and pause <= 0:
+                        break
+                    self._changed.wait(pause if self._pending or kept else None)
+                if self._closed:
+                    return
+                events, self._pending = self._pending, []
+            try:
+                kept = self._send(events)
+            except Exception as error:
+                self._report(f"mail: {type(error).__name__}: {error}")
+            next_mail = time.monotonic() + self.interval
+
+    def _send(self, events: Sequence[tuple[float, Event]], end: float | None = None) -> bool:
+        """Send events in one mail, or without events what the spool holds; whether something waits there afterwards."""
+        assert self._mailer is not None
+        mailer = Mailer(self._mailer.settings, self._mailer.spool)  # one per thread: each has its own problems
+        if events:
+            # a second less, so that the try ends, and is told about, before the time is over
+            limit = None if end is None else max(1.0, end - time.monotonic() - 1.0)
+            kept = not mailer.send(self._compose(events), limit)
+        else:
+            kept = mailer.flush().kept > 0
+        for problem in mailer.problems:
+            self._report(problem)
+        return kept
+
+    def _compose(self, events: Sequence[tuple[float, Event]]) -> Mail:
+        last = events[-1][1]
+        subject = f"{self.name}: {last.subject}"
+        text = last.text
+        if len(events) > 1:
+            subject += f" (and {len(events) - 1} more)"
+            text = "\n\n".join(
+                f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(when))}  {event.subject}\n\n{event.text.rstrip()}"
+                for when, event in events
+            )
+        attachments = tuple(dict.fromkeys(path for _, event in events for path in event.attachments))
+        picture = None
+        for _, event in reversed(events):
+            if event.picture is not None:
+                try:
+                    picture = event.picture()
+                except Exception as error:
+                    problem = str(error) if isinstance(error, ClozeError) else f"{type(error).__name__}: {error}"
+                    if problem != self._problem:
+                        self._problem = problem
+                        text = f"{text.rstrip()}\n\nThe picture could not be drawn: {problem}"
+                break
+        return Mail(subject, text, self._to, attachments, picture)
+
+    def _usable(self, to: Sequence[str]) -> tuple[str, ...]:
+        usable = []
+        for address in to:
+            try:
+                split_address(address)
+                usable.append(address)
+            except MailError as error:
+                self._report(f"{error}; no mail to it")
+        return tuple(usable)
+
+    def _usable_mailer(self, mailer: Mailer | None) -> Mailer | None:
+        try:
+            if importlib.util.find_spec("yagmail") is None:
+                raise MailError("mail needs yagmail; run: pip install yagmail")
+            return mailer or Mailer()
+        except Exception as error:
+            self._report(f"no mail will be sent: {error}")
+            return None
+
+    def _report(self, line: str) -> None:
+        try:
+            self._report_to(" ".join(line.split()))
+        except Exception:
+            pass  # a terminal that is gone is no reason to end a job

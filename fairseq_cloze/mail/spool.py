@@ -1,0 +1,176 @@
+"""Where mail waits: a folder (0700) with a file (0600) per message.
+
+A file is a line of JSON that says to whom the message still has to go, and then the message.  Whoever holds the lock
+of a file sends it; the lock is ``flock``'s and goes with its process, however that ends.  On file systems without locks
+two processes may send the same message; it carries the same Message-ID, by which servers know it again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from .message import Letter
+
+#: Seconds after which a file that was never completed is removed.
+ABANDONED = 3600.0
+
+
+class Entry:
+    """A message that is ours to send, and its file while there is one.
+
+    Attributes:
+        letter: the message, and the addresses that it still has to go to
+        path: the file, or None for a message that could not be kept
+        refused: addresses that the server never will serve
+    """
+
+    def __init__(self, letter: Letter, path: Path | None = None, descriptor: int = -1, width: int = 0) -> None:
+        self.letter, self.path = letter, path
+        self.refused: tuple[str, ...] = ()
+        self._descriptor, self._width = descriptor, width
+
+    @classmethod
+    def create(cls, folder: Path, letter: Letter) -> Entry:
+        """Keep a message; it is ours from the moment that it is there.
+
+        Raises:
+            OSError: it cannot be kept, and nothing of it is
+        """
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        now = time.time_ns()
+        moment = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now // 10**9))}.{now % 10**9:09}"
+        name = f"{moment}-{uuid.uuid4().hex}.mail"
+        temporary, path = folder / f"{name}.tmp", folder / name
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            _lock(descriptor)
+            header = _header(letter)
+            with open(descriptor, "wb", closefd=False) as file:
+                file.write(header + b"\n" + letter.message)
+            os.fsync(descriptor)
+            temporary.rename(path)
+        except BaseException:
+            os.close(descriptor)
+            temporary.unlink(missing_ok=True)
+            raise
+        return cls(letter, path, descriptor, len(header))
+
+    @classmethod
+    def claim(cls, path: Path) -> Entry | None:
+        """Take a message that nobody else is about to send.
+
+        Raises:
+            OSError: its file cannot be read
+            ValueError: it is no such file
+        """
+        try:
+            descriptor = os.open(path, os.O_RDWR)
+        except FileNotFoundError:
+            return None  # sent by somebody else
+        try:
+            if _lock(descriptor) and _is_there(path, descriptor):
+                with open(descriptor, "rb", closefd=False) as file:
+                    header, message = file.readline(), file.read()
+                letter = _letter(header, message)
+                if letter.to:
+                    return cls(letter, path, descriptor, len(header) - 1)
+                path.unlink()  # sent by a process that was killed before it came to this
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+        return None
+
+    def __enter__(self) -> Entry:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the message to others, if it is still there."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def settle(self, refused: Sequence[str], remaining: Sequence[str]) -> None:
+        """Note to whom the message still has to go; without anybody, it is removed.
+
+        The note is written in place, into as many bytes as before: that needs no room on a full disk, and keeps the
+        lock.
+
+        Args:
+            refused: addresses that the server never will serve; the message goes to a folder of its own for them
+            remaining: addresses to try again
+
+        Raises:
+            OSError: the file cannot be written
+        """
+        self.letter = replace(self.letter, to=tuple(remaining))
+        self.refused += tuple(refused)
+        if self.path is None:
+            return
+        self._note([*remaining, *refused])  # first of all: who was served must not be served again
+        if refused:
+            aside = self.path.parent / "refused"
+            aside.mkdir(mode=0o700, exist_ok=True)
+            if not remaining:
+                self.path.rename(aside / self.path.name)
+                return
+            Entry.create(aside, replace(self.letter, to=tuple(refused))).close()
+            self._note(remaining)
+        if not remaining:
+            self.path.unlink()
+
+    def _note(self, to: Sequence[str]) -> None:
+        os.pwrite(self._descriptor, _header(replace(self.letter, to=tuple(to))).ljust(self._width), 0)
+
+
+def waiting(folder: Path) -> list[Path]:
+    """The files of the messages that wait, oldest first; what was never completed is removed."""
+    if not os.path.isdir(folder):
+        return []
+    for path in folder.glob("*.mail.tmp"):
+        try:
+            if time.time() - path.stat().st_mtime > ABANDONED:
+                path.unlink()
+        except OSError:
+            pass  # somebody else removed it, or it is not ours
+    return sorted(folder.glob("*.mail"))
+
+
+def _header(letter: Letter) -> bytes:
+    return json.dumps({"subject": letter.subject, "sender": letter.sender, "to": letter.to}).encode("ascii")
+
+
+def _letter(header: bytes, message: bytes) -> Letter:
+    try:
+        values = json.loads(header)
+        return Letter(str(values["subject"]), str(values["sender"]), tuple(map(str, values["to"])), message)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError("its first line is no envelope") from error
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # a file system without locks: better twice than never
+    return True
+
+
+def _is_there(path: Path, descriptor: int) -> bool:
+    """Whether *path* still is the file that was opened, and not one that was sent and removed meanwhile."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

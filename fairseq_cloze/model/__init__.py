@@ -1,0 +1,1 @@
+"""Model: attention, encoder, heads, and a score per candidate, as plain torch modules."""

@@ -1,0 +1,184 @@
+"""Out of memory: what counts as that, and computing a batch in pieces where it does not fit.
+
+Losses and scores are computed per blank, so the pieces of a batch give what the batch would have given.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NoReturn, TypeVar
+
+import torch
+
+from ..errors import OutOfMemory
+from ..watch.resources import empty_cuda_cache
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+#: What errors say that mean that memory ran out: of CUDA, cuBLAS, torch's allocator on a CPU, C++ and oneDNN.
+TEXTS = (
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "can't allocate memory",
+    "not enough memory",
+    "Cannot allocate memory",
+    "std::bad_alloc",
+    "could not create a primitive",
+    "could not create a memory",
+)
+
+#: Where a batch did not fit, batches of that share of its tokens are split ahead.  Each further failure lowers the
+#: limit by a tenth, so at most seven lie between a limit and its half, which pieces have at most.
+LIMIT_SHARE = 0.9
+
+#: Names of the sums in logging outputs: how often memory ran out, and batches that were split ahead.
+COUNTED = OOM, SPLIT = "oom", "split_ahead"
+
+ADVICE = "--checkpoint-activations, --fp16 or --autocast need less memory per token"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, of the device or of the machine."""
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in TEXTS)
+
+
+def attempt(work: Callable[[], R]) -> tuple[R] | None:
+    """Do some work.
+
+    Returns:
+        a tuple of its result; ``None`` where memory ran out: all that the work held is free again then, as nothing
+        refers any more to the error, whose traceback would keep activations alive
+    """
+    try:
+        return (work(),)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        logger.info("%s", str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
+    free_memory()
+    return None
+
+
+def free_memory() -> None:
+    """Give back what nothing refers to."""
+    gc.collect()
+    empty_cuda_cache()
+
+
+@dataclass
+class Limit:
+    """What is known of the memory for one kind of work.
+
+    Attributes:
+        tokens: batches of as many computed tokens or more are split ahead; ``None`` while all have fitted
+        failed: tokens of the smallest batch that did not fit
+        count: how often memory ran out
+        splits: batches that were split ahead, without running out of memory
+    """
+
+    tokens: int | None = None
+    failed: int | None = None
+    count: int = 0
+    splits: int = 0
+
+    def exceeded(self, tokens: int) -> None:
+        """Take note that a batch of that many tokens did not fit."""
+        self.count += 1
+        self.failed = min(tokens, self.failed or tokens)
+        self.tokens = max(int(LIMIT_SHARE * self.failed), 1)
+
+    def notes(self) -> list[str]:
+        """What to say of it, if anything."""
+        if self.tokens is None:
+            return []
+        text = f"batches that ran out of memory: {self.count:,}, and split ahead: {self.splits:,}; no score is missing"
+        return [f"{text}. With --max-tokens {self.tokens - 1} or less it is faster"]
+
+    def fits(self, tokens: int) -> bool:
+        """Whether nothing speaks against a batch of that many tokens."""
+        return self.tokens is None or tokens < self.tokens
+
+
+def halves(things: Sequence[T]) -> list[Sequence[T]]:
+    """The two halves of at least two things."""
+    middle = (len(things) + 1) // 2
+    return [things[:middle], things[middle:]]
+
+
+def in_pieces(
+    things: Sequence[T],
+    work: Callable[[Sequence[T]], R],
+    cost: Callable[[Sequence[T]], int],
+    limit: Limit,
+    too_large: Callable[[T], NoReturn],
+) -> list[R]:
+    """Do work that needs no gradients on a batch of things, in pieces where memory runs out.
+
+    Args:
+        things: at least one
+        work: what to do with some of them
+        cost: tokens that some of them are computed with
+        limit: what is known of the memory
+        too_large: is called with a thing that does not fit alone, and raises
+
+    Returns:
+        the result of each piece, in order
+    """
+    results: list[R] = []
+    left = [things]
+    split = False
+    while left:
+        piece = left.pop(0)
+        tokens = cost(piece)
+        if len(piece) > 1 and not limit.fits(tokens):
+            split = split or piece is things
+            left[:0] = halves(piece)
+            continue
+        done = attempt(lambda piece=piece: work(piece))  # type: ignore[misc]
+        if done is not None:
+            results += done
+        elif len(piece) == 1:
+            too_large(piece[0])
+        else:
+            limit.exceeded(tokens)
+            left[:0] = halves(piece)
+    limit.splits += split
+    return results
+
+
+def cannot_split(what: str, tokens: int, advice: str) -> OutOfMemory:
+    """The error of one item that does not fit.
+
+    Args:
+        what: the item, in words
+        tokens: its computed tokens
+        advice: what to do
+    """
+    return OutOfMemory(f"out of memory: {what} alone, {tokens:,} tokens, does not fit; {advice}")
+
+
+def smaller_batches(fits: int, worst: int, max_tokens: int | None, batch_size: int | None, update_freq: int) -> str:
+    """Options that fit and make the same updates, as text.
+
+    Args:
+        fits: tokens of a batch that is expected to fit
+        worst: tokens of the most expensive item
+        max_tokens, batch_size, update_freq: of the run
+    """
+    if max_tokens is None:
+        if batch_size is None or batch_size < 2:
+            return ADVICE
+        return f"--batch-size {(batch_size + 1) // 2} --update-freq {2 * update_freq} makes the same updates"
+    parts = -(-max_tokens // max(fits, 1))
+    tokens = max_tokens // max(parts, 2)
+    if tokens < worst:
+        return f"--max-tokens {worst} is the least that these passages need; {ADVICE}"
+    return f"--max-tokens {tokens} --update-freq {max(parts, 2) * update_freq} makes the same updates"

@@ -1,0 +1,97 @@
+"""Scoring: a score per candidate, the same for training, validation and prediction.
+
+Scores are ``float32 (blanks, candidates)``, higher is better, ``-inf`` where a candidate does not exist or repeats an
+earlier one.  Softmax over a row gives the probabilities.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..data.vocabulary import PAD
+from ..plugin.model import contrast_shares, mean_of_others
+from ..views.settings import Settings
+from ..weights.checkpoint import HEAD_NAME
+
+Sample = dict[str, Any]
+
+
+def candidate_scores(model: nn.Module, sample: Sample, settings: Settings) -> Tensor:
+    """Score every candidate of a batch.
+
+    ``joint``, by scorer:
+
+    - ``mean``: mean over the candidate's tokens of their logits at the blank's one ``<mask>``.  With a softmax over the
+      candidates that is the same as the mean log-probability, as the normaliser is common to all.
+    - ``kmask``: as many masks as tokens, mean log-probability of each token at its own.
+    - ``l2r``: the same with the tokens before it filled in, mean log-probability: the within-word left-to-right
+      pseudo-log-likelihood of Kauf & Ivanova, "A Better Way to Do Masked Language Model Scoring" (ACL 2023), with the
+      whole candidate for the word.
+
+    Each less ``settings.contrast`` times the candidate's mean score at the masks of the other blanks, see
+    :func:`fairseq_cloze.plugin.model.piece_scores`.
+
+    ``full``, ``neighbors`` with ``mean``: mean log-probability of the filled-in tokens and of their neighbour on each
+    side, as the LM head sees them in the filled text; the neighbours give the empty candidate a score too.
+
+    ``full``, ``neighbors`` with ``head``: a ranking head on ``<s>``.
+
+    Args:
+        model: RoBERTa of fairseq, or :class:`fairseq_cloze.plugin.model.ClozeRobertaModel`
+        sample: a batch of :meth:`fairseq_cloze.views.view.View.collate`
+        settings: complete
+
+    Returns:
+        ``float32 (blanks, candidates)``
+    """
+    if settings.view == "joint":
+        scores = _scores_at_masks(model, sample, settings)
+    else:
+        by_row = _head_scores(model, sample) if settings.scorer == "head" else _filled_scores(model, sample)
+        scores = by_row[sample["row"].clamp(min=0)]
+    return scores.masked_fill(~sample["distinct"], float("-inf"))
+
+
+def _scores_at_masks(model: nn.Module, sample: Sample, settings: Settings) -> Tensor:
+    inputs = sample["net_input"]
+    contrast = float(settings.contrast or 0.0)
+    normalise = settings.scorer != "mean" and bool(sample["multi_token"].any())
+    pieces, _ = model(**inputs, contrast=contrast, normalise=normalise)
+    if pieces.dim() == 2:  # a plain RoBERTa projects to the whole vocabulary: (reads, vocabulary)
+        pieces = _pieces_of_vocabulary(pieces.float(), inputs, contrast, normalise)
+    present = inputs["candidate_tokens"].ne(PAD)
+    return pieces.float().masked_fill(~present, 0.0).sum(dim=-1) / present.sum(dim=-1).clamp(min=1)
+
+
+def _pieces_of_vocabulary(logits: Tensor, inputs: Sample, contrast: float, normalise: bool) -> Tensor:
+    """What :func:`fairseq_cloze.plugin.model.piece_scores` computes, from logits of the whole vocabulary."""
+    if normalise:
+        logits = logits.log_softmax(dim=-1)
+    tokens, windows = inputs["candidate_tokens"], inputs["windows"]
+    flat = tokens.flatten(1)
+    others = mean_of_others(logits[: len(windows)], windows) * contrast_shares(windows, contrast)[:, None]
+    return (logits[inputs["piece_reads"].flatten(1), flat] - others.gather(1, flat)).view_as(tokens)
+
+
+def _filled_scores(model: nn.Module, sample: Sample) -> Tensor:
+    """Mean log-probability of what is filled in and of its neighbours, ``float32 (rows,)``."""
+    source = sample["net_input"]["src_tokens"]
+    spans = sample["spans"]
+    position = torch.arange(source.size(1), device=source.device)
+    # One neighbour on each side; <s> and </s> where the text ends.
+    scored = (position >= spans[:, :1] - 1) & (position <= spans[:, 1:])
+    logits, _ = model(src_tokens=source, masked_tokens=scored)
+    own = logits.float().log_softmax(dim=-1).gather(1, source[scored][:, None])[:, 0]
+    total = torch.zeros(len(source), dtype=own.dtype, device=own.device)
+    total = total.index_add(0, scored.nonzero()[:, 0], own)
+    return total / scored.sum(dim=1)
+
+
+def _head_scores(model: nn.Module, sample: Sample) -> Tensor:
+    scores, _ = model(
+        src_tokens=sample["net_input"]["src_tokens"], features_only=True, classification_head_name=HEAD_NAME
+    )
+    return scores[:, 0].float()

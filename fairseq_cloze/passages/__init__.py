@@ -1,0 +1,1 @@
+"""Passages: text becomes checked passages."""

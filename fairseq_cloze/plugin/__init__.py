@@ -1,0 +1,1 @@
+"""Plugin: the only room that knows fairseq."""

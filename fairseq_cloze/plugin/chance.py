@@ -1,0 +1,305 @@
+"""The chance watch: says when a training does no better than guessing, and why that may be.
+
+It is fed the sums of every update and looks at the last of them together: at least ``patience`` updates and
+:data:`BLANKS_NEEDED` blanks.  They are at chance if accuracy is not above the range of guessing, or if the softmax loss
+is within 1% of :math:`\\log C`, what guessing among :math:`C` candidates costs, while accuracy is next to chance.  The
+newer half alone has to say the same, so that a model that begins to learn is left alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..ranking.metrics import MICRO, chance_interval
+
+#: A verdict rests on as many labelled blanks; guessing among four then gives 22.3 to 27.7%.
+BLANKS_NEEDED = 1000
+
+#: The loss is that of guessing within this part of log C ...
+LOSS_TOLERANCE = 0.01
+
+#: ... where accuracy is not above chance by more than this part of it: a model that is too sure of itself has that
+#: loss as well, at any accuracy.
+ACCURACY_TOLERANCE = 0.1
+
+#: Accuracy once stood above chance if a piece of the run of so many blanks did, by so many standard deviations.
+PIECE_BLANKS = 250
+PIECE_DEVIATIONS = 4.0
+
+#: The loss rose if it is so much higher than at the start, and than that of guessing.
+LOSS_RISE = 1.1
+
+#: Learning rates at which RoBERTa is fine-tuned with Adam lie between.
+LOWEST_RATE, HIGHEST_RATE = 1e-6, 1e-4
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Updates that follow each other: sums over their labelled blanks and all workers."""
+
+    first: int  #: number of the first update, counted from 1
+    last: int
+    blanks: int
+    correct: int
+    chance: int  #: sum of the chances of guessing right, in millionths
+    loss: float  #: sum of the losses, in nats
+    log_candidates: float  #: sum of log C, C being the number of distinct candidates of a blank
+
+    @staticmethod
+    def of_update(number: int, logs: Sequence[Mapping[str, Any]]) -> Stretch:
+        """One update, from the logging outputs of the criterion."""
+
+        def total(key: str) -> float:
+            return float(sum(log.get(key, 0) for log in logs))
+
+        blanks, correct, chance = (int(total(key)) for key in ("n_blanks", "n_correct", "chance"))
+        return Stretch(number, number, blanks, correct, chance, total("loss"), total("log_candidates"))
+
+    @staticmethod
+    def join(parts: Sequence[Stretch]) -> Stretch:
+        """One stretch of several that follow each other."""
+        return Stretch(
+            first=parts[0].first,
+            last=parts[-1].last,
+            blanks=sum(part.blanks for part in parts),
+            correct=sum(part.correct for part in parts),
+            chance=sum(part.chance for part in parts),
+            loss=math.fsum(part.loss for part in parts) if all(math.isfinite(p.loss) for p in parts) else math.nan,
+            log_candidates=math.fsum(part.log_candidates for part in parts),
+        )
+
+    @property
+    def accuracy(self) -> float:
+        """Percent of the blanks."""
+        return 100.0 * self.correct / self.blanks
+
+    @property
+    def chance_percent(self) -> float:
+        """Accuracy that guessing reaches on average."""
+        return 100.0 * self.chance / MICRO / self.blanks
+
+    @property
+    def deviations(self) -> float:
+        """Accuracy less chance, in standard deviations of guessing."""
+        p = self.chance_percent / 100.0
+        return (self.accuracy / 100.0 - p) / math.sqrt(max(p * (1.0 - p), 1e-12) / self.blanks)
+
+    @property
+    def mean_loss(self) -> float:
+        """Nats per blank."""
+        return self.loss / self.blanks
+
+    @property
+    def guessing_loss(self) -> float:
+        """Mean of log C."""
+        return self.log_candidates / self.blanks
+
+    def is_at_chance(self, softmax: bool) -> bool:
+        """Whether accuracy, or with the softmax loss the loss, is that of guessing."""
+        if self.accuracy <= chance_interval(self.chance_percent, self.blanks)[1]:
+            return True
+        near = abs(self.mean_loss - self.guessing_loss) <= LOSS_TOLERANCE * self.guessing_loss
+        return softmax and near and self.accuracy <= (1.0 + ACCURACY_TOLERANCE) * self.chance_percent
+
+    @property
+    def updates(self) -> str:
+        """The numbers, for messages."""
+        return f"updates {self.first} to {self.last}" if self.first < self.last else f"update {self.first}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A stretch at chance, and what else was seen since the run started or was resumed."""
+
+    window: Stretch
+    start: Stretch  #: the first piece
+    peak: Stretch | None  #: the piece furthest above chance, if any was above
+    highest_rate: float  #: highest learning rate
+    highest_at: int  #: first update that had it
+    first_scale: float | None  #: loss scale of fp16; ``None`` without
+    last_scale: float | None
+    softmax: bool  #: whether the loss is the softmax loss, so that log C is the loss of guessing
+
+
+class ChanceWatch:
+    """Looks at each update of a training and says when the run is at chance.
+
+    It says so once, and again each time the number of updates at chance has doubled.  It starts afresh where a run is
+    resumed; then it needs as many updates as at the start of a run.
+
+    Args:
+        patience: number of updates at chance that are worth a word, at least 1
+        softmax: whether the loss is the softmax loss
+    """
+
+    def __init__(self, patience: int, softmax: bool = True) -> None:
+        self.patience = patience
+        self.softmax = softmax
+        self._window: deque[Stretch] = deque()
+        self._blanks = 0  # in the window
+        self._piece: list[Stretch] = []
+        self._start: Stretch | None = None
+        self._peak: Stretch | None = None
+        self._highest_rate, self._highest_at = -1.0, 0
+        self._first_scale: float | None = None
+        self._above = 0  # updates since the window was last at chance
+        self._quiet = 0  # updates until it may be said again
+        self._pause = patience
+
+    def add(self, update: Stretch, rate: float, scale: float | None = None) -> Verdict | None:
+        """Look at an update.
+
+        Args:
+            update: its sums
+            rate: its learning rate
+            scale: its loss scale, with fp16
+
+        Returns:
+            the verdict where there is something to say
+        """
+        if rate > self._highest_rate:
+            self._highest_rate, self._highest_at = rate, update.first
+        self._first_scale = scale if self._first_scale is None else self._first_scale
+        self._quiet = max(self._quiet - 1, 0)
+        self._add_to_piece(update)
+        self._window.append(update)
+        self._blanks += update.blanks
+        while len(self._window) > self.patience and self._blanks - self._window[0].blanks >= BLANKS_NEEDED:
+            self._blanks -= self._window.popleft().blanks
+        if len(self._window) < self.patience or self._blanks < BLANKS_NEEDED:
+            return None
+        window, newer = Stretch.join(self._window), Stretch.join(list(self._window)[len(self._window) // 2 :])
+        if not (newer.blanks and newer.is_at_chance(self.softmax) and window.is_at_chance(self.softmax)):
+            self._above += 1
+            if self._above >= self.patience:  # it has learned; should it fall again, that is news
+                self._quiet, self._pause = 0, self.patience
+            return None
+        self._above = 0
+        if self._quiet:
+            return None
+        self._quiet, self._pause = self._pause, 2 * self._pause
+        assert self._start is not None  # a window holds several pieces
+        return Verdict(
+            *(window, self._start, self._peak, self._highest_rate, self._highest_at),
+            *(self._first_scale, scale, self.softmax),
+        )
+
+    def _add_to_piece(self, update: Stretch) -> None:
+        self._piece.append(update)
+        piece = Stretch.join(self._piece)
+        if piece.blanks < PIECE_BLANKS:
+            return
+        self._piece = []
+        self._start = self._start or piece
+        if piece.deviations > (self._peak.deviations if self._peak else PIECE_DEVIATIONS):
+            self._peak = piece
+
+
+# -- causes ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Beginning:
+    """What a run started from.
+
+    Args:
+        scorer: name of the scorer
+        text_norm: how the text was normalised
+        from_scratch: whether the weights began at random
+        weights: what was proved of them; empty where nothing was
+        vocabulary: what was proved of dictionary and BPE; empty where there was nothing to compare with
+        vocabulary_proved: whether that is all there is to prove
+    """
+
+    scorer: str
+    text_norm: str
+    from_scratch: bool = False
+    weights: str = ""
+    vocabulary: str = ""
+    vocabulary_proved: bool = True
+
+
+def report(verdict: Verdict, beginning: Beginning) -> str:
+    """What a verdict says, and the likely causes, those with the best evidence first; several lines."""
+    window = verdict.window
+    low, high = chance_interval(window.chance_percent, window.blanks)
+    lines = [
+        f"{window.updates} are at chance: accuracy is {window.accuracy:.1f}% of {window.blanks:,} blanks, guessing "
+        f"gives {low:.1f} to {high:.1f}% in 95 of 100 cases"
+    ]
+    if not math.isfinite(window.loss):
+        lines[0] += "; the loss is no number"
+    elif verdict.softmax:
+        lines[0] += f"; the loss is {window.mean_loss:.3f}, guessing has {window.guessing_loss:.3f}"
+    lines[0] += ". Likely causes, the best evidence first (see docs/chance.md):"
+    lines += [f"  {number}. {cause}" for number, cause in enumerate(likely_causes(verdict, beginning), 1)]
+    proved = [beginning.weights, beginning.vocabulary if beginning.vocabulary_proved else ""]
+    if any(proved):
+        lines.append(f"  Proved: {'; '.join(line for line in proved if line)}")
+    return "\n".join(lines)
+
+
+def likely_causes(verdict: Verdict, beginning: Beginning) -> list[str]:
+    """Why a run may be at chance, a line per cause: what was measured, then what was set, then what is left."""
+    window, start, peak = verdict.window, verdict.start, verdict.peak
+    trained = f"{window.last} updates so far"
+    causes = []
+    if not math.isfinite(window.loss):
+        causes.append("overflow: losses are no numbers. Train without --fp16, or with a lower --lr")
+    elif verdict.first_scale and verdict.last_scale and verdict.last_scale < verdict.first_scale:
+        causes.append(
+            f"fp16 overflow: loss_scale fell from {verdict.first_scale:g} to {verdict.last_scale:g}. "
+            "Train without --fp16 to be sure"
+        )
+    rate = (
+        f"the highest so far is {verdict.highest_rate:g}, at update {verdict.highest_at}. "
+        "Start again with a lower --lr, 1e-5 or less for large models, and some hundred --warmup-updates"
+    )
+    high = "the learning rate is too high, or there is no warm-up: "
+    evidence = []
+    if peak is not None:
+        evidence.append(f"accuracy was {peak.accuracy:.1f}% in {peak.updates} and fell")
+    if verdict.softmax and window.mean_loss > LOSS_RISE * max(start.mean_loss, window.guessing_loss):
+        evidence.append(f"the loss rose from {start.mean_loss:.3f} in {start.updates} to {window.mean_loss:.3f}")
+    if not beginning.from_scratch and verdict.highest_rate > HIGHEST_RATE:
+        evidence.append("RoBERTa is fine-tuned below 1e-4")
+    if evidence:
+        causes.append(f"{high}{', '.join(evidence)}; {rate}")
+    if beginning.from_scratch:
+        causes.append(
+            f"the weights began at random, as --from-scratch asks for, {trained}. "
+            "Start from pretrained weights (--finetune-from-model), or go on for longer"
+        )
+    if beginning.scorer == "head":
+        causes.append(
+            f"the ranking head of --scorer head began at random, {trained}. "
+            "Go on for longer, or take --scorer mean, which starts above chance"
+        )
+    if verdict.highest_rate < LOWEST_RATE:
+        causes.append(f"the learning rate moves hardly anything: the highest so far is {verdict.highest_rate:g}")
+    if not beginning.vocabulary_proved:
+        causes.append(
+            f"dictionary or BPE are not those of the weights: {beginning.vocabulary}. "
+            "Put dict.txt, encoder.json and vocab.bpe of the weights beside them"
+        )
+    low, _ = chance_interval(window.chance_percent, window.blanks)
+    if window.accuracy < low:
+        causes.append(
+            f"answers are shifted: accuracy is below what guessing gives, {low:.1f}% and more. "
+            "Check data that other tools have converted"
+        )
+    elif peak is None and beginning.scorer != "head" and not beginning.from_scratch:
+        causes.append(
+            "answers are shifted, or the text is not the language of the weights: accuracy was "
+            f"{start.accuracy:.1f}% in {start.updates} and never above chance. "
+            "Score the weights alone with 'fairseq-cloze evaluate'"
+        )
+    if beginning.text_norm == "none":
+        causes.append("the text does not look like the pretraining text: it was prepared with --text-norm none")
+    if not evidence:
+        causes.append(f"{high}nothing speaks for it but that it is common; {rate}")
+    return causes

@@ -1,0 +1,357 @@
+"""Everything that depends on which fairseq, torch or apex is installed.
+
+Of the distributions of fairseq, all imported as ``fairseq``, ``ve-fairseq`` 0.12.3 is supported.  Checkpoints of the
+official ``fairseq`` 0.12.2 can be read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import logging
+import os
+import pickle
+import re
+import shutil
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn, TypeVar
+
+from ..errors import ChanceError, CheckpointError, ClozeError, OutOfMemory, SetupError
+from ..files import replacing
+
+T = TypeVar("T")
+
+MINIMUM_TORCH = (2, 6)
+
+INSTALL_FAIRSEQ = "pip install ve-fairseq==0.12.3"
+
+
+def require_fairseq() -> None:
+    """Import fairseq, or say in one line what to install.
+
+    Raises:
+        SetupError: fairseq or torch is missing, they do not fit, or another project's ``apex`` is in the way
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise SetupError(f"torch cannot be imported ({error}): pip install 'torch>=2.6'") from error
+    if _version(torch.__version__) < MINIMUM_TORCH:
+        raise SetupError(f"torch {torch.__version__} is too old, 2.6 or newer is needed: pip install 'torch>=2.6'")
+    refuse_wrong_apex()
+    if importlib.util.find_spec("fairseq") is None:
+        raise SetupError(f"fairseq is not installed: {INSTALL_FAIRSEQ}")
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    try:
+        importlib.import_module("fairseq")
+    except Exception as error:  # whatever a package raises that does not fit its surroundings
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        python = ".".join(map(str, sys.version_info[:2]))
+        raise SetupError(
+            f"the installed fairseq does not work with Python {python} and torch {torch.__version__} ({reason}): "
+            f"pip uninstall -y fairseq ve-fairseq; {INSTALL_FAIRSEQ}"
+        ) from error
+    finally:  # one of its models turns on the debug output of every library
+        root.setLevel(level)
+        root.handlers[:] = handlers
+
+
+def refuse_wrong_apex() -> None:
+    """Refuse the ``apex`` of PyPI, a web toolkit that has nothing to do with NVIDIA's.
+
+    Raises:
+        SetupError: the installed ``apex`` is not NVIDIA's
+    """
+    spec = importlib.util.find_spec("apex")
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    if spec and not any(Path(folder, "optimizers").is_dir() for folder in folders):
+        raise SetupError(
+            "the installed 'apex' is not NVIDIA's but another project of that name from PyPI: pip uninstall -y apex "
+            "(NVIDIA's is optional: https://github.com/NVIDIA/apex)"
+        )
+
+
+def _version(text: str) -> tuple[int, ...]:
+    numbers: list[int] = []
+    for part in text.split("+")[0].split("."):
+        if not part.isdigit():
+            break
+        numbers.append(int(part))
+    return tuple(numbers)
+
+
+# -- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+def allow_checkpoint_types() -> None:
+    """Let ``torch.load`` read fairseq's checkpoints without trusting them with code.
+
+    ``torch.load`` admits plain data only; older RoBERTa checkpoints, and new ones of ``--arch
+    roberta_base``, hold an ``argparse.Namespace``.
+    """
+    import torch
+
+    torch.serialization.add_safe_globals([argparse.Namespace])
+
+
+def load_checkpoint(path: Path) -> Any:
+    """Read a checkpoint into CPU memory, mapped where its format allows; code in it does not run.
+
+    Raises:
+        CheckpointError: missing, truncated, or not a checkpoint
+    """
+    import torch
+
+    allow_checkpoint_types()
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint; check the path")
+    try:
+        return torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
+    except Exception as error:  # torch raises many kinds for damaged files
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if refused:
+            raise CheckpointError(
+                f"{path}: holds an object of {refused[1]}, which is not read as it could run code; if you trust the "
+                f"file, make a copy of its weights: python -c \"import torch; s = torch.load('{path}', 'cpu', "
+                "weights_only=False); torch.save({k: s[k] for k in ('args', 'cfg', 'model') if k in s}, 'plain.pt')\""
+            ) from error
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{path}: cannot be read as a checkpoint, {path.stat().st_size:,} bytes ({reason[:200]}); "
+            "the file is truncated or no PyTorch file, copy it again"
+        ) from error
+
+
+#: Second copies of an encoder layer's parameters in checkpoints of fairseq 0.12.2.
+DEAD_PARAMETERS = tuple(
+    f"{name}_{kind}" for name in ("in_proj", "out_proj", "fc1", "fc2") for kind in ("weight", "bias")
+)
+
+
+def is_dead_parameter(name: str) -> bool:
+    """Whether a name in a checkpoint is one of fairseq 0.12.2's second copies, which were never trained."""
+    parts = name.split(".")
+    return "layers" in parts and parts[-1] in DEAD_PARAMETERS and parts[-2].isdigit()
+
+
+# -- changes to fairseq itself ---------------------------------------------------------------------------------------
+
+
+def copy_checkpoints_atomically() -> None:
+    """Make fairseq copy ``checkpoint_best.pt`` and ``checkpoint_last.pt`` under a temporary name first.
+
+    fairseq writes the first file of a save by rename, but its copies in place: a run that is killed meanwhile leaves
+    half a ``checkpoint_last.pt`` and cannot resume, and a watcher can read half a file.
+    """
+    from fairseq.file_io import PathManager
+
+    if getattr(PathManager.copy, "atomic", False):
+        return
+    plain_copy = PathManager.copy
+
+    def copy(src_path: str, dst_path: str, overwrite: bool = False) -> Any:
+        if "://" in src_path or "://" in dst_path or (os.path.exists(dst_path) and not overwrite):
+            return plain_copy(src_path, dst_path, overwrite)
+        with replacing(dst_path) as temporary:
+            shutil.copyfile(src_path, temporary)
+        return True
+
+    copy.atomic = True  # type: ignore[attr-defined]
+    PathManager.copy = staticmethod(copy)
+
+
+def exchange_by_torch() -> None:
+    """Let torch.distributed send objects from worker to worker.
+
+    fairseq sends a loaded checkpoint through ``torch.load``, which refuses its own configuration:
+    every training on several GPUs that starts from a checkpoint would stop there.  Its way of gathering, with which
+    ``fairseq-validate`` adds up, wants CUDA and takes 16 kB.
+    """
+    import torch.distributed
+    from fairseq.distributed import utils
+
+    def broadcast(obj: Any, src_rank: int, group: Any, dist_device: Any) -> Any:
+        box = [obj]
+        torch.distributed.broadcast_object_list(box, src=src_rank, group=group, device=dist_device)
+        return box[0]
+
+    def all_gather(data: Any, group: Any = None, max_size: int = 0) -> list[Any]:
+        return gather(data)
+
+    utils._broadcast_object_slow = broadcast
+    utils.all_gather_list = all_gather
+
+
+def train_as_launched() -> None:
+    """Let fairseq's commands do as ``torchrun`` and ``srun`` say: which of how many processes this one is.
+
+    ve-fairseq looks at ``torchrun``'s variables only where it sees several GPUs: on CPUs, and where each process is
+    given one GPU, it starts as many complete trainings.  On CPUs the backends become those that work there.
+    """
+    import torch
+    from fairseq.distributed import utils
+    from omegaconf import open_dict
+
+    if getattr(utils.call_main, "as_launched", False):
+        return
+    plain_call = utils.call_main
+
+    def call_main(cfg: Any, main: Callable[..., Any], **kwargs: Any) -> Any:
+        options = cfg.distributed_training
+        taken = options.distributed_init_method is not None or cfg.common.tpu or options.pipeline_model_parallel
+        if not taken and options.distributed_port <= 0:  # with a port, fairseq does as SLURM says, in its own way
+            from ..ranking.sharing import find_place
+
+            place = find_place()
+            if place is not None:
+                if place.rank > 0:  # fairseq-validate resets the level to INFO, in every worker
+                    os.environ.setdefault("LOGLEVEL", "WARNING")
+                gpus = 0 if cfg.common.cpu else torch.cuda.device_count()
+                with open_dict(cfg):
+                    options.distributed_init_method = place.init_method
+                    options.distributed_world_size, options.distributed_rank = place.size, place.rank
+                    options.device_id = place.local_rank % gpus if gpus else place.local_rank
+                    options.distributed_no_spawn = True
+                    if not gpus:
+                        options.distributed_backend = "gloo"
+                        if options.ddp_backend in ("c10d", "pytorch_ddp"):
+                            options.ddp_backend = "legacy_ddp"
+        return plain_call(cfg, main, **kwargs)
+
+    call_main.as_launched = True  # type: ignore[attr-defined]
+    utils.call_main = call_main
+
+
+def check_before_building() -> None:
+    """Let fairseq build nothing from a checkpoint before :func:`fairseq_cloze.weights.checkpoint.check_built` saw it.
+
+    With the newer layout fairseq takes model, task and criterion from the file, and evaluates strings of their options.
+    """
+    from fairseq import checkpoint_utils
+
+    plain_load = checkpoint_utils.load_model_ensemble_and_task
+    if getattr(plain_load, "checks", False):
+        return
+
+    def load(filenames: list[str], arg_overrides: Any = None, *args: Any, **kwargs: Any) -> Any:
+        from ..weights.checkpoint import check_built, load_state
+
+        for path in filenames:
+            file = checkpoint_utils.get_maybe_sharded_checkpoint_filename(path, kwargs.get("suffix", ""), 0, 1)
+            if os.path.isfile(file):  # fairseq says it if one is missing
+                check_built(load_state(Path(file)), Path(path), arg_overrides or {})
+        return plain_load(filenames, arg_overrides, *args, **kwargs)
+
+    load.checks = True  # type: ignore[attr-defined]
+    checkpoint_utils.load_model_ensemble_and_task = load
+
+
+def print_errors_plainly() -> None:
+    """Print a :class:`ClozeError` that ends the process as its text alone, as our own command line does.
+
+    ``FAIRSEQ_CLOZE_TRACEBACK=1`` brings the traceback back.  Where a worker that torch has spawned ended with
+    :func:`end_run` or :func:`end_worker`, its parent ends with the same exit status, without a word of its own.
+    """
+    previous: Callable[..., Any] = sys.excepthook
+    if getattr(previous, "plain_cloze_errors", False):
+        return
+    from .stopping import EXIT_REQUEUE
+
+    own_codes = (ChanceError.exit_code, OutOfMemory.exit_code, EXIT_REQUEUE)
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        code = error.exit_code if isinstance(error, ClozeError) else 1
+        if kind.__name__ == "ProcessExitedException" and getattr(error, "exit_code", 1) in own_codes:
+            code = getattr(error, "exit_code", 1)
+        elif isinstance(error, ClozeError) and not os.environ.get("FAIRSEQ_CLOZE_TRACEBACK"):
+            sys.stdout.flush()
+            print(f"Error: {error}", file=sys.stderr)
+        else:
+            previous(kind, error, trace)
+        if code != 1:  # Python's own after a hook
+            raise SystemExit(code)
+
+    hook.plain_cloze_errors = True  # type: ignore[attr-defined]
+    sys.excepthook = hook
+
+
+def end_run(status: int, text: str) -> NoReturn:
+    """End this process, one of those that train together, with an exit status and a last word.
+
+    All of them have to call it.  Any other exception than ``SystemExit`` would become status 1 and a traceback where
+    hydra or torch's spawn runs the training.
+
+    Raises:
+        SystemExit: always
+    """
+    if rank() == 0:
+        sys.stdout.flush()
+        print(text, file=sys.stderr, flush=True)
+    gather(None)  # torch kills spawned workers when the first one ends: not before the text was printed
+    if is_distributed():
+        import torch.distributed
+
+        torch.distributed.destroy_process_group()  # gloo's threads abort a process that ends without, now and then
+    raise SystemExit(status)
+
+
+def end_worker(status: int, text: str) -> NoReturn:
+    """End this process at once, without the others: of workers that torch has spawned, it ends the rest.
+
+    Raises:
+        SystemExit: always
+    """
+    sys.stdout.flush()
+    print(text, file=sys.stderr, flush=True)
+    raise SystemExit(status)
+
+
+def is_distributed() -> bool:
+    """Whether this process is one of several that train together."""
+    import torch.distributed
+
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def rank() -> int:
+    """Number of this process among those that train together; 0 where it is alone."""
+    import torch.distributed
+
+    return torch.distributed.get_rank() if is_distributed() else 0
+
+
+def gather(value: T) -> list[T]:
+    """The *value* of every process that trains, by rank, given to all of them."""
+    import torch.distributed
+
+    if not is_distributed():
+        return [value]
+    values: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def refuse_independent_processes() -> None:
+    """Refuse to train as one of several processes that do not know of each other.
+
+    fairseq-hydra-train imports this plugin after it has looked for other processes, where :func:`train_as_launched`
+    comes too late; N complete trainings would overwrite each other's checkpoints.
+
+    Raises:
+        SetupError: a launcher says there are several processes, torch.distributed says there is one
+    """
+    from ..ranking.sharing import find_place
+
+    place = None if is_distributed() else find_place()
+    if place is not None:
+        raise SetupError(
+            f"{place.size} processes were started ({place.launcher}), but fairseq runs each alone, all writing the "
+            "same checkpoints; instead of fairseq-hydra-train, start python -m fairseq_cloze.plugin.hydra_train (see "
+            "docs/training.md, Several processes)"
+        )

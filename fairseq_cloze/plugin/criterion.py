@@ -1,0 +1,155 @@
+"""Criterion: the ranking loss and the metrics.
+
+Counts are summed as integers over batches and workers and divided once, at the end, so that every worker layout gives
+the same accuracy and a checkpoint is selected on its exact value.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from fairseq.criterions import FairseqCriterion, register_criterion
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.logging import metrics
+from torch import Tensor, nn
+
+from ..model.memory import COUNTED, OOM
+from ..model.scores import candidate_scores
+from ..ranking.metrics import COUNTS, RATIOS, count_metrics
+from . import stopping
+
+CRITERION_NAME = "cloze_ranking"
+LOSSES = ("softmax", "margin", "listnet")
+
+_SUMMED = (*COUNTS, "ntokens", "computed_tokens")
+
+
+@dataclass
+class ClozeRankingCriterionConfig(FairseqDataclass):
+    """Options of ``--criterion cloze_ranking``."""
+
+    ranking_loss: ChoiceEnum(LOSSES) = field(  # type: ignore[valid-type]
+        default="softmax",
+        metadata={
+            "help": "softmax: cross-entropy over the candidates; margin: hinge between gold and each other candidate; "
+            "listnet: cross-entropy with the softmax of graded ranks"
+        },
+    )
+    ranking_margin: float = field(default=1.0, metadata={"help": "margin of --ranking-loss margin"})
+
+
+@register_criterion(CRITERION_NAME, dataclass=ClozeRankingCriterionConfig)
+class ClozeRankingCriterion(FairseqCriterion):
+    """Loss over the candidates of each blank, in float32 and in nats; metrics per blank."""
+
+    def __init__(self, task: Any, ranking_loss: str, ranking_margin: float) -> None:
+        super().__init__(task)
+        self.ranking_loss = str(getattr(ranking_loss, "value", ranking_loss))
+        self.ranking_margin = ranking_margin
+        self.settings = task.settings
+
+    def forward(
+        self, model: nn.Module, sample: dict[str, Any], reduce: bool = True
+    ) -> tuple[Tensor, int, dict[str, Any]]:
+        """Compute the loss of a batch.
+
+        Returns:
+            the sum of the losses of its labelled blanks; their number; and the counts that :meth:`reduce_metrics` sums
+        """
+        scores = candidate_scores(model, sample, self.settings)
+        labelled = sample["gold"] >= 0
+        losses = ranking_losses(scores, sample, self.ranking_loss, self.ranking_margin)
+        loss = losses[labelled].sum()
+        log_candidates = sample["distinct"].sum(dim=1).clamp(min=1).log()[labelled].sum()
+        blanks = int(labelled.sum())
+        summed_loss, summed_log = torch.stack([loss.detach(), log_candidates.to(loss.dtype)]).tolist()
+        return (
+            loss,
+            blanks,
+            {
+                "loss": summed_loss,
+                "log_candidates": summed_log,
+                "ntokens": sample["ntokens"],
+                "nsentences": sample["nsentences"],
+                "sample_size": blanks,
+                "computed_tokens": sample["net_input"]["src_tokens"].numel(),
+                stopping.TOLD: int(stopping.told()),
+                **count_metrics(scores.detach(), sample),
+            },
+        )
+
+    @classmethod
+    def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
+        """Add up the counts of all workers and log them."""
+        total = {key: sum(log.get(key, 0) for log in logging_outputs) for key in ("loss", *_SUMMED)}
+        blanks = int(total["n_blanks"])
+        metrics.log_scalar("loss", float(total["loss"]) / max(blanks, 1), blanks, priority=0)
+        for key in _SUMMED:
+            metrics.log_scalar_sum(_meter(key), int(total[key]), priority=60)
+        for name, (part, whole, scale) in RATIOS.items():
+            metrics.log_derived(name, _ratio(_meter(part), _meter(whole), scale), priority=10)
+        for key in COUNTED:
+            count = int(sum(log.get(key, 0) for log in logging_outputs))
+            if count or key == OOM:
+                metrics.log_scalar_sum(key, count, priority=600)
+        metrics.log_derived("padding", _padding, priority=70)
+        metrics.log_speed("bps", blanks, priority=80, round=1)
+
+    @staticmethod
+    def logging_outputs_can_be_summed() -> bool:
+        """Every value is a sum, so workers may add theirs before :meth:`reduce_metrics`."""
+        return True
+
+
+# -- loss ------------------------------------------------------------------------------------------------------------
+
+
+def ranking_losses(scores: Tensor, sample: dict[str, Any], loss: str = "softmax", margin: float = 1.0) -> Tensor:
+    """Loss of each blank; only those of labelled blanks mean anything.
+
+    - ``softmax``: :math:`-\\log \\mathrm{softmax}(s)_{gold}`
+    - ``margin``: mean over the other candidates :math:`c` of :math:`\\max(0, m - s_{gold} + s_c)`
+    - ``listnet``: :math:`-\\sum_c \\mathrm{softmax}(r)_c \\log \\mathrm{softmax}(s)_c` for relevances :math:`r`, the
+      top-one probabilities of Cao et al., "Learning to Rank: From Pairwise Approach to Listwise Approach" (ICML 2007)
+
+    Args:
+        scores: ``float32 (blanks, candidates)``, ``-inf`` where there is no distinct candidate
+        sample: the batch, for ``gold``, ``distinct`` and ``relevance``
+        loss: one of :data:`LOSSES`
+        margin: of the margin loss
+
+    Returns:
+        ``float32 (blanks,)``
+    """
+    distinct = sample["distinct"]
+    gold = sample["gold"].clamp(min=0)
+    if loss == "margin":
+        right = scores.gather(1, gold[:, None])
+        others = distinct.clone()
+        others[torch.arange(len(gold), device=gold.device), gold] = False
+        hinge = (margin - right + scores.masked_fill(~others, 0.0)).clamp(min=0).masked_fill(~others, 0.0)
+        return hinge.sum(dim=1) / others.sum(dim=1).clamp(min=1)
+    log_probabilities = F.log_softmax(scores, dim=1)
+    if loss == "listnet":
+        target = sample["relevance"].float().masked_fill(~distinct, float("-inf")).softmax(dim=1)
+        return -(target * log_probabilities.masked_fill(~distinct, 0.0)).sum(dim=1)
+    return F.nll_loss(log_probabilities, gold, reduction="none")
+
+
+def _meter(count: str) -> str:
+    """Name of the meter that sums a count; fairseq keeps names with an underscore out of the log."""
+    return count if count == "n_blanks" else f"_{count}"
+
+
+def _ratio(part: str, whole: str, scale: float) -> Any:
+    def ratio(meters: Any) -> float:
+        total = meters[whole].sum
+        return float(scale * meters[part].sum / total) if total else float("nan")
+
+    return ratio
+
+
+def _padding(meters: Any) -> float:
+    computed = meters["_computed_tokens"].sum
+    return round(100.0 * float(computed - meters["_ntokens"].sum) / float(computed), 2) if computed else 0.0

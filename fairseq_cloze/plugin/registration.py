@@ -1,0 +1,21 @@
+"""Registration: what fairseq is told of this package, once per process."""
+
+from __future__ import annotations
+
+from . import compat, stopping
+
+
+def register_all() -> None:
+    """See :func:`fairseq_cloze.register`."""
+    compat.print_errors_plainly()
+    compat.require_fairseq()
+    from fairseq.tasks import TASK_REGISTRY
+
+    compat.allow_checkpoint_types()
+    compat.copy_checkpoints_atomically()
+    compat.exchange_by_torch()
+    compat.check_before_building()
+    compat.train_as_launched()
+    stopping.save_when_told()
+    if "cloze_ranking" not in TASK_REGISTRY:
+        from . import criterion, model, optimizer, task  # noqa: F401

@@ -1,0 +1,377 @@
+"""Task: ties data, view, model and criterion to fairseq, and proves that the pretrained weights were loaded."""
+
+import logging
+import os
+from argparse import Namespace
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+from fairseq import utils
+from fairseq.data import Dictionary
+from fairseq.dataclass import ChoiceEnum
+from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
+from fairseq.tasks import register_task
+from omegaconf import II, MISSING
+from torch import nn
+
+from ..data.databin import DataBin
+from ..data.vocabulary import Vocabulary
+from ..errors import ChanceError, CheckpointError, ClozeError, DataBinError
+from ..runs.lock import RUN_FILE, RunLock
+from ..views.making import make_view
+from ..views.settings import CARRIED, OTHER_BLANKS, SCORERS, VIEWS, Settings
+from ..weights.checkpoint import (
+    HEAD_NAME,
+    STATE_KEY,
+    State,
+    carried_vocabulary,
+    check_model_built,
+    check_vocabulary,
+    compare_vocabularies,
+    digests,
+    load_state,
+    prove_load,
+    read_architecture,
+    read_task_state,
+    require_ranking_head,
+    task_state,
+)
+from . import compat, stopping
+from .chance import Beginning, ChanceWatch, Stretch, report
+from .criterion import CRITERION_NAME, ClozeRankingCriterionConfig
+from .dataset import ClozeDataset
+from .model import BASE, MODEL_NAME, ClozeRobertaModel, fill_config, finish_model, rest_lm_head
+from .recovery import RecoveringTask, RecoveryConfig
+from .source import LAST, check_architecture, find_source, value_of, warn_of_another_run
+
+logger = logging.getLogger(__name__)
+
+TASK_NAME = "cloze_ranking"
+
+
+@dataclass
+class ClozeRankingConfig(RecoveryConfig):
+    """Options of ``--task cloze_ranking``."""
+
+    data: str = field(
+        default=MISSING,
+        metadata={
+            "help": "data-bin of 'fairseq-cloze prepare'; several with colons between them are shards, one per epoch"
+        },
+    )
+    view: ChoiceEnum(VIEWS) = field(  # type: ignore[valid-type]
+        default="joint",
+        metadata={
+            "help": "how a passage becomes input. joint: the passage once, every blank a mask; full: the passage with "
+            "one candidate filled in; neighbors: from the previous blank to the next one, candidate filled in"
+        },
+    )
+    scorer: ChoiceEnum(SCORERS) = field(  # type: ignore[valid-type]
+        default="mean",
+        metadata={
+            "help": "how the LM head scores a candidate of several tokens. mean: over the tokens, at one mask; "
+            "kmask: as many masks as tokens; l2r: and the tokens before filled in; head: a new ranking head instead of "
+            "the LM head (views full and neighbors, which else need mean)"
+        },
+    )
+    other_blanks: ChoiceEnum(OTHER_BLANKS) = field(  # type: ignore[valid-type]
+        default="remove", metadata={"help": "what stands in the other blanks of view full"}
+    )
+    contrast: float = field(
+        default=0.7,
+        metadata={
+            "help": "share of a candidate's mean score at the passage's other blanks that its score is reduced by "
+            "(view joint)"
+        },
+    )
+    from_scratch: bool = field(
+        default=False, metadata={"help": "start from random weights; otherwise a run without pretrained weights stops"}
+    )
+    chance_patience: int = field(
+        default=200,
+        metadata={"help": "say so, with the likely causes, when as many updates are no better than guessing; 0: never"},
+    )
+    stop_at_chance: bool = field(
+        default=False, metadata={"help": "then end the run as well, with exit status 4 (see --chance-patience)"}
+    )
+    # What the proof of load and the batches need to know of the other groups.
+    seed: int = II("common.seed")
+    train_subset: str = II("dataset.train_subset")
+    restore_file: str = II("checkpoint.restore_file")
+    finetune_from_model: Optional[str] = II("checkpoint.finetune_from_model")
+    continue_once: Optional[str] = II("checkpoint.continue_once")
+    path: Optional[str] = II("common_eval.path")
+
+
+@register_task(TASK_NAME, dataclass=ClozeRankingConfig)
+class ClozeRankingTask(RecoveringTask):
+    """Rank the candidates of each blank of a passage."""
+
+    cfg: ClozeRankingConfig
+
+    def __init__(self, cfg: ClozeRankingConfig, **kwargs: Any) -> None:
+        super().__init__(cfg, **kwargs)
+        #: how candidates are scored
+        self.settings = Settings(**{name: value_of(getattr(cfg, name)) for name in CARRIED}).completed({})
+        self.shards = [DataBin(path) for path in utils.split_paths(cfg.data)]
+        self.vocabulary: Vocabulary = self.shards[0].vocabulary
+        for shard in self.shards[1:]:
+            _check_shard(shard, self.shards[0])
+        self._dictionary = make_dictionary(self.vocabulary)
+        self._max_positions: int = BASE["max_positions"]
+        self._source: Path | None = None  # checkpoint that training starts from
+        self._loads_checkpoint = False  # a model was built for a checkpoint that fairseq loads, not for training
+        self._proved = False
+        self._beginning = Beginning(str(self.settings.scorer), self.shards[0].encoding.text_norm, cfg.from_scratch)
+        self._watch: ChanceWatch | None = None
+        self._run: RunLock | None = None
+        #: a worker was told to stop, see :mod:`fairseq_cloze.plugin.stopping`
+        self.stopping = False
+        self._update = (0, 0.0, None)  # number, learning rate and loss scale of the latest update
+        self.state.merge_state_dict({STATE_KEY: self._own_state()})
+
+    # -- dictionary and data -----------------------------------------------------------------------------------------
+
+    @property
+    def source_dictionary(self) -> Dictionary:
+        """The dictionary of the data-bin, ``<mask>`` included."""
+        return self._dictionary
+
+    @property
+    def target_dictionary(self) -> Dictionary:
+        """The same."""
+        return self._dictionary
+
+    def load_dataset(self, split: str, combine: bool = False, epoch: int = 1, **kwargs: Any) -> None:
+        """Open a split; for training, the shard whose turn it is in this epoch.
+
+        Raises:
+            DataBinError: no such split, in any of the shards where it is the training split
+        """
+        shard = self.shards[0]
+        if split == self.cfg.train_subset:
+            for each in self.shards:
+                each.open(split)
+            shard = self.shards[(epoch - 1) % len(self.shards)]
+        view = make_view(self.settings, shard.open(split), self.vocabulary, self._max_positions)
+        shuffle = split == self.cfg.train_subset
+        self.datasets[split] = ClozeDataset(view, shuffle, self.cfg.seed, split)
+
+    def get_batch_iterator(
+        self, dataset: ClozeDataset, max_positions: Any = None, required_batch_size_multiple: int = 1, **kwargs: Any
+    ) -> Any:
+        """As fairseq's, but no item is dropped.
+
+        Nothing is too long, as over-long passages are windows, and no last batch goes missing because its size is no
+        multiple of ``--required-batch-size-multiple``.
+        """
+        # fairseq fills up workers that lack a batch, but forgets all that a worker counted in an update that ends so.
+        accumulates = max(self.cfg.update_freq) > 1
+        dataset.batches_multiple = kwargs.get("num_shards", 1) if accumulates and dataset.shuffle else 1
+        return super().get_batch_iterator(dataset, max_positions=None, required_batch_size_multiple=1, **kwargs)
+
+    # -- model and criterion -----------------------------------------------------------------------------------------
+
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
+        """Build the model; before a training, make sure that the checkpoint it starts from fits.
+
+        Raises:
+            ClozeError: no pretrained weights were given, or they do not belong to the data or the model
+        """
+        self._loads_checkpoint = from_checkpoint
+        if from_checkpoint:
+            check_model_built(cfg, None)
+        name = getattr(cfg, "_name", None)
+        if ARCH_MODEL_REGISTRY.get(name) is ClozeRobertaModel:
+            ARCH_CONFIG_REGISTRY[name](cfg)  # hydra leaves it to the builder
+        if not from_checkpoint:
+            compat.refuse_independent_processes()
+            self._begin_run()
+            self._source = find_source(self.cfg)
+            if self._source is not None:
+                self._check_source(self._source, cfg)
+        elif self.cfg.path:  # fairseq-validate
+            self._check_validated(Path(self.cfg.path))
+        if name == MODEL_NAME:
+            fill_config(cfg, BASE)
+        model = super().build_model(cfg, from_checkpoint)
+        finish_model(model, getattr(cfg, "layer_norm_eps", None))
+        if self.settings.scorer == "head":
+            model.register_classification_head(HEAD_NAME, num_classes=1)
+            rest_lm_head(model)
+        self._max_positions = model.max_positions()
+        return model
+
+    def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
+        """Build the criterion.
+
+        Raises:
+            ClozeError: training with another criterion than ``cloze_ranking``
+        """
+        name = getattr(cfg, "_name", None) or getattr(cfg, "criterion", None)
+        if name != CRITERION_NAME:
+            if not self._loads_checkpoint:
+                raise ClozeError(f"--task {TASK_NAME} needs --criterion {CRITERION_NAME}, found --criterion {name}")
+            # A checkpoint of masked-LM pretraining names its own criterion.
+            logger.info("the checkpoint's criterion is %s, scoring with %s", name, CRITERION_NAME)
+            config = ClozeRankingCriterionConfig()
+            cfg = Namespace(criterion=CRITERION_NAME, **{key: getattr(config, key) for key in vars(config)})
+        return super().build_criterion(cfg)
+
+    # -- the checkpoint training starts from -------------------------------------------------------------------------
+
+    def _check_source(self, path: Path, cfg: Any) -> None:
+        state = load_state(path)
+        if path == Path(self.cfg.save_dir, LAST):
+            warn_of_another_run(state, path, self.cfg)
+        self._check_vocabulary(state, path)
+        architecture = read_architecture(state, path)
+        if getattr(cfg, "_name", None) == MODEL_NAME:
+            fill_config(cfg, vars(architecture))
+        elif isinstance(cfg, Namespace):
+            cfg.layer_norm_eps = architecture.layer_norm_eps
+        check_architecture(architecture, cfg, path)
+
+    def _check_validated(self, path: Path) -> None:
+        """Make sure that a checkpoint can be validated."""
+        state = load_state(path)
+        self._check_vocabulary(state, path)
+        if self.settings.scorer == "head":
+            require_ranking_head(state, path)
+
+    def _check_vocabulary(self, state: State, path: Path) -> None:
+        line, proved = check_vocabulary(state, path, self.vocabulary, f"data-bin {self.shards[0].folder}")
+        logger.log(logging.INFO if proved else logging.WARNING, "%s", line)
+        self._beginning.vocabulary, self._beginning.vocabulary_proved = line, proved
+
+    def begin_epoch(self, epoch: int, model: nn.Module) -> None:
+        """Before the first update, prove that the model holds the checkpoint's weights.
+
+        Raises:
+            CheckpointError: it does not; names encoder or LM head.  Every worker stops with the same text.
+        """
+        if self._proved or self._source is None:
+            return
+        # The first worker has the file; all others must hold what it holds.
+        weights = model.state_dict()
+        problem, own = None, digests(weights)
+        if compat.rank() == 0:
+            try:
+                self._beginning.weights = prove_load(self._source, load_state(self._source), weights, own)
+                logger.info("%s", self._beginning.weights)
+            except CheckpointError as error:
+                problem = str(error)
+        workers = compat.gather((problem, own))
+        problem, wanted = workers[0]
+        for rank, (_, found) in enumerate(workers):
+            for part in wanted:
+                if problem is None and found[part] != wanted[part]:
+                    problem = (
+                        f"the {part} of worker {rank} is not that of worker 0: expected digest {wanted[part][:12]}, "
+                        f"found {found[part][:12]}; check that all workers read the same checkpoint"
+                    )
+        if problem is not None:
+            raise CheckpointError(problem)
+        self._proved = True
+
+    def valid_step(self, sample: dict[str, Any], model: nn.Module, criterion: nn.Module, **kwargs: Any) -> Any:
+        """As fairseq's; a worker of ``fairseq-validate`` that lacks a batch adds nothing."""
+        return super().valid_step(sample, model, criterion, **kwargs) if sample else (0.0, 0, {})
+
+    # -- the chance watch --------------------------------------------------------------------------------------------
+
+    def optimizer_step(self, optimizer: Any, model: nn.Module, update_num: int) -> None:
+        """As fairseq's; what the chance watch wants to know of the update is kept."""
+        super().optimizer_step(optimizer, model, update_num)
+        scale = getattr(getattr(optimizer, "scaler", None), "loss_scale", None)
+        self._update = (update_num + 1, float(optimizer.get_lr()), scale)
+
+    def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
+        """As fairseq's; after an update, the chance watch looks at the sums over all workers.
+
+        Raises:
+            SystemExit: with the exit status of :class:`ChanceError`, if the run is at chance and is to stop then
+            Stop: a worker was told to stop, in validation
+        """
+        super().reduce_metrics(logging_outputs, criterion)
+        self.stopping = self.stopping or stopping.agreed(logging_outputs)
+        if self.stopping and not criterion.training:
+            raise stopping.Stop
+        if not criterion.training or self.cfg.chance_patience <= 0:
+            return
+        if self._watch is None:
+            self._watch = ChanceWatch(self.cfg.chance_patience, softmax=criterion.ranking_loss == "softmax")
+        number, rate, scale = self._update
+        verdict = self._watch.add(Stretch.of_update(number, logging_outputs), rate, scale)
+        if verdict is None:
+            return
+        if compat.rank() == 0:
+            logger.warning("%s", report(verdict, self._beginning))
+        if self.cfg.stop_at_chance:
+            last = Path(self.cfg.save_dir, LAST)
+            left = f"{last} stays, look at it with 'fairseq-cloze doctor'" if last.exists() else "Nothing was saved"
+            compat.end_run(
+                ChanceError.exit_code,
+                f"Error: stopped at update {number}, as --stop-at-chance asks for; causes are named above. {left}",
+            )
+
+    # -- the run -----------------------------------------------------------------------------------------------------
+
+    def _begin_run(self) -> None:
+        """Say that this process trains into the save-dir, and heed requests to stop."""
+        stopping.listen()
+        if compat.rank() == 0 and self._run is None:
+            try:
+                self._run = RunLock(self.cfg.save_dir, data=os.path.abspath(self.shards[0].folder))
+            except OSError as error:  # a disk that is full, or without locks, is no reason not to train
+                logger.warning(
+                    "%s: cannot say that a training runs (%s); 'fairseq-cloze watch' will not see its end",
+                    Path(self.cfg.save_dir, RUN_FILE),
+                    error.strerror or error,
+                )
+
+    def requeued(self) -> None:
+        """Record that the run ends to be started again."""
+        if self._run is not None:
+            self._run.requeue()
+
+    # -- checkpoints of this task ------------------------------------------------------------------------------------
+
+    def _own_state(self) -> State:
+        return task_state(self.vocabulary, self.shards[0].encoding, self.settings)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Compare the state of a checkpoint that fairseq loads with the data-bin, rather than take it over.
+
+        Raises:
+            CheckpointError: dictionary or BPE differ
+        """
+        carried = read_task_state({"task_state": state_dict})
+        if carried:
+            where = f"data-bin {self.shards[0].folder}"
+            compare_vocabularies(
+                carried_vocabulary(carried, "the checkpoint"), self.vocabulary, "the checkpoint", where
+            )
+            encoding = self.shards[0].encoding.to_dict()
+            if carried["encoding"] != encoding:
+                logger.warning(
+                    "the checkpoint's text was encoded with %s, the data-bin's with %s", carried["encoding"], encoding
+                )
+
+
+def make_dictionary(vocabulary: Vocabulary) -> Dictionary:
+    """fairseq's dictionary of a vocabulary; the rows are the same."""
+    dictionary = Dictionary()
+    for symbol in vocabulary.symbols[dictionary.nspecial :]:
+        dictionary.add_symbol(symbol)
+    return dictionary
+
+
+def _check_shard(shard: DataBin, first: DataBin) -> None:
+    for key in ("vocabulary", "encoding"):
+        if shard.manifest[key] != first.manifest[key]:
+            raise DataBinError(
+                f"{shard.folder}: shards must be prepared alike, its {key} differs from that of {first.folder}; "
+                "prepare both with the same options"
+            )

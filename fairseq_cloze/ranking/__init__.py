@@ -1,0 +1,1 @@
+"""Ranking: weights at work."""

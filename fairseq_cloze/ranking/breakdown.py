@@ -1,0 +1,217 @@
+"""Breakdown: accuracy by groups of blanks, each with an interval.
+
+Groups come from what a store holds: tokens, blanks and candidates.  The kind of the options is a guess from small word
+lists and endings, not a part-of-speech tagger; see :func:`kind_of`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..data.store import Store
+from ..data.vocabulary import Vocabulary
+from ..passages.reading import UNLABELLED
+from ..passages.text import NOTHING
+from .answers import gold_of
+
+#: Accuracy in percent, its interval, and number of blanks, by group and by name of the grouping.
+Breakdown = dict[str, dict[str, dict[str, Any]]]
+
+#: Names of groups, and the group of each blank, ``int64 (blanks,)``.
+_Grouping = tuple[Sequence[str], np.ndarray]
+
+#: 97.5% quantile of the normal distribution.
+Z95 = 1.959963984540054
+
+
+def break_down(store: Store, vocabulary: Vocabulary, answers: np.ndarray) -> Breakdown:
+    """Accuracy by groups of blanks.
+
+    Args:
+        store: the passages
+        vocabulary: what they were encoded with
+        answers: index of the predicted candidate, the first of equal ones, ``int64 (blanks,)``
+
+    Returns:
+        grouping → group → ``accuracy``, ``interval_low`` and ``interval_high`` (percent, see :func:`wilson_interval`)
+        and ``n_blanks``; labelled blanks only, groups without any are left out
+    """
+    gold = gold_of(store)
+    labelled = gold != UNLABELLED
+    right = labelled & (answers == gold)
+    passage = np.repeat(np.arange(len(store)), np.diff(store.blank_end))
+    groupings = {
+        "token class": _token_classes(store),
+        "position of the blank": _positions(store, passage),
+        "blanks in the passage": _bins(np.diff(store.blank_end)[passage], (5, 10, 15, 20)),
+        "tokens in the passage": _bins(np.diff(store.token_end)[passage], (200, 300, 400, 510)),
+        "kind of the options": _kinds(store, vocabulary),
+    }
+    folders = _folders(store, passage)
+    if len(folders[0]) > 1:
+        groupings["folder"] = folders
+    return {name: _count(grouping, right, labelled) for name, grouping in groupings.items()}
+
+
+def breakdown_lines(breakdown: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+    """A breakdown as a table."""
+    lines = []
+    for name, groups in breakdown.items():
+        lines.append(f"{f'by {name}':32}{'accuracy %':>10}{'blanks':>10}  95% interval")
+        for group, row in groups.items():
+            interval = f"{row['interval_low']:.1f} to {row['interval_high']:.1f}"
+            lines.append(f"  {group:30}{row['accuracy']:10.2f}{row['n_blanks']:10,}  {interval}")
+    return lines
+
+
+def wilson_interval(right: int, blanks: int) -> tuple[float, float]:
+    """95% interval of a share, as fractions.
+
+    Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).  It takes blanks as
+    independent.
+
+    Args:
+        right: blanks answered rightly
+        blanks: all blanks, at least one
+    """
+    share, z2 = right / blanks, Z95**2
+    middle = (share + z2 / (2 * blanks)) / (1 + z2 / blanks)
+    margin = Z95 * math.sqrt(share * (1 - share) / blanks + z2 / (4 * blanks**2)) / (1 + z2 / blanks)
+    return max(0.0, min(share, middle - margin)), min(1.0, max(share, middle + margin))
+
+
+def _count(grouping: _Grouping, right: np.ndarray, labelled: np.ndarray) -> dict[str, dict[str, Any]]:
+    names, group = grouping
+    blanks = np.bincount(group[labelled], minlength=len(names)).tolist()
+    hits = np.bincount(group[right], minlength=len(names)).tolist()
+    out = {}
+    for name, n_blanks, n_right in zip(names, blanks, hits):
+        if n_blanks:
+            low, high = wilson_interval(n_right, n_blanks)
+            out[name] = {
+                "accuracy": 100.0 * n_right / n_blanks,
+                "interval_low": 100.0 * low,
+                "interval_high": 100.0 * high,
+                "n_blanks": n_blanks,
+            }
+    return out
+
+
+# -- groupings -------------------------------------------------------------------------------------------------------
+
+
+def _token_classes(store: Store) -> _Grouping:
+    several = np.diff(store.candidate_token_end) > 1
+    multi = np.logical_or.reduceat(several, store.candidate_end[:-1]) if len(several) else several
+    return ("one-token candidates", "multi-token candidates"), multi.astype(np.int64)
+
+
+def _positions(store: Store, passage: np.ndarray) -> _Grouping:
+    count = np.diff(store.blank_end)[passage]
+    number = np.arange(store.blanks) - store.blank_end[passage]
+    third = 1 + 3 * number // count
+    group = np.where(number == 0, 0, np.where(number == count - 1, 4, third))
+    return ("first blank", "first third", "middle third", "last third", "last blank"), group
+
+
+def _bins(values: np.ndarray, ends: Sequence[int]) -> _Grouping:
+    names = [f"{low + 1} to {high}" for low, high in zip((0, *ends), ends)]
+    return (*names, f"{ends[-1] + 1} or more"), np.digitize(values, ends, right=True)
+
+
+def _folders(store: Store, passage: np.ndarray) -> _Grouping:
+    folders = [store.id(number).rpartition("/")[0] or "(no folder)" for number in range(len(store))]
+    names = sorted(set(folders))
+    index = {name: number for number, name in enumerate(names)}
+    return names, np.array([index[folder] for folder in folders], dtype=np.int64)[passage]
+
+
+def _kinds(store: Store, vocabulary: Vocabulary) -> _Grouping:
+    texts: dict[bytes, str] = {}
+    ends = store.candidate_end.tolist()
+    group = np.zeros(store.blanks, dtype=np.int64)
+    for blank, (start, end) in enumerate(zip(ends[:-1], ends[1:])):
+        options = []
+        for candidate in range(start, end):
+            tokens = store.candidate_tokens(candidate)
+            key = tokens.tobytes()
+            if key not in texts:
+                texts[key] = vocabulary.decode(tokens.tolist()).strip()
+            options.append(texts[key])
+        group[blank] = KINDS.index(kind_of(options))
+    return KINDS, group
+
+
+# -- kinds of options ------------------------------------------------------------------------------------------------
+
+#: Closed classes of English, not complete; a word may stand in several.
+_WORDS: Mapping[str, frozenset[str]] = {
+    name: frozenset(words.split())
+    for name, words in {
+        "prepositions": """aboard about above across after against along alongside amid among around as at before behind
+            below beneath beside besides between beyond by concerning despite down during except for from in inside
+            into like near of off on onto opposite out outside over past per regarding round since through throughout
+            till to toward towards under underneath unlike until up upon via with within without""",
+        "conjunctions": """after although and as because before but either hence however if lest moreover neither
+            nevertheless nor once or otherwise provided since so still than that then therefore though thus till unless
+            until when whenever where whereas wherever whether while yet""",
+        "question and relative words": """how that what whatever when whenever where wherever whether which whichever
+            who whoever whom whose why""",
+        "pronouns": """all another any anybody anyone anything both each either everybody everyone everything few he
+            her hers herself him himself his i it its itself me mine most much myself neither nobody none nothing one
+            ones other others our ours ourselves she some somebody someone something such that their theirs them
+            themselves these they this those us we you your yours yourself yourselves""",
+        "determiners": """a all an another any both each either enough every few fewer her his its less little many more
+            most much my neither no other our several some such that the their these this those your""",
+        "auxiliaries": """am are be been being can cannot could dare did do does had has have having is may might must
+            need ought shall should was were will would""",
+    }.items()
+}
+
+#: Words that end in -ly, -ing or -ed and are something else.
+_ENDS_OTHERWISE = frozenset(
+    """anything apply belly bring ceiling daily during early elderly everything evening family friendly hatred hundred
+    likely lonely lovely morning nothing only rely reply sacred silly something spring string supply thing ugly
+    wicked"""
+    .split()
+)  # fmt: skip
+
+#: What :func:`kind_of` returns, in the order of the table.
+KINDS = (*_WORDS, "adverbs in -ly", "verb forms in -ing", "verb forms in -ed", "phrases", "other words")
+
+
+def kind_of(options: Sequence[str]) -> str:
+    """The kind that more than half of a blank's options have.
+
+    One of several words is a phrase.  A single word is looked up in the word lists, where it may stand in several, and
+    otherwise judged by its ending.  Most verbs, nouns and adjectives show neither, and are "other words", as is a
+    mixture.  Of two kinds with as many options the first in :data:`KINDS` wins.
+
+    Args:
+        options: texts of the candidates; one that means "nothing goes here" counts for nothing
+
+    >>> kind_of(["since", "before", "until", "after"]), kind_of(["tired", "happy", "angry", "excited"])
+    ('prepositions', 'other words')
+    """
+    words = [option.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'") for option in options]
+    words = [word for word in words if word not in NOTHING]
+    counts = {kind: sum(kind in _kinds_of_word(word) for word in words) for kind in KINDS}
+    best = max(KINDS, key=counts.__getitem__)
+    return best if 2 * counts[best] > len(words) else "other words"
+
+
+def _kinds_of_word(word: str) -> list[str]:
+    if " " in word:
+        return ["phrases"]
+    found = [kind for kind, words in _WORDS.items() if word in words]
+    if word.endswith("n't"):
+        found.append("auxiliaries")
+    if not found and word not in _ENDS_OTHERWISE and len(word) > 4:
+        for ending, kind in (("ly", "adverbs in -ly"), ("ing", "verb forms in -ing"), ("ed", "verb forms in -ed")):
+            if word.endswith(ending) and not word.endswith("eed"):
+                found.append(kind)
+    return found

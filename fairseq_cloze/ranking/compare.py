@@ -1,0 +1,255 @@
+"""Compare two models by their predictions for the same blanks."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from ..errors import ClozeError
+from ..files import PathLike
+from .answers import Predictions, read_predictions
+from .breakdown import Z95
+
+#: Differences that chance alone makes more often than this may be luck.
+LEVEL = 0.05
+
+_FEWEST = 6  # with fewer differing passages no sign-flip test comes below 0.05
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two prediction files on the labelled blanks of the same passages.
+
+    Attributes:
+        a, b: the files
+        n_passages, n_blanks, n_unlabelled: passages, labelled blanks, and blanks left out as their gold is not known
+        accuracy_a, accuracy_b: percent
+        both_right, only_a, only_b, both_wrong: blanks
+        difference: accuracy of *b* less that of *a*, in points
+        interval_low, interval_high: its 95% interval, see :func:`paired_interval`
+        n_passages_differ: passages with more blanks right in one file than in the other
+        p_blanks: :func:`mcnemar` test over blanks
+        p_passages: :func:`sign_flip` test over passages
+    """
+
+    a: str
+    b: str
+    n_passages: int
+    n_blanks: int
+    n_unlabelled: int
+    accuracy_a: float
+    accuracy_b: float
+    both_right: int
+    only_a: int
+    only_b: int
+    both_wrong: int
+    difference: float
+    interval_low: float
+    interval_high: float
+    n_passages_differ: int
+    p_blanks: float
+    p_passages: float
+
+    def to_json(self) -> str:
+        """The result as JSON."""
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+
+    def lines(self) -> list[str]:
+        """The result as a table, and what it says as a sentence."""
+        out = [
+            f"A {self.a}",
+            f"B {self.b}",
+            f"{'':24}{'accuracy %':>10}{'blanks':>10}",
+            f"{'A':24}{self.accuracy_a:10.2f}{self.n_blanks:10,}",
+            f"{'B':24}{self.accuracy_b:10.2f}{self.n_blanks:10,}",
+        ]
+        cells = (
+            ("both right", self.both_right),
+            ("only A right", self.only_a),
+            ("only B right", self.only_b),
+            ("both wrong", self.both_wrong),
+        )
+        out += [f"{name:24}{100.0 * count / self.n_blanks:10.2f}{count:10,}" for name, count in cells]
+        interval = f"95% interval {self.interval_low:+.2f} to {self.interval_high:+.2f}"
+        out.append(f"B - A {self.difference:+.2f} points, {interval}")
+        out.append(f"McNemar's exact test over {self.only_a + self.only_b:,} blanks: {_p(self.p_blanks)}")
+        out.append(f"exact sign-flip test over {self.n_passages_differ:,} passages: {_p(self.p_passages)}")
+        if self.n_unlabelled:
+            out.append(f"{self.n_unlabelled:,} blanks are unlabelled and count for nothing above")
+        return [*out, self.verdict()]
+
+    def verdict(self) -> str:
+        """Whether the difference may be luck, judged by the test over passages."""
+        if self.only_a == self.only_b:
+            return "A and B have the same number of blanks right."
+        better = "B" if self.only_b > self.only_a else "A"
+        if self.p_passages < LEVEL:
+            return (
+                f"{better} is better, and hardly by luck: two equally good models would differ as much in "
+                f"{_share(self.p_passages)} of comparisons."
+            )
+        few = ""
+        if self.n_passages_differ < _FEWEST:
+            few = f" Only {self.n_passages_differ} passages differ, too few to tell: take more."
+        return (
+            f"{better} is ahead, but it may be luck: two equally good models would differ as much in "
+            f"{_share(self.p_passages)} of comparisons.{few}"
+        )
+
+
+def compare(a: PathLike, b: PathLike) -> Comparison:
+    """Compare two prediction files.
+
+    Args:
+        a, b: files of :mod:`fairseq_cloze.ranking.answers`, on the same passages
+
+    Raises:
+        ClozeError: a file cannot be read, passages, blanks or gold differ, or no blank is labelled
+    """
+    first, second = read_predictions(a), read_predictions(b)
+    _check_same(str(a), first, str(b), second)
+    cells = {(right_a, right_b): 0 for right_a in (True, False) for right_b in (True, False)}
+    differences = []  # per passage, blanks right in b less those right in a
+    unlabelled = 0
+    for key, entry in first.items():
+        before = cells[False, True] - cells[True, False]
+        for answer, other, gold in zip(entry.answers, second[key].answers, entry.gold):
+            if gold is None:
+                unlabelled += 1
+            else:
+                cells[answer == gold, other == gold] += 1
+        differences.append(cells[False, True] - cells[True, False] - before)
+    blanks = sum(cells.values())
+    only_a, only_b = cells[True, False], cells[False, True]
+    low, high = paired_interval(only_a, only_b, blanks)
+    return Comparison(
+        a=str(a),
+        b=str(b),
+        n_passages=len(first),
+        n_blanks=blanks,
+        n_unlabelled=unlabelled,
+        accuracy_a=100.0 * (cells[True, True] + only_a) / blanks,
+        accuracy_b=100.0 * (cells[True, True] + only_b) / blanks,
+        both_right=cells[True, True],
+        only_a=only_a,
+        only_b=only_b,
+        both_wrong=cells[False, False],
+        difference=100.0 * (only_b - only_a) / blanks,
+        interval_low=100.0 * low,
+        interval_high=100.0 * high,
+        n_passages_differ=sum(difference != 0 for difference in differences),
+        p_blanks=mcnemar(only_a, only_b),
+        p_passages=sign_flip(differences),
+    )
+
+
+# -- statistics ------------------------------------------------------------------------------------------------------
+
+
+def paired_interval(only_a: int, only_b: int, blanks: int) -> tuple[float, float]:
+    """95% interval of the difference between two shares of the same blanks, B less A, as fractions.
+
+    Wald's interval after adding half a blank to each of the four cells: Agresti and Min, "Simple improved confidence
+    intervals for comparing matched proportions", Statistics in Medicine 24 (2005).  It takes blanks as independent.
+
+    Args:
+        only_a, only_b: blanks that one of them has right
+        blanks: all blanks, at least one
+    """
+    total = blanks + 2
+    difference = (only_b - only_a) / total
+    margin = Z95 * math.sqrt((only_a + only_b + 1) / total - difference**2) / math.sqrt(total)
+    return max(-1.0, difference - margin), min(1.0, difference + margin)
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """p of McNemar's exact test, two-sided: as many blanks or more on one side, were each a coin's toss.
+
+    McNemar, "Note on the sampling error of the difference between correlated proportions or percentages", Psychometrika
+    12 (1947), with the binomial distribution in place of its approximation.
+
+    Args:
+        only_a, only_b: blanks that one of them has right
+    """
+    number, fewer = only_a + only_b, min(only_a, only_b)
+    if 2 * fewer >= number - 1:  # both tails together are everything
+        return 1.0
+    term = math.exp(_log_choose(number, fewer) - number * math.log(2.0))
+    total = 0.0
+    for count in range(fewer, -1, -1):
+        total += term
+        if term <= total * 1e-18:  # what follows is smaller still
+            break
+        term *= count / (number - count + 1)
+    return min(1.0, 2.0 * total)
+
+
+def _log_choose(number: int, count: int) -> float:
+    return math.lgamma(number + 1) - math.lgamma(count + 1) - math.lgamma(number - count + 1)
+
+
+def sign_flip(differences: Sequence[int]) -> float:
+    """p of the exact sign-flip (randomisation) test, two-sided, on whole passages.
+
+    Were both models equally good, each passage could as well have come out the other way round.  p is the share of all
+    2^passages ways to swap the models within passages whose total differs from 0 as much as the one found, or more.
+    Blanks of a passage need not be independent of each other.  Fisher, The Design of Experiments (1935), section 21.
+    The distribution of the total is computed whole, so there are no random draws.
+
+    Args:
+        differences: per passage, blanks right in one file less those right in the other
+    """
+    steps = [abs(difference) for difference in differences if difference]
+    found = abs(sum(differences))
+    if found == 0:
+        return 1.0
+    reach = sum(steps)
+    chances = np.zeros(2 * reach + 1)  # of each total, -reach to reach
+    chances[reach] = 1.0
+    for step in steps:
+        chances = 0.5 * (np.roll(chances, step) + np.roll(chances, -step))
+    return min(1.0, float(2.0 * chances[reach + found :].sum()))
+
+
+# -- checks and words ------------------------------------------------------------------------------------------------
+
+
+def _check_same(a: str, first: Predictions, b: str, second: Predictions) -> None:
+    for path, other, mine, theirs in ((b, a, second, first), (a, b, first, second)):
+        missing = [key for key in theirs if key not in mine]
+        if missing:
+            raise ClozeError(
+                f"{path}: expected the {len(theirs):,} passages of {other}, found {len(missing):,} of them missing, "
+                f"first '{missing[0]}'; score the same passages with both models"
+            )
+    for path, predictions in ((a, first), (b, second)):
+        if all(letter is None for entry in predictions.values() for letter in entry.gold):
+            raise ClozeError(
+                f"{path}: expected gold beside the answers, found none; write it from labelled passages with "
+                "'fairseq-cloze predict --scores' or 'fairseq-cloze evaluate --predictions'"
+            )
+    for key, entry in first.items():
+        blanks, found = len(entry.answers), len(second[key].answers)
+        if found != blanks:
+            raise ClozeError(
+                f"{b}: passage '{key}': expected {blanks} blanks as in {a}, found {found}; "
+                "score the same passages with both models"
+            )
+        for number, (gold, other_gold) in enumerate(zip(entry.gold, second[key].gold), 1):
+            if gold != other_gold:
+                raise ClozeError(
+                    f"{b}: passage '{key}', blank {number}, field 'gold': expected {gold or 'none'} as in {a}, found "
+                    f"{other_gold or 'none'}; score the same passages with both models"
+                )
+
+
+def _p(p: float) -> str:
+    return "p < 0.0001" if p < 0.0001 else f"p = {p:.4f}"
+
+
+def _share(p: float) -> str:
+    return "fewer than 0.01%" if p < 0.0001 else f"{100.0 * p:.3g}%"

@@ -1,0 +1,147 @@
+"""Ranking: from scores to predictions, probabilities and metrics.
+
+Equal options tie and the first wins; a prediction whose text equals the gold text is right.  Both hold because scores
+are ``-inf`` for a candidate that repeats an earlier one, and gold is the index of the first of equals.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+#: Fractions are summed as integers, in millionths.
+MICRO = 10**6
+
+#: What metrics are made of: sums over labelled blanks, but for the second; reciprocal ranks and chances in millionths.
+COUNTS = (
+    "n_blanks",
+    "n_unlabelled",
+    "n_correct",
+    "n_one_token",
+    "n_one_token_correct",
+    "n_multi_token",
+    "n_multi_token_correct",
+    "reciprocal_rank",
+    "chance",
+)
+
+#: Metric → count, count that divides it, factor.  Accuracies and chance are percentages.
+RATIOS = {
+    "accuracy": ("n_correct", "n_blanks", 100.0),
+    "chance": ("chance", "n_blanks", 100.0 / MICRO),
+    "mrr": ("reciprocal_rank", "n_blanks", 1.0 / MICRO),
+    "accuracy_one_token": ("n_one_token_correct", "n_one_token", 100.0),
+    "accuracy_multi_token": ("n_multi_token_correct", "n_multi_token", 100.0),
+}
+
+
+def predictions(scores: Tensor) -> Tensor:
+    """Index of the best candidate, the first of equals.
+
+    Args:
+        scores: ``float32 (blanks, candidates)``
+
+    Returns:
+        ``int64 (blanks,)``
+    """
+    best = scores.max(dim=1, keepdim=True).values
+    return (scores == best).int().argmax(dim=1)
+
+
+def reciprocal_ranks_and_hits(scores: Tensor, gold: Tensor) -> tuple[Tensor, Tensor]:
+    """Reciprocal rank of gold in millionths, and whether it comes first.
+
+    A candidate with the same score ranks before gold if it stands before it.  Where gold's score is no finite number
+    it comes last.
+
+    Args:
+        scores: ``float32 (blanks, candidates)``
+        gold: index of the right candidate, -1 where unlabelled, ``int64 (blanks,)``
+
+    Returns:
+        ``int64 (blanks,)``, 0 where unlabelled, and ``bool (blanks,)``
+    """
+    labelled = gold >= 0
+    index = gold.clamp(min=0)[:, None]
+    right = scores.gather(1, index)
+    order = torch.arange(scores.size(1), device=scores.device)
+    before = (scores > right) | ((scores == right) & (order < index)) | (~right.isfinite() & (order != index))
+    rank = 1 + before.sum(dim=1)
+    reciprocal = torch.div(MICRO + rank // 2, rank, rounding_mode="floor")
+    return torch.where(labelled, reciprocal, 0), labelled & (rank == 1)
+
+
+def probabilities(scores: Tensor, first: Tensor, exists: Tensor) -> Tensor:
+    """Probabilities of all candidates; equal options share theirs evenly.
+
+    Args:
+        scores: ``float32 (blanks, candidates)``
+        first: index of the first candidate of the same text, ``int64 (blanks, candidates)``
+        exists: ``bool (blanks, candidates)``
+
+    Returns:
+        ``float32 (blanks, candidates)``; rows sum to 1, 0 where a candidate does not exist
+    """
+    equals = torch.zeros_like(scores).scatter_add(1, first, exists.to(scores.dtype))
+    share = scores.softmax(dim=1) / equals.clamp(min=1)
+    return share.gather(1, first).masked_fill(~exists, 0.0)
+
+
+def count_metrics(scores: Tensor, sample: Mapping[str, Any]) -> dict[str, int]:
+    """Count what the metrics of a batch are made of.
+
+    Args:
+        scores: ``float32 (blanks, candidates)``
+        sample: the batch, see :mod:`fairseq_cloze.views.view`
+
+    Returns:
+        an integer for each of :data:`COUNTS`
+    """
+    labelled, multi = sample["gold"] >= 0, sample["multi_token"]
+    reciprocal, hit = reciprocal_ranks_and_hits(scores, sample["gold"])
+    chance = (sample["chance"] * MICRO).round().long()
+    counts = (
+        labelled,
+        ~labelled,
+        hit,
+        labelled & ~multi,
+        hit & ~multi,
+        labelled & multi,
+        hit & multi,
+        reciprocal,
+        chance.masked_fill(~labelled, 0),
+    )
+    return dict(zip(COUNTS, torch.stack([count.sum() for count in counts]).tolist()))
+
+
+def metrics_of(counts: Mapping[str, int]) -> dict[str, float]:
+    """Metrics of summed counts; no number (NaN) where nothing was counted.
+
+    Args:
+        counts: sums of what :func:`count_metrics` returned
+    """
+    return {
+        name: scale * counts[part] / counts[whole] if counts[whole] else float("nan")
+        for name, (part, whole, scale) in RATIOS.items()
+    }
+
+
+def chance_interval(chance: float, blanks: int) -> tuple[float, float]:
+    """Range of the accuracy that guessing reaches in 95 of 100 cases, by the normal approximation.
+
+    The variance of the number of right guesses is the sum of :math:`p(1-p)`.  The mean chance stands for each blank's
+    own, which is exact where all have as many candidates, and makes the range wider rather than narrower elsewhere.
+
+    Args:
+        chance: probability that a random candidate is right, mean over the blanks, in percent
+        blanks: number of labelled blanks, at least 1
+
+    Returns:
+        lower and upper end, in percent
+    """
+    margin = 1.96 * math.sqrt(chance * (100.0 - chance) / blanks)
+    return max(chance - margin, 0.0), min(chance + margin, 100.0)

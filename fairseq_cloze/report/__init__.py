@@ -1,0 +1,1 @@
+"""Report: runs side by side on one page."""

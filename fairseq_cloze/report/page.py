@@ -1,0 +1,145 @@
+"""Report: runs side by side on one page that needs no network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..errors import ClozeError
+from ..files import PathLike, write_text
+from ..version import __version__
+from .answer_figures import set_figures
+from .run_figures import levels, run_figures
+from .sources import read_runs
+from .texts import make_sets
+
+#: Accuracy of people on CLOTH (Xie et al., "Large-scale cloze test dataset created by teachers", EMNLP 2018), percent.
+HUMAN_ON_CLOTH = 85.9
+
+_HERE = Path(__file__).parent
+_SCRIPTS = ("base.js", "runs.js", "passages.js")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a report shows.
+
+    Attributes:
+        data: all of it, as the page's script reads it
+    """
+
+    data: dict[str, Any]
+
+    def html(self) -> str:
+        """The page: one file, with a policy that keeps it from asking for anything."""
+        style = _template("page.css")
+        script = "".join(_template(name) for name in _SCRIPTS)
+        policy = (
+            f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; img-src data:; "
+            "base-uri 'none'; form-action 'none'"
+        )
+        page = _template("page.html")
+        parts = {"POLICY": policy, "STYLE": style, "SCRIPT": script, "DATA": embed(self.data)}
+        for name, part in parts.items():  # data last, as anything may stand there
+            before, after = page.split(f"@{name}@")
+            page = before + part + after
+        return page
+
+    @property
+    def summary(self) -> str:
+        """What is in it, in a line."""
+        passages = sum(len(found["passages"]) for found in self.data["sets"])
+        blanks = sum(len(passage[1]) for found in self.data["sets"] for passage in found["passages"])
+        runs = len(self.data["runs"])
+        return f"{runs} run{'s' if runs != 1 else ''}, {passages:,} passages, {blanks:,} blanks"
+
+
+def report(runs: Sequence[PathLike], passages: PathLike | None = None, human: float | None = None) -> Report:
+    """Gather what a report shows.
+
+    Args:
+        runs: save-dirs, logs, ``validation.jsonl`` or prediction files, see :mod:`fairseq_cloze.report.sources`
+        passages: data-bin or raw passages of the prediction files; what the runs name where it is not given
+        human: accuracy of people in percent, drawn in; :data:`HUMAN_ON_CLOTH` where it is not given
+
+    Raises:
+        ClozeError: something cannot be read, holds nothing, or does not belong together
+    """
+    if not runs:
+        raise ClozeError("expected at least one RUN; give a save-dir, a log, a validation.jsonl or a prediction file")
+    if human is not None and not 0 <= human <= 100:
+        raise ClozeError(f"--human: expected a percentage from 0 to 100, found {human:g}")
+    found = read_runs(runs)
+    sets = make_sets(found, Path(passages) if passages is not None else None)
+    figures = [run_figures(run) for run in found]
+    data = {
+        "made": datetime.now(UTC).isoformat(timespec="minutes"),
+        "version": __version__,
+        "human": {
+            "value": HUMAN_ON_CLOTH if human is None else human,
+            "name": "human on CLOTH" if human is None else "human",
+        },
+        "levels": levels(figures, [run.history for run in found]),
+        "best": _best(figures),
+        "runs": figures,
+        "sets": [set_figures(one) for one in sets],
+        "notes": _notes(figures, passages is not None and not sets),
+    }
+    return Report(data)
+
+
+def write_report(made: Report, path: PathLike) -> None:
+    """Write the page whole or not at all.
+
+    Raises:
+        ClozeError: it cannot be written
+    """
+    write_text(path, made.html())
+
+
+def embed(data: Any) -> str:
+    """JSON that can stand in a ``script`` element: nothing in it can end the element or begin another.
+
+    >>> embed("</script> & <mask>")
+    '"\\\\u003c/script\\\\u003e \\\\u0026 \\\\u003cmask\\\\u003e"'
+    """
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text.encode("utf-8", "replace").decode()  # file names may hold what is no text
+
+
+def _best(runs: Sequence[dict[str, Any]]) -> int | None:
+    """Number of the run with the highest validation accuracy, where all were validated on as many blanks."""
+    rated = [(number, run["valid"]) for number, run in enumerate(runs) if run["valid"]]
+    if len(rated) < 2 or len({valid["blanks"] for _, valid in rated}) > 1:
+        return None
+    return max(rated, key=lambda pair: pair[1]["accuracy"])[0]
+
+
+def _notes(runs: Sequence[dict[str, Any]], unused: bool) -> list[str]:
+    notes = []
+    counts = {run["valid"]["blanks"] for run in runs if run["valid"]}
+    if len(counts) > 1:
+        found = ", ".join("an unknown number" if count is None else f"{count:,}" for count in counts)
+        notes.append(
+            f"The runs were validated on different blanks ({found} of them), so their accuracies cannot be compared "
+            "and none is marked as the best."
+        )
+    if unused:
+        notes.append("--passages was given, but no run has a prediction file.")
+    return notes
+
+
+def _template(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

@@ -1,0 +1,227 @@
+"""Runs of a report: which files a RUN on the command line stands for, read and checked.
+
+A RUN is a save-dir, a log, a ``validation.jsonl`` or a prediction file.  Whatever a run lacks is said in a sentence of
+its notes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import ClozeError
+from ..files import PathLike
+from ..ranking.answers import Predictions, read_predictions
+from ..runs.history import History, read_history
+from ..runs.lock import RUN_FILE, run_record
+from ..watch.records import RECORDS, Record, read_validation
+
+_PREDICTIONS = "predictions_"
+_LOGS = ("*.log", "log.txt")
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A prediction file.
+
+    Attributes:
+        path: where it is
+        split: the split that its name gives in a save-dir (``predictions_SPLIT.json``), else ``None``
+        predictions: what it holds
+    """
+
+    path: Path
+    split: str | None
+    predictions: Predictions
+
+
+@dataclass
+class Run:
+    """What was found of one RUN.
+
+    Attributes:
+        path: as it was given
+        label: its name in the report, unlike every other one
+        files: what was read
+        history: its log
+        scores: lines of its ``validation.jsonl``
+        answered: its prediction files
+        data_bins: folders in which its passages may be, the likeliest first; none need exist
+        notes: what is missing, in sentences
+    """
+
+    path: Path
+    label: str = ""
+    files: list[Path] = field(default_factory=list)
+    history: History | None = None
+    scores: list[Record] = field(default_factory=list)
+    answered: list[Answered] = field(default_factory=list)
+    data_bins: list[Path] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_runs(paths: Sequence[PathLike]) -> list[Run]:
+    """Read every RUN, in the order given.
+
+    Raises:
+        ClozeError: one does not exist, holds nothing to report, or is damaged
+    """
+    runs = [_read_run(Path(path)) for path in paths]
+    for run, label in zip(runs, _labels([run.path for run in runs])):
+        run.label = label
+    return runs
+
+
+def _read_run(path: Path) -> Run:
+    run = Run(path)
+    if path.is_dir():
+        _read_save_dir(run)
+    elif not path.exists():
+        raise ClozeError(
+            f"{path}: no such file or folder; give a save-dir, a log, a {RECORDS} or a prediction file as RUN"
+        )
+    elif path.suffix == ".jsonl":
+        _read_scores(run, path)
+    elif path.suffix == ".json":
+        _read_answers(run, path)
+    else:
+        _read_log(run, path)
+    _find_data(run)
+    return run
+
+
+def _read_save_dir(run: Run) -> None:
+    folder = run.path
+    logs = [Path(log) for log in run_record(folder).get("logs", [])]
+    there = [log for log in logs if log.is_file()]
+    if len(there) < len(logs):
+        gone = ", ".join(str(log) for log in logs if log not in there)
+        run.notes.append(f"Of its logs, {gone} {'is' if len(logs) - len(there) == 1 else 'are'} gone.")
+    if there:
+        _read_log(run, *there)
+    else:
+        _read_newest_log(run)
+    if (folder / RECORDS).exists():
+        _read_scores(run, folder / RECORDS)
+    for path in sorted(folder.glob(f"{_PREDICTIONS}*.json")):
+        _read_answers(run, path)
+    if not run.files:
+        raise ClozeError(
+            f"{folder}: expected a save-dir with {RUN_FILE} and a log, with {RECORDS} or with "
+            f"{_PREDICTIONS}SPLIT.json, found none of them; give the log file or a prediction file itself as RUN"
+        )
+    if run.history is None:
+        run.notes.append(
+            "No log was found, so there are no training curves. Start trainings with 'fairseq-cloze run', "
+            "which keeps one, or give the log file as RUN."
+        )
+
+
+def _read_newest_log(run: Run) -> None:
+    """A log that lies in the save-dir, as ``--log-file`` and ``tee`` may have put it there."""
+    found = {path for pattern in _LOGS for path in run.path.glob(pattern) if path.is_file()}
+    newest = sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+    for path in newest:
+        history = read_history(path)
+        if history.points:
+            run.history = history
+            run.files.append(path)
+            if len(newest) > 1:
+                run.notes.append(f"Of {len(newest)} logs in the folder this is the newest with figures: {path.name}.")
+            return
+
+
+def _read_log(run: Run, *paths: Path) -> None:
+    history = read_history(*paths)
+    if not (history.points or history.config or history.header):
+        raise ClozeError(
+            f"{paths[-1]}: expected the log of a training, found no line of fairseq-train in it; write one with "
+            "'fairseq-cloze run', or with --log-format json or simple"
+        )
+    if not history.points:
+        run.notes.append("Its log has no figures yet.")
+    run.history = history
+    run.files += paths
+
+
+def _read_scores(run: Run, path: Path) -> None:
+    records = read_validation(path)
+    run.scores = [record for record in records if _is_score(record)]
+    given_up = [record for record in records if isinstance(record.get("error"), str)]
+    if not records:
+        raise ClozeError(
+            f"{path}: expected lines of 'fairseq-cloze watch', found none that can be read; "
+            "remove the file and let the watch write it again"
+        )
+    if not run.scores:
+        run.notes.append(f"No checkpoint has been scored in {path.name} yet.")
+    if given_up:
+        names = ", ".join(str(record.get("checkpoint")) for record in given_up[:3])
+        more = f" and {len(given_up) - 3} others" if len(given_up) > 3 else ""
+        run.notes.append(f"The watch gave up on {names}{more}: {given_up[0]['error']}")
+    run.files.append(path)
+
+
+def _is_score(record: Record) -> bool:
+    numbers = (record.get("accuracy"), record.get("chance"), record.get("n_blanks"))
+    return all(isinstance(number, (int, float)) for number in numbers) and isinstance(record.get("split"), str)
+
+
+def _read_answers(run: Run, path: Path) -> None:
+    predictions = read_predictions(path)
+    if not predictions:
+        raise ClozeError(
+            f"{path}: expected predictions, found no passage; write them with 'fairseq-cloze evaluate --predictions'"
+        )
+    split = path.stem[len(_PREDICTIONS) :] if run.path.is_dir() else None
+    run.answered.append(Answered(path, split, predictions))
+    run.files.append(path)
+
+
+def _find_data(run: Run) -> None:
+    """Where a run's passages may be: what the run recorded itself, or the save-dir that its file lies in."""
+    folder = run.path if run.path.is_dir() else run.path.parent
+    found: list[Any] = [run_record(folder).get("data")] if run.history is None or run.path.is_dir() else []
+    scores = run.scores or (read_validation(folder / RECORDS) if run.answered else [])
+    found += [record.get("data_bin") for record in reversed(scores)]
+    if run.history is not None:
+        named = run.history.setting("task", "data")
+        if isinstance(named, str):
+            first = named.split(":")[0]
+            found += [Path(run.history.header.get("folder", "."), first), first]
+    run.data_bins = [Path(place) for place in dict.fromkeys(str(place) for place in found if place)]
+
+
+# -- labels ----------------------------------------------------------------------------------------------------------
+
+
+def _labels(paths: Sequence[Path]) -> list[str]:
+    """A name for each path: its own, with as many folders before it as tell it from the others."""
+    parts = [_name_parts(path) for path in paths]
+    depth = [1] * len(paths)
+    while True:
+        labels = ["/".join(part[-count:]) for part, count in zip(parts, depth)]
+        twice = {label for label, number in Counter(labels).items() if number > 1}
+        longer = [n for n, label in enumerate(labels) if label in twice and depth[n] < len(parts[n])]
+        if not longer:
+            break
+        for number in longer:
+            depth[number] += 1
+    seen: dict[str, int] = Counter()
+    for number, label in enumerate(labels):
+        seen[label] += 1
+        if label in twice:
+            labels[number] = f"{label} ({seen[label]})"
+    return labels
+
+
+def _name_parts(path: Path) -> list[str]:
+    path = path.resolve()
+    if path.is_dir():
+        return list(path.parts[1:]) or ["/"]
+    if path.name == RECORDS:
+        return list(path.parent.parts[1:]) or ["/"]
+    return [*path.parts[1:-1], path.stem]

@@ -1,0 +1,1 @@
+"""Run log: any command under a log."""

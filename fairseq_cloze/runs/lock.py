@@ -1,0 +1,136 @@
+"""Runs: who trains into a save-dir, for those who look on.
+
+A training holds a lock on ``SAVE_DIR/run.json`` for as long as it lives.  The lock goes with its process, however that
+ends, so nobody has to guess from the age of files whether a run is over.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import sys
+import time
+from datetime import UTC, datetime
+from enum import Enum
+from pathlib import Path
+from typing import Any, TextIO
+
+from ..errors import ClozeError
+from ..files import PathLike
+
+RUN_FILE = "run.json"
+
+#: Environment variable in which ``fairseq-cloze run`` tells its command where the log is.
+LOG_VARIABLE = "FAIRSEQ_CLOZE_LOG"
+
+_ATTEMPTS, _PAUSE = 10, 0.1  # seconds
+
+
+class RunState(Enum):
+    """Whether a save-dir is being trained into."""
+
+    UNKNOWN = "unknown"  #: no training has begun there
+    RUNNING = "running"
+    REQUEUED = "requeued"  #: it stopped to be started again
+    ENDED = "ended"
+
+
+class RunLock:
+    """Says that this process trains into a save-dir, until it ends.
+
+    Args:
+        save_dir: folder of the checkpoints, which exists
+        **about: what else to record, JSON values by name
+
+    Raises:
+        ClozeError: another process trains there
+        OSError: the file cannot be written, or cannot be locked on this file system
+    """
+
+    def __init__(self, save_dir: PathLike, **about: Any) -> None:
+        path = Path(save_dir, RUN_FILE)
+        # Opened for good: closing any handle of the file gives up this process's lock.
+        self._file: TextIO = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8")
+        try:
+            _lock(self._file)
+        except (BlockingIOError, PermissionError) as error:
+            self._file.close()
+            other = run_record(save_dir)
+            raise ClozeError(
+                f"--save-dir {save_dir}: another training writes there (process {other.get('pid', '?')} on "
+                f"{other.get('host', '?')}), and each would overwrite the other's checkpoints; wait for it, choose "
+                f"another folder, or remove {path} if you are sure that it is gone"
+            ) from error
+        before: list[str] = []
+        if Path(save_dir, "checkpoint_last.pt").exists():  # it is going to be resumed
+            before = (_read(self._file) or {}).get("logs", [])
+        log = os.environ.get(LOG_VARIABLE)
+        self._record: dict[str, Any] = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": sys.argv,
+            "logs": [*before, log] if log and log not in before else before,
+            **about,
+        }
+        self._write()
+
+    def requeue(self) -> None:
+        """Record that the run is going to be started again."""
+        self._record["requeued"] = True
+        self._write()
+
+    def _write(self) -> None:
+        self._file.seek(0)
+        self._file.truncate()
+        self._file.write(json.dumps(self._record, indent=1) + "\n")
+        self._file.flush()
+
+
+def _lock(file: TextIO) -> None:
+    """Lock a file; who only looks holds it for a moment, so one refusal is none."""
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            time.sleep(_PAUSE)
+    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def run_state(save_dir: PathLike) -> RunState:
+    """Whether a save-dir is being trained into, from another process than the training one."""
+    try:
+        with open(Path(save_dir, RUN_FILE), encoding="utf-8") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return RunState.RUNNING
+            record = _read(file)
+    except OSError:
+        return RunState.UNKNOWN
+    if record is None:
+        return RunState.UNKNOWN  # just being made
+    return RunState.REQUEUED if record.get("requeued") else RunState.ENDED
+
+
+def run_record(save_dir: PathLike) -> dict[str, Any]:
+    """What the latest training into a save-dir recorded; empty where there was none.
+
+    Names: ``pid``, ``host``, ``started`` (ISO 8601), ``command``, ``logs`` (paths, also of the trainings it resumed),
+    ``data`` (the data-bin).
+    """
+    try:
+        with open(Path(save_dir, RUN_FILE), encoding="utf-8") as file:
+            return _read(file) or {}
+    except OSError:
+        return {}
+
+
+def _read(file: TextIO) -> dict[str, Any] | None:
+    try:
+        record = json.load(file)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None

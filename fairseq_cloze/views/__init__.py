@@ -1,0 +1,1 @@
+"""Views: stored passages become batches."""

@@ -1,0 +1,159 @@
+"""Views that fill candidates in: ``full`` and ``neighbors``.
+
+An item is one blank, with one row of input per distinct candidate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from ..data.store import Store
+from ..data.vocabulary import BOS, EOS, Vocabulary
+from ..errors import ClozeError, DataBinError
+from ..passages.reading import UNLABELLED
+from .settings import OTHER_BLANKS
+from .view import Item, Sample, View
+from .windows import window_around
+
+
+class FilledView(View):
+    """One blank, one row per distinct candidate with that candidate filled in."""
+
+    def __init__(self, store: Store, vocabulary: Vocabulary, max_positions: int) -> None:
+        super().__init__(store, vocabulary, max_positions)
+        self._passage = np.repeat(np.arange(len(store)), np.diff(store.blank_end))
+        owner, distinct = store.distinct_candidates()
+        self.rows = np.bincount(owner[distinct], minlength=store.blanks)
+        longest = np.maximum.reduceat(np.diff(store.candidate_token_end), store.candidate_end[:-1])
+        self.row_length = self._context_length() + longest + 2
+        for number in np.flatnonzero(self.row_length > max_positions).tolist():
+            self.row_length[number] = max(map(len, self.item(number)["rows"]))
+
+    def _context_length(self) -> np.ndarray:
+        """Tokens of the uncut context of each blank, ``int64 (blanks,)``."""
+        raise NotImplementedError
+
+    def _context(self, blank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Tokens before the blank, tokens after it, and the sentence starts in both together."""
+        raise NotImplementedError
+
+    def passage_of(self, item: int) -> int:
+        """Number of the passage an item comes from."""
+        return int(self._passage[item])
+
+    def item(self, index: int) -> Item:
+        """Rows of one blank, and where in each its candidate stands."""
+        store = self.store
+        left, right, sentence_starts = self._context(index)
+        first, last = store.candidate_end[index : index + 2]
+        candidates = [
+            store.candidate_tokens(candidate)
+            for candidate in range(first, last)
+            if store.columns["candidate_first"][candidate] == candidate - first
+        ]
+        room = self.limit - max(map(len, candidates))
+        if room < 0:
+            raise self._too_long(self.passage_of(index), self.limit - room)
+        start, end = window_around(len(left) + len(right), sentence_starts, len(left), len(left), room)
+        left, right = left[start:], right[: end - len(left)]
+        rows = [np.concatenate([[BOS], left, candidate, right, [EOS]]) for candidate in candidates]
+        spans = [(len(left) + 1, len(left) + 1 + len(candidate)) for candidate in candidates]
+        return {"index": index, "rows": rows, "spans": spans, "blanks": np.array([index])}
+
+    def collate(self, items: Sequence[Item]) -> Sample:
+        """Make a batch.
+
+        Returns:
+            ``net_input`` with ``src_tokens``, ``int64 (rows, length)``; ``row``, the input row of each candidate, -1
+            where it has none, ``int64 (blanks, candidates)``; ``spans``, start and end of the candidate in its row,
+            ``int64 (rows, 2)``; and the fields of :func:`fairseq_cloze.views.view.blank_fields`
+        """
+        blanks = np.concatenate([item["blanks"] for item in items])
+        sample = self._sample(items, blanks, [row for item in items for row in item["rows"]])
+        distinct = sample["distinct"]
+        row = torch.full(distinct.shape, -1, dtype=torch.int64)
+        row[distinct] = torch.arange(int(distinct.sum()))
+        sample["row"] = row
+        sample["spans"] = torch.tensor([span for item in items for span in item["spans"]])
+        return sample
+
+
+class FullView(FilledView):
+    """The whole passage; the other blanks are removed, masked, or filled with gold."""
+
+    def __init__(self, store: Store, vocabulary: Vocabulary, max_positions: int, other_blanks: str) -> None:
+        if other_blanks not in OTHER_BLANKS:
+            raise ClozeError(f"other_blanks: expected one of {', '.join(OTHER_BLANKS)}, found '{other_blanks}'")
+        gold = store.columns["gold"]
+        if other_blanks == "gold" and (gold == UNLABELLED).any():
+            raise DataBinError(
+                f"other_blanks 'gold' needs every blank labelled, found {int((gold == UNLABELLED).sum()):,} without an "
+                "answer; use 'remove' or 'mask'"
+            )
+        self._other = other_blanks
+        super().__init__(store, vocabulary, max_positions)
+
+    def _context_length(self) -> np.ndarray:
+        store, passage = self.store, self._passage
+        length = np.diff(store.token_end)[passage] - np.diff(store.blank_end)[passage]
+        if self._other == "mask":
+            length = np.diff(store.token_end)[passage] - 1
+        elif self._other == "gold":
+            candidate = store.candidate_end[:-1] + store.columns["gold"]
+            gold = np.diff(store.candidate_token_end)[candidate]
+            length = length + np.add.reduceat(gold, store.blank_end[:-1])[passage] - gold
+        return length
+
+    def _context(self, blank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        passage = self.store[self.passage_of(blank)]
+        first = int(self.store.blank_end[self.passage_of(blank)])
+        sides: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+        shift = np.zeros(len(passage.tokens) + 1, dtype=np.int64)  # how far a token moves
+        start = 0
+        for number, position in enumerate(passage.blank_positions, first):
+            side = sides[number > blank]
+            side.append(passage.tokens[start:position])
+            if number == blank or self._other == "remove":
+                fill = passage.tokens[:0]
+            elif self._other == "mask":
+                fill = passage.tokens[position : position + 1]
+            else:
+                fill = self.store.filling(number, int(self.store.columns["gold"][number]))
+            sides[number >= blank].append(fill)
+            shift[position + 1 :] += len(fill) - 1
+            start = position + 1
+        sides[1].append(passage.tokens[start:])
+        starts = passage.sentence_starts + shift[passage.sentence_starts]
+        return np.concatenate([*sides[0], passage.tokens[:0]]), np.concatenate(sides[1]), starts
+
+
+class NeighborsView(FilledView):
+    """From the previous blank of the passage to the next one."""
+
+    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        store, passage = self.store, self._passage
+        position = np.asarray(store.columns["blank_position"], dtype=np.int64)
+        start = np.zeros(len(position), dtype=np.int64)
+        start[1:] = np.where(passage[1:] == passage[:-1], position[:-1] + 1, 0)
+        end = np.diff(store.token_end)[passage]
+        end[:-1] = np.where(passage[1:] == passage[:-1], position[1:], end[:-1])
+        return start, end
+
+    def _context_length(self) -> np.ndarray:
+        self._start, self._end = self._bounds()
+        return self._end - self._start - 1
+
+    def _context(self, blank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        passage = self.store[self.passage_of(blank)]
+        start, end = int(self._start[blank]), int(self._end[blank])
+        position = int(self.store.columns["blank_position"][blank])
+        starts = passage.sentence_starts
+        starts = starts[(starts >= start) & (starts < end)] - start
+        return (
+            passage.tokens[start:position],
+            passage.tokens[position + 1 : end],
+            np.where(starts > position - start, starts - 1, starts),
+        )

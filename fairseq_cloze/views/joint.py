@@ -1,0 +1,237 @@
+"""View ``joint``: a window of the passage with every blank a ``<mask>``; one forward scores all its blanks.
+
+Scorers ``kmask`` and ``l2r`` add *copies* of the row in which a blank holds as many masks as a candidate has tokens:
+one per blank and number of masks, and for ``l2r`` one per further token, with the tokens before it filled in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ..data.store import Store
+from ..data.vocabulary import BOS, EOS, PAD, Vocabulary
+from .view import Item, Sample, View
+from .windows import cut_passages
+
+_BLOCK = 1 << 14  # passages that are cut at a time
+
+
+class Copy(NamedTuple):
+    """What stands in for a blank.
+
+    Attributes:
+        blank: number of the blank in its window
+        tokens: ``int64 (tokens,)``
+        reads: offset in *tokens*, candidate, and the piece of it that is scored there
+    """
+
+    blank: int
+    tokens: np.ndarray
+    reads: list[tuple[int, int, int]]
+
+
+class JointView(View):
+    """A window of the passage, every blank a ``<mask>``; all candidates of all its blanks from one forward.
+
+    Args:
+        store: the split
+        vocabulary: what it was encoded with
+        max_positions: most tokens of a row, ``<s>`` and ``</s>`` included
+        scorer: ``mean``, ``kmask`` or ``l2r``
+    """
+
+    def __init__(self, store: Store, vocabulary: Vocabulary, max_positions: int, scorer: str = "mean") -> None:
+        super().__init__(store, vocabulary, max_positions)
+        self.scorer = scorer
+        self._copies_rows = scorer in ("kmask", "l2r")
+        self._limits = np.full(len(store), self.limit)
+        if self._copies_rows:
+            longest = self._longest_candidates()
+            self._limits += 1 - np.maximum.reduceat(longest, store.blank_end[:-1])
+            self._check_limits()
+        self._windows = self._cut()
+        self.row_length = self._windows[:, 2] - self._windows[:, 1] + 2
+        self.rows = np.ones(len(self._windows), dtype=np.int64)
+        if self._copies_rows:
+            self.row_length += np.maximum.reduceat(longest, self._windows[:, 3]) - 1
+            self.rows += np.add.reduceat(self._count_copies(), self._windows[:, 3])
+
+    def _longest_candidates(self) -> np.ndarray:
+        """Tokens of the longest candidate of each blank, ``int64 (blanks,)``."""
+        return np.maximum.reduceat(self._pieces(), self.store.candidate_end[:-1])
+
+    def _pieces(self) -> np.ndarray:
+        """Tokens of each candidate, ``int64 (candidates,)``."""
+        pieces = np.diff(self.store.candidate_token_end)
+        return np.where(pieces == 0, len(self.vocabulary.nothing), pieces)
+
+    def _check_limits(self) -> None:
+        """Make sure that beside the longest candidate of each passage there is room for text."""
+        short = np.flatnonzero(self._limits < 2)
+        if len(short):
+            raise self._too_long(int(short[0]), self.limit + 1 - int(self._limits[short[0]]))
+
+    def _count_copies(self) -> np.ndarray:
+        """Number of copies for each blank, ``int64 (blanks,)``."""
+        owner, distinct = self.store.distinct_candidates()
+        pieces = self._pieces()
+        several = np.flatnonzero(distinct & (pieces > 1))
+        number = np.zeros(self.store.blanks, dtype=np.int64)
+        np.add.at(number, np.unique(np.stack([owner[several], pieces[several]]), axis=1)[0], 1)
+        if self.scorer == "l2r":
+            np.add.at(number, owner[several], pieces[several] - 1)
+        return number
+
+    def _cut(self) -> np.ndarray:
+        """Cut passages that are longer than their limit.
+
+        Returns:
+            passage, start, end, first blank, last blank of each window, ``int64 (windows, 5)``
+        """
+        store = self.store
+        lengths = np.diff(store.token_end)
+        fits = lengths <= self._limits
+        whole = np.stack(
+            [np.arange(len(store)), np.zeros(len(store), np.int64), lengths, store.blank_end[:-1], store.blank_end[1:]],
+            axis=1,
+        )[fits]
+        pieces = []
+        for start in range(0, len(store), _BLOCK):
+            long = start + np.flatnonzero(~fits[start : start + _BLOCK])
+            if len(long):
+                pieces.append(self._cut_long(long, lengths[long]))
+        if pieces:
+            whole = np.concatenate([whole, *pieces])
+            whole = whole[np.argsort(whole[:, 0], kind="stable")]
+        return whole
+
+    def _cut_long(self, passages: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """The windows of some passages, in order, ``int64 (windows, 5)``."""
+        store = self.store
+        sentences, sentence_ends = _gather(store.columns["sentence_start"], store.sentence_end, passages)
+        blanks, blank_ends = _gather(store.columns["blank_position"], store.blank_end, passages)
+        windows = cut_passages(lengths, self._limits[passages], sentences, sentence_ends, blanks, blank_ends)
+        windows[:, 3:] += (store.blank_end[passages] - blank_ends[:-1])[windows[:, :1]]
+        windows[:, 0] = passages[windows[:, 0]]
+        return windows
+
+    def passage_of(self, item: int) -> int:
+        """Number of the passage an item comes from."""
+        return int(self._windows[item, 0])
+
+    def item(self, index: int) -> Item:
+        """Tokens of one window, positions of its blanks, and the copies."""
+        passage, start, end, first_blank, last_blank = self._windows[index].tolist()
+        store = self.store
+        offset = int(store.token_end[passage])
+        text = store.columns["tokens"][offset + start : offset + end]
+        blanks = np.arange(first_blank, last_blank)
+        positions = np.asarray(store.columns["blank_position"][first_blank:last_blank], dtype=np.int64) - start
+        tokens = np.empty(len(text) + 2, dtype=np.int64)
+        tokens[0], tokens[-1] = BOS, EOS
+        tokens[1:-1] = text
+        item: Item = {"index": index, "tokens": tokens, "positions": positions + 1, "blanks": blanks}
+        item["copies"] = self._copies(blanks) if self._copies_rows else []
+        return item
+
+    def _copies(self, blanks: np.ndarray) -> list[Copy]:
+        """What stands in for the blanks that have candidates of several tokens."""
+        copies: list[Copy] = []
+        for number, blank in enumerate(blanks.tolist()):
+            chosen = [(order, tokens) for order, tokens in self._distinct_tokens(blank) if len(tokens) > 1]
+            for masks in sorted({len(tokens) for _, tokens in chosen}):
+                pieces = range(masks) if self.scorer == "kmask" else range(1)
+                reads = [(piece, order, piece) for order, t in chosen if len(t) == masks for piece in pieces]
+                copies.append(Copy(number, np.full(masks, self.vocabulary.mask), reads))
+            if self.scorer == "l2r":
+                for order, tokens in chosen:
+                    for piece in range(1, len(tokens)):
+                        masked = np.where(np.arange(len(tokens)) < piece, tokens, self.vocabulary.mask)
+                        copies.append(Copy(number, masked, [(piece, order, piece)]))
+        return copies
+
+    def _distinct_tokens(self, blank: int) -> list[tuple[int, np.ndarray]]:
+        """Order and tokens of the candidates of a blank that repeat no earlier one."""
+        store, nothing = self.store, np.asarray(self.vocabulary.nothing, dtype=np.int64)
+        start, end = store.candidate_end[blank : blank + 2].tolist()
+        first = store.columns["candidate_first"][start:end].tolist()
+        tokens = (store.candidate_tokens(candidate).astype(np.int64) for candidate in range(start, end))
+        return [(n, t if len(t) else nothing) for n, (t, repeats) in enumerate(zip(tokens, first)) if repeats == n]
+
+    def collate(self, items: Sequence[Item]) -> Sample:
+        """Make a batch: one row per window, then the copies.
+
+        Returns:
+            ``net_input`` with
+
+            - src_tokens: ``int64 (rows, length)``
+            - masked_tokens: positions that are read, ``bool (rows, length)``
+            - reads: the same as ascending offsets into the flattened input, those of the blanks' own masks first,
+              ``int64 (reads,)``
+            - candidate_tokens: ``int64 (blanks, candidates, pieces)``, padded with ``<pad>``
+            - piece_reads: index into *reads* at which each piece is scored, ``int64 (blanks, candidates, pieces)``
+            - windows: window of each blank, numbered within the batch, ``int64 (blanks,)``
+
+            and the fields of :func:`fairseq_cloze.views.view.blank_fields`
+        """
+        blanks = np.concatenate([item["blanks"] for item in items])
+        windows = np.repeat(np.arange(len(items)), [len(item["blanks"]) for item in items])
+        positions = np.concatenate([item["positions"] for item in items])
+        first = np.searchsorted(
+            windows, np.arange(len(items))
+        ).tolist()  # number of each window's first blank in the batch
+        copies = [
+            (item["tokens"], start + copy.blank, copy) for item, start in zip(items, first) for copy in item["copies"]
+        ]
+        rows = [item["tokens"] for item in items]
+        for tokens, blank, copy in copies:
+            rows.append(np.concatenate([tokens[: positions[blank]], copy.tokens, tokens[positions[blank] + 1 :]]))
+        sample = self._sample(items, blanks, rows)
+        shape = sample["net_input"]["src_tokens"].shape
+        candidate_tokens = self._candidate_tokens(blanks)
+        reads = (positions + windows * shape[1]).tolist()
+        piece_reads = np.broadcast_to(np.arange(len(blanks))[:, None, None], candidate_tokens.shape).copy()
+        for row, (_, blank, copy) in enumerate(copies, len(items)):
+            offsets = sorted({offset for offset, _, _ in copy.reads})
+            for offset, candidate, piece in copy.reads:
+                piece_reads[blank, candidate, piece] = len(reads) + offsets.index(offset)
+            reads += [row * shape[1] + int(positions[blank]) + offset for offset in offsets]
+        masked = torch.zeros(shape, dtype=torch.bool)
+        masked.view(-1)[reads] = True
+        sample["net_input"].update(
+            masked_tokens=masked,
+            reads=torch.tensor(reads),
+            candidate_tokens=torch.from_numpy(candidate_tokens),
+            piece_reads=torch.from_numpy(piece_reads),
+            windows=torch.from_numpy(windows),
+        )
+        return sample
+
+    def _candidate_tokens(self, blanks: np.ndarray) -> np.ndarray:
+        store, nothing = self.store, self.vocabulary.nothing
+        start = np.asarray(store.candidate_end[blanks])
+        count = np.asarray(store.candidate_end[blanks + 1]) - start
+        order = np.arange(count.max(initial=1))
+        exists = order < count[:, None]
+        index = np.where(exists, start[:, None] + order, 0)
+        begin = np.asarray(store.candidate_token_end[index])
+        length = np.where(exists, np.asarray(store.candidate_token_end[index + 1]) - begin, 0)
+        empty = exists & (length == 0)
+        pieces = np.arange(max(length.max(initial=1), len(nothing) if empty.any() else 1))
+        filled = pieces < length[..., None]
+        tokens = np.full(filled.shape, PAD, dtype=np.int64)
+        tokens[filled] = store.columns["candidate_tokens"][(begin[..., None] + pieces)[filled]]
+        if empty.any():
+            tokens[empty, : len(nothing)] = nothing
+        return tokens
+
+
+def _gather(values: np.ndarray, ends: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The lists of some passages, and their running totals."""
+    counts = ends[chosen + 1] - ends[chosen]
+    totals = np.append(0, np.cumsum(counts))
+    return values[np.arange(totals[-1]) + np.repeat(ends[chosen] - totals[:-1], counts)], totals

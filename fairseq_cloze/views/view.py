@@ -1,0 +1,136 @@
+"""View: the base of all views, which number the items that batches are made of and know what each costs.
+
+Shapes: ``rows`` inputs of ``length`` tokens; ``blanks`` of the batch; ``candidates`` of the blank that has most;
+``pieces`` tokens of the candidate that has most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..data.store import Store
+from ..data.vocabulary import PAD, Vocabulary
+from ..errors import DataBinError
+from ..passages.reading import UNLABELLED
+
+Item = dict[str, Any]
+Sample = dict[str, Any]
+
+
+class View:
+    """Items of one split and their cost.
+
+    Attributes:
+        row_length: tokens of the item's longest row, ``int64 (items,)``
+        rows: input rows of the item, ``int64 (items,)``
+    """
+
+    row_length: np.ndarray
+    rows: np.ndarray
+
+    def __init__(self, store: Store, vocabulary: Vocabulary, max_positions: int) -> None:
+        self.store = store
+        self.vocabulary = vocabulary
+        self.limit = max_positions - 2
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def cost(self) -> np.ndarray:
+        """Tokens each item costs in a batch of its own, rows times longest row, ``int64 (items,)``."""
+        return self.row_length * self.rows
+
+    def passage_of(self, item: int) -> int:
+        """Number of the passage an item comes from."""
+        raise NotImplementedError
+
+    def item(self, index: int) -> Item:
+        """Tokens of one item."""
+        raise NotImplementedError
+
+    def collate(self, items: Sequence[Item]) -> Sample:
+        """Make a batch: the model's input, and what :func:`blank_fields` adds for the loss."""
+        raise NotImplementedError
+
+    def _too_long(self, passage: int, pieces: int) -> DataBinError:
+        """The error of a candidate that leaves no room for text."""
+        return DataBinError(
+            f"passage '{self.store.id(passage)}': a candidate of {pieces:,} tokens does not fit into "
+            f"{self.limit + 2} positions; take the passage out, or a model with more positions"
+        )
+
+    def _sample(self, items: Sequence[Item], blanks: np.ndarray, rows: list[np.ndarray]) -> Sample:
+        return {
+            "id": torch.tensor([item["index"] for item in items]),
+            "nsentences": len(items),
+            "ntokens": sum(map(len, rows)),
+            "net_input": {"src_tokens": pad_rows(rows)},
+            **blank_fields(self.store, blanks),
+        }
+
+
+def pad_rows(rows: Sequence[np.ndarray]) -> torch.Tensor:
+    """Rows of tokens as one tensor, ``int64 (rows, length)``."""
+    tokens = np.full((len(rows), max(map(len, rows))), PAD, dtype=np.int64)
+    for row, values in zip(tokens, rows):
+        row[: len(values)] = values
+    return torch.from_numpy(tokens)
+
+
+def to_device(value: Any, device: str | torch.device) -> Any:
+    """A batch on a device: tensors in dictionaries; everything else stays."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {key: to_device(entry, device) for key, entry in value.items()}
+    return value
+
+
+def blank_fields(store: Store, blanks: np.ndarray) -> Sample:
+    """What loss and metrics need of each blank.
+
+    Args:
+        store: the split
+        blanks: their numbers in it, ``int64 (blanks,)``
+
+    Returns:
+        - blanks: number of the blank in the split, ``int64 (blanks,)``
+        - gold: index of the right candidate (the first of equal ones), -1 where unlabelled, ``int64 (blanks,)``
+        - exists: the blank has that many candidates, ``bool (blanks, candidates)``
+        - distinct: candidates that exist and repeat no earlier one, ``bool (blanks, candidates)``
+        - first: index of the first candidate of the same text, ``int64 (blanks, candidates)``
+        - relevance: graded relevance, of equal candidates the highest, 0 where not distinct,
+          ``float64 (blanks, candidates)``
+        - chance: probability that a random candidate is right, ``float64 (blanks,)``
+        - multi_token: some candidate has more than one token, ``bool (blanks,)``
+    """
+    columns = store.columns
+    start = np.asarray(store.candidate_end[blanks])
+    count = np.asarray(store.candidate_end[blanks + 1]) - start
+    order = np.arange(count.max(initial=1))
+    exists = order < count[:, None]
+    index = np.where(exists, start[:, None] + order, start[:, None])
+    first = np.where(exists, columns["candidate_first"][index], 0).astype(np.int64)
+    distinct = exists & (first == order)
+    gold = np.asarray(columns["gold"][blanks], dtype=np.int64)
+    labelled = gold != UNLABELLED
+    gold = np.where(labelled, first[np.arange(len(blanks)), gold], UNLABELLED)
+    right = (exists & (first == gold[:, None])).sum(axis=1)
+    lengths = np.diff(store.candidate_token_end[np.stack([index, index + 1])], axis=0)[0]
+    relevance = np.full(exists.shape, -np.inf)
+    np.maximum.at(relevance, (np.arange(len(blanks))[:, None], first), columns["candidate_rank"][index])
+    return {
+        "blanks": torch.from_numpy(blanks),
+        "gold": torch.from_numpy(gold),
+        "exists": torch.from_numpy(exists),
+        "distinct": torch.from_numpy(distinct),
+        "first": torch.from_numpy(first),
+        "relevance": torch.from_numpy(np.where(distinct, relevance, 0.0)),
+        "chance": torch.from_numpy(right / count),
+        "multi_token": torch.from_numpy((exists & (lengths > 1)).any(axis=1)),
+    }

@@ -1,0 +1,1 @@
+"""Watch: checkpoints scored as they come."""

@@ -1,0 +1,267 @@
+"""Arrivals: which checkpoints of a save-dir wait to be scored, and which of them are whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError, SetupError
+from . import capture
+from .capture import Key, key_of
+
+#: A file that does not load and does not change either is tried again after so many seconds, then given up.
+RETRY_AFTER = (1.0, 4.0)
+
+_NUMBERED = re.compile(r"checkpoint_?(\d+)(?:_(\d+))?\.pt")
+
+_PATIENCE = 60.0  # seconds for the other process to look into a folder
+
+# The other process finds modules where this one does, wherever it was started.
+_BOOT = (
+    "import sys; module, arguments, sys.path[:] = sys.argv[1], sys.argv[2:4], sys.argv[4:]; "
+    "from importlib import import_module; import_module(module).main(*arguments)"
+)
+
+
+@dataclass
+class Checkpoint:
+    """A whole checkpoint that waits.
+
+    Attributes:
+        private: the link, or copy, that nobody else deletes
+        name: what it is called in the save-dir
+        key: tells whether the file has changed
+        content: SHA-256 of its bytes, hexadecimal
+        epoch, updates: training so far; ``None`` where neither the file nor its name tells
+        aliases: other names of the same content
+    """
+
+    private: Path
+    name: str
+    key: Key
+    content: str
+    epoch: int | None
+    updates: int | None
+    aliases: list[str] = field(default_factory=list)
+
+    @property
+    def arrived(self) -> float:
+        """When it was linked, in seconds since the epoch."""
+        return int(self.private.name.split(".", 1)[0]) / 1e9
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether fairseq writes such names as copies of others, ``checkpoint_last.pt`` for one."""
+        return _NUMBERED.fullmatch(self.name) is None
+
+    @property
+    def order(self) -> tuple[int, int, str]:
+        """Sorts checkpoints as they were trained."""
+        return (-1 if self.updates is None else self.updates, self.key[2], self.private.name)
+
+    def is_unchanged(self) -> bool:
+        """Whether the file is the one that was looked at."""
+        return key_of(self.private.stat()) == self.key
+
+
+@dataclass
+class Trial:
+    """What came of trying to read or score a file."""
+
+    key: Key
+    attempts: int
+    due: float  #: when to try again, on the monotonic clock; infinity once it is given up
+    problem: str
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it was given up."""
+        return self.due == float("inf")
+
+
+def try_again(previous: Trial | None, key: Key, problem: str) -> Trial:
+    """The next trial after a failure; a file that has changed since starts anew."""
+    attempts = previous.attempts + 1 if previous and previous.key == key else 1
+    pauses = dict(enumerate(RETRY_AFTER, 1))
+    return Trial(key, attempts, time.monotonic() + pauses.get(attempts, float("inf")), problem)
+
+
+class Arrivals:
+    """The checkpoints that wait, each under a private link in a queue folder.
+
+    The queue is all there is to remember: what an earlier watch left there waits as well.
+
+    Args:
+        save_dir: existing folder that is trained into
+        queue: existing folder of this watch alone, on the same file system
+        known: contents by key of files that need not be read again; ``None`` for those that are to be passed over
+        say: takes a line for people
+    """
+
+    def __init__(self, save_dir: Path, queue: Path, known: dict[Key, str | None], say: Callable[[str], None]) -> None:
+        self.queue = queue
+        self.waiting: dict[Path, Checkpoint] = {}
+        self.missed = 0  #: pruned before they could be linked
+        self.last = time.monotonic()  #: when something new came
+        self.known, self._say = known, say
+        self._trials: dict[Path, Trial] = {}
+        self._command = [sys.executable, "-c", _BOOT, capture.__name__, str(save_dir), str(queue), *sys.path]
+        self._heard = threading.Condition()
+        self._news = False
+        self._asked = self._looked = 0
+        self._start()
+
+    # -- the other process
+
+    def _start(self) -> None:
+        if not _has_watchdog():
+            raise SetupError("watchdog is not installed: pip install watchdog")
+        self._asked = self._looked = 0
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+        )
+        threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
+
+    def _listen(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            words = json.loads(line)
+            if "watching" in words and words["watching"] != "events":
+                self._say(f"looking for checkpoints by {words['watching']}")
+            if "say" in words:
+                self._say(words["say"])
+            for name in words.get("missed", ()):
+                self._say(f"{name}: pruned before it could be linked, not scored")
+            with self._heard:
+                self.missed += len(words.get("missed", ()))
+                self._looked += words.get("looked", 0)
+                if words.get("new"):
+                    self._news, self.last = True, time.monotonic()
+                self._heard.notify_all()
+        with self._heard:
+            self._heard.notify_all()
+
+    def look(self) -> None:
+        """Have the folder looked into now, and come back when that is done."""
+        if self._process.poll() is not None:
+            self._say("the process that links checkpoints has died; starting another")
+            self._start()
+        process = self._process
+        assert process.stdin is not None
+        self._asked += 1
+        try:
+            process.stdin.write("\n")
+            process.stdin.flush()
+        except OSError:  # died just now
+            return
+        with self._heard:
+            self._heard.wait_for(lambda: self._looked >= self._asked or process.poll() is not None, _PATIENCE)
+
+    def wait(self, seconds: float) -> None:
+        """Wait for something new, at most so long."""
+        with self._heard:
+            self._heard.wait_for(lambda: self._news or self._process.poll() is not None, seconds)
+            self._news = False
+
+    def close(self) -> None:
+        """End the other process."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.close()
+            self._process.wait(10)
+        except (OSError, subprocess.TimeoutExpired):
+            self._process.kill()
+            self._process.wait()
+
+    # -- the queue
+
+    def inspect(self) -> list[tuple[str, Trial]]:
+        """Find out which files that wait are whole; returns names and last trials of those that are given up."""
+        given_up = []
+        for path in sorted(self.queue.iterdir()):
+            trial = self._trials.get(path)
+            if path in self.waiting or (trial and time.monotonic() < trial.due):
+                continue
+            name = path.name.split(".", 1)[1]
+            key = key_of(path.stat())
+            try:
+                checkpoint = self._read(path, name, key)
+            except (CheckpointError, OSError) as error:
+                problem = str(error).replace(str(path), name)
+                if trial is None:
+                    self._say(f"{problem}; trying again")
+                trial = self._trials[path] = try_again(trial, key_of(path.stat()), problem)
+                if trial.is_over:
+                    given_up.append((name, trial))
+                    self.drop(path)
+                continue
+            if checkpoint is None:
+                self.drop(path)
+            elif checkpoint.is_unchanged():
+                self.waiting[path] = checkpoint
+            else:  # still being written
+                self._trials[path] = Trial(key, 0, time.monotonic() + RETRY_AFTER[0], "")
+        return given_up
+
+    def _read(self, path: Path, name: str, key: Key) -> Checkpoint | None:
+        if key in self.known:
+            content = self.known[key]
+            return None if content is None else Checkpoint(path, name, key, content, None, None)
+        epoch, updates = progress_of(path, name)
+        return Checkpoint(path, name, key, digest(path), epoch, updates)
+
+    def drop(self, path: Path) -> None:
+        """Give up a private link."""
+        self.waiting.pop(path, None)
+        self._trials.pop(path, None)
+        path.unlink(missing_ok=True)
+
+    def reconsider(self, path: Path) -> None:
+        """Take a file for unread again, as it has changed."""
+        self.waiting.pop(path, None)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            found.update(block)
+    return found.hexdigest()
+
+
+def progress_of(path: Path, name: str) -> tuple[int | None, int | None]:
+    """Epoch and number of updates, from the checkpoint or from its name.
+
+    Raises:
+        CheckpointError: it cannot be read
+    """
+    from ..weights.checkpoint import load_state
+
+    state = load_state(path)
+    named = _NUMBERED.fullmatch(name)
+    epoch = updates = None
+    if named:
+        epoch, updates = int(named[1]), int(named[2]) if named[2] else None
+    history: Any = state.get("optimizer_history")
+    if updates is None and history:
+        updates = int(history[-1].get("num_updates", 0))
+    position: Mapping[str, Any] = (state.get("extra_state") or {}).get("train_iterator") or {}
+    if epoch is None and "epoch" in position:  # at the end of an epoch it is the next one's
+        epoch = int(position["epoch"]) - (position.get("iterations_in_epoch") == 0 and position["epoch"] > 1)
+    return epoch, updates
+
+
+def _has_watchdog() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("watchdog") is not None

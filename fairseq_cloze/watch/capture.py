@@ -1,0 +1,369 @@
+"""Capture: a second name for every checkpoint of a folder as soon as it is there, so that pruning cannot take it away.
+
+This is a process of its own, which :class:`fairseq_cloze.watch.arrivals.Arrivals` starts, without torch: while a
+checkpoint is scored, or torch is being loaded, a thread might look minutes too late.  On every sign of life in the
+folder, and every half a minute without one, it links what is new into a queue folder.  What it says goes to standard
+output, a JSON object per line; it looks once more for every line of standard input, and ends with it, so it never
+outlives its parent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import shutil
+import signal
+import socket
+import stat
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ..files import unused
+
+#: Names that count as checkpoints; the best by accuracy is a second name that the watch itself gives.
+CANDIDATE = re.compile(r"checkpoint(?!_best_accuracy).*\.pt")
+
+#: File systems on which other machines write: the kernel here does not learn of it.
+NETWORK = frozenset(
+    "9p afs beegfs ceph cifs coda davfs gfs2 glusterfs gpfs lustre ncpfs nfs nfs4 ocfs2 orangefs panfs prl_fs pvfs2 "
+    "smb3 smbfs vboxsf virtiofs wekafs".split()
+)
+
+#: Seconds between looks: after something happened, as another may follow within milliseconds; while a file is waited
+#: for to be complete; and when nothing was heard of.
+_SOON, _LATER, _SELDOM = 0.0002, 0.5, 30.0
+
+_GLANCE = 0.005
+
+#: How long after a sign of life to look that often.  watchdog holds some events back for half a second.
+_LIVELY = 0.75
+
+#: Seconds at least between two lines about what is new.
+_TELL = 0.02
+
+#: How new files are found out, other than by polling.
+EVENTS = "events"
+
+#: Size, inode and time of the last change, which tell files and their contents apart without reading them.
+Key = tuple[int, int, int]
+
+
+def key_of(found: os.stat_result) -> Key:
+    """Inode, size in bytes, and time of the last change in nanoseconds."""
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+class Linker:
+    """Links the checkpoints of a folder into a queue, each content of a file once.
+
+    Args:
+        folder: where the checkpoints are written
+        queue: existing folder, on the same file system where possible; a file there is called by the time in
+            nanoseconds, a dot and the checkpoint's name
+        say: takes a line for people
+    """
+
+    def __init__(self, folder: Path, queue: Path, say: Callable[[str], None]) -> None:
+        self.folder, self.queue = folder, queue
+        self.names: set[str] = set()  #: linked so far
+        self.pending: dict[str, tuple[Key, float]] = {}  #: to be copied: what was found when, on the monotonic clock
+        self._say = say
+        self._links = True
+        self._seen: set[Key] = set()
+        self._complaints: set[str] = set()
+        self._waiting: dict[int, Path] = {}  # by inode
+        for path in sorted(queue.iterdir()):  # left by an earlier watch
+            found = path.stat()
+            self._seen.add(key_of(found))
+            self._waiting[found.st_ino] = path
+            self.names.add(path.name.split(".", 1)[1])
+
+    def look(self) -> int:
+        """Link what is new and return how many files that were."""
+        try:
+            entries = [entry for entry in os.scandir(self.folder) if CANDIDATE.fullmatch(entry.name)]
+        except OSError as error:  # gone, or out of reach for a while
+            self._complain(f"{self.folder}: cannot be read ({error.strerror}); trying again")
+            return 0
+        return sum([self._take(Path(entry.path)) for entry in entries])
+
+    def _take(self, path: Path) -> bool:
+        try:
+            found = path.stat()
+            # A file that waits under its inode and is still being written needs no other name: whoever scores it
+            # sees that it has changed.
+            if not stat.S_ISREG(found.st_mode) or key_of(found) in self._seen or self._waits(found.st_ino):
+                return False
+            private = self.queue / f"{time.time_ns():019d}.{path.name}"
+            if not self._link(path, private) and not self._copy(path, private, found):
+                return False
+        except FileNotFoundError:  # pruned at this moment
+            return False
+        except OSError as error:
+            self._complain(f"{path.name}: cannot be linked or copied ({error.strerror}); trying again")
+            return False
+        self._seen.add(key_of(found))
+        self.names.add(path.name)
+        try:
+            linked = private.stat()  # the name may have been given to another file meanwhile
+        except FileNotFoundError:  # done with already
+            return True
+        self._seen.add(key_of(linked))
+        self._waiting[linked.st_ino] = private
+        return True
+
+    def _waits(self, inode: int) -> bool:
+        return inode in self._waiting and self._waiting[inode].exists()
+
+    def _link(self, path: Path, private: Path) -> bool:
+        if not self._links:
+            return False
+        try:
+            os.link(os.path.realpath(path), private)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            self._links = False
+            self._say(f"hard links are not possible here ({error.strerror}): checkpoints are copied before scoring")
+        return self._links
+
+    def _copy(self, path: Path, private: Path, found: os.stat_result) -> bool:
+        """Copy a file that does not change any more; a copy, unlike a link, would stay as it is."""
+        key, since = self.pending.get(path.name, (None, 0.0))
+        if key != key_of(found):
+            self.pending[path.name] = (key_of(found), time.monotonic())
+            return False
+        if time.monotonic() - since < _LATER:
+            return False
+        del self.pending[path.name]
+        partial = self.queue.with_name(f"{self.queue.name}.part")
+        with open(path, "rb") as source, open(partial, "wb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+            whole = key_of(os.fstat(source.fileno())) == key_of(found)
+        os.utime(partial, ns=(found.st_atime_ns, found.st_mtime_ns))
+        if whole:
+            partial.rename(private)
+        return whole
+
+    def _complain(self, text: str) -> None:
+        if text not in self._complaints:
+            self._complaints.add(text)
+            self._say(text)
+
+
+def give_name(path: Path, target: Path) -> None:
+    """Give a file a second name, which may be taken; a copy where there are no hard links."""
+    if target.exists() and os.path.samefile(path, target):
+        return
+    target = Path(os.path.realpath(target))
+    temporary = unused(target.parent)
+    try:
+        try:
+            os.link(path, temporary)
+        except OSError:
+            shutil.copy2(path, temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# -- events ----------------------------------------------------------------------------------------------------------
+
+
+def file_system(path: Path, mounts: str | None = None) -> str:
+    """Type of the file system that a path is on, as in ``/proc/self/mountinfo``; empty where there is none.
+
+    Args:
+        path: an existing path
+        mounts: content of that file
+    """
+    if mounts is None:
+        try:
+            mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
+        except OSError:
+            return ""
+    place = os.path.realpath(path)
+    best, kind = "", ""
+    for line in mounts.splitlines():
+        before, _, after = line.partition(" - ")
+        point = re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), before.split(" ")[4])
+        if (place == point or place.startswith(point.rstrip("/") + "/")) and len(point) >= len(best):
+            best, kind = point, after.split(" ")[0]
+    return kind
+
+
+def hears_nothing(kind: str) -> bool:
+    """Whether what other machines write to a file system of that type goes unheard of here."""
+    return kind in NETWORK or kind.startswith("fuse.")
+
+
+def observe(folder: Path, hear: Callable[[str], None]) -> str:
+    """Have *hear* called with the name of each file that comes or is completed; returns how that is found out."""
+    from watchdog.events import (
+        FileClosedEvent,
+        FileCreatedEvent,
+        FileModifiedEvent,
+        FileMovedEvent,
+        FileSystemEvent,
+        FileSystemEventHandler,
+    )
+    from watchdog.observers import Observer
+    from watchdog.observers.polling import PollingObserver
+
+    class Handler(FileSystemEventHandler):
+        def on_any_event(self, event: FileSystemEvent) -> None:
+            hear(os.path.basename(os.fsdecode(event.dest_path or event.src_path)))
+
+    def start(observer: Any, *kinds: Any) -> None:
+        # Nothing about opening and reading: every look would be heard of.
+        observer.schedule(Handler(), str(folder), event_filter=list(kinds))
+        observer.start()
+
+    kind = file_system(folder)
+    if hears_nothing(kind):
+        how = f"polling every second, on {kind}"
+    else:
+        try:
+            start(Observer(), FileClosedEvent, FileMovedEvent)
+            return EVENTS
+        except OSError as error:
+            how = f"polling every second ({error.strerror or error})"
+    start(PollingObserver(timeout=1.0), FileCreatedEvent, FileModifiedEvent, FileMovedEvent)
+    return how
+
+
+# -- the process -----------------------------------------------------------------------------------------------------
+
+
+class _Capture:
+    """One thread and no lock: at the pace of checkpoints that are pruned within a millisecond, waiting for one is late.
+
+    watchdog, which has several threads, is at work in a process of its own.
+    """
+
+    def __init__(self, folder: Path, queue: Path) -> None:
+        self._linker = Linker(folder, queue, lambda text: self._tell(say=text))
+        self._events = _fork_observer(folder)
+        self._sources: list[Any] = [0, self._events]
+        self._seldom = _SELDOM
+        self._heard: list[str] = []
+        self._torn = b""
+        self._how: str | None = None
+        self._lively_until = time.monotonic() + _LIVELY
+        self._changed = 0  # when the folder was
+        self._new = 0
+        self._told = 0.0
+        self._asked = 0
+        self._over = False
+
+    def run(self) -> None:
+        while not self._over:
+            self._look()
+            pause = _LATER if self._linker.pending else self._seldom
+            if self._how is None or time.monotonic() < self._lively_until:
+                pause = _LATER if self._how and self._how != EVENTS else _SOON
+            self._wait(pause)
+
+    def _wait(self, seconds: float) -> None:
+        """Wait for events and requests; where the folder is local, glance at its time of change meanwhile.
+
+        An event passes through three threads of watchdog before it is here, which takes longer than three small
+        checkpoints do, one system call every few milliseconds less.
+        """
+        until = time.monotonic() + seconds
+        glance = _GLANCE if self._how == EVENTS else seconds
+        while True:
+            found = select.select(self._sources, [], [], max(0.0, min(glance, until - time.monotonic())))[0]
+            for ready in found:
+                if ready == 0:
+                    asked = os.read(0, 4096)
+                    self._asked += len(asked)
+                    self._over = not asked
+                else:
+                    self._hear(self._events.recv(1 << 16))
+            changed = self._changed
+            with suppress(OSError):
+                self._changed = os.stat(self._linker.folder).st_mtime_ns
+            if self._changed != changed:
+                self._lively_until = time.monotonic() + _LIVELY
+            elif not found and time.monotonic() < until:
+                continue
+            return
+
+    def _hear(self, received: bytes) -> None:
+        if not received:
+            self._tell(say="the process that listens for checkpoints has died; looking every half a second")
+            self._sources.remove(self._events)
+            self._seldom, self._how = _LATER, "looking"
+            return
+        *words, self._torn = (self._torn + received).split(b"\0")
+        if words and self._how is None:
+            self._how = os.fsdecode(words.pop(0))
+            self._tell(watching=self._how)
+        # The name of a temporary file counts, too: what it becomes may be gone at once.
+        self._heard += [name for name in map(os.fsdecode, words) if name.startswith("checkpoint")]
+        if self._heard:
+            self._lively_until = time.monotonic() + _LIVELY
+
+    def _look(self) -> None:
+        asked = self._asked if self._how else 0
+        heard, self._heard = self._heard, []
+        self._new += self._linker.look()
+        missed = self._missed(heard)
+        if missed or asked or (self._new and time.monotonic() > self._told + _TELL):
+            self._tell(new=self._new, missed=missed, looked=asked)
+            self._asked -= asked
+            self._new, self._told = 0, time.monotonic()
+
+    def _missed(self, heard: Sequence[str]) -> list[str]:
+        """Checkpoints that came and were pruned before they could be linked."""
+        linker = self._linker
+        names = [name for name in dict.fromkeys(heard) if CANDIDATE.fullmatch(name)] + list(linker.pending)
+        gone = [name for name in names if not (linker.folder / name).exists()]
+        for name in gone:
+            linker.pending.pop(name, None)
+        missed = [name for name in gone if name not in linker.names]
+        linker.names.update(missed)
+        return missed
+
+    def _tell(self, **words: Any) -> None:
+        try:
+            print(json.dumps(words), flush=True)
+        except (BrokenPipeError, ValueError):
+            self._over = True
+
+
+def _fork_observer(folder: Path) -> socket.socket:
+    """Start a process that says how it finds out, then the name of each file, with a zero after each."""
+    here, there = socket.socketpair()
+    if os.fork():
+        there.close()
+        return here
+    try:
+        here.close()
+        for standard in (0, 1):
+            os.close(standard)
+        lock = threading.Lock()
+
+        def hear(name: str) -> None:
+            with lock:
+                there.sendall(os.fsencode(name) + b"\0")
+
+        with lock:  # the way comes first
+            there.sendall(observe(folder, hear).encode() + b"\0")
+        there.recv(1)  # until the other end is gone
+    finally:
+        os._exit(0)
+
+
+def main(folder: str, queue: str) -> None:
+    """Link the checkpoints of *folder* into *queue* until standard input ends."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a terminal sends them to all: the parent decides
+        signal.signal(number, signal.SIG_IGN)
+    _Capture(Path(folder), Path(queue)).run()

@@ -1,0 +1,77 @@
+"""Resources: what scoring may use, next to a training that was there first."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..files import PathLike
+from ..runs.lock import RunState, run_record, run_state
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What scoring may use; as for :func:`fairseq_cloze.ranking.evaluate.evaluate`."""
+
+    device: str | None = None
+    batch_size: int | None = None
+    max_tokens: int | None = None
+    fp16: bool = False
+    bf16: bool = False
+
+
+def prepare_torch(resources: Resources, save_dir: PathLike) -> tuple[Resources, str]:
+    """Load torch and fairseq; leave CUDA, and half of the cores, alone where the training is to have them.
+
+    Args:
+        resources: what the user asked for
+        save_dir: folder of the training
+
+    Returns:
+        the same with a device, and what scoring uses, in words
+    """
+    device, why = choose_device(resources.device, save_dir)
+    if device == "cpu" and "torch" not in sys.modules:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    from .. import register
+
+    register()
+    import torch
+
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device != "cpu":
+        return replace(resources, device=device), device
+    if "OMP_NUM_THREADS" not in os.environ and run_state(save_dir) is not RunState.ENDED:
+        torch.set_num_threads(max(1, _cores() // 2))
+    return replace(resources, device=device), f"cpu{why}, threads: {torch.get_num_threads()}"
+
+
+def choose_device(device: str | None, save_dir: PathLike) -> tuple[str | None, str]:
+    """The device to score on, and why, in words.
+
+    What was asked for; else the CPU, as the run's GPU is its own, unless the run has ended or trains on another
+    machine: then ``None``, which is CUDA where there is one.
+    """
+    if device is not None:
+        return device, ""
+    state, host = run_state(save_dir), run_record(save_dir).get("host")
+    if state is RunState.ENDED or (state is RunState.RUNNING and host != socket.gethostname()):
+        return None, ""
+    return "cpu", " (the GPU is left to the run, --device cuda takes it)"
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def empty_cuda_cache() -> None:
+    """After an error on a GPU: give back what torch keeps there."""
+    import torch
+
+    cuda: Any = torch.cuda
+    if cuda.is_initialized():
+        cuda.empty_cache()

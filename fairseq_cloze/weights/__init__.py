@@ -1,0 +1,1 @@
+"""Weights: files of weights, what they hold, and the proof that they were loaded."""

@@ -1,0 +1,404 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fairseq_cloze.data.prepare as prepare_module
+from fairseq_cloze import __version__
+from fairseq_cloze.data.databin import DataBin
+from fairseq_cloze.data.encoding import EncodingOptions
+from fairseq_cloze.data.partial import Partial
+from fairseq_cloze.data.prepare import passage_texts, prepare
+from fairseq_cloze.errors import SKIP_HINT, ClozeError, DataBinError, PassageError
+
+from ..conftest import PASSAGES, run, start
+from ..data.test_store import as_lists
+
+FOUR = ["calm", "cold", "old", "odd"]
+
+
+def test_counts_and_manifest(tmp_path: Path, data_bin: Path, vocabulary: Any) -> None:
+    manifest = json.loads((data_bin / "manifest.json").read_text())
+    splits = manifest.pop("splits")
+    assert manifest == {
+        "format": "fairseq-cloze data-bin",
+        "format_version": 1,
+        "written_by": f"fairseq-cloze {__version__}",
+        "vocabulary": {
+            "rows": 600,
+            "dictionary_digest": vocabulary.dictionary_digest,
+            "bpe_digest": vocabulary.bpe_digest,
+        },
+        "encoding": {"text_norm": "standard", "sentence_case": False},
+    }
+    counts = {name: {key: value for key, value in split.items() if key != "columns"} for name, split in splits.items()}
+    tokens = {name: split.pop("tokens") for name, split in counts.items()}
+    assert counts == {
+        name: {
+            "read": passages,
+            "passages": passages,
+            "blanks": blanks,
+            "labelled_blanks": blanks,
+            "unknown_tokens": 0,
+            "skipped": 0,
+            "skipped_passages": [],
+            "ignored_files": 0,
+        }
+        for name, passages, blanks in (("train", 32, 405), ("valid", 8, 102), ("test", 8, 98))
+    }
+    assert tokens["train"] == splits["train"]["columns"]["tokens"]["entries"] > 10_000
+    assert sorted(path.name for path in data_bin.iterdir()) == [
+        "dict.txt",
+        "encoder.json",
+        "manifest.json",
+        "test",
+        "train",
+        "valid",
+        "vocab.bpe",
+    ]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_workers_change_nothing(tmp_path: Path, pretrained: Path, data_bin: Path, workers: int) -> None:
+    prepare({"train": [PASSAGES / "train"]}, pretrained, tmp_path / "bin", workers=workers)
+    assert as_lists(DataBin(tmp_path / "bin").open("train")) == as_lists(DataBin(data_bin).open("train"))
+
+
+def test_order_over_many_chunks(tmp_path: Path, pretrained: Path) -> None:
+    lines = [json.dumps({"article": f"Number {n} is _ .", "options": [FOUR], "answers": [n % 4]}) for n in range(1000)]
+    (tmp_path / "many.jsonl").write_text("\n".join(lines))
+    prepare({"train": [tmp_path / "many.jsonl"]}, pretrained, tmp_path / "bin", workers=2)
+    store = DataBin(tmp_path / "bin").open("train")
+    assert [store.id(number) for number in range(1000)] == [f"many:{number + 1}" for number in range(1000)]
+    assert store.columns["gold"].tolist() == [number % 4 for number in range(1000)]
+
+
+def test_command_and_report(tmp_path: Path, pretrained: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    lines: list[dict[str, Any]] = [{"article": "It was _ .", "options": [FOUR], "answers": ["A"]}] * 3
+    lines[1] = {**lines[1], "answers": ["E"]}
+    (source / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (source / "b.json").write_text(json.dumps({"article": "No gap.", "options": [], "answers": []}))
+    (source / "notes.txt").write_text("not a passage")
+    options = ("--pretrained", pretrained, "--out", tmp_path / "bin", "--workers", "1")
+    problem = "blank 1, field 'answers': expected a letter A-D or a number 0-3 for 4 options, found \"E\""
+    failed = run("fairseq-cloze", "prepare", "--train", source, *options, code=1)
+    assert failed.text == f"Error: {source}/a.jsonl, line 2: {problem}; {SKIP_HINT}\n"
+    assert not (tmp_path / "bin").exists() and not (tmp_path / "bin.partial").exists()
+    done = run("fairseq-cloze", "prepare", "--train", source, "--on-error", "skip", *options)
+    assert done.text.splitlines() == [
+        "train: 4 passages, 2 blanks, 2 skipped, 1 files that are neither JSON nor JSONL ignored",
+        f"  skipped {source}/a.jsonl, line 2: {problem}",
+        f"  skipped {source}/b.json: no blank: the article holds no underscore",
+        f"wrote {tmp_path / 'bin'}",
+    ]
+    entry = DataBin(tmp_path / "bin").splits["train"]
+    assert (entry["read"], entry["passages"], entry["skipped"], entry["ignored_files"]) == (4, 2, 2, 1)
+    assert [skipped["reason"] for skipped in entry["skipped_passages"]] == [
+        problem,
+        "no blank: the article holds no underscore",
+    ]
+
+
+def test_unlabelled_passages(tmp_path: Path, pretrained: Path, passage: Callable[..., Path]) -> None:
+    path = passage("a.json", "It was _ .", [FOUR])
+    for split in ("train", "valid"):
+        with pytest.raises(PassageError) as error:
+            prepare({split: [path]}, pretrained, tmp_path / "bin", workers=1)
+        assert error.value.problem == "field 'answers': expected answers, as train and valid need them, found none"
+    [report] = prepare({"test": [path]}, pretrained, tmp_path / "bin", workers=1)
+    assert report.lines() == ["test: 1 passages, 1 blanks, 0 skipped, 1 blanks unlabelled"]
+
+
+def test_options_are_recorded(tmp_path: Path, pretrained: Path, passage: Callable[..., Path]) -> None:
+    path = passage("a.json", "_ it rained .", [FOUR], ["A"])
+    options = EncodingOptions(text_norm="none", sentence_case=True)
+    prepare({"train": [path]}, pretrained, tmp_path / "bin", options, workers=1)
+    data = DataBin(tmp_path / "bin")
+    assert data.encoding == options
+    item = data.open("train")[0]
+    assert data.vocabulary.decode(item.tokens) == "<mask> it rained ."
+    assert data.vocabulary.decode(item.candidates[0][0]) == "Calm"
+
+
+def test_ranks_are_kept(tmp_path: Path, pretrained: Path, passage: Callable[..., Path]) -> None:
+    path = passage("a.json", "It was _ .", [FOUR], ranks=[[0, 3, 1, 0.5]])
+    prepare({"train": [path]}, pretrained, tmp_path / "bin", workers=1)
+    columns = DataBin(tmp_path / "bin").open("train").columns
+    assert (columns["candidate_rank"].tolist(), columns["gold"].tolist()) == ([0, 3, 1, 0.5], [1])
+
+
+def test_nothing_of_a_split_can_be_used(tmp_path: Path, pretrained: Path, passage: Callable[..., Path]) -> None:
+    path = passage("a.json", "No gap.", [])
+    with pytest.raises(ClozeError) as error:
+        prepare({"train": [path]}, pretrained, tmp_path / "bin", workers=1)
+    assert str(error.value) == (
+        f"{path}: expected passages for the train split, found none that can be used "
+        f"(train: 1 passages, 0 blanks, 1 skipped;   skipped {path}: no blank: the article holds no underscore)"
+    )
+
+
+def test_empty_folder(tmp_path: Path, pretrained: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = run(
+        *("fairseq-cloze", "prepare", "--train", tmp_path / "empty", "--pretrained", pretrained),
+        *("--out", tmp_path / "bin"),
+        code=1,
+    )
+    assert done.text == (
+        f"Error: {tmp_path / 'empty'}: expected a folder with .json or .jsonl files, found none; check the path\n"
+    )
+
+
+def test_an_existing_folder_is_not_touched(tmp_path: Path, pretrained: Path) -> None:
+    out = tmp_path / "bin"
+    out.mkdir()
+    (out / "precious.txt").write_text("keep")
+    inputs = {"train": [PASSAGES / "train"]}
+    with pytest.raises(ClozeError) as error:
+        prepare(inputs, pretrained, out, workers=1)
+    assert str(error.value) == (f"{out}: already exists; choose another --out, or pass --overwrite to replace it")
+    with pytest.raises(DataBinError, match="expected a data-bin, found no manifest.json"):
+        prepare(inputs, pretrained, out, workers=1, overwrite=True)
+    assert (out / "precious.txt").read_text() == "keep"
+
+
+def test_overwrite_replaces_a_data_bin(tmp_path: Path, pretrained: Path) -> None:
+    out = tmp_path / "bin"
+    prepare({"train": [PASSAGES / "train"]}, pretrained, out, workers=1)
+    prepare({"valid": [PASSAGES / "valid"]}, pretrained, out, workers=1, overwrite=True)
+    assert list(DataBin(out).splits) == ["valid"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bin"]
+
+
+@pytest.mark.parametrize("name", ["raw/one.json", "empty/", "test/notes.txt", "checkpoint_best.pt", "test/tokens.bin/"])
+def test_overwrite_deletes_nothing_of_the_users(tmp_path: Path, pretrained: Path, name: str) -> None:
+    """Nor does it begin; a link to a split is somebody's, too."""
+    out = tmp_path / "bin"
+    prepare({"test": [PASSAGES / "test"]}, pretrained, out, workers=1)
+    if name.endswith("bin/"):
+        (out / "test" / "tokens.bin").unlink()
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).mkdir() if name.endswith("/") else (out / name).write_text("mine")
+    before = sorted(out.rglob("*"))
+    with pytest.raises(DataBinError) as error:
+        prepare({"valid": [PASSAGES / "valid"]}, pretrained, out, workers=1, overwrite=True)
+    path = out / "raw" if name.startswith("raw") else out / name
+    assert str(error.value) == (
+        f"{path}: was not written by 'fairseq-cloze prepare' and would be lost with {out}; move it away, or choose "
+        "another --out"
+    )
+    assert sorted(out.rglob("*")) == before and sorted(path.name for path in tmp_path.iterdir()) == ["bin"]
+
+
+def test_a_split_behind_a_link_is_not_replaced(tmp_path: Path, pretrained: Path) -> None:
+    out = tmp_path / "bin"
+    prepare({"test": [PASSAGES / "test"]}, pretrained, out, workers=1)
+    (out / "test").rename(tmp_path / "elsewhere")
+    (out / "test").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataBinError, match=f"^{out / 'test'}: was not written by"):
+        prepare({"valid": [PASSAGES / "valid"]}, pretrained, out, workers=1, overwrite=True)
+    assert list(DataBin(out).splits) == ["test"]
+
+
+def test_what_comes_into_a_data_bin_meanwhile_is_not_deleted(
+    tmp_path: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the work is not lost: the same command goes on once it is moved away."""
+    out = tmp_path / "bin"
+    prepare({"test": [PASSAGES / "test"]}, pretrained, out, workers=1)
+    told: list[str] = []
+    write = prepare_module.write_manifest
+
+    def write_late(*arguments: Any) -> None:
+        (out / "late.txt").write_text("mine")
+        write(*arguments)
+
+    def again() -> None:
+        prepare({"valid": [PASSAGES / "valid"]}, pretrained, out, workers=1, overwrite=True, tell=told.append)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_module, "write_manifest", write_late)
+        with pytest.raises(DataBinError, match=f"^{out / 'late.txt'}: was not written by"):
+            again()
+    assert (out / "late.txt").read_text() == "mine" and list(DataBin(out).splits) == ["test"]
+    (out / "late.txt").rename(tmp_path / "late.txt")
+    again()
+    assert told == ["resuming: 1 of 1 shards were done"] and list(DataBin(out).splits) == ["valid"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "link"])
+def test_a_partial_of_the_users_is_not_touched(tmp_path: Path, pretrained: Path, kind: str) -> None:
+    out, mine = tmp_path / "bin", tmp_path / "bin.partial"
+    place = mine if kind == "folder" else tmp_path / "mine"
+    place.mkdir()
+    (place / "thesis.txt").write_text("precious")
+    if kind == "link":
+        mine.symlink_to(place)
+    elif kind == "file":
+        mine.write_text("precious")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ClozeError) as error:
+        prepare({"test": [PASSAGES / "test"]}, pretrained, out, workers=1)
+    assert str(error.value) == (
+        f"{mine}: is in the way, as the data-bin would grow under that name, and was not written by "
+        "'fairseq-cloze prepare'; move it away, or choose another --out"
+    )
+    assert sorted(tmp_path.rglob("*")) == before and (place / "thesis.txt").read_text() == "precious"
+
+
+def test_a_file_of_the_users_in_a_partial_of_ours_stays(tmp_path: Path, pretrained: Path) -> None:
+    with Partial(tmp_path / "bin") as partial:
+        partial.claim("0" * 32)
+        (partial.folder / "thesis.txt").write_text("precious")
+    prepare({"test": [PASSAGES / "test"]}, pretrained, tmp_path / "bin", workers=1)
+    assert [path.name for path in (tmp_path / "bin.partial").iterdir()] == ["thesis.txt"]
+    assert list(DataBin(tmp_path / "bin").splits) == ["test"]
+
+
+def test_folders_of_like_names_are_the_users(tmp_path: Path, pretrained: Path) -> None:
+    (tmp_path / "bin.old").mkdir()
+    (tmp_path / "bin.old" / "notes.txt").write_text("keep")
+    for overwrite in (False, True):
+        prepare({"valid": [PASSAGES / "valid"]}, pretrained, tmp_path / "bin", workers=1, overwrite=overwrite)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bin", "bin.old"]
+    assert (tmp_path / "bin.old" / "notes.txt").read_text() == "keep"
+
+
+def test_a_data_bin_that_cannot_be_replaced_stays(
+    tmp_path: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "bin"
+    prepare({"train": [PASSAGES / "train"]}, pretrained, out, workers=1)
+    rename = os.rename
+
+    def refuse(source: Any, target: Any) -> None:
+        if str(source).endswith("data-bin"):
+            raise PermissionError(13, "Permission denied")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(ClozeError, match=r"cannot be written \(Permission denied\); what is done stays in "):
+        prepare({"valid": [PASSAGES / "valid"]}, pretrained, out, workers=1, overwrite=True)
+    assert list(DataBin(out).splits) == ["train"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bin", "bin.partial"]
+
+
+# -- whole or not at all ---------------------------------------------------------------------------------------------
+
+
+def test_two_runs_at_once(tmp_path: Path, pretrained: Path) -> None:
+    source = tmp_path / "slow.jsonl"
+    os.mkfifo(source)
+    out = tmp_path / "bin"
+    process = start(
+        *("fairseq-cloze", "prepare", "--train", source, "--pretrained", pretrained, "--out", out, "--workers", "1")
+    )
+    with open(source, "w") as pipe:  # opens once the first run reads
+        while not (tmp_path / "bin.partial").exists():
+            time.sleep(0.01)
+        with pytest.raises(ClozeError) as error:
+            prepare({"train": [PASSAGES / "train"]}, pretrained, out, workers=1)
+        assert str(error.value) == (f"{out}: another 'prepare' is writing it; wait for it, or choose another --out")
+        pipe.write(json.dumps({"article": "It was _ .", "options": [FOUR], "answers": ["A"]}))
+    text, _ = process.communicate()
+    assert process.returncode == 0, text
+    assert DataBin(out).open("train").blanks == 1
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_input(tmp_path: Path, pretrained: Path) -> None:
+    """Ten times the passages, the same peak memory within 20 MB."""
+    line = json.dumps({"article": "It was _ . " * 20, "options": [FOUR] * 20, "answers": ["A"] * 20})
+    script = (
+        "import sys; from fairseq_cloze.data.prepare import prepare;"
+        "prepare({'train': [sys.argv[1]]}, sys.argv[2], sys.argv[3], workers=1);"
+        "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"  # KiB; not that of the parent
+    )
+    peaks = []
+    for size in (2_000, 20_000):
+        source = tmp_path / f"{size}.jsonl"
+        source.write_text("".join(f"{line}\n" for _ in range(size)))
+        done = run(sys.executable, "-c", script, source, pretrained, tmp_path / f"bin{size}")
+        peaks.append(int(done.text.split()[-1]))
+    assert peaks[1] - peaks[0] < 20 * 1024
+
+
+# -- opening ---------------------------------------------------------------------------------------------------------
+
+
+def test_no_data_bin(tmp_path: Path) -> None:
+    with pytest.raises(DataBinError) as error:
+        DataBin(tmp_path / "gone")
+    assert str(error.value) == (
+        f"{tmp_path / 'gone'}: expected a data-bin, found no such folder; "
+        f"write one with 'fairseq-cloze prepare --out {tmp_path / 'gone'}'"
+    )
+
+
+def test_no_such_split(data_bin: Path) -> None:
+    with pytest.raises(DataBinError) as error:
+        DataBin(data_bin).open("dev")
+    assert str(error.value) == (
+        f"{data_bin}: no split 'dev', found test, train, valid; prepare it with 'fairseq-cloze prepare', "
+        "or name another one"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"format_version": 2},
+            "expected format version 1, found 2; run 'fairseq-cloze prepare' of this version again",
+        ),
+        ({"format": "other"}, "not the manifest of a fairseq-cloze data-bin; give the folder 'prepare' wrote"),
+    ],
+)
+def test_other_formats(tmp_path: Path, data_bin: Path, change: dict[str, Any], message: str) -> None:
+    shutil.copytree(data_bin, tmp_path / "bin")
+    path = tmp_path / "bin" / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(DataBinError) as error:
+        DataBin(tmp_path / "bin")
+    assert str(error.value) == f"{path}: {message}"
+
+
+def test_changed_dictionary(tmp_path: Path, data_bin: Path) -> None:
+    shutil.copytree(data_bin, tmp_path / "bin")
+    path = tmp_path / "bin" / "dict.txt"
+    rows = path.read_text().splitlines()
+    path.write_text("\n".join([rows[1], rows[0], *rows[2:]]))
+    with pytest.raises(DataBinError, match=r"the dictionary files were changed after the data-bin was prepared \(exp"):
+        DataBin(tmp_path / "bin")
+
+
+def test_texts_to_learn_from(passage: Callable[..., Path]) -> None:
+    path = passage("a.json", "She _ to  school , _ .", [["went", "go"], ["so", "/"]], ["A", "A"])
+    assert list(passage_texts([path])) == ["She went to school, so."]
+
+
+def test_learn_bpe_counts_and_names(tmp_path: Path, passage: Callable[..., Path]) -> None:
+    bad = passage("bad.json", "It was _ .", [["one"]])
+    command = ("fairseq-cloze", "learn-bpe", bad.parent, "--size", "300", "--out", tmp_path / "bpe")
+    why = "blank 1, field 'options': expected a list of 2 to 26 strings, found 1"
+    assert run(*command, code=1).text.startswith(f"Error: {bad}: {why}; ")
+    assert run(*command, "--on-error", "skip", code=1).text.splitlines() == [
+        f"skipped {bad}: {why}",
+        f"Error: {bad.parent}: expected passages with blanks, found none (0 passages, 0 blanks, 1 skipped)",
+    ]
+    assert not (tmp_path / "bpe").exists()
+    passage("good.json", "It was _ .", [FOUR], ["A"])
+    assert run(*command, "--on-error", "skip").text.splitlines() == [
+        f"skipped {bad}: {why}",
+        f"1 passages, 1 blanks, 1 skipped; wrote {tmp_path / 'bpe'}, 269 rows",
+    ]

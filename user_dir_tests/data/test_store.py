@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import pickle
+import resource
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fairseq_cloze.data.encoding import COLUMNS, encode_passages
+from fairseq_cloze.data.store import Store, StoreWriter
+from fairseq_cloze.errors import DataBinError
+from fairseq_cloze.passages.reading import Passage, read_passages
+
+from ..conftest import PASSAGES
+
+
+@pytest.fixture(scope="module")
+def passages() -> list[Passage]:
+    return list(read_passages([PASSAGES / "train"]))
+
+
+def write(folder: Path, chunks: list[Any], rows: int) -> Any:
+    folder.mkdir()
+    writer = StoreWriter(folder, rows)
+    for chunk in chunks:
+        writer.append(chunk)
+    writer.close()
+    return writer.describe()
+
+
+def as_lists(store: Store) -> list[Any]:
+    return [
+        (
+            item.id,
+            item.tokens.tolist(),
+            item.sentence_starts.tolist(),
+            item.blank_positions.tolist(),
+            item.gold.tolist(),
+            [[tokens.tolist() for tokens in row] for row in item.candidates],
+        )
+        for item in (store[number] for number in range(len(store)))
+    ]
+
+
+def test_chunks_make_the_same_store_on_disk_and_in_memory(
+    tmp_path: Path, passages: list[Passage], vocabulary: Any
+) -> None:
+    whole = encode_passages(passages, vocabulary)
+    parts = [encode_passages(passages[a:b], vocabulary) for a, b in ((0, 1), (1, 20), (20, 32))]
+    description = write(tmp_path / "a", parts, len(vocabulary))
+    stores = [
+        Store.open(tmp_path / "a", description),
+        Store.from_columns([whole], len(vocabulary)),
+        Store.from_columns(parts, len(vocabulary)),
+    ]
+    assert as_lists(stores[0]) == as_lists(stores[1]) == as_lists(stores[2])
+    for store in stores:
+        assert (len(store), store.blanks) == (32, 405)
+        assert [store.id(number) for number in range(32)] == [passage.id for passage in passages]
+    for name in COLUMNS:
+        assert stores[0].columns[name].tolist() == stores[1].columns[name].tolist()
+
+
+def test_a_stored_passage_is_the_passage(tmp_path: Path, passages: list[Passage], vocabulary: Any) -> None:
+    store = Store.open(tmp_path / "a", write(tmp_path / "a", [encode_passages(passages, vocabulary)], len(vocabulary)))
+    for number, passage in enumerate(passages):
+        item = store[number]
+        assert item.gold.tolist() == list(passage.gold)
+        assert (item.tokens[item.blank_positions] == vocabulary.mask).all()
+        decoded = [[vocabulary.decode(tokens).strip() for tokens in row] for row in item.candidates]
+        assert decoded == [list(row) for row in passage.candidates]
+
+
+def test_no_such_passage(passages: list[Passage], vocabulary: Any) -> None:
+    store = Store.from_columns([encode_passages(passages[:2], vocabulary)], len(vocabulary))
+    for number in (-1, 2):
+        with pytest.raises(IndexError, match=f"passage {number} of 2"):
+            store[number]
+
+
+def test_damaged_files_do_not_open(tmp_path: Path, passages: list[Passage], vocabulary: Any) -> None:
+    folder = tmp_path / "a"
+    description = write(folder, [encode_passages(passages, vocabulary)], len(vocabulary))
+    tokens = folder / "tokens.bin"
+    content = tokens.read_bytes()
+    tokens.write_bytes(content[:-1])
+    with pytest.raises(DataBinError) as error:
+        Store.open(folder, description)
+    assert str(error.value) == (
+        f"{tokens}: expected {len(content):,} bytes, found {len(content) - 1:,}; "
+        "the data-bin is damaged, run 'fairseq-cloze prepare' again"
+    )
+    tokens.unlink()
+    with pytest.raises(DataBinError, match=r"tokens\.bin: missing \(.*\); run 'fairseq-cloze prepare' again"):
+        Store.open(folder, description)
+
+
+def test_opening_takes_no_memory(tmp_path: Path, passages: list[Passage], vocabulary: Any) -> None:
+    """A store of 200 MB opens, and gives a passage, while the process grows by a few MB."""
+    chunk = encode_passages(passages, vocabulary)
+    description = write(tmp_path / "a", [chunk] * 4000, len(vocabulary))
+    size = sum(file.stat().st_size for file in (tmp_path / "a").iterdir())
+    assert size > 150e6
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    store = Store.open(tmp_path / "a", description)
+    assert store[len(store) - 1].tokens.tolist() == store[31].tokens.tolist()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 * 1024  # KiB
+
+
+def test_other_processes_map_the_files_themselves(tmp_path: Path, passages: list[Passage], vocabulary: Any) -> None:
+    """Data loader workers are sent a path, not the passages."""
+    chunk = encode_passages(passages, vocabulary)
+    store = Store.open(tmp_path / "a", write(tmp_path / "a", [chunk] * 50, len(vocabulary)))
+    content = pickle.dumps(store)
+    assert len(content) < 3000
+    assert as_lists(pickle.loads(content)) == as_lists(store)
+    memory = Store.from_columns([chunk], len(vocabulary))
+    assert as_lists(pickle.loads(pickle.dumps(memory))) == as_lists(memory)
+
+
+def test_zero_length_columns_open(tmp_path: Path, vocabulary: Any) -> None:
+    """Candidates that are all 'nothing' leave a column without an entry."""
+    passage = Passage("p", "p.json", "_", (("/", "\\"),), (0,))
+    store = Store.open(tmp_path / "a", write(tmp_path / "a", [encode_passages([passage], vocabulary)], len(vocabulary)))
+    assert store.columns["candidate_tokens"].shape == (0,)
+    assert [[tokens.tolist() for tokens in row] for row in store[0].candidates] == [[[], []]]
+    assert np.asarray(store[0].tokens).tolist() == [vocabulary.mask]

@@ -1,0 +1,94 @@
+"""Attention over packed rows: the formula, row by row."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fairseq_cloze.model.attention import Rows, attend, attend_padded, rows_of
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+#: Largest difference from the formula in double precision, by type.
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 0.02, torch.float16: 0.002}
+
+
+def by_formula(qkv: Tensor, rows: Rows) -> Tensor:
+    """softmax(q k' / sqrt(width)) v, of each row and head."""
+    out = torch.zeros_like(qkv[:, 0])
+    start = 0
+    for length in rows.lengths:
+        for head in range(qkv.size(2)):
+            query, key, value = qkv[start : start + length, :, head].unbind(1)
+            weights = (query @ key.T / math.sqrt(qkv.size(3))).softmax(dim=1)
+            out[start : start + length, head] = weights @ value
+        start += length
+    return out
+
+
+def packed(lengths: list[int], device: str = "cpu") -> Rows:
+    present = torch.arange(max(lengths), device=device) < torch.tensor(lengths, device=device)[:, None]
+    return rows_of(present)
+
+
+def test_rows_of_a_padded_input() -> None:
+    present = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]], dtype=torch.bool)
+    rows = rows_of(present)
+    assert rows.lengths == [3, 1, 4, 0] and rows.longest == 4
+    assert rows.ends.tolist() == [0, 3, 4, 8, 8] and rows.ends.dtype == torch.int32
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.booleans(), st.sampled_from([attend, attend_padded]))
+def test_output_and_gradient_are_those_of_the_formula(lengths: list[int], training: bool, attend: Any) -> None:
+    torch.manual_seed(1)
+    rows = packed(lengths)
+    ours = torch.randn(sum(lengths), 3, 2, 4, dtype=torch.float64, requires_grad=True)
+    theirs = ours.detach().clone().requires_grad_()
+    with torch.set_grad_enabled(training):
+        found = attend(ours, rows)
+    expected = by_formula(theirs, rows)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+    if training:
+        found.square().sum().backward()
+        expected.square().sum().backward()
+        torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-11, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16), ids=str)
+@pytest.mark.parametrize("device", DEVICES)
+def test_every_type_on_every_device(device: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(2)
+    lengths = [70, 1, 33, 128]
+    exact = torch.randn(sum(lengths), 3, 4, 64, dtype=dtype).double()
+    ours, theirs = exact.to(device, dtype).requires_grad_(), exact.requires_grad_()
+    found, expected = attend(ours, packed(lengths, device)), by_formula(theirs, packed(lengths))
+    weight = torch.randn_like(expected)
+    (found * weight.to(found)).sum().backward()
+    (expected * weight).sum().backward()
+    for value, reference in ((found, expected), (ours.grad, theirs.grad)):
+        assert value is not None and reference is not None and value.dtype == dtype
+        off = (value.detach().cpu().double() - reference.detach()).abs().max()
+        assert float(off) < TOLERANCE[dtype] * float(reference.detach().abs().max())
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("attend", (attend, attend_padded))
+def test_dropout_takes_attention_weights(attend: Any, device: str, dtype: torch.dtype) -> None:
+    """Of weights that are all 1 / length, the sum of those that stay, scaled, is 1 on average; rows differ."""
+    torch.manual_seed(5)
+    qkv = torch.zeros(500 * 20, 3, 4, 8, device=device, dtype=dtype)
+    qkv[:, 2] = 1
+    rows = packed([20] * 500, device)
+    out = attend(qkv, rows, 0.25).float()
+    assert float(out.mean()) == pytest.approx(1, abs=0.01)
+    by_row = out[..., 0].view(500, 20 * 4)
+    assert 0.1 < float(by_row.std()) < 0.16  # sqrt(0.25 / 0.75 / 20) = 0.129
+    assert 0.1 < float(by_row.std(dim=0).mean()) < 0.16  # rows have numbers of their own
+    torch.testing.assert_close(attend(qkv, rows, 0.0), qkv[:, 2])

@@ -1,0 +1,107 @@
+"""What counts as out of memory, and work in pieces."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import pytest
+import torch
+
+from fairseq_cloze.model.memory import ADVICE, Limit, attempt, in_pieces, is_out_of_memory, smaller_batches
+
+
+def cuda_error(text: str = "CUDA out of memory. Tried to allocate 2.00 GiB") -> RuntimeError:
+    return torch.cuda.OutOfMemoryError(text)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        cuda_error(),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to"),
+        RuntimeError("[enforce fail at CPUAllocator.cpp:68] . DefaultCPUAllocator: not enough memory: you tried to"),
+        MemoryError(),
+        RuntimeError("std::bad_alloc"),
+    ],
+)
+def test_what_counts(error: BaseException) -> None:
+    assert is_out_of_memory(error)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("size mismatch"), ValueError("out of memory"), KeyError("memory")])
+def test_what_does_not(error: Exception) -> None:
+    assert not is_out_of_memory(error)
+    with pytest.raises(type(error)):
+        attempt(lambda: _raise(error))
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error
+
+
+def test_what_a_failed_attempt_held_is_free() -> None:
+    """The traceback of the error holds its frames, and these the activations."""
+    held: list[Any] = []
+
+    def work() -> None:
+        activations = torch.zeros(1000)
+        held.append(weakref.ref(activations))
+        raise cuda_error()
+
+    gc.disable()
+    try:
+        assert attempt(work) is None
+        assert held[0]() is None
+    finally:
+        gc.enable()
+    assert attempt(lambda: None) == (None,)
+
+
+def pieces(limit: Limit, fits: int, things: Sequence[int]) -> list[Sequence[int]]:
+    """The pieces in which things, which cost ten tokens each, are computed where *fits* tokens fit."""
+
+    def work(piece: Sequence[int]) -> Sequence[int]:
+        if 10 * len(piece) > fits:
+            raise cuda_error()
+        return piece
+
+    def too_large(thing: int) -> NoReturn:
+        raise LookupError(thing)
+
+    return in_pieces(things, work, lambda piece: 10 * len(piece), limit, too_large)
+
+
+def test_pieces() -> None:
+    limit = Limit()
+    assert pieces(limit, 100, range(10)) == [range(10)]
+    assert limit == Limit() and limit.notes() == []
+    assert pieces(limit, 30, range(10)) == [range(3), range(3, 5), range(5, 8), range(8, 10)]
+    assert limit == Limit(tokens=45, failed=50, count=2, splits=0)
+    # What is known to fail is not tried again.
+    assert pieces(limit, 30, range(8)) == [range(2), range(2, 4), range(4, 6), range(6, 8)]
+    assert limit == Limit(tokens=36, failed=40, count=3, splits=1)
+    assert limit.notes() == [
+        "batches that ran out of memory: 3, and split ahead: 1; no score is missing. "
+        "With --max-tokens 35 or less it is faster"
+    ]
+    with pytest.raises(LookupError, match="7"):
+        pieces(limit, 5, [7])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ((7000, 500, 8192, None, 1), "--max-tokens 4096 --update-freq 2 makes the same updates"),
+        ((3000, 500, 8192, None, 2), "--max-tokens 2730 --update-freq 6 makes the same updates"),
+        ((300, 500, 8192, None, 1), f"--max-tokens 500 is the least that these passages need; {ADVICE}"),
+        ((300, 500, None, 8, 3), "--batch-size 4 --update-freq 6 makes the same updates"),
+        ((300, 500, None, 1, 3), ADVICE),
+    ],
+)
+def test_advice(arguments: Any, text: str) -> None:
+    assert smaller_batches(*arguments) == text

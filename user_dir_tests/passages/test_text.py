@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fairseq_cloze.passages.text import BLANK, capitalise, normalise, opens_sentence, sentence_breaks
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a  b\n\nc\td", "a b c d"),
+        ("  leading and trailing \n", "leading and trailing"),
+        (
+            "tired , but happy . Really ? Yes ! One : two ; ( three )",
+            "tired, but happy. Really? Yes! One: two; ( three)",
+        ),
+        ("a\x7fb", "a b"),
+        ("ideographic\u3000space and\u00a0no-break", "ideographic space and no-break"),
+        ("\ufeffzero\u200bwidth", "zerowidth"),
+        ("a share of .5 and ,5", "a share of .5 and ,5"),
+        ("“Curly” quotes’ stay", "“Curly” quotes’ stay"),
+        ("wait ...", "wait..."),
+        ("worked.", "worked."),
+        ("", ""),
+    ],
+)
+def test_standard_normalisation(text: str, expected: str) -> None:
+    assert normalise(text) == expected
+
+
+def test_no_normalisation_keeps_the_text() -> None:
+    assert normalise(" a \n , b\x7f", "none") == " a \n , b\x7f"
+
+
+@given(st.text())
+def test_normalisation_is_idempotent_and_keeps_blanks(text: str) -> None:
+    once = normalise(text)
+    assert normalise(once) == once
+    assert len(BLANK.findall(once)) == len(BLANK.findall(text))
+
+
+@settings(max_examples=1000)
+@given(st.text(alphabet="ab1 _\n\t.,\u200b\ufeff\x7f"))
+def test_normalisation_keeps_every_blank(text: str) -> None:
+    assert len(BLANK.findall(normalise(text))) == len(BLANK.findall(text))
+
+
+@pytest.mark.parametrize(
+    ("article", "runs"),
+    [
+        ("one _ two", ["_"]),
+        ("one ____ two _", ["____", "_"]),
+        ("the ___41___ end", ["___41___"]),
+        ("_ 20 minutes", ["_"]),
+        ("gave _31 me", ["_"]),
+        ("most 69_ of", ["_"]),
+        ("for years._37 that", ["_"]),
+        ("a deal of _ 48 _ : the", ["_", "_"]),
+        ("this _  (1) that", ["_"]),
+        ("__(1)__ x", ["__", "__"]),
+        ("no blank", []),
+    ],
+)
+def test_blanks(article: str, runs: list) -> None:
+    assert BLANK.findall(article) == runs
+
+
+def test_sentence_breaks() -> None:
+    article = 'It rained. _ stayed! "Why?" he asked. No. 5 (see e.g. that) was 3.5 km away... Then "(so)" ended.'
+    breaks = sentence_breaks(article)
+    pieces = [article[a:b] for a, b in zip([0, *breaks], [*breaks, len(article)])]
+    assert pieces == [
+        "It rained.",
+        " _ stayed!",
+        ' "Why?" he asked.',
+        " No.",
+        " 5 (see e.g. that) was 3.5 km away...",
+        ' Then "(so)" ended.',
+    ]
+
+
+@given(st.text(alphabet="aB_.! \n\"'"))
+def test_sentence_breaks_stand_between_an_end_and_white_space(text: str) -> None:
+    for position in sentence_breaks(text):
+        assert text[position].isspace() and not text[position - 1].isspace()
+
+
+@pytest.mark.parametrize(
+    ("before", "expected"),
+    [("", True), ("  ", True), ("It rained. ", True), ("Really?", True), ("It rained, ", False), ("He said: ", False)],
+)
+def test_opens_sentence(before: str, expected: bool) -> None:
+    assert opens_sentence(before) is expected
+
+
+def test_capitalise() -> None:
+    assert [capitalise(word) for word in ("however", "USA", "in spite of", "", "éclair")] == [
+        "However",
+        "USA",
+        "In spite of",
+        "",
+        "Éclair",
+    ]

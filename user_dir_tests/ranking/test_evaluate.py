@@ -1,0 +1,357 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fairseq_cloze import register
+from fairseq_cloze.data.prepare import prepare
+from fairseq_cloze.data.vocabulary import FILES
+from fairseq_cloze.errors import CheckpointError, ClozeError
+from fairseq_cloze.passages.reading import LETTERS, read_passages
+
+from ..conftest import PASSAGES, run, train
+
+register()
+
+from fairseq_cloze.ranking.evaluate import evaluate, predict  # noqa: E402
+from fairseq_cloze.ranking.ranker import Scorer  # noqa: E402
+from fairseq_cloze.views.settings import Settings  # noqa: E402
+from fairseq_cloze.weights.checkpoint import load_state  # noqa: E402
+
+FOUR = ["calm", "cold", "old", "odd"]
+
+
+def test_the_command_and_its_json(tmp_path: Path, finetuned: Path, data_bin: Path) -> None:
+    checkpoint = finetuned / "checkpoint_best.pt"
+    out = tmp_path / "results" / "valid.json"
+    done = run("fairseq-cloze", "evaluate", checkpoint, data_bin, "--json", out)
+    result = json.loads(out.read_text())
+    measured = ("seconds", "blanks_per_second", "tokens_per_second", "tokens_per_passage", "padding")
+    timing = {key: result.pop(key) for key in measured}
+    assert all(value >= 0 for value in timing.values())
+    best = torch.load(checkpoint, weights_only=True)["extra_state"]["best"]
+    correct = round(best * 102 / 100)
+    gold = [g for passage in read_passages([PASSAGES / "valid"]) for g in passage.gold]
+    majority = int(np.bincount(gold).argmax())
+    accuracies = {key: result.pop(key) for key in ("accuracy_one_token", "accuracy_multi_token", "mrr")}
+    n_one, n_multi = result.pop("n_one_token"), result.pop("n_multi_token")
+    notes = result.pop("notes")
+    assert result == {
+        "checkpoint": str(checkpoint),
+        "data_bin": str(data_bin),
+        "split": "valid",
+        "view": "joint",
+        "scorer": "mean",
+        "other_blanks": "remove",
+        "contrast": 0.7,
+        "weights": [1.0],
+        "forwards_per_passage": pytest.approx(result["forwards_per_passage"]),
+        "encoding": {"text_norm": "standard", "sentence_case": False},
+        "device": "cpu",
+        "fp16": False,
+        "bf16": False,
+        "accuracy": pytest.approx(100 * correct / 102),
+        "chance": pytest.approx(25.0),
+        "majority": pytest.approx(100 * gold.count(majority) / 102),
+        "majority_answer": LETTERS[majority],
+        "n_blanks": 102,
+        "n_unlabelled": 0,
+        "breakdown": {},
+    }
+    assert n_one + n_multi == 102 and n_one > 0
+    split = accuracies["accuracy_one_token"] * n_one + accuracies["accuracy_multi_token"] * n_multi
+    assert split == pytest.approx(100 * correct)
+    assert 0.25 < accuracies["mrr"] < 1
+    lines = [line for line in done.text.splitlines() if "tensorboardX" not in line]
+    assert lines[0] == f"{checkpoint} on valid of {data_bin} (view joint, scorer mean, contrast 0.7)"
+    assert lines[1:6] == [
+        f"{'':24}accuracy %    blanks",
+        f"{'all blanks':24}{100 * correct / 102:10.2f}{102:10}",
+        f"{'one-token candidates':24}{accuracies['accuracy_one_token']:10.2f}{n_one:10}",
+        f"{'multi-token candidates':24}{accuracies['accuracy_multi_token']:10.2f}{n_multi:10}",
+        f"{'chance':24}{25.0:10.2f}",
+    ]
+    assert lines[6] == f"{f'always {LETTERS[majority]}':24}{100 * gold.count(majority) / 102:10.2f}"
+    assert lines[7].startswith(f"MRR {accuracies['mrr']:.4f}; ") and "blanks/s, padding" in lines[7]
+    passages = f"{result['forwards_per_passage']:.2f} forwards with {timing['tokens_per_passage']:,.0f} tokens"
+    assert lines[8] == f"a passage takes {passages}"
+    assert lines[9:] == notes
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_every_batch_size_gives_the_same(finetuned: Path, data_bin: Path, split: str) -> None:
+    checkpoint = finetuned / "checkpoint_last.pt"
+    results = [evaluate(checkpoint, data_bin, split, batch_size=size) for size in (1, 7, 64)]
+    results.append(evaluate(checkpoint, data_bin, split, max_tokens=1000))
+    assert len({(result.accuracy, result.mrr, result.n_blanks) for result in results}) == 1
+    assert results[0].n_blanks == {"train": 405, "test": 98}[split]
+
+
+def test_half_precision(finetuned: Path, data_bin: Path) -> None:
+    checkpoint = finetuned / "checkpoint_last.pt"
+    half, full = (evaluate(checkpoint, data_bin, "train", fp16=fp16) for fp16 in (True, False))
+    assert (half.n_blanks, half.fp16) == (405, True)
+    assert abs(half.accuracy - full.accuracy) <= 100 * 2 / 405
+
+
+def test_chance_is_said_to_be_chance(pretrained: Path, data_bin: Path) -> None:
+    """Random weights: the table says that this is guessing, and where to read on."""
+    result = evaluate(pretrained / "model.pt", data_bin, "train")
+    margin = 196 * (0.25 * 0.75 / 405) ** 0.5
+    assert result.accuracy < 25 + margin
+    assert result.notes == [
+        f"accuracy is not above chance: guessing gives {25 - margin:.1f} to {25 + margin:.1f}% in 95 of 100 cases; "
+        "see docs/chance.md for the likely causes"
+    ]
+
+
+def test_text_encoded_otherwise_is_noted(tmp_path: Path, finetuned: Path, pretrained: Path) -> None:
+    from fairseq_cloze.data.encoding import EncodingOptions
+
+    prepare({"valid": [PASSAGES / "valid"]}, pretrained, tmp_path / "raw", EncodingOptions("none"), workers=1)
+    result = evaluate(finetuned / "checkpoint_last.pt", tmp_path / "raw")
+    assert (
+        "the checkpoint's text was encoded with {'text_norm': 'standard', 'sentence_case': False}, "
+        "the data-bin's with {'text_norm': 'none', 'sentence_case': False}"
+    ) in result.notes
+
+
+def test_unlabelled_blanks_are_counted_apart(tmp_path: Path, pretrained: Path, passage: Callable[..., Path]) -> None:
+    passage("a.json", "It was _ and _ .", [FOUR, FOUR])
+    path = passage("b.json", "It was _ .", [FOUR], ["A"])
+    prepare({"test": [path.parent]}, pretrained, tmp_path / "bin", workers=1)
+    result = evaluate(pretrained / "model.pt", tmp_path / "bin", "test")
+    assert (result.n_blanks, result.n_unlabelled) == (1, 2)
+    assert "2 blanks are unlabelled and count for nothing above" in result.notes
+
+
+def test_weights_that_are_no_numbers(tmp_path: Path, pretrained: Path, data_bin: Path) -> None:
+    state = load_state(pretrained / "model.pt")
+    weights = dict(state["model"])
+    weights["encoder.lm_head.dense.bias"] = torch.full((48,), float("nan"))
+    torch.save({**state, "model": weights}, tmp_path / "model.pt")
+    with pytest.raises(ClozeError) as error:
+        evaluate(tmp_path / "model.pt", data_bin, batch_size=1)
+    text = str(error.value)
+    assert text.startswith(f"{tmp_path / 'model.pt'}: expected numbers as scores, found NaN or infinity for ")
+    assert text.endswith("the weights are damaged, take another checkpoint")
+    assert ", first in passage '" in text and "', blank " in text
+
+
+# -- predict ---------------------------------------------------------------------------------------------------------
+
+
+def test_predict_command(tmp_path: Path, finetuned: Path, data_bin: Path) -> None:
+    """Raw passages answered as the data-bin's are; ids from the files' names; accuracy where there are answers."""
+    checkpoint = finetuned / "checkpoint_last.pt"
+    done = run("fairseq-cloze", "predict", checkpoint, PASSAGES / "test", "--out", tmp_path / "answers.json")
+    answers = json.loads((tmp_path / "answers.json").read_text())
+    passages = list(read_passages([PASSAGES / "test"]))
+    assert list(answers) == [passage.id for passage in passages]
+    hits = sum(
+        letter == LETTERS[gold] for passage in passages for letter, gold in zip(answers[passage.id], passage.gold)
+    )
+    result = evaluate(checkpoint, data_bin, "test")
+    assert hits == round(result.accuracy * 98 / 100)
+    lines = [line for line in done.text.splitlines() if "tensorboardX" not in line]
+    assert lines == [
+        f"8 passages, 98 blanks, 0 skipped; wrote {tmp_path / 'answers.json'}",
+        f"accuracy {100 * hits / 98:.2f}% of 98 labelled blanks, chance 25.00%",
+    ]
+
+
+def test_predict_with_probabilities(tmp_path: Path, finetuned: Path, passage: Callable[..., Path]) -> None:
+    """Unlabelled, with repeated options, 'nothing', and numbers of options that differ."""
+    passage("deep/one.json", "She _ to _ school .", [["went", "go", "went"], ["/", "the", "a", "\\", "an"]])
+    path = passage("two.json", "No _ .", [FOUR])
+    folder = path.parent
+    done = run(
+        "fairseq-cloze", "predict", finetuned / "checkpoint_last.pt", folder, "--out", tmp_path / "a.json", "--scores"
+    )
+    answers = json.loads((tmp_path / "a.json").read_text())
+    assert list(answers) == ["deep/one", "two"]
+    one = answers["deep/one"]
+    assert [len(row) for row in one["probabilities"]] == [3, 5]
+    for letters, rows in ((entry["answers"], entry["probabilities"]) for entry in answers.values()):
+        for letter, row in zip(letters, rows):
+            assert sum(row) == pytest.approx(1.0, abs=1e-5)
+            assert LETTERS.index(letter) < len(row)
+    first, second = one["probabilities"]
+    assert first[0] == first[2] and second[0] == second[3]
+    assert one["answers"][0] != "C" and one["answers"][1] != "D"  # the first of equal options wins
+    assert "accuracy" not in done.text  # nothing is labelled
+
+
+def test_predict_uses_the_training_encoding(tmp_path: Path, finetuned: Path) -> None:
+    """A checkpoint trained on raw text reads raw text; --text-norm changes that, and nothing else."""
+
+    def variant(name: str, encoding: dict[str, Any]) -> Path:
+        state = torch.load(finetuned / "checkpoint_last.pt", weights_only=True)
+        state["task_state"]["fairseq_cloze"]["encoding"] = encoding
+        torch.save(state, tmp_path / name)
+        return tmp_path / name
+
+    raw = variant("raw.pt", {"text_norm": "none", "sentence_case": True})
+    standard = variant("standard.pt", {"text_norm": "standard", "sentence_case": True})
+    spaced, clean = tmp_path / "spaced.jsonl", tmp_path / "clean.jsonl"
+    fields = {"article": "It rained. _ , we stayed, and it was _ .", "options": [["then", "now"], FOUR]}
+    clean.write_text(json.dumps({**fields, "id": "one"}))
+    spaced.write_text(json.dumps({**fields, "id": "one", "article": fields["article"].replace(" ", "  \n ")}))
+
+    def answers(checkpoint: Path, source: Path, **options: Any) -> Any:
+        return predict(checkpoint, [source], with_probabilities=True, **options).answers
+
+    expected = answers(standard, clean)
+    assert answers(standard, spaced) == expected
+    assert answers(raw, spaced) != expected
+    assert answers(raw, spaced, text_norm="standard") == expected
+    assert answers(finetuned / "checkpoint_last.pt", clean) != expected  # "Then" is not "then"
+    run("fairseq-cloze", "predict", raw, spaced, "--scores", "--text-norm", "standard", "--out", tmp_path / "out.json")
+    assert json.loads((tmp_path / "out.json").read_text()) == expected
+
+
+def test_predict_needs_no_data_bin(tmp_path: Path, finetuned: Path) -> None:
+    """The checkpoint alone, in another folder, answers as before: it carries its vocabulary."""
+    shutil.copy(finetuned / "checkpoint_last.pt", tmp_path / "alone.pt")
+    moved = predict(tmp_path / "alone.pt", [PASSAGES / "test"])
+    assert moved.answers == predict(finetuned / "checkpoint_last.pt", [PASSAGES / "test"]).answers
+
+
+def test_predict_over_many_chunks(pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = predict(pretrained / "model.pt", [PASSAGES / "train"], with_probabilities=True)
+    monkeypatch.setattr("fairseq_cloze.ranking.evaluate._CHUNK", 5)
+    chunked = predict(pretrained / "model.pt", [PASSAGES / "train"], with_probabilities=True)
+    assert list(chunked.answers) == list(whole.answers)
+    assert chunked.counts == whole.counts
+    for key, entry in whole.answers.items():
+        assert chunked.answers[key]["answers"] == entry["answers"]
+        rows: list[Any] = [pytest.approx(row, abs=2e-6) for row in entry["probabilities"]]
+        assert chunked.answers[key]["probabilities"] == rows
+
+
+def test_predict_skips_and_names(tmp_path: Path, finetuned: Path, passage: Callable[..., Path]) -> None:
+    bad = passage("bad.json", "It was _ .", [["one"]])
+    empty = passage("empty.json", "No gap.", [])
+    good = passage("good.json", "It was _ .", [FOUR])
+    options = ("--out", tmp_path / "a.json", "--on-error", "skip")
+    done = run("fairseq-cloze", "predict", finetuned / "checkpoint_last.pt", good.parent, *options)
+    lines = [line for line in done.text.splitlines() if "tensorboardX" not in line]
+    assert lines == [
+        f"skipped {bad}: blank 1, field 'options': expected a list of 2 to 26 strings, found 1",
+        f"skipped {empty}: no blank: the article holds no underscore",
+        f"1 passages, 1 blanks (1 unlabelled), 2 skipped; wrote {tmp_path / 'a.json'}",
+    ]
+    assert list(json.loads((tmp_path / "a.json").read_text())) == ["good"]
+
+
+def test_nothing_to_predict(finetuned: Path, passage: Callable[..., Path]) -> None:
+    path = passage("empty.json", "No gap.", [])
+    with pytest.raises(ClozeError) as error:
+        predict(finetuned / "checkpoint_last.pt", [path])
+    assert str(error.value) == (f"{path}: expected passages with blanks, found none (0 passages, 0 blanks, 1 skipped)")
+
+
+# -- checkpoints that do not fit -------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_of_another_vocabulary(tmp_path: Path, pretrained: Path, data_bin: Path) -> None:
+    state = load_state(pretrained / "model.pt")
+    torch.save({key: value for key, value in state.items() if key != "task_state"}, tmp_path / "model.pt")
+    for name in FILES:
+        shutil.copy(pretrained / name, tmp_path)
+    rows = (tmp_path / "dict.txt").read_text().splitlines()
+    (tmp_path / "dict.txt").write_text("\n".join([rows[3], *rows[1:3], rows[0], *rows[4:]]))
+    with pytest.raises(CheckpointError, match="the dictionary of data-bin .* does not belong to .*model.pt: expected"):
+        evaluate(tmp_path / "model.pt", data_bin)
+
+
+def test_no_head_to_score_with(finetuned: Path, data_bin: Path) -> None:
+    with pytest.raises(CheckpointError) as error:
+        evaluate(finetuned / "checkpoint_last.pt", data_bin, settings=Settings(view="full", scorer="head"))
+    assert str(error.value) == (
+        f"{finetuned / 'checkpoint_last.pt'}: has no ranking head, its scores would be random; "
+        "pass --scorer mean, or train one first"
+    )
+
+
+def test_another_activation_in_the_ranking_head(tmp_path: Path, data_bin: Path) -> None:
+    """The shape of the head comes from the checkpoint, too: fairseq-validate and evaluate agree."""
+    shape = ("--encoder-layers", 1, "--encoder-embed-dim", 24, "--encoder-attention-heads", 2)
+    options = ("--arch", "cloze_roberta", "--from-scratch", *shape, "--view", "neighbors", "--scorer", "head")
+    schedule = ("--lr", 0.02, "--batch-size", 32, "--max-update", 12)  # until scores differ by more than rounding does
+    ran = train(data_bin, tmp_path, *options, "--pooler-activation-fn", "relu", *schedule)
+    checkpoint = tmp_path / "checkpoint_last.pt"
+    scorer = Scorer(checkpoint)
+    assert scorer.architecture.pooler_activation_fn == "relu"
+    assert scorer.model.classification_heads["cloze_ranking"].activation_fn is torch.nn.functional.relu
+    result = evaluate(checkpoint, data_bin)
+    [row] = ran.metrics("valid")
+    assert (result.accuracy, result.mrr) == (pytest.approx(row["accuracy"], 1e-4), pytest.approx(row["mrr"], 1e-4))
+
+
+@pytest.mark.parametrize("device", ["gpu", "meta:x", "cuda:99"])
+def test_a_device_that_is_not_there(finetuned: Path, data_bin: Path, device: str) -> None:
+    with pytest.raises(ClozeError, match=rf"device {device} cannot be used \(.*\); take cpu, cuda, or cuda:N"):
+        evaluate(finetuned / "checkpoint_last.pt", data_bin, device=device)
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_a_result_that_cannot_be_written(tmp_path: Path, finetuned: Path, data_bin: Path, command: str) -> None:
+    """Said before the work, not after it."""
+    arguments = (data_bin, "--json", tmp_path) if command == "evaluate" else (PASSAGES / "test", "--out", tmp_path)
+    done = run("fairseq-cloze", command, finetuned / "gone.pt", *arguments, code=1)
+    assert done.text.splitlines()[-1] == f"Error: {tmp_path}: cannot be written (Is a directory); choose another file"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_joint_with_a_head(finetuned: Path, data_bin: Path) -> None:
+    with pytest.raises(ClozeError, match="--view joint needs --scorer mean, kmask or l2r, found --scorer head"):
+        evaluate(finetuned / "checkpoint_last.pt", data_bin, settings=Settings(view="joint", scorer="head"))
+
+
+def test_missing_checkpoint(tmp_path: Path, data_bin: Path) -> None:
+    done = run("fairseq-cloze", "evaluate", tmp_path / "gone.pt", data_bin, code=1)
+    assert done.text.splitlines()[-1] == f"Error: {tmp_path / 'gone.pt'}: no such checkpoint; check the path"
+
+
+def test_settings_come_from_the_checkpoint() -> None:
+    carried = {"view": "full", "scorer": "head", "other_blanks": "mask", "contrast": 0.2}
+    assert Settings().completed(carried) == Settings("full", "head", "mask", 0.2)
+    assert Settings().completed({}) == Settings("joint", "mean", "remove", 0.7)
+    assert Settings(view="joint").completed(carried) == Settings("joint", "mean", "mask", 0.2)
+    assert Settings(scorer="mean", other_blanks="gold").completed(carried) == Settings("full", "mean", "gold", 0.2)
+    assert Settings("joint", "l2r", contrast=0.0).completed({}) == Settings("joint", "l2r", "remove", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (Settings("joint", "head"), "--view joint needs --scorer mean, kmask or l2r, found --scorer head"),
+        (Settings("full", "kmask"), "--view full needs --scorer mean or head, found --scorer kmask"),
+        (Settings(contrast=1.5), "--contrast: expected a number from 0 to 1, found 1.5"),
+        (Settings(scorer="sum"), "--scorer: expected one of mean, kmask, l2r, head, found sum"),
+    ],
+)
+def test_settings_that_do_not_go_together(settings: Settings, message: str) -> None:
+    with pytest.raises(ClozeError) as error:
+        settings.completed({})
+    assert str(error.value) == message
+
+
+def test_a_scorer_that_is_gone() -> None:
+    """A checkpoint of an earlier version, trained with ``--scorer sum``, is scored as the user says."""
+    carried = {"view": "joint", "scorer": "sum", "other_blanks": "remove", "contrast": 0.7}
+    with pytest.raises(ClozeError) as error:
+        Settings().completed(carried)
+    assert str(error.value) == (
+        "--scorer: expected one of mean, kmask, l2r, head, found sum, which the checkpoint was trained with; "
+        "choose one, such as --scorer mean"
+    )
+    assert Settings(scorer="mean").completed(carried) == Settings("joint", "mean", "remove", 0.7)

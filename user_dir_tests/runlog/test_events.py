@@ -1,0 +1,195 @@
+"""Mails of ``fairseq-cloze run``, to a real server, and the figures in the log's last lines."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..conftest import ROOT, environment, run
+from ..support.mail_server import HANG, Server, fresh_home
+from ..support.running import LIMIT, Wrapped, python, shell, until
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A mail server, and settings for it."""
+    (tmp_path / "home").mkdir()
+    fresh_home(tmp_path / "home", monkeypatch)
+    with Server() as server:
+        settings = {"HOST": "127.0.0.1", "PORT": str(server.port), "SECURITY": "plain", "FROM": "job@example.org"}
+        for key, value in settings.items():
+            monkeypatch.setenv(f"FAIRSEQ_CLOZE_MAIL_{key}", value)
+        yield server
+
+
+TO = ("--email", "a@example.org", "--email", "b@example.org")
+HOST = subprocess.run(["uname", "-n"], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+
+
+def valid(update: int, accuracy: float) -> str:
+    """fairseq's line of a validation."""
+    return (
+        "2026-11-24 03:12:00 | INFO | valid | epoch 001 | valid on 'valid' subset | loss 1.25 | "
+        f"accuracy {accuracy:g} | chance 25 | num_updates {update}"
+    )
+
+
+INNER = (
+    '2026-11-24 03:12:00 | INFO | train_inner | {"epoch": 1, "update": 0.5, "loss": "1.386", "accuracy": "31.5", '
+    '"num_updates": "20", "lr": "1e-05"}'
+)
+CHANCE = (
+    "2026-11-24 03:12:00 | WARNING | fairseq_cloze.plugin.task | updates 1 to 200 are at chance: accuracy is 25.1% of "
+    "1,000 blanks, guessing 25.0%; look at\n  the learning rate\n  the weights"
+)
+
+
+def test_failure(tmp_path: Path, server: Server) -> None:
+    """The last 50 lines in the text, the log as attachment, to everybody."""
+    ran = Wrapped(tmp_path, shell("seq 1 60; exit 3"), *TO, "--name", "finetune").end(3)
+    [mail] = server.received
+    assert mail.to == ["a@example.org", "b@example.org"]
+    assert re.fullmatch(rf"finetune on {re.escape(HOST)}: failed with status 3 after 0:00:\d\d", mail.subject)
+    text = mail.text.replace("\r\n", "\n")
+    head, _, last = text.partition("\n\nThe last lines:\n\n")
+    assert last.split()[:50] == [str(number) for number in range(11, 61)]
+    assert f"command: sh -c 'seq 1 60; exit 3'\nfolder: {tmp_path}\n" in head
+    assert "\nstatus: 3\n" in head and f"log: {ran.log}" in head
+    [attached] = [part for part in mail.message.iter_attachments() if part.get_filename() == ran.log.name]
+    content: Any = attached.get_content()
+    content = content if isinstance(content, bytes) else content.encode()
+    assert content.replace(b"\r\n", b"\n").strip() == ran.log.read_bytes().strip()
+
+
+def test_stopped_to_be_started_again(tmp_path: Path, server: Server) -> None:
+    Wrapped(tmp_path, shell("exit 75"), *TO, "--name", "x").end(75)
+    [mail] = server.received
+    assert mail.subject.startswith(f"x on {HOST}: stopped, to be started again (status 75), after 0:00:")
+
+
+def test_success_with_figures(tmp_path: Path, server: Server) -> None:
+    """The last figures, and the learning curves as a picture; nothing of the command's lines in the text."""
+    ran = Wrapped(tmp_path, ["printf", "%s\n", INNER, valid(20, 27.5)], *TO).end(0)
+    figures = "valid loss 1.25, accuracy 27.5 at update 20; train_inner loss 1.386, accuracy 31.5 at update 20"
+    assert ran.facts()["last metrics"] == figures
+    [mail] = server.received
+    assert mail.subject.startswith(f"printf on {HOST}: succeeded after 0:00:")
+    assert f"last metrics: {figures}" in mail.text and "The last lines" not in mail.text
+    pictures = [part for part in mail.message.walk() if part.get_content_type() == "image/png"]
+    assert len(pictures) == 1 and len(pictures[0].get_content()) > 5000
+
+
+def test_start(tmp_path: Path, server: Server) -> None:
+    ran = Wrapped(tmp_path, shell("while [ ! -e go ]; do sleep 0.05; done"), *TO, "--mail-start", "--name", "x")
+    [mail] = server.wait()
+    assert mail.subject == f"x on {HOST}: started" and f"folder: {tmp_path}" in mail.text
+    (tmp_path / "go").touch()
+    ran.end(0)
+    assert len(server.received) == 2
+
+
+def _texts(server: Server) -> str:
+    return "\n".join(mail.text.replace("\r\n", "\n") for mail in server.received)
+
+
+def test_what_happens_on_the_way(tmp_path: Path, server: Server) -> None:
+    """A new best, but not the first validation; chance with its causes; no output, once per silence."""
+    code = f"""
+import os, time
+from pathlib import Path
+def say(*lines): print(*lines, sep="\\n", flush=True)
+def wait(name):
+    while not Path(name).exists(): say("."); time.sleep(0.2)
+say({valid(20, 30.0)!r}, {valid(40, 29.0)!r}, {valid(60, 30.0)!r}, {valid(80, 40.5)!r})
+wait("one")
+say({CHANCE!r})
+say("something else")
+time.sleep(3.5)
+say("more")
+time.sleep(3.5)
+"""
+    words = [*python(code)]
+    starter = (
+        "import sys; from fairseq_cloze.runlog.command import run; "
+        f"sys.exit(run({words!r}, name='x', emails=['a@example.org'], stalled_after=2.0))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", starter], cwd=tmp_path, env=environment())
+    [mail] = server.wait()
+    assert mail.subject == f"x on {HOST}: new best accuracy 40.5 on valid"
+    assert mail.text.startswith("Accuracy on valid rose to 40.5 from 30 at update 80.")
+    (tmp_path / "one").touch()
+    assert process.wait(LIMIT) == 0
+    assert len(server.received) == 2
+    text = _texts(server)
+    assert text.count("rose to") == 1
+    told = "  at chance\n\n" + CHANCE.split(" | ")[-1] + "\n\ncommand: "
+    assert text.count(told) == text.count("  at chance\n") == 1
+    assert text.count("There was no output for 0.0333 minutes.") == 2
+
+
+def test_chance_is_told_at_once(tmp_path: Path, server: Server) -> None:
+    """Even where nothing follows."""
+    ran = Wrapped(tmp_path, ["sh", "-c", 'echo "$0"; while [ ! -e go ]; do sleep 0.05; done', CHANCE], *TO)
+    [mail] = server.wait()
+    assert mail.subject.endswith(": at chance")
+    assert mail.text.replace("\r\n", "\n").startswith(CHANCE.split(" | ")[-1] + "\n\n")
+    (tmp_path / "go").touch()
+    ran.end(0)
+
+
+def test_mail_never_changes_the_status(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither without settings, nor with a server that is not there, nor with a wrong address."""
+
+    def problem(*options: str) -> list[str]:
+        ran = Wrapped(tmp_path, shell("echo out; exit 5"), *options).end(5)
+        assert ran.out == ran.output() == b"out\n"
+        ran.log.unlink()
+        return [line for line in ran.err.decode().splitlines() if "log in" not in line]
+
+    monkeypatch.setenv("FAIRSEQ_CLOZE_MAIL_PORT", "1")
+    said = problem("--email", "a@example.org")
+    assert len(said) >= 1 and all(line.startswith("fairseq-cloze run: ") for line in said), said
+    [said_once] = problem("--email", "nonsense")
+    assert "nonsense" in said_once
+    monkeypatch.delenv("FAIRSEQ_CLOZE_MAIL_HOST")
+    [said_once] = problem("--email", "a@example.org")
+    assert "no mail will be sent" in said_once
+    assert problem() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_nobody_has_to_wait_for_the_mail(tmp_path: Path, server: Server, number: signal.Signals) -> None:
+    server.replies["GREETING"] = [HANG] * 9
+    ran = Wrapped(tmp_path, shell("exit 3"), *TO)
+    until(lambda: "status" in ran.facts() and server.replies["GREETING"] != [HANG] * 9)
+    assert ran.process.poll() is None
+    ran.process.send_signal(number)
+    assert ran.process.wait(10) == 3
+
+
+def test_figures_in_a_flood(tmp_path: Path, server: Server) -> None:
+    """Where more is written than can be read in passing, the last figures are there, and the command does not wait."""
+    code = f"""
+import os
+line = {valid(10, 10.0)!r}
+os.write(1, line.encode() + b"\\n")
+for _ in range(30): os.write(1, (b"y" * 9 + b"\\n") * 100_000)
+print({valid(90, 60.0)!r})
+"""
+    ran = Wrapped(tmp_path, python(code)).end(0)
+    assert ran.facts()["last metrics"] == "valid loss 1.25, accuracy 60 at update 90"
+    assert ran.log.stat().st_size > 30_000_000
+
+
+def test_script_with_addresses(tmp_path: Path, server: Server) -> None:
+    env: dict[str, str] = {"FAIRSEQ_CLOZE_EMAIL": "a@example.org:b@example.org,c@example.org"}
+    run("bash", ROOT / "scripts" / "log.sh", "false", cwd=tmp_path, code=1, env=env)
+    [mail] = server.received
+    assert mail.to == ["a@example.org", "b@example.org", "c@example.org"]

@@ -1,0 +1,571 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from aiosmtpd.controller import Controller
+from click.testing import CliRunner
+
+from fairseq_cloze import register
+from fairseq_cloze.cli import main
+from fairseq_cloze.errors import ClozeError
+from fairseq_cloze.runs.lock import RunLock
+from fairseq_cloze.watch import arrivals
+from fairseq_cloze.watch.records import has_stalled, read_validation
+from fairseq_cloze.watch.resources import choose_device
+from fairseq_cloze.watch.watcher import watch
+
+from ..conftest import FINETUNE, TRAIN_OPTIONS, free_port, start, write_passage
+
+register()
+
+from fairseq_cloze.ranking import evaluate as evaluate_module  # noqa: E402
+
+LIMIT = 60.0  # seconds to wait for anything
+
+
+@pytest.fixture(scope="session")
+def small_bin(tmp_path_factory: pytest.TempPathFactory, pretrained: Path) -> Path:
+    """A data-bin whose valid split is a passage of three blanks."""
+    from fairseq_cloze.data.prepare import prepare
+
+    folder = tmp_path_factory.mktemp("small")
+    options = [["cold", "old", "warm", "calm"]] * 3
+    write_passage(
+        folder / "valid" / "a.json", "It was a _ day , then a _ one , then a _ one .", options, ["A", "B", "C"]
+    )
+    write_passage(folder / "unlabelled" / "a.json", "It was a _ day .", options[:1])
+    splits = {"train": [folder / "valid"], "valid": [folder / "valid"], "test": [folder / "unlabelled"]}
+    prepare(splits, pretrained, folder / "bin", workers=1)
+    return folder / "bin"
+
+
+@pytest.fixture(scope="session")
+def template(finetuned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained checkpoint without the state of its optimizer."""
+    state = torch.load(finetuned / "checkpoint_last.pt", weights_only=True)
+    path = tmp_path_factory.mktemp("template") / "template.pt"
+    torch.save({key: state[key] for key in state if key != "last_optimizer_state"}, path)
+    return path
+
+
+WRITER = """
+import os, sys, time, torch
+
+def write(template, folder, first, last, keep=10**6):
+    "Checkpoints of 10 * first to 10 * last updates, all of other content; all but the last *keep* are pruned."
+    state = torch.load(template, weights_only=True)
+    bias = state["model"]["encoder.lm_head.bias"]
+    for number in range(first, last + 1):
+        torch.manual_seed(number)
+        state["model"]["encoder.lm_head.bias"] = bias + torch.randn_like(bias)
+        state["optimizer_history"][-1]["num_updates"] = 10 * number
+        path = os.path.join(folder, f"checkpoint_1_{10 * number}.pt")
+        torch.save(state, path + ".tmp")
+        os.rename(path + ".tmp", path)
+        if number - keep >= first:
+            os.remove(os.path.join(folder, f"checkpoint_1_{10 * (number - keep)}.pt"))
+"""
+_NAMES: dict[str, Any] = {}
+exec(WRITER, _NAMES)
+write: Callable[..., None] = _NAMES["write"]
+
+
+def write_beside(template: Path, folder: Path, first: int, last: int, keep: int) -> subprocess.Popen[str]:
+    """The same from another process, as fast as it can."""
+    call = f"write({str(template)!r}, {str(folder)!r}, {first}, {last}, {keep})"
+    timed = f"start = time.perf_counter(); {call}; print(f'{{time.perf_counter() - start:.3f}}')"
+    return start(sys.executable, "-c", f"{WRITER}\n{timed}")
+
+
+def watch_beside(*arguments: Any, **kwargs: Any) -> subprocess.Popen[str]:
+    return start("fairseq-cloze", "watch", *arguments, **kwargs)
+
+
+def until(condition: Callable[[], Any], process: Any = None, limit: float = LIMIT) -> Any:
+    """Wait for a condition; what it returned."""
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        found = condition()
+        if found:
+            return found
+        if process is not None and process.poll() is not None:
+            raise AssertionError(process.communicate()[0])
+        time.sleep(0.02)
+    raise AssertionError("waited in vain")
+
+
+def records(save_dir: Path) -> list[dict[str, Any]]:
+    return read_validation(save_dir / "validation.jsonl")
+
+
+def names(save_dir: Path) -> list[str]:
+    """Checkpoints with a score, in the order they were scored."""
+    return [record["checkpoint"] for record in records(save_dir) if "accuracy" in record]
+
+
+def expected(first: int, last: int) -> list[str]:
+    return [f"checkpoint_1_{10 * number}.pt" for number in range(first, last + 1)]
+
+
+def ready(save_dir: Path, process: Any) -> None:
+    """Wait until a watch captures what comes: its look at what is there already is over."""
+    probe = save_dir / "checkpoint_probe.pt"
+    probe.write_text("no checkpoint")
+    queue = save_dir / ".watch" / "valid" / "queue"
+    until(lambda: queue.is_dir() and any(path.name.endswith("probe.pt") for path in queue.iterdir()), process)
+    probe.unlink()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrivals, "RETRY_AFTER", (0.05, 0.1))
+
+
+# -- what is written -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("quick")
+def test_everything_about_a_finished_run(tmp_path: Path, template: Path, data_bin: Path) -> None:
+    """Epochs, copies, a truncated file: scored once, named, and nothing again by the next watch."""
+    write(template, tmp_path, 1, 4)
+    shutil.copy(tmp_path / "checkpoint_1_40.pt", tmp_path / "checkpoint_last.pt")
+    whole = (tmp_path / "checkpoint_1_40.pt").read_bytes()
+    (tmp_path / "checkpoint_2_50.pt").write_bytes(whole[:-100])
+    RunLock(tmp_path)._file.close()  # a training that has ended
+    lines: list[str] = []
+    best = watch(tmp_path, data_bin, resources=None, report=lines.append)
+
+    scored = [record for record in records(tmp_path) if "accuracy" in record]
+    assert [record["checkpoint"] for record in scored] == expected(1, 4)
+    assert [record["aliases"] for record in scored] == [[], [], [], ["checkpoint_last.pt"]]
+    assert [(record["epoch"], record["updates"]) for record in scored] == [(1, 10), (1, 20), (1, 30), (1, 40)]
+    for record in scored:
+        path = tmp_path / record["checkpoint"]
+        assert record["content"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        evaluation = evaluate_module.evaluate(path, data_bin)
+        for name in ("accuracy", "mrr", "chance", "n_blanks", "n_one_token", "majority", "view", "scorer", "contrast"):
+            assert record[name] == getattr(evaluation, name), name
+        assert (record["split"], record["data_bin"]) == ("valid", str(data_bin.resolve()))
+        assert record["seconds"] > 0 and record["waited"] > 0
+    highest = max(record["accuracy"] for record in scored)
+    winner = next(record for record in scored if record["accuracy"] == highest)
+    assert best == winner
+    assert [record["best"] for record in scored] == [
+        record["accuracy"] > max((other["accuracy"] for other in scored[:number]), default=-1.0)
+        for number, record in enumerate(scored)
+    ]
+    [failure] = [record for record in records(tmp_path) if "error" in record]
+    assert (failure["checkpoint"], failure["attempts"]) == ("checkpoint_2_50.pt", 3)
+    assert failure["error"].startswith("checkpoint_2_50.pt: cannot be read as a checkpoint")
+    assert f"checkpoint_2_50.pt: given up after 3 attempts: {failure['error']}" in lines
+
+    assert os.path.samefile(tmp_path / "checkpoint_best_accuracy.pt", tmp_path / winner["checkpoint"])
+    evaluate_module.evaluate(tmp_path / winner["checkpoint"], data_bin, predictions_path=tmp_path / "again.json")
+    assert (tmp_path / "predictions_valid.json").read_text() == (tmp_path / "again.json").read_text()
+    assert (tmp_path / "validation.png").read_bytes().startswith(b"\x89PNG")
+    table = (tmp_path / "validation.txt").read_text()
+    assert table.count("\n") == 9 and "  best\n" in table
+    assert table.endswith(f"given up:\n{failure['checkpoint']}: {failure['error']}\n")
+    assert lines[-1] == (
+        f"the run has ended: 4 scored, 1 given up; best {winner['checkpoint']} with {winner['accuracy']:.2f}%"
+    )
+    assert lines[0].startswith(f"scoring 'valid' of {data_bin} on cpu, threads: ")
+    assert [path.name for path in (tmp_path / ".watch" / "valid").iterdir() if path.name != "predictions.json"] == [
+        "lock"
+    ]
+
+    before = (tmp_path / "validation.jsonl").read_text()
+    (tmp_path / "checkpoint_best_accuracy.pt").unlink()
+    again: list[str] = []
+    assert watch(tmp_path, data_bin, report=again.append) == winner
+    assert (tmp_path / "validation.jsonl").read_text() == before
+    assert again[-1] == (
+        f"the run has ended: 0 scored, 4 before; best {winner['checkpoint']} with {winner['accuracy']:.2f}%"
+    )
+    assert os.path.samefile(tmp_path / "checkpoint_best_accuracy.pt", tmp_path / winner["checkpoint"])
+
+
+def test_other_passages_are_scored_anew(tmp_path: Path, template: Path, data_bin: Path, small_bin: Path) -> None:
+    write(template, tmp_path, 1, 1)
+    RunLock(tmp_path)._file.close()
+    for folder, split in ((small_bin, "valid"), (data_bin, "valid"), (data_bin, "test"), (data_bin, "valid")):
+        watch(tmp_path, folder, split, report=lambda line: None)
+    found = [(record["n_blanks"], record["split"]) for record in records(tmp_path)]
+    assert [split for _, split in found] == ["valid", "valid", "test"]
+    assert found[:2] == [(3, "valid"), (102, "valid")]
+    assert (tmp_path / "checkpoint_best_accuracy_test.pt").exists()
+    assert (tmp_path / "predictions_test.json").exists()
+    assert (tmp_path / "validation.txt").read_text().count("checkpoint_1_10.pt") == 3
+
+
+@pytest.mark.usefixtures("quick")
+def test_overwritten_while_it_is_scored(
+    tmp_path: Path, template: Path, small_bin: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(template, tmp_path, 1, 2)
+    new = (tmp_path / "checkpoint_1_20.pt").read_bytes()
+    (tmp_path / "checkpoint_1_20.pt").unlink()
+    path = tmp_path / "checkpoint_1_10.pt"
+    plain = evaluate_module.evaluate
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        evaluation = plain(*args, **kwargs)
+        if path.read_bytes() != new:
+            path.write_bytes(new)  # in place
+        return evaluation
+
+    monkeypatch.setattr(evaluate_module, "evaluate", slow)
+    lines: list[str] = []
+    watch(tmp_path, small_bin, until_idle=0.5, report=lines.append)
+    [record] = records(tmp_path)
+    assert record["content"] == hashlib.sha256(new).hexdigest()
+    assert "checkpoint_1_10.pt: overwritten while it was scored; scoring what it has become" in lines
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_cannot_be_scored_does_not_stop_the_watch(
+    tmp_path: Path, template: Path, small_bin: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Out of memory once, and always; a checkpoint whose weights are no numbers."""
+    write(template, tmp_path, 1, 3)
+    state = torch.load(template, weights_only=True)
+    state["model"]["encoder.lm_head.bias"].fill_(float("nan"))
+    torch.save(state, tmp_path / "checkpoint_2_40.pt")
+    calls: list[str] = []
+    plain = evaluate_module.evaluate
+
+    def scarce(checkpoint: Path, *args: Any, **kwargs: Any) -> Any:
+        name = checkpoint.name.split(".", 1)[1]
+        calls.append(name)
+        if name == "checkpoint_1_20.pt" or (name == "checkpoint_1_10.pt" and calls.count(name) == 1):
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return plain(checkpoint, *args, **kwargs)
+
+    monkeypatch.setattr(evaluate_module, "evaluate", scarce)
+    lines: list[str] = []
+    watch(tmp_path, small_bin, until_idle=0.5, report=lines.append)
+    assert sorted(names(tmp_path)) == ["checkpoint_1_10.pt", "checkpoint_1_30.pt"]
+    assert {name: calls.count(name) for name in calls} == {
+        "checkpoint_1_10.pt": 2,
+        "checkpoint_1_20.pt": 3,
+        "checkpoint_1_30.pt": 1,
+        "checkpoint_2_40.pt": 1,
+    }
+    failures = {record["checkpoint"]: record for record in records(tmp_path) if "error" in record}
+    assert failures["checkpoint_1_20.pt"]["error"] == "OutOfMemoryError: CUDA out of memory"
+    assert failures["checkpoint_1_20.pt"]["attempts"] == 3
+    assert "checkpoint_1_10.pt: OutOfMemoryError: CUDA out of memory; trying again" in lines
+    assert failures["checkpoint_2_40.pt"]["attempts"] == 1
+    assert "checkpoint_2_40.pt" in failures["checkpoint_2_40.pt"]["error"]
+    assert ".watch" not in "".join(record["error"] for record in failures.values())
+
+    monkeypatch.setattr(evaluate_module, "evaluate", plain)  # more memory now: it is whole and gets another chance
+    watch(tmp_path, small_bin, until_idle=0.5, report=lines.append)
+    assert sorted(names(tmp_path)) == expected(1, 3)
+
+
+def test_latest_skips_with_a_count(tmp_path: Path, template: Path, small_bin: Path) -> None:
+    write(template, tmp_path, 1, 5)
+    lines: list[str] = []
+    watch(tmp_path, small_bin, latest=True, until_idle=0.5, report=lines.append)
+    assert names(tmp_path) == ["checkpoint_1_50.pt"]
+    assert lines[-1].split(": ", 1)[1].startswith("1 scored, 4 skipped; best checkpoint_1_50.pt with")
+    assert "checkpoint_1_40.pt: skipped, there is a newer one (4 skipped)" in lines
+    watch(tmp_path, small_bin, latest=True, until_idle=0.5, report=lines.append)  # nor later, as older than a score
+    assert names(tmp_path) == ["checkpoint_1_50.pt"]
+    watch(tmp_path, small_bin, until_idle=0.5, report=lines.append)
+    assert names(tmp_path) == ["checkpoint_1_50.pt", *expected(1, 4)]
+
+
+def test_without_matplotlib(tmp_path: Path, template: Path, small_bin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores and the table come all the same; the picture's absence is told once."""
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    lines: list[str] = []
+    for number in (1, 2):
+        write(template, tmp_path, number, number)
+        watch(tmp_path, small_bin, until_idle=0.5, report=lines.append)
+    assert names(tmp_path) == expected(1, 2)
+    assert "checkpoint_1_20.pt" in (tmp_path / "validation.txt").read_text()
+    assert not (tmp_path / "validation.png").exists()
+    assert [line for line in lines if "matplotlib" in line] == 2 * [
+        "table or picture could not be written (pictures need matplotlib (import of matplotlib.figure halted; None in "
+        "sys.modules): pip install 'fairseq-cloze[plot]')"
+    ]
+
+
+# -- settings --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (("--until-idle", "5"), 2, "expected a time like 90s, 30m or 2h, found '5'"),
+        (("--split", "dev"), 1, "no split 'dev', found test, train, valid"),
+        (("--split", "test"), 1, "expected labelled blanks, found none; name another split"),
+    ],
+)
+def test_what_does_not_fit(tmp_path: Path, small_bin: Path, options: Any, code: int, message: str) -> None:
+    result = CliRunner().invoke(main, ["watch", str(tmp_path / "run"), str(small_bin), *options])
+    assert (result.exit_code, message in result.output, (tmp_path / "run").exists()) == (code, True, False), (
+        result.output
+    )
+
+
+def test_the_folder_need_not_be_there(tmp_path: Path, small_bin: Path) -> None:
+    result = CliRunner().invoke(main, ["watch", str(tmp_path / "run"), str(small_bin), "--until-idle", "0.01s"])
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert lines[0] == f"{tmp_path / 'run'}: no such folder yet; making it and waiting for a training to write there"
+    assert lines[-1].endswith(": 0 scored; no score") and lines[-1].startswith("nothing new for ")
+
+
+def test_a_file_in_the_place_of_the_folder(tmp_path: Path, small_bin: Path) -> None:
+    (tmp_path / "run").write_text("")
+    with pytest.raises(ClozeError, match="run: cannot be written .*; check the folder"):
+        watch(tmp_path / "run", small_bin)
+
+
+def test_the_gpu_is_the_runs(tmp_path: Path) -> None:
+    assert choose_device("cuda:1", tmp_path) == ("cuda:1", "")
+    beside = ("cpu", " (the GPU is left to the run, --device cuda takes it)")
+    assert choose_device(None, tmp_path) == beside
+    code = "import sys, time; from fairseq_cloze.runs.lock import RunLock; lock = RunLock(sys.argv[1]); time.sleep(600)"
+    training = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
+    until(lambda: (tmp_path / "run.json").exists() and (tmp_path / "run.json").read_text(), training)
+    assert choose_device(None, tmp_path) == beside
+    record = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({**record, "host": f"not-{socket.gethostname()}"}))
+    assert choose_device(None, tmp_path) == (None, "")
+    training.kill()
+    training.wait()
+    (tmp_path / "run.json").write_text(json.dumps({**record, "requeued": True}))
+    assert choose_device(None, tmp_path) == beside
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    assert choose_device(None, tmp_path) == (None, "")
+
+
+# -- mail ------------------------------------------------------------------------------------------------------------
+
+
+class Inbox:
+    def __init__(self) -> None:
+        self.mails: list[bytes] = []
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+        self.mails.append(envelope.content)
+        return "250 OK"
+
+
+def test_mail(tmp_path: Path, template: Path, small_bin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One at the first event, one at the end: with table and picture, and what came in between."""
+    from email import message_from_bytes, policy
+
+    inbox = Inbox()
+    server = Controller(inbox, hostname="127.0.0.1", port=free_port())
+    server.start()
+    try:
+        settings = {"HOST": "127.0.0.1", "PORT": str(server.port), "SECURITY": "plain"}
+        settings["FROM"] = "run@example.org"
+        for name, value in settings.items():
+            monkeypatch.setenv(f"FAIRSEQ_CLOZE_MAIL_{name}", value)
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+        write(template, tmp_path, 1, 14)
+        lines: list[str] = []
+        watch(tmp_path, small_bin, until_idle=0.1, emails=["me@example.org"], report=lines.append)
+    finally:
+        server.stop()
+    texts = []
+    for content in inbox.mails:
+        message: Any = message_from_bytes(content, policy=policy.default)
+        body = message.get_body(("plain",))
+        texts.append(f"{message['Subject']}\n{body.get_content()}")
+        assert any(part.get_content_type() == "image/png" for part in message.walk())
+    everything = "\n".join(texts)
+    assert 1 <= len(texts) <= 2, everything
+    assert "14 scored; best checkpoint_" in texts[-1]
+    assert (tmp_path / "validation.txt").read_text().splitlines()[3] in texts[-1]
+    gains = [record for record in records(tmp_path)[1:] if record["best"]]
+    for record in gains:
+        assert f"{record['checkpoint']} is the best so far, {record['accuracy']:.2f}% after " in everything
+    scores = records(tmp_path)
+    told = [line for line in lines if line.startswith(("no new best in 10 checkpoints; it is ", "3 checkpoints in a"))]
+    happened = [has_stalled(scores[: number + 1]) for number in range(14)]
+    assert len(told) == 1 + sum(happened)  # three blanks are at chance at once
+    assert all(line in everything for line in told)
+    assert sum(happened) == 1, "take other seeds"
+
+
+# -- processes -------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_ends_while_it_is_watched(tmp_path: Path, template: Path, small_bin: Path) -> None:
+    """One watch per split; what comes is scored; the end of the run is the end of the watch."""
+    code = "import sys; from fairseq_cloze.runs.lock import RunLock; lock = RunLock(sys.argv[1]); sys.stdin.read()"
+    training = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE)
+    assert training.stdin is not None
+    process = watch_beside(tmp_path, small_bin, "--device", "cpu")
+    try:
+        until(
+            lambda: (tmp_path / ".watch/valid/lock").exists() and (tmp_path / ".watch/valid/lock").read_text(), process
+        )
+        refused = CliRunner().invoke(main, ["watch", str(tmp_path), str(small_bin)])
+        assert (refused.exit_code, refused.output) == (
+            1,
+            f"Error: split 'valid' of {tmp_path}: another watch is at work there (process {process.pid} on "
+            f"{socket.gethostname()}); wait for it, or stop it first\n",
+        )
+        write(template, tmp_path, 1, 2)
+        until(lambda: len(names(tmp_path)) == 2, process)
+        assert process.poll() is None
+        write(template, tmp_path, 3, 3)
+        training.stdin.close()
+        training.wait()
+        text, _ = process.communicate(timeout=LIMIT)
+    finally:
+        training.kill()
+        process.kill()
+    assert process.returncode == 0, text
+    assert names(tmp_path) == expected(1, 3)
+    lines = [line for line in text.splitlines() if "tensorboardX" not in line]
+    assert lines[0].startswith(f"scoring 'valid' of {small_bin} on cpu, threads: 1; 0 scored before")
+    for number, record in enumerate(records(tmp_path)):
+        assert lines[1 + number].startswith(
+            f"{record['checkpoint']}: {record['updates']} updates, accuracy {record['accuracy']:.2f}%, "
+            + ("best so far, " if record["best"] else "")
+            + "chance 25.00%, "
+        )
+    assert lines[-1].startswith("the run has ended: 3 scored; best ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_stopped_by_a_signal(tmp_path: Path, template: Path, small_bin: Path, number: signal.Signals) -> None:
+    process = watch_beside(tmp_path, small_bin)
+    try:
+        ready(tmp_path, process)
+        write(template, tmp_path, 1, 1)
+        queue = tmp_path / ".watch" / "valid" / "queue"
+        until(lambda: any(path.name.endswith("10.pt") for path in queue.iterdir()), process)
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        text, _ = process.communicate(timeout=LIMIT)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + number, text
+    assert [line for line in text.splitlines() if "tensorboardX" not in line][-1].startswith("stopped; ")
+    assert "Traceback" not in text
+    assert not queue.exists() and (tmp_path / "checkpoint_1_10.pt").exists()
+    gone, alive = psutil.wait_procs(family, LIMIT)
+    assert len(gone) == 2 and not alive
+
+
+def missed(text: str) -> list[str]:
+    """Checkpoints that a watch says were gone before it could link them."""
+    end = ": pruned before it could be linked, not scored"
+    return [line[: -len(end)] for line in text.splitlines() if line.endswith(end)]
+
+
+@pytest.mark.parametrize(("total", "kills"), [(40, 1), pytest.param(200, 2, marks=pytest.mark.slow)])
+def test_killed_and_each_scored_once(tmp_path: Path, template: Path, small_bin: Path, total: int, kills: int) -> None:
+    """Written as fast as the disk allows, pruned to the last twelve; the watch is killed at random moments."""
+    rng = random.Random(total)
+    process = watch_beside(tmp_path, small_bin)
+    ready(tmp_path, process)
+    writer = write_beside(template, tmp_path, 1, total, 12)
+    seconds = writer.communicate()[0]
+    assert writer.returncode == 0, seconds
+    assert sorted(path.name for path in tmp_path.glob("checkpoint_1_*.pt")) == sorted(expected(total - 11, total))
+    for mark in sorted(rng.sample(range(1, total - 1), kills)):
+        until(lambda mark=mark: len(names(tmp_path)) >= mark, process, 4 * LIMIT)
+        time.sleep(rng.random() * 0.05)
+        process.send_signal(signal.SIGKILL)
+        assert missed(process.communicate()[0]) == []
+        process = watch_beside(tmp_path, small_bin, "--until-idle", "1s")
+    text, _ = process.communicate(timeout=4 * LIMIT)
+    assert process.returncode == 0, text
+    assert sorted(names(tmp_path)) == sorted(expected(1, total)), text
+    scored = [record for record in records(tmp_path) if "accuracy" in record]
+    assert len({record["content"] for record in scored}) == total
+    best = max(scored, key=lambda record: record["accuracy"])
+    content = hashlib.sha256((tmp_path / "checkpoint_best_accuracy.pt").read_bytes()).hexdigest()
+    assert content == best["content"]
+    print(f"{total} checkpoints in {seconds.strip()} s")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("everything", [True, False])
+def test_two_hundred_at_once(tmp_path: Path, template: Path, small_bin: Path, everything: bool) -> None:
+    """Pruned to the last three, some 15 ms; where the machine is too busy for that, what is missed is named."""
+    process = watch_beside(tmp_path, small_bin, "--until-idle", "2s", "--all" if everything else "--latest")
+    ready(tmp_path, process)
+    writer = write_beside(template, tmp_path, 1, 200, 3)
+    written = writer.communicate()[0]
+    text, _ = process.communicate(timeout=4 * LIMIT)
+    assert process.returncode == 0, text
+    scored, gone = names(tmp_path), missed(text)
+    end = ": skipped, there is a newer one ("
+    skipped = [line.split(end)[0] for line in text.splitlines() if end in line]
+    assert sorted([*scored, *skipped, *gone]) == sorted(expected(1, 200)), text
+    assert len(gone) <= 10 and "checkpoint_1_2000.pt" in scored
+    assert (skipped == []) == everything
+    counts = [f"{len(scored)} scored", f"{len(skipped)} skipped", "1 given up", f"{len(gone)} pruned too early"]
+    closing = ", ".join(count for count in counts if not count.startswith("0 "))
+    assert closing.replace(", 1 given up", "") in text.splitlines()[-1].replace(", 1 given up", "")
+    print(f"200 in {written.strip()} s: {closing}")
+
+
+@pytest.mark.slow
+def test_beside_a_real_training(tmp_path: Path, pretrained: Path, data_bin: Path) -> None:
+    """fairseq-train knows nothing of it, prunes and copies; the watch ends by itself."""
+    save_dir = tmp_path / "run"
+    process = watch_beside(save_dir, data_bin)
+    options = (
+        "--save-interval-updates",
+        "2",
+        "--keep-interval-updates",
+        "1",
+        "--max-update",
+        "12",
+        "--no-epoch-checkpoints",
+    )
+    training = start(
+        "fairseq-train",
+        data_bin,
+        *TRAIN_OPTIONS,
+        *(
+            "--save-dir",
+            save_dir,
+            *FINETUNE[:4],
+            "--no-epoch-checkpoints",
+            *options,
+            "--finetune-from-model",
+            pretrained / "model.pt",
+        ),
+    )
+    log, _ = training.communicate(timeout=4 * LIMIT)
+    assert training.returncode == 0, log
+    text, _ = process.communicate(timeout=4 * LIMIT)
+    assert process.returncode == 0, text
+    updates = [record["updates"] for record in records(save_dir)]
+    assert updates == [2, 4, 6, 8, 10, 12], text
+    trained = [line.split(" | ", 3)[3] for line in log.splitlines() if " | INFO | valid | {" in line]
+    accuracies = [float(json.loads(line)["valid_accuracy"]) for line in trained]
+    assert [record["accuracy"] for record in records(save_dir)] == pytest.approx(accuracies, abs=0.01)
+    best = max(records(save_dir), key=lambda record: record["accuracy"])
+    content = hashlib.sha256((save_dir / "checkpoint_best_accuracy.pt").read_bytes()).hexdigest()
+    assert content == best["content"]
