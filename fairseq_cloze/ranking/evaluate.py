@@ -21,12 +21,13 @@ from ..data.vocabulary import Vocabulary
 from ..errors import ClozeError
 from ..files import PathLike, split_paths
 from ..passages.reading import LETTERS, Passage, Tally, read_passages
+from ..statistics import chance_interval
 from ..views.settings import DEFAULT_SETTINGS, Settings
 from . import sharing
 from .answers import make_predictions, write_predictions, writing
 from .breakdown import Breakdown, break_down, breakdown_lines
 from .ensemble import Ensemble
-from .metrics import COUNTS, chance_interval, metrics_of
+from .metrics import COUNTS, metrics_of
 from .ranker import Answers, Scorer, Scores
 
 T = TypeVar("T")

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..passages.reading import LETTERS
 from ..ranking.answers import Predictions
-from ..ranking.breakdown import wilson_interval
+from ..statistics import wilson_interval
 from .texts import Answers, PassageSet
 
 JsonObject = dict[str, Any]
