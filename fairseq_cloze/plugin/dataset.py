@@ -10,7 +10,7 @@ import torch
 from fairseq.data import FairseqDataset
 
 from ..errors import ClozeError
-from ..passages.reading import UNLABELLED
+from ..passages.passage import UNLABELLED
 from ..views.joint import JointView
 from ..views.view import Item, Sample, View
 

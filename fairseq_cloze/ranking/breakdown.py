@@ -13,7 +13,7 @@ import numpy as np
 
 from ..data.store import Store
 from ..data.vocabulary import Vocabulary
-from ..passages.reading import UNLABELLED
+from ..passages.passage import UNLABELLED
 from ..passages.text import NOTHING
 from ..statistics import wilson_interval
 from .answers import gold_of

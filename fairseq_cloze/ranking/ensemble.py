@@ -12,7 +12,7 @@ from ..data.store import Store
 from ..data.vocabulary import Vocabulary
 from ..errors import ClozeError
 from ..files import PathLike
-from ..passages.reading import UNLABELLED
+from ..passages.passage import UNLABELLED
 from ..views.settings import Settings
 from . import sharing
 from .answers import gold_of

@@ -20,7 +20,8 @@ from ..data.store import Store
 from ..data.vocabulary import Vocabulary
 from ..errors import ClozeError
 from ..files import PathLike, split_paths
-from ..passages.reading import LETTERS, Passage, Tally, read_passages
+from ..passages.passage import LETTERS, Passage
+from ..passages.reading import Tally, read_passages
 from ..statistics import chance_interval
 from ..views.settings import DEFAULT_SETTINGS, Settings
 from . import sharing

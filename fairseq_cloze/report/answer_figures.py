@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..passages.reading import LETTERS
+from ..passages.passage import LETTERS
 from ..ranking.answers import Predictions
 from ..statistics import wilson_interval
 from .texts import Answers, PassageSet

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from fairseq_cloze.data.encoding import encode_passages
 from fairseq_cloze.data.store import Store
-from fairseq_cloze.passages.reading import Passage, read_passages
+from fairseq_cloze.passages.passage import Passage
+from fairseq_cloze.passages.reading import read_passages
 from fairseq_cloze.ranking.answers import read_predictions
 from fairseq_cloze.ranking.breakdown import KINDS, break_down, breakdown_lines, kind_of
 from fairseq_cloze.statistics import wilson_interval
@@ -167,7 +168,7 @@ def test_every_blank_has_a_kind(options: list[str]) -> None:
 def test_the_command(tmp_path: Path, finetuned: Path, data_bin: Path, vocabulary: Any) -> None:
     """The table below the usual one, in the JSON as well; figures are those of the predictions beside it."""
     from fairseq_cloze.data.databin import DataBin
-    from fairseq_cloze.passages.reading import LETTERS
+    from fairseq_cloze.passages.passage import LETTERS
 
     out, predictions = tmp_path / "out.json", tmp_path / "predictions.json"
     options = ("--breakdown", "--json", out, "--predictions", predictions)
