@@ -19,9 +19,9 @@ from ..data.store import Store
 from ..data.vocabulary import FILES, UNK, Vocabulary
 from ..errors import ClozeError
 from ..files import PathLike
-from ..ranking.breakdown import wilson_interval
 from ..ranking.metrics import metrics_of
 from ..ranking.ranker import Answers, Scorer
+from ..statistics import wilson_interval
 from ..weights.checkpoint import ENCODER, check_vocabulary, load_state, read_vocabulary, roberta_weights
 from .diagnosis import DOUBT, OK, UNFIT, Check, Diagnosis, WeightExamination
 from .measures import (

@@ -15,7 +15,7 @@ from ..data.encoding import DEFAULT_ENCODING, encode_passages
 from ..data.store import Store
 from ..errors import ClozeError
 from ..files import PathLike
-from ..passages.reading import Passage
+from ..passages.passage import Passage
 from ..ranking.ranker import Scorer
 from ..views.settings import Settings
 from .slots import Blank

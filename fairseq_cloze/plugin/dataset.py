@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from fairseq.data import FairseqDataset
 
-from ..passages.reading import UNLABELLED
+from ..passages.passage import UNLABELLED
 from ..views.batches import cut_batches, fillers, longest_first, shuffled
 from ..views.joint import JointView
 from ..views.view import Item, Sample, View

@@ -14,13 +14,14 @@ from ..data.databin import DataBin
 from ..data.store import Store
 from ..errors import ClozeError
 from ..files import PathLike, split_paths
-from ..passages.reading import LETTERS
+from ..passages.passage import LETTERS
+from ..statistics import chance_interval
 from ..views.settings import AS_TRAINED, CARRIED, PartialSettings
 from ..weights.finding import open_checkpoint
 from . import sharing
 from .answers import make_predictions, write_predictions
 from .breakdown import Breakdown, break_down, breakdown_lines
-from .metrics import chance_interval, metrics_of
+from .metrics import metrics_of
 from .ranker import Ranker
 from .resources import DEFAULT_RESOURCES, Resources
 from .scores import Outcome, Scores

@@ -13,7 +13,8 @@ from ..data.encoding import EncodingOptions, encode_passages
 from ..data.store import Store
 from ..data.vocabulary import Vocabulary
 from ..files import PathLike, split_paths
-from ..passages.reading import Passage, Tally, read_passages
+from ..passages.passage import Passage
+from ..passages.reading import Tally, read_passages
 from ..views.settings import AS_TRAINED, PartialSettings
 from ..weights.finding import open_checkpoint
 from . import sharing

@@ -18,7 +18,7 @@ from ..data.store import Store
 from ..data.vocabulary import Vocabulary
 from ..errors import ClozeError, PassageError
 from ..files import PathLike
-from ..passages.reading import UNLABELLED, Passage, Record, parse_record
+from ..passages.passage import UNLABELLED, Passage
 from ..views.settings import AS_TRAINED, PartialSettings
 from ..weights.checkpoint import Checkpoint
 from ..weights.finding import open_checkpoint
@@ -139,7 +139,7 @@ class Ranker:
 
         Args:
             passages: each a pair of text and options as for :meth:`rank`, a dictionary as in the files of passages
-                (``article``, ``options``, ...), or a :class:`fairseq_cloze.passages.reading.Passage`
+                (``article``, ``options``, ...), or a :class:`fairseq_cloze.passages.passage.Passage`
 
         Yields:
             for each passage, in order, one result per blank
@@ -279,7 +279,7 @@ def _checked(passage: PassageLike, source: str) -> Passage:
     if isinstance(fields.get("id"), str):
         source = f"{source} ('{fields['id']}')"
     try:
-        return parse_record(Record(source, source, json.dumps(fields).encode()))
+        return Passage.from_json(json.loads(json.dumps(fields)), source, source)
     except (TypeError, ValueError) as error:
         raise PassageError(source, f"expected strings and numbers in lists, found something else ({error})") from error
     except PassageError as error:
