@@ -273,15 +273,25 @@ def _checked(passage: PassageLike, source: str) -> Passage:
         return passage
     if isinstance(passage, Mapping):
         fields = dict(passage)
+    elif isinstance(passage, tuple) and len(passage) == 2:
+        fields = {"article": passage[0], "options": passage[1]}
     else:
-        text, options = passage
-        fields = {"article": text, "options": options}
+        raise _misfit(source, f"expected a pair of text and options, or a dictionary, found {type(passage).__name__}")
     if isinstance(fields.get("id"), str):
         source = f"{source} ('{fields['id']}')"
     try:
         return Passage.from_json(json.loads(json.dumps(fields)), source, source)
     except (TypeError, ValueError) as error:
-        raise PassageError(source, f"expected strings and numbers in lists, found something else ({error})") from error
+        raise _misfit(source, f"expected strings and numbers in lists, found something else ({error})") from error
     except PassageError as error:
-        error.args = (f"{error.source}: {error.problem}",)  # the hint is for the command line
-        raise
+        raise _without_hint(error) from None
+
+
+def _misfit(source: str, problem: str) -> PassageError:
+    return _without_hint(PassageError(source, problem))
+
+
+def _without_hint(error: PassageError) -> PassageError:
+    """The same error without what to do about it on the command line."""
+    error.args = (f"{error.source}: {error.problem}",)
+    return error
