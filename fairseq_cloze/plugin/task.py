@@ -41,7 +41,7 @@ from . import compat, stopping
 from .chance import Beginning, ChanceWatch, Stretch, report
 from .criterion import CRITERION_NAME, ClozeRankingCriterionConfig
 from .dataset import ClozeDataset
-from .model import BASE, MODEL_NAME, ClozeRobertaModel, fill_config, finish_model, rest_lm_head
+from .model import BASE, MODEL_NAME, ClozeRobertaModel, fill_config, rest_lm_head, set_layer_norm_eps
 from .recovery import RecoveringTask, RecoveryConfig
 from .source import LAST, check_architecture, find_source, value_of, warn_of_another_run
 
@@ -207,7 +207,9 @@ class ClozeRankingTask(RecoveringTask):
         if name == MODEL_NAME:
             fill_config(cfg, BASE)
         model = super().build_model(cfg, from_checkpoint)
-        finish_model(model, getattr(cfg, "layer_norm_eps", None))
+        eps = getattr(cfg, "layer_norm_eps", None)
+        if eps is not None and not isinstance(model, ClozeRobertaModel):
+            set_layer_norm_eps(model, eps)
         if self.settings.scorer == "head":
             model.register_classification_head(HEAD_NAME, num_classes=1)
             rest_lm_head(model)

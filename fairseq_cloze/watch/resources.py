@@ -6,7 +6,6 @@ import os
 import socket
 import sys
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ..files import PathLike
 from ..runs.lock import RunState, run_record, run_state
@@ -66,12 +65,3 @@ def choose_device(device: str | None, save_dir: PathLike) -> tuple[str | None, s
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def empty_cuda_cache() -> None:
-    """After an error on a GPU: give back what torch keeps there."""
-    import torch
-
-    cuda: Any = torch.cuda
-    if cuda.is_initialized():
-        cuda.empty_cache()

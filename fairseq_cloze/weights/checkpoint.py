@@ -11,7 +11,6 @@ import hashlib
 import re
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,10 @@ from torch import Tensor
 from ..data.encoding import EncodingOptions
 from ..data.vocabulary import DICTIONARY_FILE, ENCODER_FILE, FILES, GPT2_BPE_URL, MERGES_FILE, Vocabulary
 from ..errors import CheckpointError
+from ..model.architecture import Architecture
+from ..model.names import ENCODER, HEAD_NAME, HEADS, LM_HEAD
 from ..plugin.compat import is_dead_parameter, load_checkpoint
 from ..views.settings import CARRIED, Settings
-
-ENCODER = "encoder.sentence_encoder."
-LM_HEAD = "encoder.lm_head."
-HEADS = "classification_heads."
-HEAD_NAME = "cloze_ranking"
 
 #: What a run must have loaded: names for people, prefixes of the weights.
 PARTS = {"encoder": ENCODER, "LM head": LM_HEAD}
@@ -40,30 +36,6 @@ State = dict[str, Any]
 
 
 # -- architecture ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """Shape of a RoBERTa encoder; the fields are named as fairseq's options are."""
-
-    encoder_layers: int
-    encoder_embed_dim: int
-    encoder_ffn_embed_dim: int
-    encoder_attention_heads: int
-    max_positions: int
-    activation_fn: str = "gelu"
-    layer_norm_eps: float = 1e-5
-    untie_weights_roberta: bool = False
-    pooler_activation_fn: str = "tanh"
-
-    def differences(self, config: Any) -> list[str]:
-        """What *config* (fairseq's model configuration) says otherwise, as text."""
-        out = []
-        for entry in fields(self):
-            expected, found = getattr(self, entry.name), getattr(config, entry.name, None)
-            if found is not None and found != expected:
-                out.append(f"{entry.name} {expected} in the checkpoint, {found} in the model")
-        return out
 
 
 def read_architecture(state: State, path: Path) -> Architecture:
@@ -138,21 +110,27 @@ def roberta_weights(state: State, path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: no RoBERTa encoder or no LM head
     """
-    weights = {}
-    for name, value in state["model"].items():
+    weights = todays_names(state["model"])
+    for part, what in ((f"{ENCODER}embed_tokens.weight", "RoBERTa encoder"), (f"{LM_HEAD}dense.weight", "LM head")):
+        if part not in weights:
+            raise CheckpointError(f"{path}: expected a RoBERTa checkpoint of fairseq, found no {what} ({part})")
+    return weights
+
+
+def todays_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """*weights* under the names they have in fairseq today, see :func:`roberta_weights`."""
+    renamed = {}
+    for name, value in weights.items():
         if is_dead_parameter(name):
             continue
         name = re.sub(r"^decoder\.", "encoder.", name).replace(".emb_layer_norm.", ".layernorm_embedding.")
         joined = re.fullmatch(r"(.*\.self_attn\.)in_proj_(weight|bias)", name)
         if joined:
             for projection, part in zip("qkv", value.chunk(3)):
-                weights[f"{joined[1]}{projection}_proj.{joined[2]}"] = part
+                renamed[f"{joined[1]}{projection}_proj.{joined[2]}"] = part
         else:
-            weights[name] = value
-    for part, what in ((f"{ENCODER}embed_tokens.weight", "RoBERTa encoder"), (f"{LM_HEAD}dense.weight", "LM head")):
-        if part not in weights:
-            raise CheckpointError(f"{path}: expected a RoBERTa checkpoint of fairseq, found no {what} ({part})")
-    return weights
+            renamed[name] = value
+    return renamed
 
 
 def require_ranking_head(state: State, path: Path) -> None:

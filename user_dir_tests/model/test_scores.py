@@ -22,7 +22,7 @@ from ..views.test_making import make_view, odd_passages
 register()
 
 from fairseq_cloze.model.scores import candidate_scores  # noqa: E402
-from fairseq_cloze.plugin.criterion import LOSSES, ranking_losses  # noqa: E402
+from fairseq_cloze.model.losses import LOSSES, ranking_losses  # noqa: E402
 from fairseq_cloze.ranking.metrics import predictions  # noqa: E402
 from fairseq_cloze.ranking.ranker import Answers, Scorer  # noqa: E402
 from fairseq_cloze.views.settings import Settings  # noqa: E402
@@ -182,6 +182,7 @@ def test_a_plain_roberta_gives_the_same_scores(scorer: Scorer, store: Store, kin
 
     class Plain(torch.nn.Module):
         def forward(self, *args: Any, **kwargs: Any) -> Any:
+            kwargs.pop("candidate_tokens", None)
             return RobertaModel.forward(scorer.model, *args, **kwargs)
 
     view = make_view("joint", store, scorer.vocabulary, 126, scorer=kind)
