@@ -159,7 +159,7 @@ class Encoder(nn.Module):
         self,
         architecture: Architecture,
         embed_tokens: nn.Embedding,
-        training: TrainingOptions = TrainingOptions(),  # noqa: B008 - frozen
+        training: TrainingOptions = TrainingOptions(),
         compiled: bool = False,
     ) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .architecture import Architecture
 from .encoder import activation_of
 
+
 class LMHead(nn.Module):
     """The LM head of RoBERTa.
 
@@ -21,7 +22,7 @@ class LMHead(nn.Module):
         weight: of the token embedding, ``(rows, width)``, where the head shares it
     """
 
-    def __init__(self, architecture: Architecture, rows: int, weight: nn.Parameter | None) -> None:
+    def __init__(self, architecture: Architecture, rows: int, weight: Tensor | None) -> None:
         super().__init__()
         width = architecture.encoder_embed_dim
         self.dense = nn.Linear(width, width)
@@ -47,7 +48,7 @@ class LMHead(nn.Module):
     def _transform(self, features: Tensor) -> Tensor:
         x = self.dense(features)
         x = self.activation_fn(x.float()).to(x.dtype)  # as fairseq; there are few tokens here
-        return self.layer_norm(x)  # type: ignore[no-any-return]
+        return self.layer_norm(x)
 
     def token_scores(
         self,
@@ -136,4 +137,4 @@ class RankingHead(nn.Module):
             ``(rows, 1)``
         """
         x = self.activation_fn(self.dense(self.dropout(features[:, 0])))
-        return self.out_proj(self.dropout(x))  # type: ignore[no-any-return]
+        return self.out_proj(self.dropout(x))

@@ -74,7 +74,7 @@ def free_memory() -> None:
 
 def empty_cuda_cache() -> None:
     """After an error on a GPU: give back what torch keeps there."""
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()
 
 

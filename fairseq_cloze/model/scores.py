@@ -75,7 +75,7 @@ def candidate_scores(model: nn.Module, sample: Sample, settings: Settings) -> Te
 
 def _scores_at_masks(model: nn.Module, sample: Sample, settings: Settings) -> Tensor:
     inputs = sample["net_input"]
-    contrast = float(settings.contrast or 0.0)
+    contrast = settings.contrast
     normalise = settings.scorer != "mean" and bool(sample["multi_token"].any())
     scores, _ = model(**inputs, contrast=contrast, normalise=normalise)
     if scores.dim() == 2:  # a plain RoBERTa projects to the whole vocabulary: (reads, vocabulary)

@@ -18,8 +18,7 @@ from ..model.memory import COUNTED, OOM
 from ..model.scores import candidate_scores
 from ..ranking.metrics import COUNTS, RATIOS, count_metrics
 from . import stopping
-
-CRITERION_NAME = "cloze_ranking"
+from .names import CRITERION_NAME
 
 _SUMMED = (*COUNTS, "ntokens", "computed_tokens")
 

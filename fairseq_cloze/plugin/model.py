@@ -25,9 +25,8 @@ from ..model.architecture import Architecture
 from ..model.encoder import Attention, Encoder, TrainingOptions
 from ..model.heads import LMHead
 from ..model.roberta import scores_of_candidate_tokens
-from ..weights.checkpoint import todays_names
-
-MODEL_NAME = "cloze_roberta"
+from ..weights.upgrading import upgraded_weights
+from .names import MODEL_NAME
 
 BASE: dict[str, Any] = {
     "encoder_layers": 12,
@@ -187,9 +186,9 @@ class ClozeRobertaModel(RobertaModel):
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> None:
         """Rename older weights, drop heads of other tasks."""
-        renamed = todays_names(state_dict)
+        upgraded = upgraded_weights(state_dict, "the checkpoint")
         state_dict.clear()
-        state_dict.update(renamed)
+        state_dict.update(upgraded)
         super().upgrade_state_dict_named(state_dict, name)
 
 
