@@ -41,7 +41,7 @@ from .records import (
     table,
     write_table,
 )
-from .resources import Resources, empty_cuda_cache, prepare_torch
+from .resources import Resources, prepare_torch
 
 #: Folder in the save-dir for what a watch keeps for itself, a folder per split.
 PRIVATE = ".watch"
@@ -305,6 +305,8 @@ class Watcher:
         problem = problem.replace(str(checkpoint.private), checkpoint.name)
         trial = try_again(self._failures.get(checkpoint.content), checkpoint.key, problem)
         self._failures[checkpoint.content] = trial
+        from ..model.memory import empty_cuda_cache
+
         empty_cuda_cache()
         if not trial.is_over and not isinstance(error, ClozeError):
             self.report(f"{checkpoint.name}: {problem}; trying again")
