@@ -41,9 +41,7 @@ def command(
     with sharing.joined():
         for path in filter(None, (json_path, predictions)) if sharing.is_first() else ():
             check_writable(path)
-        result = evaluate(
-            checkpoint, data_bin, split, settings, resources, weights, fit_on, predictions, breakdown
-        )
+        result = evaluate(checkpoint, data_bin, split, settings, resources, weights, fit_on, predictions, breakdown)
         if not sharing.is_first():
             return
         for line in result.lines():

@@ -83,7 +83,7 @@ def scoring_options(function: Callable[..., Any]) -> Callable[..., Any]:
         settings = PartialSettings(**{name: arguments.pop(name) for name in CARRIED})
         return function(settings=settings, **arguments)
 
-    command = resource_options("cuda where there is one")(command)
+    scoring: Callable[..., Any] = resource_options("cuda where there is one")(command)
     for option in reversed(
         [
             click.option(
@@ -110,5 +110,5 @@ def scoring_options(function: Callable[..., Any]) -> Callable[..., Any]:
             ),
         ]
     ):
-        command = option(command)
-    return command
+        scoring = option(scoring)
+    return scoring

@@ -39,9 +39,7 @@ def mix(parts: Sequence[Scores], weights: Sequence[float]) -> Scores:
         parts: of each checkpoint, for one store
         weights: their weights; they sum to 1
     """
-    total = sum(
-        weight * np.exp(part.log_probabilities.astype(np.float64)) for weight, part in zip(weights, parts)
-    )
+    total = sum(weight * np.exp(part.log_probabilities.astype(np.float64)) for weight, part in zip(weights, parts))
     with np.errstate(divide="ignore"):
         raw = np.asarray(np.log(total), dtype=np.float32)
     counted = ("forwards", "tokens", "computed_tokens", "seconds")
