@@ -12,6 +12,6 @@ from .options import echo_beside
 @click.option("--out", required=True, metavar="FILE", help="Checkpoint to write.")
 def command(checkpoints: tuple[str, ...], out: str) -> None:
     """Average the weights of several checkpoints of one run."""
-    from ..weights.averaging import average
+    from ..weights.averaging import average_checkpoints
 
-    echo_beside(out)(f"wrote {average(checkpoints, out)}, the mean of {len(checkpoints)} checkpoints")
+    echo_beside(out)(f"wrote {average_checkpoints(checkpoints, out)}, the mean of {len(checkpoints)} checkpoints")

@@ -14,11 +14,8 @@ from .options import echo_beside
 @click.pass_context
 def command(ctx: click.Context, checkpoint: str, data_bin: str | None, json_path: str | None) -> None:
     """Is this checkpoint what it says?  Names the part at fault; exit status 3 if unfit."""
-    from .. import register
-
-    register()
-    from ..doctor.diagnosis import EXIT_UNFIT
     from ..doctor.doctor import doctor
+    from ..errors import Exit
     from ..files import check_writable, write_text
 
     if json_path:
@@ -28,4 +25,4 @@ def command(ctx: click.Context, checkpoint: str, data_bin: str | None, json_path
     echo(diagnosis.verdict_line())
     if json_path:
         write_text(json_path, diagnosis.to_json())
-    ctx.exit(0 if diagnosis.fit else EXIT_UNFIT)
+    ctx.exit(Exit.DONE if diagnosis.fit else Exit.UNFIT)

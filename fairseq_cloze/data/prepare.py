@@ -20,7 +20,8 @@ from tqdm import tqdm
 from .. import __version__
 from ..errors import ClozeError
 from ..files import PathLike
-from ..passages.reading import UNLABELLED, Tally, check_unique_id, find_files, read_passages
+from ..passages.passage import UNLABELLED
+from ..passages.reading import Tally, check_unique_id, find_files, read_passages
 from ..passages.text import BLANK, normalise
 from .databin import FORMAT_VERSION, check_replaceable, write_manifest
 from .encoding import DEFAULT_ENCODING, EncodingOptions

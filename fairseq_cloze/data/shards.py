@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import NoBlankError, PassageError
-from ..passages.reading import UNLABELLED, Passage, Record, is_lines, line_record, open_file, parse_record
+from ..passages.passage import UNLABELLED, Passage
+from ..passages.reading import Record, is_lines, line_record, open_file, parse_record
 from .encoding import COLUMNS, Columns, EncodingOptions, encode_passages
 from .vocabulary import UNK, Vocabulary
 

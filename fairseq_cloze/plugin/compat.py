@@ -6,22 +6,18 @@ official ``fairseq`` 0.12.2 can be read.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import importlib.util
 import logging
 import os
-import pickle
-import re
 import shutil
 import sys
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
-from ..errors import ChanceError, CheckpointError, ClozeError, OutOfMemory, SetupError
+from ..errors import ClozeError, Exit, SetupError
 from ..files import replacing
 
 T = TypeVar("T")
@@ -84,60 +80,6 @@ def _version(text: str) -> tuple[int, ...]:
             break
         numbers.append(int(part))
     return tuple(numbers)
-
-
-# -- checkpoints -----------------------------------------------------------------------------------------------------
-
-
-def allow_checkpoint_types() -> None:
-    """Let ``torch.load`` read fairseq's checkpoints without trusting them with code.
-
-    ``torch.load`` admits plain data only; older RoBERTa checkpoints, and new ones of ``--arch
-    roberta_base``, hold an ``argparse.Namespace``.
-    """
-    import torch
-
-    torch.serialization.add_safe_globals([argparse.Namespace])
-
-
-def load_checkpoint(path: Path) -> Any:
-    """Read a checkpoint into CPU memory, mapped where its format allows; code in it does not run.
-
-    Raises:
-        CheckpointError: missing, truncated, or not a checkpoint
-    """
-    import torch
-
-    allow_checkpoint_types()
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint; check the path")
-    try:
-        return torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
-    except Exception as error:  # torch raises many kinds for damaged files
-        refused = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
-        if refused:
-            raise CheckpointError(
-                f"{path}: holds an object of {refused[1]}, which is not read as it could run code; if you trust the "
-                f"file, make a copy of its weights: python -c \"import torch; s = torch.load('{path}', 'cpu', "
-                "weights_only=False); torch.save({k: s[k] for k in ('args', 'cfg', 'model') if k in s}, 'plain.pt')\""
-            ) from error
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"{path}: cannot be read as a checkpoint, {path.stat().st_size:,} bytes ({reason[:200]}); "
-            "the file is truncated or no PyTorch file, copy it again"
-        ) from error
-
-
-#: Second copies of an encoder layer's parameters in checkpoints of fairseq 0.12.2.
-DEAD_PARAMETERS = tuple(
-    f"{name}_{kind}" for name in ("in_proj", "out_proj", "fc1", "fc2") for kind in ("weight", "bias")
-)
-
-
-def is_dead_parameter(name: str) -> bool:
-    """Whether a name in a checkpoint is one of fairseq 0.12.2's second copies, which were never trained."""
-    parts = name.split(".")
-    return "layers" in parts and parts[-1] in DEAD_PARAMETERS and parts[-2].isdigit()
 
 
 # -- changes to fairseq itself ---------------------------------------------------------------------------------------
@@ -210,13 +152,13 @@ def train_as_launched() -> None:
 
             place = find_place()
             if place is not None:
-                if place.rank > 0:  # fairseq-validate resets the level to INFO, in every worker
+                if place.number > 0:  # fairseq-validate resets the level to INFO, in every worker
                     os.environ.setdefault("LOGLEVEL", "WARNING")
                 gpus = 0 if cfg.common.cpu else torch.cuda.device_count()
                 with open_dict(cfg):
                     options.distributed_init_method = place.init_method
-                    options.distributed_world_size, options.distributed_rank = place.size, place.rank
-                    options.device_id = place.local_rank % gpus if gpus else place.local_rank
+                    options.distributed_world_size, options.distributed_rank = place.size, place.number
+                    options.device_id = place.local_number % gpus if gpus else place.local_number
                     options.distributed_no_spawn = True
                     if not gpus:
                         options.distributed_backend = "gloo"
@@ -240,12 +182,13 @@ def check_before_building() -> None:
         return
 
     def load(filenames: list[str], arg_overrides: Any = None, *args: Any, **kwargs: Any) -> Any:
-        from ..weights.checkpoint import check_built, load_state
+        from ..weights.building import check_built
+        from ..weights.checkpoint import Checkpoint
 
         for path in filenames:
             file = checkpoint_utils.get_maybe_sharded_checkpoint_filename(path, kwargs.get("suffix", ""), 0, 1)
             if os.path.isfile(file):  # fairseq says it if one is missing
-                check_built(load_state(Path(file)), Path(path), arg_overrides or {})
+                check_built(Checkpoint.read(file).state, Path(path), arg_overrides or {})
         return plain_load(filenames, arg_overrides, *args, **kwargs)
 
     load.checks = True  # type: ignore[attr-defined]
@@ -261,9 +204,7 @@ def print_errors_plainly() -> None:
     previous: Callable[..., Any] = sys.excepthook
     if getattr(previous, "plain_cloze_errors", False):
         return
-    from .stopping import EXIT_REQUEUE
-
-    own_codes = (ChanceError.exit_code, OutOfMemory.exit_code, EXIT_REQUEUE)
+    own_codes = (Exit.AT_CHANCE, Exit.OUT_OF_MEMORY, Exit.REQUEUE)
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         code = error.exit_code if isinstance(error, ClozeError) else 1

@@ -13,7 +13,7 @@ import torch
 from ..data.store import Store
 from ..data.vocabulary import BOS, EOS, Vocabulary
 from ..errors import ClozeError, DataBinError
-from ..passages.reading import UNLABELLED
+from ..passages.passage import UNLABELLED
 from .settings import OTHER_BLANKS
 from .view import Item, Sample, View
 from .windows import window_around

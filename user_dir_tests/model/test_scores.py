@@ -13,19 +13,20 @@ from transformers import RobertaForMaskedLM
 from fairseq_cloze import register
 from fairseq_cloze.data.encoding import encode_passages
 from fairseq_cloze.data.store import Store
-from fairseq_cloze.passages.reading import Passage, read_passages
+from fairseq_cloze.passages.passage import Passage
+from fairseq_cloze.passages.reading import read_passages
 
 from ..conftest import PASSAGES
 from ..views.test_making import make_view, odd_passages
 
 register()
 
+from fairseq_cloze.model.losses import LOSSES, ranking_losses  # noqa: E402
+from fairseq_cloze.model.names import HEAD_NAME  # noqa: E402
 from fairseq_cloze.model.scores import candidate_scores  # noqa: E402
-from fairseq_cloze.plugin.criterion import LOSSES, ranking_losses  # noqa: E402
 from fairseq_cloze.ranking.metrics import predictions  # noqa: E402
 from fairseq_cloze.ranking.ranker import Answers, Scorer  # noqa: E402
-from fairseq_cloze.views.settings import Settings  # noqa: E402
-from fairseq_cloze.weights.checkpoint import HEAD_NAME  # noqa: E402
+from fairseq_cloze.views.settings import PartialSettings, Settings  # noqa: E402
 
 VIEWS = [
     *(("joint", kind) for kind in ("mean", "kmask", "l2r")),
@@ -34,7 +35,7 @@ VIEWS = [
 
 
 def chosen(name: str, kind: str, contrast: float = 0.7) -> Settings:
-    return Settings(name, kind, contrast=contrast).completed({})
+    return Settings(name, kind, contrast=contrast)
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +182,7 @@ def test_a_plain_roberta_gives_the_same_scores(scorer: Scorer, store: Store, kin
 
     class Plain(torch.nn.Module):
         def forward(self, *args: Any, **kwargs: Any) -> Any:
+            kwargs.pop("candidate_tokens", None)
             return RobertaModel.forward(scorer.model, *args, **kwargs)
 
     view = make_view("joint", store, scorer.vocabulary, 126, scorer=kind)
@@ -201,7 +203,7 @@ def test_repeated_candidates_are_one(scorer: Scorer, store: Store) -> None:
 
 @pytest.mark.parametrize(("name", "kind"), [entry for entry in VIEWS if entry[1] != "head"])
 def test_scorer_settings_and_counts(pretrained: Path, store: Store, name: str, kind: str) -> None:
-    scorer = Scorer(pretrained / "model.pt", settings=Settings(name, kind))
+    scorer = Scorer(pretrained / "model.pt", settings=PartialSettings(name, kind))
     scored = [scorer.score(store, batch_size=size) for size in (1, 7, 64)]
     assert scored[0].forwards == scored[1].forwards == scored[2].forwards
     results = [Answers(scores.log_probabilities, store) for scores in scored]

@@ -8,7 +8,8 @@ from fairseq.models.roberta import RobertaModel
 
 from fairseq_cloze import register
 from fairseq_cloze.data.vocabulary import Vocabulary
-from fairseq_cloze.weights.checkpoint import Architecture, roberta_weights
+from fairseq_cloze.model.architecture import Architecture
+from fairseq_cloze.weights.checkpoint import Checkpoint
 
 register()
 
@@ -38,10 +39,10 @@ def inputs(vocabulary: Vocabulary) -> Any:
 
 
 def reading(positions: torch.Tensor, candidates: torch.Tensor, **options: Any) -> Any:
-    """Every piece is scored at its blank's own mask; the first two blanks share a window, and the last two."""
+    """every token is scored at its blank's own mask; the first two blanks share a window, and the last two."""
     reads = torch.arange(5)[:, None, None].expand(candidates.shape)
     windows = torch.tensor([0, 0, 1, 2, 2])
-    return {"reads": positions, "candidate_tokens": candidates, "piece_reads": reads, "windows": windows, **options}
+    return {"reads": positions, "candidate_tokens": candidates, "token_reads": reads, "windows": windows, **options}
 
 
 def test_candidate_rows_equal_the_full_projection(model: ClozeRobertaModel, vocabulary: Vocabulary) -> None:
@@ -153,7 +154,7 @@ def test_weights_of_0_12_2_load(model: ClozeRobertaModel, vocabulary: Vocabulary
     assert all(other.state_dict()[name].equal(value) for name, value in model.state_dict().items())
     from pathlib import Path
 
-    assert set(roberta_weights({"model": state}, Path("x.pt"))) == set(model.state_dict())
+    assert set(Checkpoint({"model": state}, Path("x.pt")).weights) == set(model.state_dict())
 
 
 def test_heads_of_other_tasks_are_dropped(model: ClozeRobertaModel, vocabulary: Vocabulary, caplog: Any) -> None:
