@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Dict, Mapping
+from typing import Any
 
-from .encoding import EncodingOptions
 from ..errors import DataBinError
 from ..files import PathLike
+from .encoding import EncodingOptions
 from .store import Store
 from .vocabulary import Vocabulary
 
@@ -41,7 +42,7 @@ class DataBin:
                 )
 
     @property
-    def splits(self) -> Dict[str, Any]:
+    def splits(self) -> dict[str, Any]:
         """Manifest entries by split name."""
         return self.manifest["splits"]
 
@@ -83,7 +84,7 @@ def write_manifest(
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _read_manifest(folder: Path) -> Dict[str, Any]:
+def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))

@@ -8,14 +8,15 @@ and counts stand in the manifest of the data-bin.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from .encoding import COLUMNS, Columns, column_dtype
 from ..errors import DataBinError
+from .encoding import COLUMNS, Columns, column_dtype
 
 #: Length columns and what they measure: stored as running totals that start with 0.
 _TOTALS = {
@@ -38,8 +39,8 @@ class StoreWriter:
 
     def __init__(self, folder: Path, rows: int) -> None:
         self._dtypes = {name: column_dtype(name, rows) for name in COLUMNS}
-        self._files: Dict[str, BinaryIO] = {name: open(folder / f"{name}.bin", "wb") for name in COLUMNS}
-        self.counts: Dict[str, int] = {name: 0 for name in COLUMNS}
+        self._files: dict[str, BinaryIO] = {name: open(folder / f"{name}.bin", "wb") for name in COLUMNS}
+        self.counts: dict[str, int] = {name: 0 for name in COLUMNS}
         self._totals = {name: 0 for name in _TOTALS}
         for name in _TOTALS:
             self._write(name, np.zeros(1, dtype=self._dtypes[name]))
@@ -64,7 +65,7 @@ class StoreWriter:
             os.fsync(file.fileno())
             file.close()
 
-    def describe(self) -> Dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """Type and entries of each column, for the manifest."""
         return {name: {"dtype": self._dtypes[name].name, "entries": self.counts[name]} for name in COLUMNS}
 
@@ -87,7 +88,7 @@ class EncodedPassage:
     sentence_starts: np.ndarray
     blank_positions: np.ndarray
     gold: np.ndarray
-    candidates: List[List[np.ndarray]]
+    candidates: list[list[np.ndarray]]
 
 
 class Store:
@@ -98,7 +99,7 @@ class Store:
         origin: folder and description the columns were mapped from
     """
 
-    def __init__(self, columns: Mapping[str, np.ndarray], origin: Optional[Tuple[Path, Any]] = None) -> None:
+    def __init__(self, columns: Mapping[str, np.ndarray], origin: tuple[Path, Any] | None = None) -> None:
         self.columns = columns
         self._origin = origin
         self.id_end = columns["id_length"]
@@ -115,7 +116,7 @@ class Store:
         Raises:
             DataBinError: a file is missing or has another size than the manifest says
         """
-        columns: Dict[str, np.ndarray] = {}
+        columns: dict[str, np.ndarray] = {}
         for name in COLUMNS:
             path = folder / f"{name}.bin"
             try:
@@ -138,7 +139,7 @@ class Store:
     @classmethod
     def from_columns(cls, chunks: Sequence[Columns], rows: int) -> Store:
         """A store in memory, from the chunks that :func:`fairseq_cloze.data.encoding.encode_passages` returned."""
-        columns: Dict[str, np.ndarray] = {}
+        columns: dict[str, np.ndarray] = {}
         for name in COLUMNS:
             values = np.concatenate([chunk[name] for chunk in chunks]).astype(column_dtype(name, rows))
             if name in _TOTALS:
@@ -168,7 +169,7 @@ class Store:
         """Tokens of a candidate of a blank."""
         return self.candidate_tokens(int(self.candidate_end[blank]) + candidate)
 
-    def distinct_candidates(self) -> Tuple[np.ndarray, np.ndarray]:
+    def distinct_candidates(self) -> tuple[np.ndarray, np.ndarray]:
         """The blank of each candidate, and whether it repeats no earlier one; ``int64`` and ``bool (candidates,)``."""
         owner = np.repeat(np.arange(self.blanks), np.diff(self.candidate_end))
         order = np.arange(len(owner)) - self.candidate_end[owner]

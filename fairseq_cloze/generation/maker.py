@@ -69,10 +69,6 @@ class Maker:
             self._judge = Judge(lm)
             self._distractors = Distractors(counts, most=PROPOSED, evidence=False)
 
-    def make_task(self, task: tuple[Chunk, int]) -> Made:
-        """As :meth:`make`, of a chunk with its quota."""
-        return self.make(*task)
-
     def make(self, chunk: Chunk, quota: int) -> Made:
         """Make *quota* passages of a chunk, evenly; another piece takes the place of one that yields none."""
         pieces = list(Cutter().cut(chunk))

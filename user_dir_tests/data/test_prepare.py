@@ -5,16 +5,17 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any
 
 import pytest
 
 from fairseq_cloze import __version__
 from fairseq_cloze.data.databin import DataBin
 from fairseq_cloze.data.encoding import EncodingOptions
-from fairseq_cloze.errors import SKIP_HINT, ClozeError, DataBinError, PassageError
 from fairseq_cloze.data.prepare import passage_texts, prepare
+from fairseq_cloze.errors import SKIP_HINT, ClozeError, DataBinError, PassageError
 
 from ..conftest import PASSAGES, run, start
 from ..data.test_store import as_lists
@@ -81,7 +82,7 @@ def test_order_over_many_chunks(tmp_path: Path, pretrained: Path) -> None:
 def test_command_and_report(tmp_path: Path, pretrained: Path) -> None:
     source = tmp_path / "in"
     source.mkdir()
-    lines: List[Dict[str, Any]] = [{"article": "It was _ .", "options": [FOUR], "answers": ["A"]}] * 3
+    lines: list[dict[str, Any]] = [{"article": "It was _ .", "options": [FOUR], "answers": ["A"]}] * 3
     lines[1] = {**lines[1], "answers": ["E"]}
     (source / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
     (source / "b.json").write_text(json.dumps({"article": "No gap.", "options": [], "answers": []}))
@@ -276,7 +277,7 @@ def test_no_such_split(data_bin: Path) -> None:
         ({"format": "other"}, "not the manifest of a fairseq-cloze data-bin; give the folder 'prepare' wrote"),
     ],
 )
-def test_other_formats(tmp_path: Path, data_bin: Path, change: Dict[str, Any], message: str) -> None:
+def test_other_formats(tmp_path: Path, data_bin: Path, change: dict[str, Any], message: str) -> None:
     shutil.copytree(data_bin, tmp_path / "bin")
     path = tmp_path / "bin" / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))

@@ -3,26 +3,26 @@ from __future__ import annotations
 import pickle
 import resource
 from pathlib import Path
-from typing import Any, List
+from typing import Any
 
 import numpy as np
 import pytest
 
 from fairseq_cloze.data.encoding import COLUMNS, encode_passages
+from fairseq_cloze.data.store import Store, StoreWriter
 from fairseq_cloze.errors import DataBinError
 from fairseq_cloze.passages.passage import Passage
 from fairseq_cloze.passages.reading import read_passages
-from fairseq_cloze.data.store import Store, StoreWriter
 
 from ..conftest import PASSAGES
 
 
 @pytest.fixture(scope="module")
-def passages() -> List[Passage]:
+def passages() -> list[Passage]:
     return list(read_passages([PASSAGES / "train"]))
 
 
-def write(folder: Path, chunks: List[Any], rows: int) -> Any:
+def write(folder: Path, chunks: list[Any], rows: int) -> Any:
     folder.mkdir()
     writer = StoreWriter(folder, rows)
     for chunk in chunks:
@@ -31,7 +31,7 @@ def write(folder: Path, chunks: List[Any], rows: int) -> Any:
     return writer.describe()
 
 
-def as_lists(store: Store) -> List[Any]:
+def as_lists(store: Store) -> list[Any]:
     return [
         (
             item.id,
@@ -46,7 +46,7 @@ def as_lists(store: Store) -> List[Any]:
 
 
 def test_chunks_make_the_same_store_on_disk_and_in_memory(
-    tmp_path: Path, passages: List[Passage], vocabulary: Any
+    tmp_path: Path, passages: list[Passage], vocabulary: Any
 ) -> None:
     whole = encode_passages(passages, vocabulary)
     parts = [encode_passages(passages[a:b], vocabulary) for a, b in ((0, 1), (1, 20), (20, 32))]
@@ -64,7 +64,7 @@ def test_chunks_make_the_same_store_on_disk_and_in_memory(
         assert stores[0].columns[name].tolist() == stores[1].columns[name].tolist()
 
 
-def test_a_stored_passage_is_the_passage(tmp_path: Path, passages: List[Passage], vocabulary: Any) -> None:
+def test_a_stored_passage_is_the_passage(tmp_path: Path, passages: list[Passage], vocabulary: Any) -> None:
     store = Store.open(tmp_path / "a", write(tmp_path / "a", [encode_passages(passages, vocabulary)], len(vocabulary)))
     for number, passage in enumerate(passages):
         item = store[number]
@@ -74,14 +74,14 @@ def test_a_stored_passage_is_the_passage(tmp_path: Path, passages: List[Passage]
         assert decoded == [list(row) for row in passage.candidates]
 
 
-def test_no_such_passage(passages: List[Passage], vocabulary: Any) -> None:
+def test_no_such_passage(passages: list[Passage], vocabulary: Any) -> None:
     store = Store.from_columns([encode_passages(passages[:2], vocabulary)], len(vocabulary))
     for number in (-1, 2):
         with pytest.raises(IndexError, match=f"passage {number} of 2"):
             store[number]
 
 
-def test_damaged_files_do_not_open(tmp_path: Path, passages: List[Passage], vocabulary: Any) -> None:
+def test_damaged_files_do_not_open(tmp_path: Path, passages: list[Passage], vocabulary: Any) -> None:
     folder = tmp_path / "a"
     description = write(folder, [encode_passages(passages, vocabulary)], len(vocabulary))
     tokens = folder / "tokens.bin"
@@ -98,7 +98,7 @@ def test_damaged_files_do_not_open(tmp_path: Path, passages: List[Passage], voca
         Store.open(folder, description)
 
 
-def test_opening_takes_no_memory(tmp_path: Path, passages: List[Passage], vocabulary: Any) -> None:
+def test_opening_takes_no_memory(tmp_path: Path, passages: list[Passage], vocabulary: Any) -> None:
     """A store of 200 MB opens, and gives a passage, while the process grows by a few MB."""
     chunk = encode_passages(passages, vocabulary)
     description = write(tmp_path / "a", [chunk] * 4000, len(vocabulary))
@@ -110,7 +110,7 @@ def test_opening_takes_no_memory(tmp_path: Path, passages: List[Passage], vocabu
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 * 1024  # KiB
 
 
-def test_other_processes_map_the_files_themselves(tmp_path: Path, passages: List[Passage], vocabulary: Any) -> None:
+def test_other_processes_map_the_files_themselves(tmp_path: Path, passages: list[Passage], vocabulary: Any) -> None:
     """Data loader workers are sent a path, not the passages."""
     chunk = encode_passages(passages, vocabulary)
     store = Store.open(tmp_path / "a", write(tmp_path / "a", [chunk] * 50, len(vocabulary)))

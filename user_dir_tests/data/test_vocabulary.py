@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fairseq_cloze.data.vocabulary import DICTIONARY_FILE, ENCODER_FILE, FILES, MERGES_FILE, Vocabulary
 from fairseq_cloze.errors import ClozeError
 from fairseq_cloze.passages.reading import read_passages
 from fairseq_cloze.passages.text import BLANK, normalise
-from fairseq_cloze.data.vocabulary import DICTIONARY_FILE, ENCODER_FILE, FILES, MERGES_FILE, Vocabulary
 
 from ..conftest import PASSAGES
 
