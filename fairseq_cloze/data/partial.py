@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Optional, Type
 
 from ..errors import ClozeError
 
@@ -85,7 +86,7 @@ class Partial:
             os.rename(self.data_bin, self._out)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: Optional[Type[BaseException]], *_: object) -> None:
         if kind is not None and issubclass(kind, ClozeError):
             shutil.rmtree(self.folder, ignore_errors=True)
         os.close(self._lock)

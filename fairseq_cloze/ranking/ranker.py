@@ -212,7 +212,7 @@ class Scorer:
         dataset = ClozeDataset(view, shuffle=False)
         if batch_size is None and max_tokens is None:
             max_tokens = max(DEFAULT_MAX_TOKENS, int(view.cost.max(initial=0)))
-        width = int(np.diff(store.candidate_end).max(initial=1))
+        width = int(np.diff(store.candidate_offsets).max(initial=1))
         out = Scores(np.full((store.blanks, width), -np.inf, dtype=np.float32))
         start = time.perf_counter()
         shown = 0
@@ -336,8 +336,8 @@ class Scorer:
         wrong = scores.isnan().any(dim=1) | (~scores.isfinite() & expected).any(dim=1)
         if wrong.any():
             blank = int(blanks[wrong.numpy()][0])
-            passage = int(np.searchsorted(store.blank_end, blank, side="right")) - 1
-            number = blank - int(store.blank_end[passage]) + 1
+            passage = int(np.searchsorted(store.blank_offsets, blank, side="right")) - 1
+            number = blank - int(store.blank_offsets[passage]) + 1
             advice = "score without --fp16" if self.fp16 else "the weights are damaged, take another checkpoint"
             raise ClozeError(
                 f"{self.path}: expected numbers as scores, found NaN or infinity for {int(wrong.sum())} blanks, "
