@@ -36,9 +36,9 @@ class GenerateTally:
 
     Attributes:
         passages, blanks, content: made; content are the blanks that ask for a content word
-        pieces: texts of a passage's length that were found
+        excerpts: texts of a passage's length that were found
         paragraphs: skipped, whole or in part, by reason
-        dropped: pieces that became no passage, by reason
+        dropped: excerpts that became no passage, by reason
         judged: counts of :meth:`fairseq_cloze.generation.judge.Judge.pick`
         notes: what the user should know of the checkpoint
     """
@@ -46,7 +46,7 @@ class GenerateTally:
     passages: int = 0
     blanks: int = 0
     content: int = 0
-    pieces: int = 0
+    excerpts: int = 0
     paragraphs: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
     judged: Counter[str] = field(default_factory=Counter)
@@ -66,7 +66,7 @@ class GenerateTally:
                 f"that fit too well, and {self.judged['given up']:,} blanks where fewer than {OPTIONS - 1} were left"
             )
         out.append(
-            f"skipped {self.pieces - self.passages:,} of {self.pieces:,} texts{_reasons(self.dropped)}; "
+            f"skipped {self.excerpts - self.passages:,} of {self.excerpts:,} texts{_reasons(self.dropped)}; "
             f"{sum(self.paragraphs.values()):,} paragraphs or parts of them{_reasons(self.paragraphs)}"
         )
         return out
@@ -158,10 +158,10 @@ def generate_passages(
             tally.notes += judge.check(lm)
         rows = folder / "pairs.npy"
         try:
-            pools, pieces = _count(files, workers, rows, tally)
-            tally.pieces = sum(pieces)
-            if tally.pieces:
-                yield from _make(files, workers, (pools, rows, seed, lm), _quotas(pieces, limit), tally)
+            pools, excerpts = _count(files, workers, rows, tally)
+            tally.excerpts = sum(excerpts)
+            if tally.excerpts:
+                yield from _make(files, workers, (pools, rows, seed, lm), _quotas(excerpts, limit), tally)
         except BrokenProcessPool as error:
             raise ClozeError(
                 "generate: a worker process died (out of memory, or a script without if __name__ == '__main__':); "
@@ -202,22 +202,22 @@ def _temporary(folder: Callable[[], Any]) -> Iterator[None]:
 def _count(
     files: Sequence[tuple[Path, str]], workers: int, rows: Path, tally: GenerateTally
 ) -> tuple[dict[str, list[tuple[int, str]]], list[int]]:
-    """Count the words of the text into *rows* and pools, and the pieces of each chunk."""
+    """Count the words of the text into *rows* and pools, and the excerpts of each chunk."""
     size = sum(file.stat().st_size * (1 if file.suffix.lower() == ".txt" else 3) for file, _ in files)
     every = -(-size // _COUNTED)
     counting = Counting()
-    pieces: list[int] = []
+    excerpts: list[int] = []
     chunks = ((chunk, number % max(every, 1) == 0) for number, chunk in enumerate(read_chunks(files)))
     with Pool(workers, count_chunk) as pool, _progress("count", files) as progress:
         for found in pool.run(chunks):
             if found.counts is not None:
                 counting.add(found.counts)
-            pieces.append(found.pieces)
+            excerpts.append(found.excerpts)
             tally.paragraphs.update(found.skipped)
             progress.update(found.size)
     with _temporary(lambda: rows.parent):
         np.save(rows, counting.rows)
-    return counting.pools(), pieces
+    return counting.pools(), excerpts
 
 
 def _make(
@@ -249,14 +249,14 @@ class _ChunkMaker:
         return self._maker.make(*task)
 
 
-def _quotas(pieces: Sequence[int], limit: int | None) -> list[int]:
+def _quotas(excerpts: Sequence[int], limit: int | None) -> list[int]:
     """How many passages each chunk is to make."""
-    total = sum(pieces)
+    total = sum(excerpts)
     if limit is None or limit >= total:
-        return list(pieces)
+        return list(excerpts)
     quotas = []
     before = 0
-    for number in pieces:
+    for number in excerpts:
         quotas.append((before + number) * limit // total - before * limit // total)
         before += number
     return quotas

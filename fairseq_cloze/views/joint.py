@@ -66,12 +66,12 @@ class JointView(View):
 
     def _longest_candidates(self) -> np.ndarray:
         """Tokens of the longest candidate of each blank, ``int64 (blanks,)``."""
-        return np.maximum.reduceat(self._pieces(), self.store.candidate_offsets[:-1])
+        return np.maximum.reduceat(self._candidate_lengths(), self.store.candidate_offsets[:-1])
 
-    def _pieces(self) -> np.ndarray:
+    def _candidate_lengths(self) -> np.ndarray:
         """Tokens of each candidate, ``int64 (candidates,)``."""
-        pieces = np.diff(self.store.candidate_token_offsets)
-        return np.where(pieces == 0, len(self.vocabulary.nothing), pieces)
+        lengths = np.diff(self.store.candidate_token_offsets)
+        return np.where(lengths == 0, len(self.vocabulary.nothing), lengths)
 
     def _check_limits(self) -> None:
         """Make sure that beside the longest candidate of each passage there is room for text."""
@@ -82,12 +82,12 @@ class JointView(View):
     def _count_copies(self) -> np.ndarray:
         """Number of copies for each blank, ``int64 (blanks,)``."""
         owner, distinct = self.store.distinct_candidates()
-        pieces = self._pieces()
-        several = np.flatnonzero(distinct & (pieces > 1))
+        lengths = self._candidate_lengths()
+        several = np.flatnonzero(distinct & (lengths > 1))
         number = np.zeros(self.store.blanks, dtype=np.int64)
-        np.add.at(number, np.unique(np.stack([owner[several], pieces[several]]), axis=1)[0], 1)
+        np.add.at(number, np.unique(np.stack([owner[several], lengths[several]]), axis=1)[0], 1)
         if self.scorer == "l2r":
-            np.add.at(number, owner[several], pieces[several] - 1)
+            np.add.at(number, owner[several], lengths[several] - 1)
         return number
 
     def _cut(self) -> np.ndarray:
@@ -103,13 +103,13 @@ class JointView(View):
             [np.arange(len(store)), np.zeros(len(store), np.int64), lengths, store.blank_offsets[:-1], store.blank_offsets[1:]],
             axis=1,
         )[fits]
-        pieces = []
+        parts = []
         for start in range(0, len(store), _BLOCK):
             long = start + np.flatnonzero(~fits[start : start + _BLOCK])
             if len(long):
-                pieces.append(self._cut_long(long, lengths[long]))
-        if pieces:
-            whole = np.concatenate([whole, *pieces])
+                parts.append(self._cut_long(long, lengths[long]))
+        if parts:
+            whole = np.concatenate([whole, *parts])
             whole = whole[np.argsort(whole[:, 0], kind="stable")]
         return whole
 
