@@ -201,7 +201,7 @@ class Measures:
         """Speed, and the share of the rate of matrix products that it makes."""
         store = self.view.store
         lengths = self.view.row_length
-        pieces = int(store.columns["candidate_length"][-1])
+        pieces = int(store.candidate_token_offsets[-1])
         each = forward_flops(self._architecture(shape), lengths, store.blanks, pieces) / int(lengths.sum())
         rate = times_forward * each * tokens_per_second
         limit = self.results[shape]["tflops of matrix products"][dtype]

@@ -24,7 +24,7 @@ _KEPT = 16_000_000  # bytes of words that are remembered, some 80,000 of them
 _WORD_BYTES = 200  # what a word takes beside its characters
 
 
-class Words:
+class WordEncoder:
     """Encode texts with a ``tokenizers.Tokenizer``, remembering words.
 
     Args:

@@ -90,10 +90,10 @@ def encode_passages(
         sentences: list[int] = []
         positions: list[int] = []
         length = 0
-        for piece in plan:
-            if piece is _SENTENCE:
+        for part in plan:
+            if part is _SENTENCE:
                 sentences.append(length)
-            elif piece is _BLANK:
+            elif part is _BLANK:
                 positions.append(length)
                 tokens.append(mask)
                 length += 1
@@ -133,15 +133,15 @@ def column_dtype(name: str, rows: int) -> np.dtype:
     return token_type(rows) if dtype == "token" else np.dtype(dtype)
 
 
-#: Pieces of a passage: a text that is encoded, a blank, and the place where a sentence starts.
+#: Parts of a passage: a text that is encoded, a blank, and the place where a sentence starts.
 _TEXT, _BLANK, _SENTENCE = range(3)
 
 
 def _plan(passage: Passage, options: EncodingOptions, texts: list[str]) -> tuple[list[int], list[list[str]]]:
-    """Append the texts of a passage to *texts*: pieces of the article, then candidates.
+    """Append the texts of a passage to *texts*: parts of the article, then candidates.
 
     Returns:
-        the order of the pieces, and the candidates of each blank as they are compared, empty for "nothing"
+        the order of the parts, and the candidates of each blank as they are compared, empty for "nothing"
     """
     article = normalise(passage.article, options.text_norm)
     blanks = [match.span() for match in BLANK.finditer(article)]

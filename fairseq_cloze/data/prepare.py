@@ -10,24 +10,23 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from .. import __version__
 from ..errors import ClozeError
 from ..files import PathLike
 from ..passages.passage import UNLABELLED
 from ..passages.reading import Tally, check_unique_id, find_files, read_passages
 from ..passages.text import BLANK, normalise
+from ..processes import BrokenProcessPool, Pool, cores
+from ..version import __version__
 from .databin import FORMAT_VERSION, check_replaceable, write_manifest
 from .encoding import DEFAULT_ENCODING, EncodingOptions
 from .partial import Partial
-from .pool import Pool
-from .shards import EncodedShard, IdDigests, Shard, Work, can_be_read_again, is_sound, plan, stamp
+from .shards import EncodedShard, IdDigests, Shard, ShardEncoder, Work, can_be_read_again, is_sound, plan, stamp
 from .store import StoreWriter
 from .vocabulary import Vocabulary
 
@@ -96,6 +95,10 @@ class _Split:
         """The shards and where each is encoded to."""
         return ((shard, folder / f"{self.name}-{number:06d}.npz") for number, shard in enumerate(plan(self.files)))
 
+    def tasks(self, folder: Path, work: Work) -> Iterator[tuple[Shard, Path, Work]]:
+        """What :class:`fairseq_cloze.data.shards.ShardEncoder` takes."""
+        return ((shard, target, work) for shard, target in self.shards(folder))
+
 
 def prepare(
     inputs: Mapping[str, Sequence[PathLike]],
@@ -152,13 +155,11 @@ def prepare(
                 tell(f"starting over: {partial.folder} was left by another command, other input or another version")
             for name, content in vocabulary.files.items():
                 (partial.data_bin / name).write_bytes(content)
-            with Pool(vocabulary, workers or _cores()) as encoder:
+            with Pool(workers or cores(), ShardEncoder(vocabulary)) as pool:
                 reports = [
                     _prepare_split(
                         split,
-                        encoder.encode(
-                            split.shards(shards), Work(options, split.name in LABELLED_SPLITS, on_error == "stop")
-                        ),
+                        pool.run(split.tasks(shards, Work(options, split.name in LABELLED_SPLITS, on_error == "stop"))),
                         partial.data_bin / split.name,
                         len(vocabulary),
                     )
@@ -180,12 +181,6 @@ def prepare(
             "give the same command again, with fewer --workers if memory is short"
         ) from error
     return reports
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def passage_texts(
@@ -245,7 +240,7 @@ def _prepare_split(split: _Split, encoded: Iterator[Path], folder: Path, rows: i
         for path in encoded:
             done.append(path)
             shard = EncodedShard(path)
-            tally.skipped += [(problem.source, problem.text) for problem in shard.problems]
+            tally.skipped += shard.problems
             repeated = digests.add(shard.id_digests)
             if len(repeated):
                 _check_unique_ids(done, set(repeated.tolist()))

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import ClozeError
 from ..files import PathLike, write_bytes
-from .bpe import Words
+from .bpe import WordEncoder
 
 DICTIONARY_FILE = "dict.txt"
 ENCODER_FILE = "encoder.json"
@@ -72,6 +72,10 @@ class Vocabulary:
                 f"{known:,} of {len(self._numbers):,} BPE tokens stand in the dictionary; "
                 "take all three files from the folder of the weights"
             )
+
+    def __reduce__(self) -> Any:
+        """Other processes read the files anew rather than get what was made of them."""
+        return Vocabulary, (self.files, self.origin)
 
     # -- files -------------------------------------------------------------------------------------------------------
 
@@ -190,11 +194,11 @@ class Vocabulary:
 
     def encode_raw(self, texts: Sequence[str]) -> list[bytes]:
         """:meth:`encode` as raw bytes of :attr:`token_type`."""
-        return self._words.encode(texts)
+        return self._encoder.encode(texts)
 
     @cached_property
-    def _words(self) -> Words:
-        return Words(self.tokenizer, self._row_of_number.astype(self.token_type))
+    def _encoder(self) -> WordEncoder:
+        return WordEncoder(self.tokenizer, self._row_of_number.astype(self.token_type))
 
     @property
     def token_type(self) -> np.dtype:
@@ -203,7 +207,7 @@ class Vocabulary:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of embedding rows; special symbols appear by name."""
-        pieces: list[str] = []
+        parts: list[str] = []
         run = bytearray()
         for token in tokens:
             symbol = self.symbols[token]
@@ -211,9 +215,9 @@ class Vocabulary:
             if text is not None:
                 run += text
             else:
-                pieces += [run.decode("utf-8", "replace"), symbol]
+                parts += [run.decode("utf-8", "replace"), symbol]
                 run = bytearray()
-        return "".join([*pieces, run.decode("utf-8", "replace")])
+        return "".join([*parts, run.decode("utf-8", "replace")])
 
     @cached_property
     def nothing(self) -> np.ndarray:

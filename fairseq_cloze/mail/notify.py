@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ClozeError
-from .mailer import Mail, Mailer, MailError
-from .settings import split_address
+from .mailer import Mailer
+from .message import Mail
+from .settings import MailError, split_address
 
 KINDS = ("start", "success", "failure", "best", "stalled", "chance", "ended")
 

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fairseq_cloze.data import bpe
-from fairseq_cloze.data.bpe import Words
+from fairseq_cloze.data.bpe import WordEncoder
 
 TYPOGRAPHY = "".join(map(chr, range(0x2010, 0x2028)))
 ALPHABET = [
@@ -21,8 +21,8 @@ ALPHABET = [
 ]
 
 
-def words(vocabulary: Any) -> Words:
-    return Words(vocabulary.tokenizer, np.arange(len(vocabulary.tokenizer.get_vocab()), dtype=np.uint16))
+def words(vocabulary: Any) -> WordEncoder:
+    return WordEncoder(vocabulary.tokenizer, np.arange(len(vocabulary.tokenizer.get_vocab()), dtype=np.uint16))
 
 
 def by_tokenizer(vocabulary: Any, texts: list[str]) -> list[list[int]]:

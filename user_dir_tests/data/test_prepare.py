@@ -402,3 +402,13 @@ def test_learn_bpe_counts_and_names(tmp_path: Path, passage: Callable[..., Path]
         f"skipped {bad}: {why}",
         f"1 passages, 1 blanks, 1 skipped; wrote {tmp_path / 'bpe'}, 269 rows",
     ]
+
+
+def test_the_room_needs_no_torch() -> None:
+    code = (
+        "import pkgutil, sys, fairseq_cloze.data as room\n"
+        "for module in pkgutil.iter_modules(room.__path__):\n"
+        "    __import__(f'fairseq_cloze.data.{module.name}')\n"
+        "print(*sorted({'torch', 'fairseq', 'sklearn', 'matplotlib'} & set(sys.modules)), 'prepare' in dir(room))"
+    )
+    assert run(sys.executable, "-c", code).text == "True\n"

@@ -239,7 +239,7 @@ def test_a_damaged_shard_is_done_again(
         encoded.append(target)
         return encode(shard, target, *args)
 
-    monkeypatch.setattr("fairseq_cloze.data.pool.encode_shard", count)
+    monkeypatch.setattr("fairseq_cloze.data.shards.encode_shard", count)
     assert again(inputs, pretrained, out) == [f"resuming: {total - 4} of {total} shards were done"]
     assert encoded == files[:4]
     assert as_lists(DataBin(out).open("train")) == as_lists(DataBin(data_bin).open("train"))
@@ -255,7 +255,7 @@ def test_input_that_changes_while_it_is_read(tmp_path: Path, pretrained: Path, m
         os.utime(sorted(folder.rglob("*.json"))[0], (1, 1))
         return encode(*args)
 
-    monkeypatch.setattr("fairseq_cloze.data.pool.encode_shard", change)
+    monkeypatch.setattr("fairseq_cloze.data.shards.encode_shard", change)
     with pytest.raises(ClozeError) as error:
         prepare({"train": [folder]}, pretrained, tmp_path / "bin", workers=1)
     assert str(error.value) == "the input was changed while it was read; nothing was kept, run the command again"

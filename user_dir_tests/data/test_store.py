@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fairseq_cloze.data.encoding import COLUMNS, encode_passages
+from fairseq_cloze.data.encoding import encode_passages
 from fairseq_cloze.data.store import Store, StoreWriter
 from fairseq_cloze.errors import DataBinError
 from fairseq_cloze.passages.passage import Passage
@@ -60,7 +60,7 @@ def test_chunks_make_the_same_store_on_disk_and_in_memory(
     for store in stores:
         assert (len(store), store.blanks) == (32, 405)
         assert [store.id(number) for number in range(32)] == [passage.id for passage in passages]
-    for name in COLUMNS:
+    for name in stores[0].columns:
         assert stores[0].columns[name].tolist() == stores[1].columns[name].tolist()
 
 
@@ -128,3 +128,46 @@ def test_zero_length_columns_open(tmp_path: Path, vocabulary: Any) -> None:
     assert store.columns["candidate_tokens"].shape == (0,)
     assert [[tokens.tolist() for tokens in row] for row in store[0].candidates] == [[[], []]]
     assert np.asarray(store[0].tokens).tolist() == [vocabulary.mask]
+
+
+#: Two passages as files of format version 1 hold them: name → type and values.  Data-bins out there have these names.
+FORMAT_1: dict[str, tuple[str, list[Any]]] = {
+    "id_bytes": ("uint8", list(b"ab/c")),
+    "id_length": ("int64", [0, 1, 4]),
+    "tokens": ("uint16", [7, 50, 8, 50, 50, 9]),
+    "token_count": ("int64", [0, 4, 6]),
+    "sentence_start": ("int32", [0, 2, 0]),
+    "sentence_count": ("int64", [0, 2, 3]),
+    "blank_position": ("int32", [1, 3, 0]),
+    "blank_count": ("int64", [0, 2, 3]),
+    "gold": ("int8", [1, 0, -1]),
+    "candidate_count": ("int64", [0, 2, 5, 7]),
+    "candidate_first": ("int8", [0, 1, 0, 1, 0, 0, 1]),
+    "candidate_rank": ("float32", [0, 1, 1, 0, 0, 0, 0]),
+    "candidate_tokens": ("uint16", [4, 5, 6, 7, 4, 8, 9]),
+    "candidate_length": ("int64", [0, 1, 3, 4, 4, 5, 6, 7]),
+}
+
+
+def test_format_1_is_read_and_written(tmp_path: Path) -> None:
+    for name, (dtype, values) in FORMAT_1.items():
+        (tmp_path / f"{name}.bin").write_bytes(np.array(values, dtype).tobytes())
+    description = {name: {"dtype": dtype, "entries": len(values)} for name, (dtype, values) in FORMAT_1.items()}
+    store = Store.open(tmp_path, description)
+    assert as_lists(store) == [
+        ("a", [7, 50, 8, 50], [0, 2], [1, 3], [1, 0], [[[4], [5, 6]], [[7], [], [4]]]),
+        ("b/c", [50, 9], [0], [0], [-1], [[[8], [9]]]),
+    ]
+    assert store.candidate_token_offsets.tolist() == FORMAT_1["candidate_length"][1]
+    lengths = {  # as encoding has them
+        "id_length": [1, 3],
+        "token_count": [4, 2],
+        "sentence_count": [2, 1],
+        "blank_count": [2, 1],
+        "candidate_count": [2, 3, 2],
+        "candidate_length": [1, 2, 1, 0, 1, 1, 1],
+    }
+    columns = {name: np.array(lengths.get(name, values), dtype) for name, (dtype, values) in FORMAT_1.items()}
+    assert write(tmp_path / "again", [columns], 51) == description
+    files = {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
+    assert files == {f"{name}.bin": (tmp_path / f"{name}.bin").read_bytes() for name in FORMAT_1}

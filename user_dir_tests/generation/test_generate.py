@@ -61,7 +61,7 @@ def records(file: Path) -> list[dict[str, Any]]:
 def test_passages_are_passages_and_hold_the_text(prose: Path, made: Path) -> None:
     tally = Tally()
     passages = list(read_passages([made], tally=tally))
-    texts = {piece.id: piece.text for chunk in read_chunks(find_texts([prose])) for piece in Cutter().cut(chunk)}
+    texts = {excerpt.id: excerpt.text for chunk in read_chunks(find_texts([prose])) for excerpt in Cutter().cut(chunk)}
     assert len(passages) == len(texts) > 25 and not tally.skipped and tally.labelled == tally.blanks
     for passage in passages:
         segments = BLANK.split(passage.article)
@@ -84,7 +84,7 @@ def test_counts_are_exact(prose: Path, made: Path) -> None:
     assert passages == records(made)
     assert tally.passages == len(passages) and tally.blanks == sum(len(passage["answers"]) for passage in passages)
     assert 0.6 < tally.content / tally.blanks < 0.72
-    assert tally.pieces == tally.passages + sum(tally.dropped.values())
+    assert tally.excerpts == tally.passages + sum(tally.dropped.values())
     assert tally.lines()[0].startswith(f"{len(passages):,} passages, {tally.blanks:,} blanks (")
 
 

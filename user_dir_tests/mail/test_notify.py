@@ -12,8 +12,9 @@ import pytest
 
 from fairseq_cloze.errors import SetupError
 from fairseq_cloze.mail import mailer as mail_module
-from fairseq_cloze.mail.mailer import Flushed, Mailer, MailSettings
+from fairseq_cloze.mail.mailer import Flushed, Mailer
 from fairseq_cloze.mail.notify import Event, Notifier
+from fairseq_cloze.mail.settings import MailSettings
 from fairseq_cloze.mail.spool import waiting
 
 from ..conftest import environment, free_port
@@ -180,7 +181,8 @@ def test_a_server_that_hangs_holds_nobody_up(tmp_path: Path) -> None:
 
 JOB = """
 import sys, time
-from fairseq_cloze.mail.mailer import Mailer, MailSettings
+from fairseq_cloze.mail.mailer import Mailer
+from fairseq_cloze.mail.settings import MailSettings
 from fairseq_cloze.mail.notify import Event, Notifier
 settings = MailSettings("127.0.0.1", int(sys.argv[1]), "plain", sender="me@example.org", timeout=600)
 notifier = Notifier("run", ["you@example.org"], mailer=Mailer(settings))
