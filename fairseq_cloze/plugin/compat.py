@@ -21,7 +21,7 @@ from pathlib import Path
 from types import MethodType, TracebackType
 from typing import Any, NoReturn, TypeVar
 
-from ..errors import ChanceError, CheckpointError, ClozeError, OutOfMemory, SetupError
+from ..errors import CheckpointError, ClozeError, Exit, SetupError
 
 T = TypeVar("T")
 
@@ -281,9 +281,7 @@ def print_errors_plainly() -> None:
     previous: Callable[..., Any] = sys.excepthook
     if getattr(previous, "plain_cloze_errors", False):
         return
-    from .stopping import EXIT_REQUEUE
-
-    own_codes = (ChanceError.exit_code, OutOfMemory.exit_code, EXIT_REQUEUE)
+    own_codes = (Exit.AT_CHANCE, Exit.OUT_OF_MEMORY, Exit.REQUEUE)
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         code = error.exit_code if isinstance(error, ClozeError) else 1
