@@ -83,6 +83,8 @@ def _finite(value: Any) -> Any:
 
 def parse_event(line: bytes) -> TrainingEvent | None:
     """The event of a line; ``None`` where it holds none."""
+    if not line.startswith(b"{"):
+        return None
     try:
         event = json.loads(line)
     except (ValueError, RecursionError):
