@@ -19,7 +19,8 @@ class Exit(IntEnum):
     AT_CHANCE = 4  #: a training stayed at chance and was asked to stop then
     OUT_OF_MEMORY = 5  #: what cannot be computed in parts does not fit into memory
     REQUEUE = 75  #: a training was told to stop, has saved and wants to go on: sysexits.h's ``EX_TEMPFAIL``
-    NOT_FOUND = 127  #: the command that was to run under a log was not found, as shells have it
+    NOT_EXECUTABLE = 126  #: the command that was to run under a log cannot be run, as shells have it
+    NOT_FOUND = 127  #: it was not found
     INTERRUPTED = 130  #: Ctrl-C
 
 

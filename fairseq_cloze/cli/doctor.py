@@ -15,8 +15,8 @@ def command(ctx: click.Context, checkpoint: str, data_bin: str | None, json_path
     from .. import register
 
     register()
-    from ..doctor.diagnosis import EXIT_UNFIT
     from ..doctor.doctor import doctor
+    from ..errors import Exit
     from ..files import check_writable, write_text
 
     if json_path:
@@ -25,4 +25,4 @@ def command(ctx: click.Context, checkpoint: str, data_bin: str | None, json_path
     click.echo(diagnosis.verdict_line())
     if json_path:
         write_text(json_path, diagnosis.to_json())
-    ctx.exit(0 if diagnosis.fit else EXIT_UNFIT)
+    ctx.exit(Exit.DONE if diagnosis.fit else Exit.UNFIT)

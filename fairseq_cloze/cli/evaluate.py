@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ..views.settings import Settings
+from ..views.settings import PartialSettings
 from .options import scoring_options
 
 
@@ -26,7 +26,7 @@ def command(
     json_path: str | None,
     breakdown: bool,
     predictions: str | None,
-    settings: Settings,
+    settings: PartialSettings,
     **resources: Any,
 ) -> None:
     """Score a split of a data-bin: accuracy, MRR, chance, speed.

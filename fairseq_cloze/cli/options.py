@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ..views.settings import OTHER_BLANKS, SCORERS, VIEWS, Settings
+from ..views.settings import OTHER_BLANKS, SCORERS, VIEWS, PartialSettings
 
 on_error_option = click.option(
     "--on-error",
@@ -46,13 +46,13 @@ def _weights(context: click.Context, option: click.Parameter, text: str | None) 
 def scoring_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """How to score.
 
-    The function gets ``settings``, a :class:`Settings`, and by their names batch_size, max_tokens, device, fp16, bf16
-    and weights.
+    The function gets ``settings``, a :class:`PartialSettings`, and by their names batch_size, max_tokens, device, fp16,
+    bf16 and weights.
     """
 
     @wraps(function)
     def command(**arguments: Any) -> Any:
-        settings = Settings(**{entry.name: arguments.pop(entry.name) for entry in fields(Settings)})
+        settings = PartialSettings(**{entry.name: arguments.pop(entry.name) for entry in fields(PartialSettings)})
         return function(settings=settings, **arguments)
 
     for option in reversed(

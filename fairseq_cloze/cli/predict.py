@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from ..passages.text import TEXT_NORMS
-from ..views.settings import Settings
+from ..views.settings import PartialSettings
 from .options import on_error_option, scoring_options
 
 
@@ -26,7 +26,7 @@ def command(
     scores: bool,
     text_norm: str | None,
     on_error: str,
-    settings: Settings,
+    settings: PartialSettings,
     **resources: Any,
 ) -> None:
     """Answer raw passages: JSON or JSONL files, or folders of them.

@@ -10,19 +10,15 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from ..weights.checkpoint import ENCODER, HEAD_NAME, HEADS, LM_HEAD, model_option
+from ..model.names import ENCODER, LM_HEAD
+from ..weights.checkpoint import Checkpoint
 from .measures import spectral_ratio
 
 OK, UNFIT, DOUBT, SKIPPED = "ok", "unfit", "doubt", "skipped"
-
-#: Exit status of the command for an unfit checkpoint.
-EXIT_UNFIT = 3
 
 #: Spectral ratio up to which weights are taken for random: 1 in theory, up to 1.1 for matrices of 48 x 48.
 RANDOM = 1.15
@@ -106,26 +102,21 @@ class WeightExamination:
     """Checks of the weights alone; each adds one :class:`Check` and leaves behind what later ones need.
 
     Args:
-        path: the checkpoint
-        state: its content
-        weights: under today's names
+        checkpoint: what to examine
         diagnosis: where the checks go
         announce: called with each
     """
 
     def __init__(
         self,
-        path: Path,
-        state: dict[str, Any],
-        weights: dict[str, Tensor],
+        checkpoint: Checkpoint,
         diagnosis: Diagnosis,
         announce: Callable[[Check], Any],
     ) -> None:
-        self.path, self.state, self.weights = path, state, weights
+        self.checkpoint, self.weights = checkpoint, checkpoint.weights
         self.diagnosis, self.announce = diagnosis, announce
         self.finite = True
         self.embeddings_trained = True
-        self.has_ranking_head = f"{HEADS}{HEAD_NAME}.dense.weight" in weights
 
     def run(self) -> None:
         """Make the checks in order."""
@@ -189,7 +180,7 @@ class WeightExamination:
             if match:
                 shapes.setdefault(int(match[1]), {})[match[2]] = tuple(value.shape)
         found = sorted(shapes)
-        option = model_option(self.state, "encoder_layers")
+        option = self.checkpoint.option("encoder_layers")
         wanted = int(option) if option is not None else len(found)
         values = {"layers": found, "configured": option}
         expected = f"{wanted} as configured" if option is not None else "numbers without gaps"
@@ -262,16 +253,17 @@ class WeightExamination:
         if ratio > RANDOM:
             return self.add("LM head", OK, measured, expected, values=values)
         advice = "never trained or never loaded, many conversions leave it out; convert the masked-LM model again"
-        if self.has_ranking_head:
-            advice += "; the ranking head does without it"
-        self.add("LM head", DOUBT if self.has_ranking_head else UNFIT, measured + self._untouched(LM_HEAD + "dense."),
-                 expected, fault="random LM head", advice=advice, values=values)  # fmt: skip
+        verdict = UNFIT
+        if self.checkpoint.has_ranking_head:
+            verdict, advice = DOUBT, f"{advice}; the ranking head does without it"
+        self.add("LM head", verdict, measured + self._untouched(LM_HEAD + "dense."), expected,
+                 fault="random LM head", advice=advice, values=values)  # fmt: skip
 
     def check_tied_weights(self) -> None:
         """LM head and embeddings are the same where they are configured to be."""
         embedding = self.weights[f"{ENCODER}embed_tokens.weight"]
         head = self.weights.get(f"{LM_HEAD}weight")
-        if model_option(self.state, "untie_weights_roberta"):
+        if self.checkpoint.option("untie_weights_roberta"):
             return self.add("tied weights", OK, "configured as not tied", values={"tied": None})
         same = head is not None and (
             torch.equal(embedding, head) or torch.equal(*map(torch.nan_to_num, (embedding, head)))

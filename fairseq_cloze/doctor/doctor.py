@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from ..data.databin import DataBin
 from ..data.store import Store
 from ..data.vocabulary import FILES, UNK, Vocabulary
 from ..errors import ClozeError
 from ..files import PathLike
+from ..model.names import ENCODER
 from ..ranking.breakdown import wilson_interval
 from ..ranking.metrics import metrics_of
 from ..ranking.ranker import Answers, Scorer
-from ..weights.checkpoint import ENCODER, check_vocabulary, load_state, read_vocabulary, roberta_weights
+from ..weights.belonging import OtherVocabulary
+from ..weights.checkpoint import Checkpoint
 from .diagnosis import DOUBT, OK, UNFIT, Check, Diagnosis, WeightExamination
 from .measures import (
     ENGLISH,
@@ -65,11 +65,8 @@ def doctor(
     Raises:
         ClozeError: checkpoint or data-bin cannot be read, or are something else
     """
-    path = Path(checkpoint)
-    state = load_state(path)
-    weights = roberta_weights(state, path)
     data = DataBin(data_bin) if data_bin else None
-    examination = _Examination(path, state, weights, data, announce)
+    examination = _Examination(Checkpoint.read(checkpoint), data, announce)
     examination.run()
     return examination.diagnosis
 
@@ -79,13 +76,11 @@ class _Examination(WeightExamination):
 
     def __init__(
         self,
-        path: Path,
-        state: dict[str, Any],
-        weights: dict[str, Tensor],
+        checkpoint: Checkpoint,
         data: DataBin | None,
         announce: Callable[[Check], Any],
     ) -> None:
-        super().__init__(path, state, weights, Diagnosis(str(path), str(data.folder) if data else None), announce)
+        super().__init__(checkpoint, Diagnosis(checkpoint.name, str(data.folder) if data else None), announce)
         self.data = data
         self.vocabulary: Vocabulary | None = None
         self.scorer: Scorer | None = None
@@ -120,25 +115,25 @@ class _Examination(WeightExamination):
 
     def check_vocabulary(self) -> None:
         """There is one vocabulary, of the right size."""
-        rows = self.weights[f"{ENCODER}embed_tokens.weight"].size(0)
+        rows, beside = self.checkpoint.rows, self.checkpoint.path.parent
         advice = f"take {', '.join(FILES)} from where the weights came from"
         try:
-            own = read_vocabulary(self.state, self.path)
+            own = self.checkpoint.vocabulary
             found = own or (self.data.vocabulary if self.data else None)
             if found is None:
                 return self.skip("vocabulary", f"none in or beside the checkpoint; put {', '.join(FILES)} into "
-                                 f"{self.path.parent}, or pass DATA-BIN")  # fmt: skip
+                                 f"{beside}, or pass DATA-BIN")  # fmt: skip
             if len(found) == rows:
                 self.vocabulary = found
-            check_vocabulary(self.state, self.path, found, found.origin)
+            self.checkpoint.check_vocabulary(found, found.origin)
             others = [self.data.vocabulary] if self.data else []
-            if own and all((self.path.parent / name).is_file() for name in FILES):
-                others.append(Vocabulary.load(self.path.parent))
+            if own and all((beside / name).is_file() for name in FILES):
+                others.append(Vocabulary.load(beside))
             for other in others:
-                check_vocabulary(self.state, self.path, other, other.origin)
+                self.checkpoint.check_vocabulary(other, other.origin)
         except ClozeError as error:
-            found_bpe = str(error).startswith("the BPE")
-            fault = "another BPE" if found_bpe else "another dictionary"
+            part = error.part if isinstance(error, OtherVocabulary) else "dictionary"
+            fault = f"another {part}"
             return self.add("vocabulary", UNFIT, str(error), fault=fault, advice=advice)
         origin = "the checkpoint's own" if own else f"that of {found.origin}, the checkpoint came without"
         self.add("vocabulary", OK, f"{len(found):,} rows, {origin}", f"{rows:,} rows as embeddings",
@@ -207,7 +202,7 @@ class _Examination(WeightExamination):
                 "loading", "no vocabulary that can be used" if self.finite else "weights are NaN or infinite"
             )
         try:
-            self.scorer = Scorer(self.path, self.vocabulary, self.vocabulary.origin)
+            self.scorer = Scorer(self.checkpoint.path, self.vocabulary, self.vocabulary.origin)
         except (ClozeError, RuntimeError) as error:  # torch names the weights that do not fit
             self.add_symptom("loading", UNFIT, " ".join(str(error).split())[:300], "every weight has its place",
                              fault="weights do not fit the model", advice="convert the checkpoint again")  # fmt: skip
@@ -255,7 +250,7 @@ class _Examination(WeightExamination):
             verdict, fault = DOUBT, "weak language model"
             advice = "small, or trained on little text, or layers missing; fine-tuning on candidates weakens it, too"
         else:
-            verdict, fault = DOUBT if self.has_ranking_head else UNFIT, "no language model"
+            verdict, fault = DOUBT if self.checkpoint.has_ranking_head else UNFIT, "no language model"
             advice = (
                 "each part looks trained, yet they do not work together: layers missing or in another order, parts of "
                 "two models, or another activation function than configured"

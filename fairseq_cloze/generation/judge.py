@@ -17,7 +17,7 @@ from ..errors import ClozeError
 from ..files import PathLike
 from ..passages.reading import Passage
 from ..ranking.ranker import Scorer
-from ..views.settings import Settings
+from ..views.settings import PartialSettings
 from .slots import Blank
 
 #: A distractor is this much less probable than the right word, in nats: at most a seventh.
@@ -38,7 +38,7 @@ class Judge:
     """
 
     def __init__(self, checkpoint: PathLike) -> None:
-        self._scorer = Scorer(checkpoint, settings=Settings(view="joint", scorer="mean"))
+        self._scorer = Scorer(checkpoint, settings=PartialSettings(view="joint", scorer="mean"))
         #: what the user should know of the checkpoint
         self.notes = self._scorer.notes
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..data.vocabulary import PAD
 from ..plugin.model import contrast_shares, mean_of_others
 from ..views.settings import Settings
-from ..weights.checkpoint import HEAD_NAME
+from .names import HEAD_NAME
 
 Sample = dict[str, Any]
 
@@ -75,7 +75,7 @@ def candidate_scores(model: nn.Module, sample: Sample, settings: Settings) -> Te
 
 def _scores_at_masks(model: nn.Module, sample: Sample, settings: Settings) -> Tensor:
     inputs = sample["net_input"]
-    contrast = float(settings.contrast or 0.0)
+    contrast = settings.contrast
     normalise = settings.scorer != "mean" and bool(sample["multi_token"].any())
     pieces, _ = model(**inputs, contrast=contrast, normalise=normalise)
     if pieces.dim() == 2:  # a plain RoBERTa projects to the whole vocabulary: (reads, vocabulary)

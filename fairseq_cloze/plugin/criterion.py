@@ -18,8 +18,8 @@ from ..model.memory import COUNTED, OOM
 from ..model.scores import candidate_scores
 from ..ranking.metrics import COUNTS, RATIOS, count_metrics
 from . import stopping
+from .names import CRITERION_NAME
 
-CRITERION_NAME = "cloze_ranking"
 LOSSES = ("softmax", "margin", "listnet")
 
 _SUMMED = (*COUNTS, "ntokens", "computed_tokens")

@@ -21,9 +21,9 @@ from omegaconf import DictConfig, open_dict
 from torch import Tensor, nn
 
 from ..model.encoder import pack
-from .compat import drop_dead_parameters, is_dead_parameter
-
-MODEL_NAME = "cloze_roberta"
+from ..weights.reading import is_dead_parameter
+from .compat import drop_dead_parameters
+from .names import MODEL_NAME
 
 BASE: dict[str, Any] = {
     "encoder_layers": 12,

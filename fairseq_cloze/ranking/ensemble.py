@@ -13,7 +13,7 @@ from ..data.vocabulary import Vocabulary
 from ..errors import ClozeError
 from ..files import PathLike
 from ..passages.reading import UNLABELLED
-from ..views.settings import Settings
+from ..views.settings import PartialSettings
 from . import sharing
 from .answers import gold_of
 from .ranker import Scorer, Scores, merge
@@ -41,7 +41,7 @@ class Ensemble:
         checkpoints: Sequence[PathLike],
         vocabulary: Vocabulary | None,
         where: str,
-        settings: Settings,
+        settings: PartialSettings,
         device: str | None = None,
         fp16: bool = False,
         bf16: bool = False,

@@ -21,7 +21,7 @@ from ..data.vocabulary import Vocabulary
 from ..errors import ClozeError
 from ..files import PathLike, split_paths
 from ..passages.reading import LETTERS, Passage, Tally, read_passages
-from ..views.settings import DEFAULT_SETTINGS, Settings
+from ..views.settings import AS_TRAINED, PartialSettings
 from . import sharing
 from .answers import make_predictions, write_predictions, writing
 from .breakdown import Breakdown, break_down, breakdown_lines
@@ -119,7 +119,7 @@ def evaluate(
     checkpoint: PathLike,
     data_bin: PathLike,
     split: str = "valid",
-    settings: Settings = DEFAULT_SETTINGS,
+    settings: PartialSettings = AS_TRAINED,
     batch_size: int | None = None,
     max_tokens: int | None = None,
     device: str | None = None,
@@ -259,7 +259,7 @@ def predict(
     checkpoint: PathLike,
     inputs: Sequence[PathLike],
     with_probabilities: bool = False,
-    settings: Settings = DEFAULT_SETTINGS,
+    settings: PartialSettings = AS_TRAINED,
     text_norm: str | None = None,
     on_error: str = "stop",
     batch_size: int | None = None,

@@ -16,32 +16,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.encoding import EncodingOptions
 from ..data.store import Store
 from ..data.vocabulary import PAD, Vocabulary
 from ..errors import ClozeError
 from ..files import PathLike
+from ..model.architecture import Architecture
 from ..model.memory import Limit, cannot_split, in_pieces
+from ..model.names import HEAD_NAME, HEADS
 from ..model.scores import candidate_scores, filled_scores
 from ..plugin.dataset import ClozeDataset
 from ..plugin.model import ClozeRobertaConfig, ClozeRobertaModel
 from ..plugin.task import make_dictionary
 from ..views.joint import JointView
 from ..views.making import make_view
-from ..views.settings import DEFAULT_SETTINGS, Settings
+from ..views.settings import AS_TRAINED, PartialSettings
 from ..views.view import Item, Sample, View, blank_fields, pad_rows, to_device
-from ..weights.checkpoint import (
-    HEAD_NAME,
-    HEADS,
-    Architecture,
-    check_vocabulary,
-    load_state,
-    read_architecture,
-    read_task_state,
-    require_ranking_head,
-    require_vocabulary,
-    roberta_weights,
-)
+from ..weights.checkpoint import Checkpoint
 from . import sharing
 from .metrics import count_metrics, predictions, probabilities
 
@@ -142,19 +132,18 @@ class Scorer:
         checkpoint: PathLike,
         vocabulary: Vocabulary | None = None,
         where: str = "the data",
-        settings: Settings = DEFAULT_SETTINGS,
+        settings: PartialSettings = AS_TRAINED,
         device: str | None = None,
         fp16: bool = False,
         bf16: bool = False,
     ) -> None:
         self.path = Path(checkpoint)
-        state = load_state(self.path)
-        carried = read_task_state(state)
-        self.settings = settings.completed(carried)
-        self.encoding = EncodingOptions(**carried["encoding"]) if carried else None
-        self.architecture = read_architecture(state, self.path)
-        vocabulary = vocabulary or require_vocabulary(state, self.path)
-        line, proved = check_vocabulary(state, self.path, vocabulary, where)
+        source = Checkpoint.read(checkpoint)
+        self.settings = settings.completed(source.carried)
+        self.encoding = source.encoding
+        self.architecture = source.architecture
+        vocabulary = vocabulary or source.require_vocabulary()
+        line, proved = source.check_vocabulary(vocabulary, where)
         #: what the user should know of the checkpoint
         self.notes = [] if proved else [line]
         #: what is known of the memory
@@ -162,15 +151,16 @@ class Scorer:
         self.vocabulary = vocabulary
         self.device = _device(device)
         self.fp16 = fp16
-        weights = roberta_weights(state, self.path)
+        weights = source.weights
         head = self.settings.scorer == "head"
         if head:
-            require_ranking_head(state, self.path)
+            source.require_ranking_head()
         model = build_model(self.architecture, vocabulary, head, bf16)
-        heads = {name.split(".")[1] for name in weights if name.startswith(HEADS)} - {HEAD_NAME if head else ""}
-        if heads:
-            self.notes.append(f"heads of the checkpoint that are not used: {', '.join(sorted(heads))}")
-            weights = {name: value for name, value in weights.items() if name.split(".")[1] not in heads}
+        unused = source.heads - {HEAD_NAME if head else ""}
+        if unused:
+            self.notes.append(f"heads of the checkpoint that are not used: {', '.join(sorted(unused))}")
+            others = tuple(f"{HEADS}{name}." for name in unused)
+            weights = {name: value for name, value in weights.items() if not name.startswith(others)}
         model.load_state_dict(weights, strict=True)
         self.model = (model.half() if fp16 else model.float()).to(self.device).eval()
 

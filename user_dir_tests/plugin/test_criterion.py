@@ -130,7 +130,7 @@ def test_forward_counts_labelled_blanks_only() -> None:
         "nsentences": 1,
         "net_input": {"src_tokens": torch.zeros(1, 6), "candidate_tokens": torch.full((3, 4, 1), 9)},
     }
-    task = SimpleNamespace(settings=Settings().completed({}), target_dictionary=None)
+    task = SimpleNamespace(settings=Settings(), target_dictionary=None)
     criterion = ClozeRankingCriterion(task, "softmax", 1.0)
     loss, size, output = criterion(Model(), sample)
     losses = ranking_losses(SCORES, batch())

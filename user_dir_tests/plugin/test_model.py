@@ -8,7 +8,8 @@ from fairseq.models.roberta import RobertaModel
 
 from fairseq_cloze import register
 from fairseq_cloze.data.vocabulary import Vocabulary
-from fairseq_cloze.weights.checkpoint import Architecture, roberta_weights
+from fairseq_cloze.model.architecture import Architecture
+from fairseq_cloze.weights.checkpoint import Checkpoint
 
 register()
 
@@ -153,7 +154,7 @@ def test_weights_of_0_12_2_load(model: ClozeRobertaModel, vocabulary: Vocabulary
     assert all(other.state_dict()[name].equal(value) for name, value in model.state_dict().items())
     from pathlib import Path
 
-    assert set(roberta_weights({"model": state}, Path("x.pt"))) == set(model.state_dict())
+    assert set(Checkpoint({"model": state}, Path("x.pt")).weights) == set(model.state_dict())
 
 
 def test_heads_of_other_tasks_are_dropped(model: ClozeRobertaModel, vocabulary: Vocabulary, caplog: Any) -> None:
