@@ -14,7 +14,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from ..runs.events import EVENTS_FILE, EVENTS_VARIABLE, EventWriter
+from ..runs.events import EVENTS_FILE, EVENTS_VARIABLE, EventWriter, new_event
 from ..version import __version__
 from . import compat
 
@@ -63,9 +63,10 @@ class TrainingEvents:
 
     def tell(self, kind: str, **fields: Any) -> None:
         """Write an event with the update and the epoch it stands at."""
+        event = new_event(kind, update=self.update, epoch=self.epoch, **fields)
         for writer in self._writers:
             try:
-                writer.write({"type": kind, "update": self.update, "epoch": self.epoch, **fields})
+                writer.write(event)
             except OSError as error:
                 self._complain(Path(writer.path), error)
 

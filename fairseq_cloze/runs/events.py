@@ -35,6 +35,11 @@ _BEHIND = 1 << 23  # bytes of new lines beyond which no more is read than as man
 _LONGEST = 1 << 20  # bytes of a line that is worth reading
 
 
+def new_event(kind: str, **fields: Any) -> TrainingEvent:
+    """An event of this moment."""
+    return {"type": kind, "time": datetime.now(UTC).isoformat(timespec="milliseconds"), **fields}
+
+
 class EventWriter:
     """Appends events to a file, each line in one piece.
 
@@ -51,13 +56,12 @@ class EventWriter:
         self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
 
     def write(self, event: TrainingEvent) -> None:
-        """Append an event; ``time`` is added, and what is no finite number becomes ``null``.
+        """Append an event; what is no finite number becomes ``null``.
 
         Raises:
             OSError: the file cannot be written
         """
-        stamped = {"type": event["type"], "time": datetime.now(UTC).isoformat(timespec="milliseconds"), **event}
-        line = json.dumps(_finite(stamped), ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        line = json.dumps(_finite(event), ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
         data = b"\n" * _is_torn(self._fd) + line + b"\n"
         if os.write(self._fd, data) < len(data):
             raise OSError("only a part of a line could be written")

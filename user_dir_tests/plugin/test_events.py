@@ -56,7 +56,7 @@ def test_every_line_of_the_log_is_an_event(finetuned: Path, data_bin: Path, pret
                 if math.isnan(row[name]):
                     assert event[name] is None
                     continue
-                rounding = 0.05 if name in ("bsz", "gnorm") else 1e-5
+                rounding = 0.05 if name in ("bsz", "wpb", "gnorm") else 1e-5
                 assert event[name] == pytest.approx(row[name], rel=1e-5, abs=rounding), name
             assert event["accuracy"] == 100.0 * event["n_correct"] / event["n_blanks"]
             assert type(event["n_correct"]) is type(event["n_blanks"]) is int

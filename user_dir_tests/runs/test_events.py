@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fairseq_cloze.errors import ClozeError
-from fairseq_cloze.runs.events import EventFollower, EventWriter, parse_event, read_events
+from fairseq_cloze.runs.events import EventFollower, EventWriter, new_event, parse_event, read_events
 
 ENDLESS = 60.0
 
@@ -24,8 +24,8 @@ def lines(path: Path) -> list[str]:
 def test_an_event_is_a_line(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     writer = EventWriter(path)
-    writer.write({"type": "update", "loss": math.nan, "list": (1, math.inf, {"x": -math.inf}), "text": "\u4f60\nhi"})
-    writer.write({"type": "finished", "update": 7})
+    writer.write(new_event("update", loss=math.nan, list=(1, math.inf, {"x": -math.inf}), text="\u4f60\nhi"))
+    writer.write(new_event("finished", update=7))
     first, second = (json.loads(line) for line in lines(path))
     assert first == {
         "type": "update",
