@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairseq_cloze.data.encoding import COLUMNS, EncodingOptions, column_dtype, encode_passages
+from fairseq_cloze.data.store import EncodedPassage, Store
+from fairseq_cloze.data.vocabulary import Vocabulary
 from fairseq_cloze.errors import ClozeError
 from fairseq_cloze.passages.reading import UNLABELLED, Passage, read_passages
-from fairseq_cloze.data.store import EncodedPassage, Store
 from fairseq_cloze.passages.text import BLANK, normalise
-from fairseq_cloze.data.vocabulary import Vocabulary
 
-from ..conftest import PASSAGES
+from ..support.commands import PASSAGES
 
 
 def make(article: str, *options: List[str], gold: Any = None, **fields: Any) -> Passage:

@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 
 from fairseq_cloze.data import shards
 from fairseq_cloze.data.databin import DataBin
-from fairseq_cloze.errors import ClozeError, DataBinError
 from fairseq_cloze.data.prepare import prepare
 from fairseq_cloze.data.shards import EncodedShard, IdDigests, plan
+from fairseq_cloze.errors import ClozeError, DataBinError
 
-from ..conftest import PASSAGES, run, start
-from ..data.test_store import as_lists
+from ..support.commands import PASSAGES, run, start
+from ..support.stores import as_lists
 
 FOUR = ["calm", "cold", "old", "odd"]
 COUNT = 3300

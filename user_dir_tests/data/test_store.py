@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from fairseq_cloze.data.encoding import COLUMNS, encode_passages
+from fairseq_cloze.data.store import Store, StoreWriter
 from fairseq_cloze.errors import DataBinError
 from fairseq_cloze.passages.reading import Passage, read_passages
-from fairseq_cloze.data.store import Store, StoreWriter
 
-from ..conftest import PASSAGES
+from ..support.commands import PASSAGES
+from ..support.stores import as_lists
 
 
 @pytest.fixture(scope="module")
@@ -28,20 +29,6 @@ def write(folder: Path, chunks: List[Any], rows: int) -> Any:
         writer.append(chunk)
     writer.close()
     return writer.describe()
-
-
-def as_lists(store: Store) -> List[Any]:
-    return [
-        (
-            item.id,
-            item.tokens.tolist(),
-            item.sentence_starts.tolist(),
-            item.blank_positions.tolist(),
-            item.gold.tolist(),
-            [[tokens.tolist() for tokens in row] for row in item.candidates],
-        )
-        for item in (store[number] for number in range(len(store)))
-    ]
 
 
 def test_chunks_make_the_same_store_on_disk_and_in_memory(

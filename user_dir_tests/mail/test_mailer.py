@@ -24,7 +24,7 @@ from fairseq_cloze.mail import spool as mail_spool
 from fairseq_cloze.mail.mailer import Flushed, Mail, Mailer, MailError, MailSettings, flush, send_test
 from fairseq_cloze.mail.spool import Entry, waiting
 
-from ..conftest import environment, free_port
+from ..support.commands import environment, free_port
 from ..support.mail_server import DROP, HANG, LATE, TAKEN, Server, Silent, fresh_home, until
 
 pytestmark = [

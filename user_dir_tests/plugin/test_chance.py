@@ -25,7 +25,8 @@ from fairseq_cloze.plugin.chance import (
 )
 from fairseq_cloze.ranking.metrics import MICRO, chance_interval
 
-from ..conftest import PASSAGES, TRAIN_OPTIONS, Ran, free_port, start, train, write_passage
+from ..support.commands import PASSAGES, TRAIN_OPTIONS, Ran, free_port, start, train
+from ..support.texts import write_passage
 
 LOG4 = math.log(4)
 

@@ -14,8 +14,8 @@ from fairseq_cloze.passages.reading import read_passages
 from fairseq_cloze.plugin.dataset import BUCKET_WIDTH, ClozeDataset
 from fairseq_cloze.views.view import View
 
-from ..conftest import PASSAGES
-from ..views.test_making import make_view
+from ..support.commands import PASSAGES
+from ..support.stores import make_view
 
 
 class Costs(View):

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from ..conftest import ROOT, TRAIN_OPTIONS, Ran, run
-from ..ranking.test_sharing import torchrun
+from ..support.commands import ROOT, TRAIN_OPTIONS, Ran, run, torchrun
 
 #: fairseq-train several times in one process; after each update, what memory the process keeps.
 TRAIN = """

@@ -18,7 +18,7 @@ from fairseq_cloze.errors import ClozeError
 from fairseq_cloze.ranking.answers import PassagePrediction, write_predictions
 from fairseq_cloze.ranking.compare import compare, mcnemar, paired_interval, sign_flip
 
-from ..conftest import run
+from ..support.commands import run
 
 
 def write(path: Path, **passages: Any) -> Path:

@@ -16,7 +16,7 @@ from fairseq_cloze.data.vocabulary import FILES
 from fairseq_cloze.errors import CheckpointError, ClozeError
 from fairseq_cloze.passages.reading import LETTERS, read_passages
 
-from ..conftest import PASSAGES, run, train
+from ..support.commands import PASSAGES, run, train
 
 register()
 

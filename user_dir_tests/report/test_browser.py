@@ -16,8 +16,8 @@ from fairseq_cloze.passages.reading import LETTERS
 from fairseq_cloze.ranking.answers import PassagePrediction, write_predictions
 from fairseq_cloze.report.page import Report, report, write_report
 
-from ..conftest import write_passage
-from ..report.test_page import CAUSES, answer, hostile, log_text
+from ..support.reported import CAUSES, answer, hostile, log_text
+from ..support.texts import write_passage
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]

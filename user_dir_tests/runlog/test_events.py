@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ..conftest import ROOT, environment, run
+from ..support.commands import ROOT, environment, run
 from ..support.mail_server import HANG, Server, fresh_home
 from ..support.running import LIMIT, Wrapped, python, shell, until
 

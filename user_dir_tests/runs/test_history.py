@@ -9,7 +9,7 @@ import pytest
 from fairseq_cloze.errors import ClozeError
 from fairseq_cloze.runs.history import ChanceLine, History, LogReader, Point, read_history
 
-from ..conftest import FINETUNE, TRAIN_OPTIONS, environment, run
+from ..support.commands import FINETUNE, TRAIN_OPTIONS, environment, run
 
 STAMP = "2026-11-24 03:17:26 | INFO | "
 HYDRA = "[2026-11-24 03:17:26,123]"

@@ -19,7 +19,7 @@ from typing import Any
 
 from fairseq_cloze.runs.history import read_history
 
-from ..conftest import environment
+from .commands import environment
 
 LIMIT = 60.0
 
