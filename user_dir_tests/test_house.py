@@ -1,8 +1,9 @@
-"""How the tests themselves are built."""
+"""How tests and scripts are built; import-linter sees to the package."""
 
 from __future__ import annotations
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,29 @@ def test_what_an_import_of_a_test_looks_like(tmp_path: Path, monkeypatch: pytest
         assert name in filter(is_of_tests, imported(path))
     path.write_text("import test.support\nfrom ..support.commands import run\nfrom fairseq_cloze import test_data")
     assert imported(path) == {"user_dir_tests.support.commands", "user_dir_tests.support.commands.run"}
+
+
+def test_scripts_do_not_import_each_other_in_circles() -> None:
+    files = {path.stem: path for path in (ROOT / "scripts").glob("*.py")}
+    imports: dict[str, set[str]] = {}
+    for name, path in files.items():
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        modules = {each.name for node in nodes if isinstance(node, ast.Import) for each in node.names}
+        modules |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
+        imports[name] = modules & set(files)
+    assert imports["gpu_check"] == {"gpu_measure", "gpu_runs"}
+    assert set(TopologicalSorter(imports).static_order()) == set(files)  # CycleError names a circle
+
+
+def test_pre_commit_runs_what_the_script_runs() -> None:
+    script = (ROOT / "scripts" / "test.sh").read_text().splitlines()
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    entries = [line.split("entry: .venv/bin/")[1] for line in hooks.splitlines() if "entry:" in line]
+    assert entries == [
+        "ruff check --force-exclude",
+        "ruff format --check --force-exclude",
+        "mypy",
+        "lint-imports --no-logo",
+    ]
+    first = script.index("ruff check .")
+    assert script[first : first + 4] == ["ruff check .", "ruff format --check .", "mypy", "lint-imports --no-logo"]

@@ -92,7 +92,7 @@ def fairseq_ids(folder: Path) -> Any:
     dictionary = Dictionary.load(str(folder / DICTIONARY_FILE))
     dictionary.add_symbol("<mask>")
 
-    def encode(text: str) -> list:
+    def encode(text: str) -> list[int]:
         return dictionary.encode_line(bpe.encode(text), append_eos=False, add_if_not_exist=False).tolist()
 
     return encode, dictionary
