@@ -15,6 +15,7 @@ import torch
 from bench_flops import forward_flops
 from bench_measure import gemm_rate, gemm_shapes, synchronize
 from bench_transformers import rows_of, score_with_transformers, train_step_with_transformers, transformers_model
+from gpu_runs import PLUGIN, SHAPES, log_rows, summarise
 
 POSITIONS = 512
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -84,8 +85,6 @@ class Measures:
 
     def training(self, shape: str) -> None:
         """``fairseq-train``: tokens per second, share of the limit, and of the largest run whether it is stable."""
-        from gpu_check import log_rows, summarise
-
         found = self.results[shape]["training"] = {}
         for name, (dtype, options, updates) in RUNS[shape].items():
             options = (*options, "--lr", 2e-5, "--lr-scheduler", "polynomial_decay", "--warmup-updates", 20)
@@ -103,8 +102,6 @@ class Measures:
 
     def memory(self, shape: str) -> None:
         """``fit-batch``: the peak that it predicts, and the one that it measures then."""
-        from gpu_check import PLUGIN, SHAPES
-
         from fairseq_cloze.plugin.fitting import fit_batch
 
         layers, width, inner, heads = SHAPES[shape]
@@ -185,8 +182,6 @@ class Measures:
     # -- shapes ------------------------------------------------------------------------------------------------------
 
     def _architecture(self, shape: str) -> Any:
-        from gpu_check import SHAPES
-
         from fairseq_cloze.model.architecture import Architecture
 
         layers, width, inner, heads = SHAPES[shape]

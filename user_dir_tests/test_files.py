@@ -18,7 +18,7 @@ from fairseq_cloze.files import UNFINISHED, check_writable, is_stdout, replacing
 from fairseq_cloze.ranking.answers import PassagePrediction, write_predictions
 from fairseq_cloze.ranking.compare import compare
 
-from .conftest import PASSAGES, environment, run
+from .support.commands import PASSAGES, environment, run
 
 
 @pytest.fixture

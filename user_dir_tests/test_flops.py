@@ -13,7 +13,7 @@ from fairseq_cloze import register
 from fairseq_cloze.data.databin import DataBin
 from fairseq_cloze.model.architecture import Architecture
 
-from .conftest import ROOT
+from .support.commands import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
 from bench_flops import encoder_flops, forward_flops, training_flops

@@ -14,7 +14,7 @@ import pytest
 from fairseq_cloze.errors import ChanceError, ClozeError, NoBlankError, PassageError
 from fairseq_cloze.processes import BrokenProcessPool, Pool, cores
 
-from .conftest import ROOT, run
+from .support.commands import ROOT, run
 
 
 def late_first(number: int) -> tuple[int, int]:

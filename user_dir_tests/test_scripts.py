@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from .conftest import BIN, PASSAGES, ROOT, run, start
+from .support.commands import BIN, PASSAGES, ROOT, run, start
 
 
 def test_gpu_check_without_a_gpu(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ClozeError
-from ..files import PathLike, write_bytes
+from ..files import PathLike
 from ..ranking.resources import Resources
 from ..runs.lock import RunState, run_state
 from .announcing import Announcer, Report, Silence

@@ -15,7 +15,7 @@ from fairseq_cloze.passages.passage import UNLABELLED, Passage
 from fairseq_cloze.passages.reading import read_passages
 from fairseq_cloze.passages.text import BLANK, normalise
 
-from ..conftest import PASSAGES
+from ..support.commands import PASSAGES
 
 
 def make(article: str, *options: list[str], gold: Any = None, **fields: Any) -> Passage:

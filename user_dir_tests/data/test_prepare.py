@@ -19,8 +19,8 @@ from fairseq_cloze.data.partial import Partial
 from fairseq_cloze.data.prepare import passage_texts, prepare
 from fairseq_cloze.errors import SKIP_HINT, ClozeError, DataBinError, PassageError
 
-from ..conftest import PASSAGES, run, start
-from ..data.test_store import as_lists
+from ..support.commands import PASSAGES, run, start
+from ..support.stores import as_lists
 
 FOUR = ["calm", "cold", "old", "odd"]
 

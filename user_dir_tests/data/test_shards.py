@@ -25,8 +25,8 @@ from fairseq_cloze.data.prepare import prepare
 from fairseq_cloze.data.shards import EncodedShard, IdDigests, plan
 from fairseq_cloze.errors import ClozeError, DataBinError
 
-from ..conftest import PASSAGES, run, start
-from ..data.test_store import as_lists
+from ..support.commands import PASSAGES, run, start
+from ..support.stores import as_lists
 
 FOUR = ["calm", "cold", "old", "odd"]
 COUNT = 3300

@@ -14,7 +14,8 @@ from fairseq_cloze.errors import DataBinError
 from fairseq_cloze.passages.passage import Passage
 from fairseq_cloze.passages.reading import read_passages
 
-from ..conftest import PASSAGES
+from ..support.commands import PASSAGES
+from ..support.stores import as_lists
 
 
 @pytest.fixture(scope="module")
@@ -29,20 +30,6 @@ def write(folder: Path, chunks: list[Any], rows: int) -> Any:
         writer.append(chunk)
     writer.close()
     return writer.describe()
-
-
-def as_lists(store: Store) -> list[Any]:
-    return [
-        (
-            item.id,
-            item.tokens.tolist(),
-            item.sentence_starts.tolist(),
-            item.blank_positions.tolist(),
-            item.gold.tolist(),
-            [[tokens.tolist() for tokens in row] for row in item.candidates],
-        )
-        for item in (store[number] for number in range(len(store)))
-    ]
 
 
 def test_chunks_make_the_same_store_on_disk_and_in_memory(

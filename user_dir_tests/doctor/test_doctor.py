@@ -17,7 +17,7 @@ from fairseq_cloze.data.prepare import prepare
 from fairseq_cloze.data.vocabulary import DICTIONARY_FILE, ENCODER_FILE, FILES, MERGES_FILE, Vocabulary
 from fairseq_cloze.errors import CheckpointError
 
-from ..conftest import PASSAGES, run
+from ..support.commands import PASSAGES, run
 
 register()
 

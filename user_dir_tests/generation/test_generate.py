@@ -30,21 +30,7 @@ from fairseq_cloze.passages.passage import LETTERS
 from fairseq_cloze.passages.reading import Tally, read_passages
 from fairseq_cloze.passages.text import BLANK
 
-from ..conftest import PASSAGES, ROOT, run, start
-
-
-@pytest.fixture(scope="session")
-def prose(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the texts of the example passages, the right words filled in, a line per paragraph."""
-    folder = tmp_path_factory.mktemp("prose")
-    for split in ("train", "valid"):
-        with open(folder / f"{split}.txt", "w", encoding="utf-8") as out:
-            for passage in read_passages([PASSAGES / split]):
-                segments = BLANK.split(passage.article)
-                for segment, options, gold in zip(segments, passage.candidates, passage.gold):
-                    out.write(segment + options[gold])
-                out.write(segments[-1] + "\n")
-    return folder
+from ..support.commands import ROOT, run, start
 
 
 @pytest.fixture(scope="session")

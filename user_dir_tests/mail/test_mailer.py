@@ -26,7 +26,7 @@ from fairseq_cloze.mail.message import Mail
 from fairseq_cloze.mail.settings import MailError, MailSettings
 from fairseq_cloze.mail.spool import Entry, waiting
 
-from ..conftest import environment, free_port
+from ..support.commands import environment, free_port
 from ..support.mail_server import DROP, HANG, LATE, TAKEN, Server, Silent, fresh_home, until
 
 pytestmark = [

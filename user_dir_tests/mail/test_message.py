@@ -5,9 +5,7 @@ import os
 import random
 import re
 import socket
-import struct
 import tempfile
-import zlib
 from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import compat32, default
@@ -21,6 +19,8 @@ from hypothesis import strategies as st
 from fairseq_cloze.mail import message as mail_message
 from fairseq_cloze.mail.message import Mail, clean, compose, last_lines
 from fairseq_cloze.mail.settings import MailError, MailSettings
+
+from ..support.pictures import png
 
 SETTINGS = MailSettings("localhost", 25, "plain", sender="Zoë <me@example.org>", to=("you@example.org",))
 
@@ -46,15 +46,6 @@ def attachments(message: EmailMessage) -> list[tuple[str, str, bytes]]:
         (str(part["Content-Type"]), str(part.get_filename()), part.get_payload(decode=True))
         for part in message.iter_attachments()
     ]
-
-
-def png(width: int = 2, height: int = 2) -> bytes:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    rows = zlib.compress((b"\0" + b"\xff\0\0" * width) * height)
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
 # -- the body ----------------------------------------------------------------------------------------------------------

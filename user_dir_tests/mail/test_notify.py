@@ -17,9 +17,9 @@ from fairseq_cloze.mail.notify import Event, Notifier
 from fairseq_cloze.mail.settings import MailSettings
 from fairseq_cloze.mail.spool import waiting
 
-from ..conftest import environment, free_port
-from ..mail.test_message import png
+from ..support.commands import environment, free_port
 from ..support.mail_server import HANG, Server, Silent, fresh_home, until
+from ..support.pictures import png
 
 YOU = ("you@example.org",)
 

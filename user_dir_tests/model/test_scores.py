@@ -16,8 +16,9 @@ from fairseq_cloze.data.store import Store
 from fairseq_cloze.passages.passage import Passage
 from fairseq_cloze.passages.reading import read_passages
 
-from ..conftest import PASSAGES
-from ..views.test_making import make_view, odd_passages
+from ..support.commands import PASSAGES
+from ..support.stores import make_view
+from ..support.texts import odd_passages
 
 register()
 

@@ -15,7 +15,7 @@ from fairseq_cloze.errors import CheckpointError, SetupError
 from fairseq_cloze.plugin import compat
 from fairseq_cloze.plugin.compat import INSTALL_FAIRSEQ
 
-from ..conftest import PLUGIN, run
+from ..support.commands import PLUGIN, run
 
 PYTHON = ".".join(map(str, sys.version_info[:2]))
 

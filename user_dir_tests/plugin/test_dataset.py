@@ -10,9 +10,9 @@ from fairseq_cloze.data.store import Store
 from fairseq_cloze.passages.reading import read_passages
 from fairseq_cloze.plugin.dataset import ClozeDataset
 
-from ..conftest import PASSAGES
+from ..support.commands import PASSAGES
 from ..support.costs import Costs
-from ..views.test_making import make_view
+from ..support.stores import make_view
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from fairseq_cloze.errors import ClozeError, OutOfMemory
 from fairseq_cloze.plugin import fitting
 from fairseq_cloze.plugin.fitting import fit_batch
 
-from ..conftest import ROOT, run
+from ..support.commands import ROOT, run
 
 GIB = 2**30
 

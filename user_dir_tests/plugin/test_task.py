@@ -19,7 +19,8 @@ from fairseq_cloze.data.vocabulary import DICTIONARY_FILE, MERGES_FILE, Vocabula
 from fairseq_cloze.errors import CheckpointError, ClozeError, DataBinError
 from fairseq_cloze.weights.hugging_face import import_hf
 
-from ..conftest import PASSAGES, save_hf, start, train, validate
+from ..support.commands import PASSAGES, start, train, validate
+from ..support.models import build, save_hf
 
 register()
 
@@ -219,26 +220,6 @@ def test_another_criterion(tmp_path: Path, data_bin: Path, pretrained: Path) -> 
 
 
 # -- the same checks without a process of their own ------------------------------------------------------------------
-
-
-def build(data_bin: Path, save_dir: Path, **options: Any) -> Any:
-    """Task and model as fairseq-train builds them."""
-    from argparse import Namespace
-
-    from fairseq.tasks import setup_task
-
-    model = {key: options.pop(key) for key in list(options) if key.startswith("encoder_") or key == "arch"}
-    args = Namespace(
-        task="cloze_ranking",
-        data=str(data_bin),
-        save_dir=str(save_dir),
-        criterion="cloze_ranking",
-        **{"arch": "cloze_roberta", **model},
-        **{key: str(value) if isinstance(value, Path) else value for key, value in options.items()},
-    )
-    cfg = convert_namespace_to_omegaconf(args)
-    task: ClozeRankingTask = setup_task(cfg.task)
-    return task, task.build_model(cfg.model)
 
 
 def refused(kind: Any, *args: Any, **kwargs: Any) -> str:
@@ -456,7 +437,9 @@ def test_the_proof_among_workers(tmp_path: Path, data_bin: Path, pretrained: Pat
     script = f"""
 import sys, torch
 from pathlib import Path
-from user_dir_tests.plugin.test_task import Checkpoint, CheckpointError, build
+from fairseq_cloze.errors import CheckpointError
+from fairseq_cloze.weights.checkpoint import Checkpoint
+from user_dir_tests.support.models import build
 rank = int(sys.argv[1])
 torch.distributed.init_process_group("gloo", init_method="file://{tmp_path / "store"}", rank=rank, world_size=2)
 source = Path("{pretrained / "model.pt"}")

@@ -14,7 +14,7 @@ from fairseq_cloze.data.databin import DataBin
 from fairseq_cloze.errors import ClozeError
 from fairseq_cloze.files import split_paths
 
-from ..conftest import PASSAGES, run
+from ..support.commands import PASSAGES, run
 
 register()
 

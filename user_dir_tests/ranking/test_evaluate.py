@@ -17,7 +17,7 @@ from fairseq_cloze.errors import CheckpointError, ClozeError
 from fairseq_cloze.passages.passage import LETTERS
 from fairseq_cloze.passages.reading import read_passages
 
-from ..conftest import PASSAGES, run, train
+from ..support.commands import PASSAGES, run, train
 
 register()
 

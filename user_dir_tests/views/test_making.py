@@ -16,32 +16,11 @@ from fairseq_cloze.passages.passage import UNLABELLED, Passage
 from fairseq_cloze.passages.reading import read_passages
 from fairseq_cloze.views.filled import FilledView
 from fairseq_cloze.views.joint import JointView
-from fairseq_cloze.views.making import make_view as view_of_settings
-from fairseq_cloze.views.settings import Settings
 from fairseq_cloze.views.view import View
 
-from ..conftest import PASSAGES
-
-
-def make_view(
-    name: str, store: Store, vocabulary: Vocabulary, positions: int, other: str = "remove", **more: Any
-) -> View:
-    """The view of that name, by otherwise default settings."""
-    return view_of_settings(Settings(name, other_blanks=other, **more), store, vocabulary, positions)
-
-
-def odd_passages() -> list[Passage]:
-    """Differing numbers of options, 'nothing', repeated and multi-word options, blanks at both ends, unlabelled."""
-    return [
-        Passage(
-            "odd",
-            "odd",
-            "_ he _ to _",
-            (("Then", "Now"), ("went", "/", "went", "come back"), ("a", "b", "c")),
-            (1, 2, 0),
-        ),
-        Passage("plain", "plain", "No _ here.", (("one", "thing", "man", "way", "use"),), (UNLABELLED,)),
-    ]
+from ..support.commands import PASSAGES
+from ..support.stores import make_view
+from ..support.texts import odd_passages
 
 
 @pytest.fixture(scope="module")

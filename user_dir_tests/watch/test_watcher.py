@@ -29,7 +29,8 @@ from fairseq_cloze.watch.records import has_stalled, read_validation
 from fairseq_cloze.watch.resources import choose_device
 from fairseq_cloze.watch.watcher import watch
 
-from ..conftest import FINETUNE, TRAIN_OPTIONS, free_port, start, write_passage
+from ..support.commands import FINETUNE, TRAIN_OPTIONS, free_port, start
+from ..support.texts import write_passage
 
 register()
 

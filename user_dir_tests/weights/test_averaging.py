@@ -12,7 +12,7 @@ from fairseq_cloze import register
 from fairseq_cloze.data.vocabulary import Vocabulary
 from fairseq_cloze.errors import CheckpointError, ClozeError
 
-from ..conftest import FINETUNE, PASSAGES, run, train, validate
+from ..support.commands import FINETUNE, PASSAGES, run, train, validate
 
 register()
 

@@ -25,7 +25,8 @@ from fairseq_cloze.data.vocabulary import FILES, Vocabulary
 from fairseq_cloze.errors import CheckpointError, ClozeError
 from fairseq_cloze.weights.hugging_face import export_hf, import_hf
 
-from ..conftest import PASSAGES, run, save_hf, train, validate
+from ..support.commands import PASSAGES, run, train, validate
+from ..support.models import save_hf
 
 register()
 
