@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fairseq_cloze.passages.reading import UNLABELLED, Passage
+from fairseq_cloze.passages.passage import UNLABELLED, Passage
 
 
 def write_passage(path: Path, article: str, options: Sequence[Any], answers: Any = None, **fields: Any) -> Path:
