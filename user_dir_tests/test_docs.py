@@ -128,10 +128,16 @@ def test_every_page_is_in_the_manual() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_options_in_the_text_exist(page: Path) -> None:
     """Options written in running text are options of some command, or the beginning of some (``--reset-*``)."""
-    known = _known_options()
+    known, gone = _known_options(), _gone_options()
+    assert not known & gone
     text = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.M | re.S)
     for option in re.findall(r"`(--[a-z][a-z0-9-]*)", text):
-        assert option in known or any(name.startswith(option) for name in known if option.endswith("-")), option
+        assert option in known | gone or any(name.startswith(option) for name in known if option.endswith("-")), option
+
+
+def _gone_options() -> set[str]:
+    """Those that the decisions say there are no more."""
+    return set(re.findall(r"^\*\*There is no `(--[a-z-]+)`", (ROOT / "docs" / "decisions.md").read_text(), re.M))
 
 
 def _known_options() -> set[str]:
