@@ -12,9 +12,6 @@ import click
 @click.pass_context
 def command(ctx: click.Context, checkpoint: str, data_bin: str | None, json_path: str | None) -> None:
     """Is this checkpoint what it says?  Names the part at fault; exit status 3 if unfit."""
-    from .. import register
-
-    register()
     from ..doctor.doctor import doctor
     from ..errors import Exit
     from ..files import check_writable, write_text

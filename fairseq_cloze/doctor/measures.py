@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..data.encoding import COLUMNS
 from ..data.store import Store
 from ..data.vocabulary import BOS, ENCODER_FILE, EOS, Vocabulary
-from ..passages.reading import UNLABELLED
+from ..passages.passage import UNLABELLED
 
 #: Original prose, for checkpoints that come without data.
 ENGLISH = (

@@ -31,8 +31,8 @@ from . import compat, stopping
 from .chance import Beginning, ChanceWatch, Stretch, report
 from .criterion import ClozeRankingCriterionConfig
 from .dataset import ClozeDataset
-from .model import BASE, ClozeRobertaModel, fill_config, finish_model, rest_lm_head
-from .names import CRITERION_NAME, MODEL_NAME, TASK_NAME
+from .model import BASE, ClozeRobertaModel, rest_lm_head, set_layer_norm_eps
+from .names import CRITERION_NAME, TASK_NAME
 from .recovery import RecoveringTask, RecoveryConfig
 from .source import find_source, fit_model, prove_everywhere, value_of
 
@@ -193,10 +193,10 @@ class ClozeRankingTask(RecoveringTask):
                 fit_model(self._source, cfg)
         elif self.cfg.path:  # fairseq-validate
             self._check_validated([Path(path) for path in split_paths(self.cfg.path)])
-        if name == MODEL_NAME:
-            fill_config(cfg, BASE)
         model = super().build_model(cfg, from_checkpoint)
-        finish_model(model, getattr(cfg, "layer_norm_eps", None))
+        eps = getattr(cfg, "layer_norm_eps", None)
+        if eps is not None and not isinstance(model, ClozeRobertaModel):
+            set_layer_norm_eps(model, eps)
         if self.settings.scorer == "head":
             model.register_classification_head(HEAD_NAME, num_classes=1)
             rest_lm_head(model)

@@ -13,7 +13,7 @@ import torch
 from ..data.store import Store
 from ..data.vocabulary import BOS, EOS, Vocabulary
 from ..errors import DataBinError
-from ..passages.reading import UNLABELLED
+from ..passages.passage import UNLABELLED
 from .view import Item, Sample, View
 from .windows import window_around
 

@@ -28,7 +28,6 @@ from fairseq_cloze.doctor.measures import (  # noqa: E402
     spectral_ratio,
     tied_blanks,
 )
-from fairseq_cloze.ranking.breakdown import wilson_interval  # noqa: E402
 from fairseq_cloze.ranking.ranker import Scorer  # noqa: E402
 
 
@@ -175,10 +174,3 @@ def test_candidates_of_one_text_do_not_tie(data_bin: Path) -> None:
     assert tied_blanks(chances, store) == store.blanks - 1
 
 
-def test_wilson() -> None:
-    """Against the exact solution of |p - x| = z sqrt(x (1 - x) / n)."""
-    for hits, trials in ((0, 10), (5, 10), (223, 507), (507, 507)):
-        for bound in wilson_interval(hits, trials):
-            right = 1.959963984540054 * math.sqrt(max(bound * (1 - bound), 0.0) / trials)
-            assert abs(hits / trials - bound) == pytest.approx(right, abs=1e-9)
-    assert wilson_interval(5, 10) == (pytest.approx(0.2366, abs=1e-4), pytest.approx(0.7634, abs=1e-4))
