@@ -60,9 +60,7 @@ def test_a_name_on_the_hub(tmp_path: Path, hf_folder: Path, monkeypatch: pytest.
     found = open_checkpoint("our/small")
     assert found.name == "our/small"
     assert found.digests() == read_hf(hf_folder).digests()
-    with pytest.raises(
-        CheckpointError, match="^our/other: no such folder, and not to be had"
-    ):
+    with pytest.raises(CheckpointError, match="^our/other: no such folder, and not to be had"):
         open_checkpoint("our/other")
 
 
