@@ -19,6 +19,7 @@ from ..data.databin import DataBin
 from ..data.vocabulary import Vocabulary
 from ..errors import CheckpointError, ClozeError, DataBinError, Exit
 from ..files import split_paths
+from ..model.architecture import BASE
 from ..model.names import HEAD_NAME
 from ..runs.lock import RUN_FILE, RunLock
 from ..runs.names import LAST_CHECKPOINT
@@ -31,7 +32,7 @@ from . import compat, stopping
 from .chance import Beginning, ChanceWatch, Stretch, report
 from .criterion import ClozeRankingCriterionConfig
 from .dataset import ClozeDataset
-from .model import BASE, ClozeRobertaModel, rest_lm_head, set_layer_norm_eps
+from .model import ClozeRobertaModel, rest_lm_head, set_layer_norm_eps
 from .names import CRITERION_NAME, TASK_NAME
 from .recovery import RecoveringTask, RecoveryConfig
 from .source import find_source, fit_model, prove_everywhere, value_of
@@ -120,7 +121,7 @@ class ClozeRankingTask(RecoveringTask):
         for shard in self.shards[1:]:
             _check_shard(shard, self.shards[0])
         self._dictionary = make_dictionary(self.vocabulary)
-        self._max_positions: int = BASE["max_positions"]
+        self._max_positions: int = BASE.max_positions
         self._source: Checkpoint | None = None  # what training starts from, until that is proved
         self._loads_checkpoint = False  # a model was built for a checkpoint that fairseq loads, not for training
         self._beginning = Beginning(self.settings.scorer, self.shards[0].encoding.text_norm, cfg.from_scratch)
