@@ -236,7 +236,7 @@ def _activations(layer: EncoderLayer, x: Tensor) -> dict[str, tuple[Tensor, ...]
 def sample_passages(store: Store, blanks: int) -> Store:
     """Passages drawn with a fixed seed until they have *blanks* blanks; all where there are fewer."""
     order = np.random.default_rng(_SEED).permutation(len(store))
-    counts = np.diff(store.blank_end)[order]
+    counts = np.diff(store.blank_offsets)[order]
     chosen = np.sort(order[: int(np.searchsorted(np.cumsum(counts), blanks)) + 1])
     chunks = [_columns(store, int(passage)) for passage in chosen]
     return Store.from_columns(chunks, int(store.columns["tokens"].max(initial=0)) + 1)
@@ -244,22 +244,26 @@ def sample_passages(store: Store, blanks: int) -> Store:
 
 def _columns(store: Store, passage: int) -> dict[str, np.ndarray]:
     """One passage as :func:`fairseq_cloze.data.encoding.encode_passages` returns it."""
-    blanks = slice(int(store.blank_end[passage]), int(store.blank_end[passage + 1]))
-    candidates = slice(int(store.candidate_end[blanks.start]), int(store.candidate_end[blanks.stop]))
+    blanks = slice(int(store.blank_offsets[passage]), int(store.blank_offsets[passage + 1]))
+    candidates = slice(int(store.candidate_offsets[blanks.start]), int(store.candidate_offsets[blanks.stop]))
     spans = {
-        "id_bytes": slice(*store.id_end[passage : passage + 2]),
-        "tokens": slice(*store.token_end[passage : passage + 2]),
-        "sentence_start": slice(*store.sentence_end[passage : passage + 2]),
-        "candidate_tokens": slice(*store.candidate_token_end[[candidates.start, candidates.stop]]),
+        "id_bytes": slice(*store.id_offsets[passage : passage + 2]),
+        "tokens": slice(*store.token_offsets[passage : passage + 2]),
+        "sentence_start": slice(*store.sentence_offsets[passage : passage + 2]),
+        "candidate_tokens": slice(*store.candidate_token_offsets[[candidates.start, candidates.stop]]),
     }
     spans.update({name: blanks for name in ("blank_position", "gold")})
     spans.update({name: candidates for name in ("candidate_first", "candidate_rank")})
     columns = {name: np.asarray(store.columns[name][span]) for name, span in spans.items()}
-    lengths = {"id_length": store.id_end, "token_count": store.token_end, "sentence_count": store.sentence_end}
-    lengths["blank_count"] = store.blank_end
+    lengths = {
+        "id_length": store.id_offsets,
+        "token_count": store.token_offsets,
+        "sentence_count": store.sentence_offsets,
+    }
+    lengths["blank_count"] = store.blank_offsets
     columns.update({name: np.diff(total[passage : passage + 2]) for name, total in lengths.items()})
-    columns["candidate_count"] = np.diff(store.candidate_end[blanks.start : blanks.stop + 1])
-    columns["candidate_length"] = np.diff(store.candidate_token_end[candidates.start : candidates.stop + 1])
+    columns["candidate_count"] = np.diff(store.candidate_offsets[blanks.start : blanks.stop + 1])
+    columns["candidate_length"] = np.diff(store.candidate_token_offsets[candidates.start : candidates.stop + 1])
     return {name: columns[name] for name in COLUMNS}
 
 
@@ -289,7 +293,7 @@ def tied_blanks(probabilities: np.ndarray, store: Store) -> int:
     tied = 0
     first = store.columns["candidate_first"]
     for blank, row in enumerate(probabilities):
-        start, end = store.candidate_end[blank : blank + 2]
+        start, end = store.candidate_offsets[blank : blank + 2]
         distinct = row[: end - start][first[start:end] == np.arange(end - start)]
         tied += int((distinct == distinct.max()).sum() > 1)
     return tied

@@ -1,7 +1,7 @@
 """Everything that depends on which fairseq, torch or apex is installed.
 
-Two distributions of fairseq are supported: ``ve-fairseq`` 0.12.3 (Python 3.11 and later) and the official ``fairseq``
-0.12.2 (before 3.11).  Both are imported as ``fairseq``.
+Of the distributions of fairseq, all imported as ``fairseq``, ``ve-fairseq`` 0.12.3 is supported.  Checkpoints of the
+official ``fairseq`` 0.12.2 can be read.
 """
 
 from __future__ import annotations
@@ -14,20 +14,17 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import MethodType, TracebackType
+from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
 from ..errors import ClozeError, Exit, SetupError
+from ..files import replacing
 
 T = TypeVar("T")
 
-MINIMUM_TORCH = (2, 1)
+MINIMUM_TORCH = (2, 6)
 
-INSTALL_FAIRSEQ = (
-    "pip install ve-fairseq==0.12.3"
-    if sys.version_info >= (3, 11)
-    else "pip install 'pip<24.1' && pip install fairseq==0.12.2"
-)
+INSTALL_FAIRSEQ = "pip install ve-fairseq==0.12.3"
 
 
 def require_fairseq() -> None:
@@ -39,9 +36,9 @@ def require_fairseq() -> None:
     try:
         import torch
     except ImportError as error:
-        raise SetupError(f"torch cannot be imported ({error}): pip install 'torch>=2.1'") from error
+        raise SetupError(f"torch cannot be imported ({error}): pip install 'torch>=2.6'") from error
     if _version(torch.__version__) < MINIMUM_TORCH:
-        raise SetupError(f"torch {torch.__version__} is too old, 2.1 or newer is needed: pip install 'torch>=2.1'")
+        raise SetupError(f"torch {torch.__version__} is too old, 2.6 or newer is needed: pip install 'torch>=2.6'")
     refuse_wrong_apex()
     if importlib.util.find_spec("fairseq") is None:
         raise SetupError(f"fairseq is not installed: {INSTALL_FAIRSEQ}")
@@ -88,23 +85,6 @@ def _version(text: str) -> tuple[int, ...]:
 # -- changes to fairseq itself ---------------------------------------------------------------------------------------
 
 
-def drop_dead_parameters(model: Any) -> None:
-    """Take the second copies out of a model of fairseq 0.12.2, which never trains them but stores and saves them.
-
-    They feed a fast path for inference that rounds otherwise than training does; without them it is off.
-    """
-    from torch import nn
-
-    from ..weights.reading import DEAD_PARAMETERS
-
-    for layer in model.encoder.sentence_encoder.layers:
-        if "in_proj_weight" in layer._parameters:
-            for name in DEAD_PARAMETERS:
-                delattr(layer, name)
-            layer.can_use_fastpath = False
-            layer._load_from_state_dict = MethodType(nn.Module._load_from_state_dict, layer)
-
-
 def copy_checkpoints_atomically() -> None:
     """Make fairseq copy ``checkpoint_best.pt`` and ``checkpoint_last.pt`` under a temporary name first.
 
@@ -120,9 +100,8 @@ def copy_checkpoints_atomically() -> None:
     def copy(src_path: str, dst_path: str, overwrite: bool = False) -> Any:
         if "://" in src_path or "://" in dst_path or (os.path.exists(dst_path) and not overwrite):
             return plain_copy(src_path, dst_path, overwrite)
-        temporary = f"{dst_path}.tmp"
-        shutil.copyfile(src_path, temporary)
-        os.replace(temporary, dst_path)
+        with replacing(dst_path) as temporary:
+            shutil.copyfile(src_path, temporary)
         return True
 
     copy.atomic = True  # type: ignore[attr-defined]
@@ -132,7 +111,7 @@ def copy_checkpoints_atomically() -> None:
 def exchange_by_torch() -> None:
     """Let torch.distributed send objects from worker to worker.
 
-    fairseq sends a loaded checkpoint through ``torch.load``, which from torch 2.6 on refuses its own configuration:
+    fairseq sends a loaded checkpoint through ``torch.load``, which refuses its own configuration:
     every training on several GPUs that starts from a checkpoint would stop there.  Its way of gathering, with which
     ``fairseq-validate`` adds up, wants CUDA and takes 16 kB.
     """
@@ -191,26 +170,28 @@ def train_as_launched() -> None:
     utils.call_main = call_main
 
 
-def load_ensembles() -> None:
-    """Let ``fairseq-validate --path a.pt:b.pt`` average the probabilities of several checkpoints.
+def check_before_building() -> None:
+    """Let fairseq build nothing from a checkpoint before :func:`fairseq_cloze.weights.checkpoint.check_built` saw it.
 
-    fairseq's other commands split such a path at the colons; its validation does not, and takes one model.
+    With the newer layout fairseq takes model, task and criterion from the file, and evaluates strings of their options.
     """
     from fairseq import checkpoint_utils
 
     plain_load = checkpoint_utils.load_model_ensemble_and_task
-    if getattr(plain_load, "splits", False):
+    if getattr(plain_load, "checks", False):
         return
 
-    def load(filenames: list[str], *args: Any, **kwargs: Any) -> Any:
-        from ..files import split_paths
-        from ..model.scores import Average
+    def load(filenames: list[str], arg_overrides: Any = None, *args: Any, **kwargs: Any) -> Any:
+        from ..weights.building import check_built
+        from ..weights.checkpoint import Checkpoint
 
-        paths = [path for name in filenames for path in split_paths(name)]
-        models, cfg, task = plain_load(paths, *args, **kwargs)
-        return ([Average(models)] if len(paths) > len(filenames) else models), cfg, task
+        for path in filenames:
+            file = checkpoint_utils.get_maybe_sharded_checkpoint_filename(path, kwargs.get("suffix", ""), 0, 1)
+            if os.path.isfile(file):  # fairseq says it if one is missing
+                check_built(Checkpoint.read(file).state, Path(path), arg_overrides or {})
+        return plain_load(filenames, arg_overrides, *args, **kwargs)
 
-    load.splits = True  # type: ignore[attr-defined]
+    load.checks = True  # type: ignore[attr-defined]
     checkpoint_utils.load_model_ensemble_and_task = load
 
 
@@ -315,15 +296,3 @@ def refuse_independent_processes() -> None:
             "same checkpoints; instead of fairseq-hydra-train, start python -m fairseq_cloze.plugin.hydra_train (see "
             "docs/training.md, Several processes)"
         )
-
-
-def autocast_dtype(device: str) -> Any:
-    """The type that autocast computes in on a kind of device, ``None`` where it is off."""
-    import torch
-
-    try:
-        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    except (AttributeError, TypeError):  # torch before 2.4
-        if device == "cpu":
-            return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
-        return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None

@@ -13,14 +13,12 @@ def register_all() -> None:
     from fairseq.tasks import TASK_REGISTRY
 
     from ..weights.reading import allow_checkpoint_types
-    from . import sharded
 
     allow_checkpoint_types()
     compat.copy_checkpoints_atomically()
     compat.exchange_by_torch()
-    compat.load_ensembles()
+    compat.check_before_building()
     compat.train_as_launched()
     stopping.save_when_told()
-    sharded.shard_by_torch()
     if TASK_NAME not in TASK_REGISTRY:
         from . import criterion, model, optimizer, task  # noqa: F401

@@ -17,8 +17,7 @@ from torch import nn
 
 from ..data.databin import DataBin
 from ..data.vocabulary import Vocabulary
-from ..errors import CheckpointError, ClozeError, DataBinError, Exit
-from ..files import split_paths
+from ..errors import ClozeError, DataBinError, Exit
 from ..model.architecture import BASE
 from ..model.names import HEAD_NAME
 from ..runs.lock import RUN_FILE, RunLock
@@ -26,12 +25,14 @@ from ..runs.names import LAST_CHECKPOINT
 from ..views.making import make_view
 from ..views.settings import CARRIED, OTHER_BLANKS, SCORERS, VIEWS, Settings
 from ..weights.belonging import compare_vocabularies
+from ..weights.building import check_model_built
 from ..weights.carried import carried_state, read_carried
 from ..weights.checkpoint import Checkpoint
 from . import compat, stopping
-from .chance import Beginning, ChanceWatch, Stretch, report
+from .chance import Beginning, ChanceWatch, Finding, Stretch
 from .criterion import ClozeRankingCriterionConfig
 from .dataset import ClozeDataset
+from .events import figures
 from .model import ClozeRobertaModel, rest_lm_head, set_layer_norm_eps
 from .names import CRITERION_NAME, TASK_NAME
 from .recovery import RecoveringTask, RecoveryConfig
@@ -60,7 +61,7 @@ class ClozeRankingConfig(RecoveryConfig):
     scorer: ChoiceEnum(SCORERS) = field(  # type: ignore[valid-type]
         default=Settings.scorer,
         metadata={
-            "help": "how the LM head scores a candidate of several tokens. mean, sum: over the tokens, at one mask; "
+            "help": "how the LM head scores a candidate of several tokens. mean: over the tokens, at one mask; "
             "kmask: as many masks as tokens; l2r: and the tokens before filled in; head: a new ranking head instead of "
             "the LM head (views full and neighbors, which else need mean)"
         },
@@ -73,13 +74,6 @@ class ClozeRankingConfig(RecoveryConfig):
         metadata={
             "help": "share of a candidate's mean score at the passage's other blanks that its score is reduced by "
             "(view joint)"
-        },
-    )
-    teacher_blanks: float = field(
-        default=0.0,
-        metadata={
-            "help": "share of the blanks that stand filled with the right answer in training, drawn anew in every "
-            "epoch; they are not scored then (view joint)"
         },
     )
     from_scratch: bool = field(
@@ -111,11 +105,6 @@ class ClozeRankingTask(RecoveringTask):
         super().__init__(cfg, **kwargs)
         #: how candidates are scored
         self.settings = Settings(**{name: value_of(getattr(cfg, name)) for name in CARRIED})
-        if not 0.0 <= cfg.teacher_blanks < 1.0 or (cfg.teacher_blanks and self.settings.view != "joint"):
-            raise ClozeError(
-                f"--teacher-blanks: expected a share below 1, with --view joint, found {cfg.teacher_blanks} "
-                f"with --view {self.settings.view}"
-            )
         self.shards = [DataBin(path) for path in utils.split_paths(cfg.data)]
         self.vocabulary: Vocabulary = self.shards[0].vocabulary
         for shard in self.shards[1:]:
@@ -129,7 +118,8 @@ class ClozeRankingTask(RecoveringTask):
         self._run: RunLock | None = None
         #: a worker was told to stop, see :mod:`fairseq_cloze.plugin.stopping`
         self.stopping = False
-        self._update = (0, 0.0, None)  # number, learning rate and loss scale of the latest update
+        self._rate, self._scale = 0.0, None  # learning rate and loss scale of the latest update
+        self._subset = ""  # that is being validated
         self.state.merge_state_dict(carried_state(self.vocabulary, self.shards[0].encoding, self.settings))
 
     # -- dictionary and data -----------------------------------------------------------------------------------------
@@ -157,8 +147,7 @@ class ClozeRankingTask(RecoveringTask):
             shard = self.shards[(epoch - 1) % len(self.shards)]
         view = make_view(self.settings, shard.open(split), self.vocabulary, self._max_positions)
         shuffle = split == self.cfg.train_subset
-        teacher_blanks = self.cfg.teacher_blanks if shuffle else 0.0
-        self.datasets[split] = ClozeDataset(view, shuffle, self.cfg.seed, teacher_blanks, split)
+        self.datasets[split] = ClozeDataset(view, shuffle, self.cfg.seed, split)
 
     def get_batch_iterator(
         self, dataset: ClozeDataset, max_positions: Any = None, required_batch_size_multiple: int = 1, **kwargs: Any
@@ -182,6 +171,8 @@ class ClozeRankingTask(RecoveringTask):
             ClozeError: no pretrained weights were given, or they do not belong to the data or the model
         """
         self._loads_checkpoint = from_checkpoint
+        if from_checkpoint:
+            check_model_built(cfg, None)
         name = getattr(cfg, "_name", None)
         if ARCH_MODEL_REGISTRY.get(name) is ClozeRobertaModel:
             ARCH_CONFIG_REGISTRY[name](cfg)  # hydra leaves it to the builder
@@ -193,7 +184,7 @@ class ClozeRankingTask(RecoveringTask):
                 self._check_vocabulary(self._source)
                 fit_model(self._source, cfg)
         elif self.cfg.path:  # fairseq-validate
-            self._check_validated([Path(path) for path in split_paths(self.cfg.path)])
+            self._check_validated(Path(self.cfg.path))
         model = super().build_model(cfg, from_checkpoint)
         eps = getattr(cfg, "layer_norm_eps", None)
         if eps is not None and not isinstance(model, ClozeRobertaModel):
@@ -222,19 +213,12 @@ class ClozeRankingTask(RecoveringTask):
 
     # -- the checkpoint training starts from -------------------------------------------------------------------------
 
-    def _check_validated(self, paths: list[Path]) -> None:
-        """Make sure that checkpoints can be validated, several as an average."""
-        for path in filter(Path.is_file, paths):  # fairseq says it if one is missing
-            checkpoint = Checkpoint.read(path)
-            self._check_vocabulary(checkpoint)
-            if self.settings.scorer == "head":
-                checkpoint.require_ranking_head()
-            view = checkpoint.carried.view or self.settings.view
-            if len(paths) > 1 and view != self.settings.view:
-                raise CheckpointError(
-                    f"{path}: was trained with view {view}, and fairseq-validate scores all checkpoints of an average "
-                    f"in one, here {self.settings.view}; take 'fairseq-cloze evaluate', which gives each its own"
-                )
+    def _check_validated(self, path: Path) -> None:
+        """Make sure that a checkpoint can be validated."""
+        checkpoint = Checkpoint.read(path)
+        self._check_vocabulary(checkpoint)
+        if self.settings.scorer == "head":
+            checkpoint.require_ranking_head()
 
     def _check_vocabulary(self, checkpoint: Checkpoint) -> None:
         line, proved = checkpoint.check_vocabulary(self.vocabulary, f"data-bin {self.shards[0].folder}")
@@ -255,15 +239,20 @@ class ClozeRankingTask(RecoveringTask):
 
     def valid_step(self, sample: dict[str, Any], model: nn.Module, criterion: nn.Module, **kwargs: Any) -> Any:
         """As fairseq's; a worker of ``fairseq-validate`` that lacks a batch adds nothing."""
+        self._subset = sample.get("split", self._subset)
         return super().valid_step(sample, model, criterion, **kwargs) if sample else (0.0, 0, {})
 
     # -- the chance watch --------------------------------------------------------------------------------------------
 
     def optimizer_step(self, optimizer: Any, model: nn.Module, update_num: int) -> None:
-        """As fairseq's; what the chance watch wants to know of the update is kept."""
+        """As fairseq's; what events and the chance watch want to know of the update is kept."""
         super().optimizer_step(optimizer, model, update_num)
-        scale = getattr(getattr(optimizer, "scaler", None), "loss_scale", None)
-        self._update = (update_num + 1, float(optimizer.get_lr()), scale)
+        self._scale = getattr(getattr(optimizer, "scaler", None), "loss_scale", None)
+        self._rate, self.events.update = float(optimizer.get_lr()), update_num + 1
+
+    def post_validate(self, model: nn.Module, stats: Any, agg: Any) -> None:
+        """Called by fairseq with the meters of a validation: tell its figures."""
+        self.events.tell("validation", subset=self._subset, **figures(agg))
 
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
         """As fairseq's; after an update, the chance watch looks at the sums over all workers.
@@ -276,23 +265,27 @@ class ClozeRankingTask(RecoveringTask):
         self.stopping = self.stopping or stopping.agreed(logging_outputs)
         if self.stopping and not criterion.training:
             raise stopping.Stop
-        if not criterion.training or self.cfg.chance_patience <= 0:
+        if not criterion.training:
+            return
+        self.events.end_update(self._rate, self._scale)
+        if self.cfg.chance_patience <= 0:
             return
         if self._watch is None:
             self._watch = ChanceWatch(self.cfg.chance_patience, softmax=criterion.ranking_loss == "softmax")
-        number, rate, scale = self._update
-        verdict = self._watch.add(Stretch.of_update(number, logging_outputs), rate, scale)
+        number = self.events.update
+        verdict = self._watch.add(Stretch.of_update(number, logging_outputs), self._rate, self._scale)
         if verdict is None:
             return
+        finding = Finding.of(verdict, self._beginning)
+        self.events.tell("chance", **finding.fields())
         if compat.rank() == 0:
-            logger.warning("%s", report(verdict, self._beginning))
+            logger.warning("%s", finding.text)
         if self.cfg.stop_at_chance:
             last = Path(self.cfg.save_dir, LAST_CHECKPOINT)
             left = f"{last} stays, look at it with 'fairseq-cloze doctor'" if last.exists() else "Nothing was saved"
-            compat.end_run(
-                Exit.AT_CHANCE,
-                f"Error: stopped at update {number}, as --stop-at-chance asks for; causes are named above. {left}",
-            )
+            text = f"stopped at update {number}, as --stop-at-chance asks for; causes are named above. {left}"
+            self.events.tell("stopped", status=int(Exit.AT_CHANCE), text=text)
+            compat.end_run(Exit.AT_CHANCE, f"Error: {text}")
 
     # -- the run -----------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .history import History
+from ..errors import SetupError
+from .curves import History
 
 #: Okabe and Ito's palette, which most colour-blind people can tell apart.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -26,6 +27,9 @@ def curves_png(
 
     Returns:
         a PNG of 800 x 450 pixels
+
+    Raises:
+        SetupError: matplotlib is missing
     """
     figure, (axes,) = _figure(1, title)
     _draw(axes, curves, "accuracy, %")
@@ -37,10 +41,12 @@ def history_png(history: History, title: str = "") -> bytes | None:
     """Draw loss and, where there is any, accuracy of a run over updates.
 
     Returns:
-        a PNG, 1200 x 450 pixels with accuracy and 800 x 450 without; ``None`` where the log has no figures
+        a PNG, 1200 x 450 pixels with accuracy and 800 x 450 without; ``None`` where it has no figures
+
+    Raises:
+        SetupError: matplotlib is missing
     """
-    parts = {metric: history_curves(history, metric) for metric in ("loss", "accuracy")}
-    parts = {metric: curves for metric, curves in parts.items() if curves}
+    parts = {metric: curves for metric in ("loss", "accuracy") if (curves := history.curves(metric))}
     if not parts:
         return None
     figure, all_axes = _figure(len(parts), title)
@@ -52,20 +58,22 @@ def history_png(history: History, title: str = "") -> bytes | None:
     return _png(figure)
 
 
-def history_curves(history: History, metric: str) -> Mapping[str, list[tuple[float, float]]]:
-    """(update, value) pairs of a metric in training, by line of the log or else by epoch, and in each validation."""
-    curves = {}
-    for tag in ("train_inner", "train", *history.subsets()):
-        points = [(float(point.update), point.values[metric]) for point in history.of(tag) if metric in point.values]
-        if points and not (tag == "train" and "training" in curves):
-            curves["training" if tag in ("train_inner", "train") else tag] = points
-    return curves
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure, so many inches of 100 pixels.
+
+    Raises:
+        SetupError: matplotlib is missing
+    """
+    try:
+        from matplotlib.figure import Figure  # without pyplot there is no global state, and no display is looked for
+    except ImportError as error:
+        raise SetupError(f"pictures need matplotlib ({error}): pip install 'fairseq-cloze[plot]'") from error
+
+    return Figure(figsize=(width, height), dpi=100, layout="constrained")
 
 
 def _figure(parts: int, title: str) -> tuple[Any, list[Any]]:
-    from matplotlib.figure import Figure  # without pyplot there is no global state, and no display is looked for
-
-    figure = Figure(figsize=(8.0 if parts == 1 else 12.0, 4.5), dpi=100, layout="constrained")
+    figure = new_figure(8.0 if parts == 1 else 12.0, 4.5)
     if title:
         figure.suptitle(title.replace("$", r"\$"))
     return figure, [figure.add_subplot(1, parts, number + 1) for number in range(parts)]

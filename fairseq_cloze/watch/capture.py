@@ -1,9 +1,10 @@
 """Capture: a second name for every checkpoint of a folder as soon as it is there, so that pruning cannot take it away.
 
 This is a process of its own, which :class:`fairseq_cloze.watch.arrivals.Arrivals` starts, without torch: while a
-checkpoint is scored, or torch is being loaded, a thread might look minutes too late.  On every sign of life in the folder, and
-every half a minute without one, it links what is new into a queue folder.  What it says goes to standard output, a JSON
-object per line; it looks once more for every line of standard input, and ends with it, so it never outlives its parent.
+checkpoint is scored, or torch is being loaded, a thread might look minutes too late.  On every sign of life in the
+folder, and every half a minute without one, it links what is new into a queue folder.  What it says goes to standard
+output, a JSON object per line; it looks once more for every line of standard input, and ends with it, so it never
+outlives its parent.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from ..files import unused
 
 #: Names that count as checkpoints; the best by accuracy is a second name that the watch itself gives.
 CANDIDATE = re.compile(r"checkpoint(?!_best_accuracy).*\.pt")
@@ -158,13 +161,16 @@ def give_name(path: Path, target: Path) -> None:
     """Give a file a second name, which may be taken; a copy where there are no hard links."""
     if target.exists() and os.path.samefile(path, target):
         return
-    temporary = target.with_name(target.name + ".tmp")
-    temporary.unlink(missing_ok=True)
+    target = Path(os.path.realpath(target))
+    temporary = unused(target.parent)
     try:
-        os.link(path, temporary)
-    except OSError:
-        shutil.copy2(path, temporary)
-    temporary.replace(target)
+        try:
+            os.link(path, temporary)
+        except OSError:
+            shutil.copy2(path, temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 # -- events ----------------------------------------------------------------------------------------------------------

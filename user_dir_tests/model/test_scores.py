@@ -13,12 +13,12 @@ from transformers import RobertaForMaskedLM
 from fairseq_cloze import register
 from fairseq_cloze.data.encoding import encode_passages
 from fairseq_cloze.data.store import Store
-from fairseq_cloze.data.vocabulary import BOS, EOS
 from fairseq_cloze.passages.passage import Passage
 from fairseq_cloze.passages.reading import read_passages
 
-from ..conftest import PASSAGES
-from ..views.test_making import make_view, odd_passages
+from ..support.commands import PASSAGES
+from ..support.stores import make_view
+from ..support.texts import odd_passages
 
 register()
 
@@ -30,7 +30,7 @@ from fairseq_cloze.ranking.ranker import Answers, Scorer  # noqa: E402
 from fairseq_cloze.views.settings import PartialSettings, Settings  # noqa: E402
 
 VIEWS = [
-    *(("joint", kind) for kind in ("mean", "sum", "kmask", "l2r")),
+    *(("joint", kind) for kind in ("mean", "kmask", "l2r")),
     *((view, kind) for view in ("full", "neighbors") for kind in ("mean", "head")),
 ]
 
@@ -103,7 +103,7 @@ def test_scores_do_not_depend_on_the_batch(headed: Scorer, store: Store, name: s
 
 
 @pytest.mark.parametrize("contrast", [0.0, 0.7])
-@pytest.mark.parametrize("kind", ["mean", "sum", "kmask", "l2r"])
+@pytest.mark.parametrize("kind", ["mean", "kmask", "l2r"])
 def test_joint_equals_a_transformers_loop(
     hf_folder: Path, scorer: Scorer, store: Store, kind: str, contrast: float
 ) -> None:
@@ -128,7 +128,7 @@ def test_joint_equals_a_transformers_loop(
                 others = [row[torch.tensor(tokens)] for other, row in enumerate(at_masks) if other != number]
                 if others:
                     pieces = pieces - contrast * torch.stack(others).mean(dim=0)
-                expected.append((pieces.sum() if kind == "sum" else pieces.mean()).item())
+                expected.append(pieces.mean().item())
             row = [value for value in next(rows) if value != float("-inf")]
             assert row == pytest.approx(torch.tensor(expected).log_softmax(dim=0).tolist(), abs=1e-4)
     assert several > 20 and next(rows, None) is None
@@ -141,7 +141,7 @@ def log_p(model: Any, tokens: list[int]) -> torch.Tensor:
 
 def slow_pieces(model: Any, text: list[int], position: int, tokens: list[int], kind: str, mask: int) -> torch.Tensor:
     """Log-probability of each token of a candidate."""
-    if kind in ("mean", "sum"):
+    if kind == "mean":
         return log_p(model, text)[position][torch.tensor(tokens)]
     pieces = []
     for piece, token in enumerate(tokens):
@@ -176,7 +176,7 @@ def test_filled_text_equals_a_transformers_loop(hf_folder: Path, scorer: Scorer,
         assert found[index] == pytest.approx(torch.tensor(expected).log_softmax(dim=0).tolist(), abs=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["mean", "sum", "kmask", "l2r"])
+@pytest.mark.parametrize("kind", ["mean", "kmask", "l2r"])
 def test_a_plain_roberta_gives_the_same_scores(scorer: Scorer, store: Store, kind: str) -> None:
     """``--arch roberta_base`` projects to the whole vocabulary."""
     from fairseq.models.roberta import RobertaModel
@@ -203,14 +203,8 @@ def test_repeated_candidates_are_one(scorer: Scorer, store: Store) -> None:
 
 
 @pytest.mark.parametrize(("name", "kind"), [entry for entry in VIEWS if entry[1] != "head"])
-@pytest.mark.parametrize(("refine", "cascade"), [(0, 0), (2, 5)])
-def test_scorer_settings_and_counts(
-    pretrained: Path, store: Store, name: str, kind: str, refine: int, cascade: int
-) -> None:
-    if refine and name in ("full", "neighbors"):
-        pytest.skip("full and neighbors have neither")
-    settings = PartialSettings(name, kind, refine=refine, cascade=cascade)
-    scorer = Scorer(pretrained / "model.pt", settings=settings)
+def test_scorer_settings_and_counts(pretrained: Path, store: Store, name: str, kind: str) -> None:
+    scorer = Scorer(pretrained / "model.pt", settings=PartialSettings(name, kind))
     scored = [scorer.score(store, batch_size=size) for size in (1, 7, 64)]
     assert scored[0].forwards == scored[1].forwards == scored[2].forwards
     results = [Answers(scores.log_probabilities, store) for scores in scored]
@@ -244,93 +238,3 @@ def test_a_batch_can_be_learned(headed: Scorer, store: Store, name: str, kind: s
         floor = float(torch.special.entr(target).sum(dim=1).mean())
     assert history[-1] - floor < 0.25 * (history[0] - floor)
     assert predictions(scores).tolist() == sample["gold"].tolist()
-
-
-# -- more forwards, by hand ------------------------------------------------------------------------------------------
-
-SHORT = Passage(
-    "short",
-    "short",
-    "He _ to the _ and _ a _ there, which _ him.",
-    (
-        ("went", "came back", "saw"),
-        ("house", "old town", "/"),
-        ("bought", "was", "looked for", "had"),
-        ("dog", "friend"),
-        ("made", "pleased", "let down"),
-    ),
-    (0, 1, 2, 1, 1),
-)
-
-
-@pytest.fixture(scope="module")
-def short(scorer: Scorer) -> Store:
-    return Store.from_columns([encode_passages([SHORT], scorer.vocabulary)], len(scorer.vocabulary))
-
-
-def spliced(passage: Any, fills: dict[int, list[int]]) -> tuple[list[int], dict[int, int]]:
-    """Tokens with some blanks filled, ``<s>`` and ``</s>`` around them, and where each blank or its fill begins."""
-    tokens, starts = [BOS], {}
-    blanks = {position: number for number, position in enumerate(passage.blank_positions.tolist())}
-    for position, token in enumerate(passage.tokens.tolist()):
-        if position in blanks:
-            starts[blanks[position]] = len(tokens)
-        tokens += fills.get(blanks.get(position, -1), [token])
-    return [*tokens, EOS], starts
-
-
-def by_hand(model: Any, passage: Any, filled: dict[int, int], nothing: list[int]) -> dict[int, torch.Tensor]:
-    """Log-probabilities at the masks that are left, with the candidates of *filled* in the others."""
-    text, starts = spliced(
-        passage, {blank: passage.candidates[blank][answer].tolist() for blank, answer in filled.items()}
-    )
-    rows = log_p(model, text)
-    out = {}
-    for blank in sorted(set(starts) - set(filled)):
-        choices = [torch.tensor(tokens.tolist() or nothing) for tokens in passage.candidates[blank]]
-        out[blank] = torch.stack([rows[starts[blank]][choice].mean() for choice in choices]).log_softmax(dim=0)
-    return out
-
-
-def test_refining_by_hand(hf_folder: Path, pretrained: Path, short: Store) -> None:
-    """Five blanks, two rounds: one, then three stand filled, the most certain first."""
-    model = RobertaForMaskedLM.from_pretrained(hf_folder).eval()
-    scorer = Scorer(pretrained / "model.pt", settings=PartialSettings(contrast=0.0, refine=2))
-    nothing = scorer.vocabulary.nothing.tolist()
-    expected: dict[int, torch.Tensor] = {}
-    filled: dict[int, int] = {}
-    for number in (0, 1, 3):
-        while len(filled) < number:
-            best = max(set(expected) - set(filled), key=lambda blank: float(expected[blank].max()))
-            filled[best] = int(expected[best].argmax())
-        expected.update(by_hand(model, short[0], filled, nothing))
-    found = scorer.score(short)
-    assert found.forwards == 3
-    for blank, row in expected.items():
-        assert found.log_probabilities[blank, : len(row)] == pytest.approx(row.numpy(), abs=1e-4)
-
-
-def test_the_cascade_by_hand(hf_folder: Path, pretrained: Path, short: Store) -> None:
-    """Four forwards: the two least certain blanks, the two best candidates of each, all other answers filled in."""
-    model = RobertaForMaskedLM.from_pretrained(hf_folder).eval()
-    scorer = Scorer(pretrained / "model.pt", settings=PartialSettings(contrast=0.0, cascade=5))
-    passage = short[0]
-    expected = by_hand(model, passage, {}, scorer.vocabulary.nothing.tolist())
-    answers = {blank: int(row.argmax()) for blank, row in expected.items()}
-    margin = {blank: float(row.exp().topk(2).values.diff().abs()) for blank, row in expected.items()}
-    for blank in sorted(margin, key=margin.__getitem__)[:2]:
-        row, pair = expected[blank].clone(), expected[blank].topk(2).indices
-        filled = []
-        for candidate in pair.tolist():
-            fills = {other: passage.candidates[other][answer].tolist() for other, answer in answers.items()}
-            fills[blank] = passage.candidates[blank][candidate].tolist()
-            text, starts = spliced(passage, fills)
-            span = range(starts[blank] - 1, starts[blank] + len(fills[blank]) + 1)
-            rows = log_p(model, text)
-            filled.append(torch.stack([rows[position, text[position]] for position in span]).mean())
-        row[pair] = (row[pair] + torch.stack(filled)).log_softmax(dim=0) + row[pair].logsumexp(dim=0)
-        expected[blank] = row
-    found = scorer.score(short)
-    assert found.forwards == 5
-    for blank, row in expected.items():
-        assert found.log_probabilities[blank, : len(row)] == pytest.approx(row.numpy(), abs=1e-4)

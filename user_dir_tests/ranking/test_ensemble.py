@@ -14,7 +14,7 @@ from fairseq_cloze.data.databin import DataBin
 from fairseq_cloze.errors import ClozeError
 from fairseq_cloze.files import split_paths
 
-from ..conftest import PASSAGES, run, validate
+from ..support.commands import PASSAGES, run
 
 register()
 
@@ -89,13 +89,6 @@ def test_paths(tmp_path: Path) -> None:
     odd.touch()
     assert split_paths(odd) == [str(odd)]
     assert split_paths("a.pt:b.pt") == ["a.pt", "b.pt"]
-
-
-def test_fairseq_validate_averages(finetuned: Path, pretrained: Path, data_bin: Path) -> None:
-    paths = f"{finetuned / 'checkpoint_last.pt'}:{pretrained / 'model.pt'}"
-    [row] = validate(data_bin, Path(paths), "--batch-size", 8).metrics("valid")
-    result = evaluate(paths, data_bin)
-    assert (row["n_blanks"], row["accuracy"]) == (102, pytest.approx(result.accuracy, abs=1e-3))
 
 
 def test_evaluate_and_predict_take_several(tmp_path: Path, finetuned: Path, pretrained: Path, data_bin: Path) -> None:

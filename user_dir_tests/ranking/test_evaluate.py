@@ -17,7 +17,7 @@ from fairseq_cloze.errors import CheckpointError, ClozeError
 from fairseq_cloze.passages.passage import LETTERS
 from fairseq_cloze.passages.reading import read_passages
 
-from ..conftest import PASSAGES, run, train
+from ..support.commands import PASSAGES, run, train
 
 register()
 
@@ -52,8 +52,6 @@ def test_the_command_and_its_json(tmp_path: Path, finetuned: Path, data_bin: Pat
         "scorer": "mean",
         "other_blanks": "remove",
         "contrast": 0.7,
-        "refine": 0,
-        "cascade": 0,
         "weights": [1.0],
         "forwards_per_passage": pytest.approx(result["forwards_per_passage"]),
         "encoding": {"text_norm": "standard", "sentence_case": False},
@@ -315,7 +313,7 @@ def test_a_result_that_cannot_be_written(tmp_path: Path, finetuned: Path, data_b
 
 
 def test_joint_with_a_head(finetuned: Path, data_bin: Path) -> None:
-    with pytest.raises(ClozeError, match="--view joint needs --scorer mean, sum, kmask or l2r, found --scorer head"):
+    with pytest.raises(ClozeError, match="--view joint needs --scorer mean, kmask or l2r, found --scorer head"):
         evaluate(finetuned / "checkpoint_last.pt", data_bin, settings=PartialSettings(view="joint", scorer="head"))
 
 

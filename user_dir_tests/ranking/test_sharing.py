@@ -19,15 +19,21 @@ from fairseq_cloze.errors import SetupError
 from fairseq_cloze.ranking.sharing import Place, find_place
 from fairseq_cloze.runs.lock import RunState, run_state
 
-from ..conftest import FINETUNE, PASSAGES, ROOT, TRAIN_OPTIONS, Ran, free_port, run, start, train
-from ..plugin.test_stopping import read_until
+from ..support.commands import (
+    FINETUNE,
+    PASSAGES,
+    ROOT,
+    TRAIN_OPTIONS,
+    Ran,
+    free_port,
+    read_until,
+    run,
+    start,
+    torchrun,
+    train,
+)
 
 SLURM = ROOT / "user_dir_tests" / "support" / "slurm"  # stand-ins for srun and scontrol
-
-
-def torchrun(*command: Any, **kwargs: Any) -> Ran:
-    """Run a command in two processes under torchrun."""
-    return run("torchrun", "--nproc-per-node", "2", "--master-port", free_port(), *command, **kwargs)
 
 
 def slurm_environment(path: str = os.environ["PATH"]) -> dict[str, str]:
@@ -113,7 +119,6 @@ plain, Scorer._score_items = Scorer._score_items, scored
 small = ["--batch-size", "3"]
 for command in (
     ["evaluate", model, data, "--json", f"{out}/joint.json", "--predictions", f"{out}/joint", "--breakdown", *small],
-    ["evaluate", model, data, "--refine", "2", "--cascade", "4", "--json", f"{out}/refined.json", *small],
     ["evaluate", f"{model}:{other}", data, "--fit-weights", "test", "--json", f"{out}/fitted.json", *small],
     ["evaluate", model, data, "--view", "full", "--split", "test", "--predictions", f"{out}/full"],
     ["predict", f"{model}:{other}", passages, "--scores", "--out", f"{out}/scores", *small],
@@ -133,7 +138,7 @@ def test_two_workers_score_as_one(tmp_path: Path, finetuned: Path, pretrained: P
     alone = run(sys.executable, *script, data_bin, passages, env={"PYTHONPATH": str(ROOT)})
     two = torchrun(*script, data_bin, passages, env={"PYTHONPATH": str(ROOT)})
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        *("fitted.json", "full", "joint", "joint.json", "one", "refined.json", "scores")
+        *("fitted.json", "full", "joint", "joint.json", "one", "scores")
     ]
     for path in (tmp_path / "out").iterdir():
         found = (tmp_path / "out two" / path.name).read_text()

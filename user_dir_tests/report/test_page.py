@@ -12,72 +12,19 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from fairseq_cloze.data.databin import DataBin
 from fairseq_cloze.errors import ClozeError
-from fairseq_cloze.ranking.answers import PassagePrediction, make_predictions, write_predictions
+from fairseq_cloze.ranking.answers import PassagePrediction, write_predictions
 from fairseq_cloze.report.answer_figures import calibration, confusion
 from fairseq_cloze.report.page import embed, report
 from fairseq_cloze.report.run_figures import smoothed
 from fairseq_cloze.report.texts import open_passages
 from fairseq_cloze.statistics import chance_interval, wilson_interval
 
-from ..conftest import PASSAGES, run
-
-STAMP = "2026-11-24 03:17:26 | INFO | "
-CONFIG = {
-    "common": {"log_interval": 2},
-    "task": {"view": "joint", "scorer": "mean", "other_blanks": "remove", "contrast": 0.7, "from_scratch": False},
-    "model": {"_name": "cloze_roberta", "encoder_layers": 6, "encoder_embed_dim": 768},
-    "optimization": {"lr": [1e-05], "update_freq": [4]},
-    "lr_scheduler": {"_name": "polynomial_decay", "warmup_updates": 10},
-    "dataset": {"batch_size": 8, "max_tokens": 4096},
-    "distributed_training": {"distributed_world_size": 2},
-    "checkpoint": {"finetune_from_model": "weights/model.pt"},
-    "criterion": {"ranking_loss": "softmax"},
-}
-CAUSES = (
-    STAMP
-    + "fairseq_cloze.plugin.task | updates 1 to 4 are at chance: accuracy is 25.0% of 400 blanks. Likely causes:\n"
-    "  1. the learning rate is too high <b>\n  2. the text is not English\n  Proved: weights are those of model.pt\n"
-)
-
-
-def figures(tag: str, update: int, json_format: bool = True, **values: float) -> str:
-    """A line of fairseq's log."""
-    values = {**values, "num_updates": update}
-    if json_format:
-        prefix = "" if tag == "train_inner" else f"{tag}_"
-        rest = {f"{prefix}{name}": f"{value:g}" for name, value in values.items()}
-        return f"{STAMP}{tag} | {json.dumps({'epoch': 1, 'update': 0.5, **rest})}\n"
-    if tag == "train_inner":
-        pairs = ", ".join(f"{name}={value:g}" for name, value in values.items())
-        return f"{STAMP}{tag} | epoch 001:      {update} / 12 {pairs}\n"
-    pairs = " | ".join(f"{name} {value:g}" for name, value in values.items())
-    subset = f" | valid on '{tag}' subset" if tag != "train" else ""
-    return f"{STAMP}{tag} | epoch 001{subset} | {pairs}\n"
-
-
-def log_text(json_format: bool = True, best: float = 50.0, config: dict[str, Any] | None = None) -> str:
-    text = f"{STAMP}fairseq_cli.train | {config or CONFIG}\n"
-    for update in (2, 4):
-        text += figures("train_inner", update, json_format, loss=1.5 - update / 10, accuracy=20.0 + update, chance=25)
-        text += figures("valid", update, json_format, loss=1.4, accuracy=best - (update == 4), chance=25, n_blanks=400)
-    return text + figures("train", 4, json_format, loss=1.25, accuracy=31.5)
-
-
-def answer(data: DataBin, split: str = "valid", seed: int = 1) -> dict[str, PassagePrediction]:
-    """Predictions by dice, half of them right."""
-    store, rng = data.open(split), np.random.default_rng(seed)
-    count = np.diff(store.candidate_end)
-    p = rng.random((store.blanks, int(count.max()))) * (np.arange(count.max()) < count[:, None])
-    gold = np.asarray(store.columns["gold"], dtype=np.int64)
-    help_it = rng.random(store.blanks) < 0.5
-    p[help_it, gold[help_it]] += 1
-    p /= p.sum(axis=1, keepdims=True)
-    return make_predictions(store, p.argmax(axis=1), p.astype(np.float32))
+from ..support.commands import PASSAGES, run
+from ..support.reported import CHANCE, answer, figures, hostile, log_text, training_events, write_events
 
 
 @pytest.fixture(scope="module")
@@ -156,12 +103,12 @@ def test_both_formats_of_the_log_say_the_same(tmp_path: Path) -> None:
 
 
 def test_a_real_training(finetuned: Path, data_bin: Path) -> None:
-    """A save-dir without run.json but with a log in it."""
+    """A save-dir with the events of its training."""
     made = report([finetuned])
     [found] = made.data["runs"]
-    assert found["files"] == [str(finetuned / "log.txt")]
+    assert found["files"] == [str(finetuned / "metrics.jsonl")]
     assert found["format"] == "view joint, scorer mean, contrast 0.7, text norm standard"
-    assert found["model"].startswith("cloze_roberta, from ") and found["batch"] == "1,024 tokens"
+    assert found["model"].startswith("cloze_roberta, 2 layers of 48, from ") and found["batch"] == "1,024 tokens"
     assert found["lr"] == "0.001, fixed" and found["updates"] == found["curves"]["loss"][0]["points"][-1][0]
     assert [curve["kind"] for curve in found["curves"]["accuracy"]] == ["train", "valid"]
     assert found["valid"]["blanks"] == DataBin(data_bin).open("valid").blanks
@@ -182,28 +129,39 @@ def test_the_best_run_is_marked_if_runs_can_be_compared(tmp_path: Path) -> None:
 
 
 def test_a_run_at_chance(tmp_path: Path) -> None:
-    (tmp_path / "low.log").write_text(log_text(best=27.0) + CAUSES)
-    (tmp_path / "rose.log").write_text(CAUSES + log_text())
+    write_events(tmp_path / "low.jsonl", training_events(best=27.0) + [CHANCE])
+    write_events(tmp_path / "rose.jsonl", training_events() + [CHANCE])
     (tmp_path / "silent.log").write_text(log_text(best=27.0))
     low, rose, silent = (one["notices"] for one in report(sorted(tmp_path.iterdir())).data["runs"])
     guessing = "{:.1f} to {:.1f}%".format(*chance_interval(25.0, 400))
     text = "No better than guessing: at best 27.0% of 400 blanks of 'valid', where guessing gives "
     text += f"{guessing} in 95 of 100 cases."
-    said = "The log says: updates 1 to 4 are at chance: accuracy is 25.0% of 400 blanks. Likely causes:"
+    said = "The training said: updates 1 to 4 are at chance: accuracy is 25.0%."
     causes = [
         "1. the learning rate is too high <b>",
-        "2. the text is not English",
-        "Proved: weights are those of model.pt",
+        "2. no English",
+        "Proved: weights are those of model.pt; dictionary is the same",
     ]
     assert low == [{"at_chance": True, "text": f"{text} {said}", "causes": causes}]
     assert rose == [{"at_chance": False, "text": said, "causes": causes}]
     assert silent == [
-        {
-            "at_chance": True,
-            "text": f"{text} The log names no causes; docs/chance.md has the usual ones.",
-            "causes": [],
-        }
+        {"at_chance": True, "text": f"{text} No causes were named; docs/chance.md has the usual ones.", "causes": []}
     ]
+
+
+def test_events_say_what_the_log_says(tmp_path: Path, save_dir: Path) -> None:
+    """As a file, beside the log that 'run' keeps, and in the save-dir, where the log is not read then."""
+    write_events(tmp_path / "run" / "x.events.jsonl", training_events())
+    (tmp_path / "run" / "x.log").write_text("# folder: /home\nnothing of interest\n")
+    (tmp_path / "y.log").write_text(log_text())
+    paths = [tmp_path / "run" / "x.events.jsonl", tmp_path / "run" / "x.log", tmp_path / "y.log"]
+    first, second, third = ({**one, "label": "", "files": []} for one in report(paths).data["runs"])
+    assert first == second == third
+    by_log = report([save_dir]).data["runs"][0]
+    write_events(save_dir / "metrics.jsonl", training_events())
+    (tmp_path / "a.log").unlink()
+    by_events = report([save_dir]).data["runs"][0]
+    assert by_events == {**by_log, "files": [str(save_dir / "metrics.jsonl"), *by_log["files"][1:]]}
 
 
 def test_labels_tell_runs_apart(tmp_path: Path) -> None:
@@ -242,14 +200,14 @@ def test_what_is_missing_is_said(tmp_path: Path, predictions: Path) -> None:
     assert [one["notes"] for one in made["runs"]] == [
         [
             "Of its logs, /gone/a.log is gone.",
-            "No log was found, so there are no training curves. Start trainings with 'fairseq-cloze run', which keeps "
-            "one, or give the log file as RUN.",
+            "Neither metrics.jsonl nor a log was found, so there are no training curves. If the log is elsewhere, give "
+            "it as another RUN.",
         ],
         [
             "Its log has no configuration, which would name data format, model, LR and batch.",
-            "Its log begins at update 900; what was before stands in an earlier log, which can be given as another "
+            "Its figures begin at update 900; what was before stands in an earlier log, which can be given as another "
             "RUN.",
-            "Its log has no validation.",
+            "There was no validation.",
         ],
     ]
     [found] = made["sets"]
@@ -267,7 +225,7 @@ def test_what_is_missing_is_said(tmp_path: Path, predictions: Path) -> None:
         ("a.json", "[1, 2", "expected JSON"),
         ("b.json", "{}", "expected predictions, found no passage"),
         ("c.json", '{"x": {"answers": ["A", "7"]}}', "passage 'x', blank 2, field 'answers'"),
-        ("folder", "", "expected a save-dir with run.json and a log"),
+        ("folder", "", "expected a save-dir with metrics.jsonl or a log"),
     ],
 )
 def test_damaged_input_is_named(tmp_path: Path, name: str, content: str | None, problem: str) -> None:
@@ -459,20 +417,6 @@ class Parsed(HTMLParser):
         return [(attributes, text) for name, attributes, text in self.elements if name == tag]
 
 
-def hostile(folder: Path) -> Path:
-    """Passages and predictions full of markup."""
-    folder.mkdir(parents=True, exist_ok=True)
-    article = (
-        "A <mask> and _ </script><script>window.hacked=1</script> <img src=x onerror='window.hacked=2'> & _ \u2028."
-    )
-    options = [["<b>bold</b>", "</script>", "<!--", "plain"], ["&amp;", "]]>", "<script>", "\u2029x"]]
-    passage = {"article": article, "options": options, "answers": ["A", "C"], "id": "<i>id</i>"}
-    (folder / "passages.jsonl").write_text(json.dumps(passage) + "\n")
-    made = {"<i>id</i>": PassagePrediction(["B", "C"], ["A", "C"], [[0.1, 0.7, 0.1, 0.1], [0.2, 0.2, 0.4, 0.2]])}
-    write_predictions(folder / "<b>x<b>.json", made)
-    return folder
-
-
 def test_the_page_holds_its_data_and_nothing_else(tmp_path: Path) -> None:
     folder = hostile(tmp_path)
     made = report([folder / "<b>x<b>.json"], folder / "passages.jsonl")
@@ -520,6 +464,18 @@ def test_the_command(save_dir: Path, data_bin: Path, tmp_path: Path) -> None:
         assert content[:8] == b"\x89PNG\r\n\x1a\n"
         assert tuple(int.from_bytes(content[at : at + 4], "big") for at in (16, 20)) == size
     assert sorted(path.name for path in png.iterdir()) == ["accuracy.png", "confusion.png", "loss.png"]
+
+
+def test_pictures_need_matplotlib(save_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "matplotlib").mkdir()
+    (tmp_path / "matplotlib" / "__init__.py").write_text("raise ImportError('not here')")
+    out = tmp_path / "page.html"
+    command = ("fairseq-cloze", "report", save_dir, "--out", out)
+    done = run(*command, "--png", tmp_path / "png", code=1, env={"PYTHONPATH": str(tmp_path)})
+    assert done.text == "Error: pictures need matplotlib (not here): pip install 'fairseq-cloze[plot]'\n"
+    assert not out.exists() and not (tmp_path / "png").exists()
+    run(*command, env={"PYTHONPATH": str(tmp_path)})
+    assert out.exists()
 
 
 def test_errors_of_the_command(tmp_path: Path, predictions: Path) -> None:
