@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..data.vocabulary import PAD
 from .architecture import Architecture
@@ -27,6 +28,15 @@ class EncoderAndLMHead(nn.Module):
         embed_tokens = nn.Embedding(rows, architecture.encoder_embed_dim, padding_idx=PAD)
         self.sentence_encoder = Encoder(architecture, embed_tokens)
         self.lm_head = LMHead(architecture, rows, None if architecture.untie_weights_roberta else embed_tokens.weight)
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Inside, parameters get no first values: on the meta device those cost the import of torch's whole compiler."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
 
 
 class Roberta(nn.Module):
@@ -63,7 +73,7 @@ class Roberta(nn.Module):
         Raises:
             RuntimeError: names or shapes do not fit
         """
-        with torch.device("meta"):
+        with torch.device("meta"), _Uninitialised():
             model = cls(architecture, weights[f"{ENCODER}embed_tokens.weight"].size(0), ranking_head, **options)
         model.load_state_dict({name: value.clone() for name, value in weights.items()}, strict=True, assign=True)
         if not architecture.untie_weights_roberta:

@@ -173,13 +173,13 @@ def train_as_launched() -> None:
 
             place = find_place()
             if place is not None:
-                if place.rank > 0:  # fairseq-validate resets the level to INFO, in every worker
+                if place.number > 0:  # fairseq-validate resets the level to INFO, in every worker
                     os.environ.setdefault("LOGLEVEL", "WARNING")
                 gpus = 0 if cfg.common.cpu else torch.cuda.device_count()
                 with open_dict(cfg):
                     options.distributed_init_method = place.init_method
-                    options.distributed_world_size, options.distributed_rank = place.size, place.rank
-                    options.device_id = place.local_rank % gpus if gpus else place.local_rank
+                    options.distributed_world_size, options.distributed_rank = place.size, place.number
+                    options.device_id = place.local_number % gpus if gpus else place.local_number
                     options.distributed_no_spawn = True
                     if not gpus:
                         options.distributed_backend = "gloo"

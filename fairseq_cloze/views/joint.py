@@ -14,7 +14,7 @@ import torch
 
 from ..data.store import Store
 from ..data.vocabulary import BOS, EOS, PAD, Vocabulary
-from ..passages.reading import UNLABELLED
+from ..passages.passage import UNLABELLED
 from .view import Item, Sample, View
 from .windows import cut_passages
 

@@ -14,7 +14,8 @@ from fairseq_cloze import register
 from fairseq_cloze.data.encoding import encode_passages
 from fairseq_cloze.data.store import Store
 from fairseq_cloze.data.vocabulary import BOS, EOS
-from fairseq_cloze.passages.reading import Passage, read_passages
+from fairseq_cloze.passages.passage import Passage
+from fairseq_cloze.passages.reading import read_passages
 
 from ..conftest import PASSAGES
 from ..views.test_making import make_view, odd_passages
