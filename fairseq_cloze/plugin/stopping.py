@@ -9,6 +9,7 @@ it is enough that one of them was told.
 from __future__ import annotations
 
 import logging
+import math
 import multiprocessing
 import os
 import signal
@@ -81,23 +82,34 @@ def _is_done(cfg: Any, trainer: Any) -> bool:
 
 def _unless_done(plain: Any) -> Any:
     @wraps(plain)
-    def train(cfg: Any, trainer: Any, *args: Any) -> Any:
-        if not _is_done(cfg, trainer):
-            return plain(cfg, trainer, *args)
-        logger.info(
-            "nothing left to do: %d of %d updates are done", trainer.get_num_updates(), cfg.optimization.max_update
-        )
-        return [None], True
+    def train(cfg: Any, trainer: Any, task: Any, epoch_itr: Any) -> Any:
+        events = getattr(task, "events", None)  # another task has none
+        updates = trainer.get_num_updates()
+        if events is not None:
+            events.begin(cfg, updates, epoch_itr.next_epoch_idx)
+        if _is_done(cfg, trainer):
+            logger.info("nothing left to do: %d of %d updates are done", updates, cfg.optimization.max_update)
+            losses, should_stop = [None], True
+        else:
+            losses, should_stop = plain(cfg, trainer, task, epoch_itr)
+        if events is not None and (should_stop or epoch_itr.next_epoch_idx > (cfg.optimization.max_epoch or math.inf)):
+            events.tell("finished")
+        return losses, should_stop
 
     return train
 
 
 def _saving(plain: Any) -> Any:
     @wraps(plain)
-    def validate_and_save(cfg: Any, trainer: Any, task: Any, epoch_itr: Any, *args: Any) -> Any:
+    def validate_and_save(
+        cfg: Any, trainer: Any, task: Any, epoch_itr: Any, valid_subsets: Any, end_of_epoch: bool
+    ) -> Any:
         if _is_done(cfg, trainer) or not getattr(task, "stopping", False):
             try:
-                return plain(cfg, trainer, task, epoch_itr, *args)
+                losses, should_stop = plain(cfg, trainer, task, epoch_itr, valid_subsets, end_of_epoch)
+                if (end_of_epoch or should_stop) and hasattr(task, "events"):
+                    task.events.end_epoch()
+                return losses, should_stop
             except Stop:
                 pass
         _save_and_exit(cfg.checkpoint, trainer, task, epoch_itr)
@@ -116,6 +128,7 @@ def _save_and_exit(cfg: Any, trainer: Any, task: Any, epoch_itr: Any) -> None:
         last = Path(cfg.save_dir, LAST_CHECKPOINT)
         text = f"Stopped {after}. {last} is saved: start the same command again to go on (exit status {Exit.REQUEUE})"
     task.requeued()
+    task.events.tell("stopped", status=int(Exit.REQUEUE), text=text)
     compat.end_run(Exit.REQUEUE, text)
 
 
