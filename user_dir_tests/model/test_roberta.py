@@ -44,7 +44,12 @@ def headed(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """The weights with a ranking head beside them."""
     torch.manual_seed(2)
     width = checkpoint.architecture.encoder_embed_dim
-    head = {"dense.weight": (width, width), "dense.bias": (width,), "out_proj.weight": (1, width), "out_proj.bias": (1,)}
+    head = {
+        "dense.weight": (width, width),
+        "dense.bias": (width,),
+        "out_proj.weight": (1, width),
+        "out_proj.bias": (1,),
+    }
     return {**checkpoint.weights, **{f"{RANKING_HEAD}{name}": torch.randn(shape) for name, shape in head.items()}}
 
 
