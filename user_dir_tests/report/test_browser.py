@@ -16,7 +16,7 @@ from fairseq_cloze.passages.passage import LETTERS
 from fairseq_cloze.ranking.answers import PassagePrediction, write_predictions
 from fairseq_cloze.report.page import Report, report, write_report
 
-from ..support.reported import CHANCE, answer, hostile, training_events, write_events
+from ..support.reported import CHANCE, answer, hostile, log_text, training_events, write_events
 from ..support.texts import write_passage
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
