@@ -1,0 +1,1 @@
+"""Data: passages become a data-bin, each encoded once."""

@@ -1,0 +1,66 @@
+"""BPE: text → embedding rows, word by word; a word that was met before is looked up.
+
+Byte-level BPE first splits a text into words and never merges across them.  The few ten thousand words of a language
+make up nearly all of its texts, so that most of the work is one regular expression and one dictionary.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import chain
+from typing import Any, Dict, List, Sequence, Tuple
+
+import numpy as np
+
+#: GPT-2's pattern of words for the characters of :data:`_PLAIN`, where it needs no Unicode properties.
+_WORD = re.compile(
+    r" ?[A-Za-z]+| ?[0-9]+|'(?:[stmd]|re|ve|ll)| ?[^\sA-Za-z0-9]+|\s+(?!\S)|\s+", re.ASCII
+)  # fmt: skip
+#: ASCII, and the dashes, quotation marks and dots of typography, which are no letters, digits or white space.
+_PLAIN = re.compile("[\x00-\x7f\u2010-\u2027]*")
+
+_KEPT = 16_000_000  # bytes of words that are remembered, some 80,000 of them
+_WORD_BYTES = 200  # what a word takes beside its characters
+
+
+class Words:
+    """Encode texts with a ``tokenizers.Tokenizer``, remembering words.
+
+    Args:
+        tokenizer: splits as GPT-2 does
+        row_of_number: embedding row of each BPE number, in the type that is wanted
+    """
+
+    def __init__(self, tokenizer: Any, row_of_number: np.ndarray) -> None:
+        self._tokenizer = tokenizer
+        self._row_of_number = row_of_number
+        self._known: Dict[str, bytes] = {}
+        self._bytes = 0
+
+    def encode(self, texts: Sequence[str]) -> List[bytes]:
+        """The embedding rows of each text as raw bytes; a text of other characters counts as one word."""
+        if self._bytes > _KEPT:
+            self._known.clear()
+            self._bytes = 0
+        look_up, rows = self._known.get, self._known.__getitem__
+        encoded: List[bytes] = []
+        late: List[Tuple[int, List[str]]] = []  # texts with words that are new
+        for text in texts:
+            found = look_up(text)
+            if found is None:
+                words = _WORD.findall(text) if text.isascii() or _PLAIN.fullmatch(text) else [text]
+                try:
+                    found = b"".join(map(rows, words))
+                except KeyError:
+                    late.append((len(encoded), words))
+                    found = b""
+            encoded.append(found)
+        self._learn(list(set(chain.from_iterable(words for _, words in late)).difference(self._known)))
+        for number, words in late:
+            encoded[number] = b"".join(map(rows, words))
+        return encoded
+
+    def _learn(self, words: Sequence[str]) -> None:
+        for word, encoding in zip(words, self._tokenizer.encode_batch(words) if words else ()):
+            self._known[word] = self._row_of_number[np.asarray(encoding.ids, dtype=np.int64)].tobytes()
+            self._bytes += len(word) + _WORD_BYTES

@@ -1,0 +1,104 @@
+"""Data-bin: a folder with encoded splits, the vocabulary they were encoded with, and a manifest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Dict, Mapping
+
+from .encoding import EncodingOptions
+from ..errors import DataBinError
+from ..files import PathLike
+from .store import Store
+from .vocabulary import Vocabulary
+
+MANIFEST = "manifest.json"
+FORMAT = "fairseq-cloze data-bin"
+FORMAT_VERSION = 1
+
+
+class DataBin:
+    """A data-bin on disk; splits are opened on demand.
+
+    Args:
+        folder: what ``fairseq-cloze prepare`` wrote
+
+    Raises:
+        DataBinError: not a complete data-bin, or one of another format version
+    """
+
+    def __init__(self, folder: PathLike) -> None:
+        self.folder = Path(folder)
+        self.manifest = _read_manifest(self.folder)
+        self.vocabulary = Vocabulary.load(self.folder)
+        recorded = self.manifest["vocabulary"]
+        for part in ("dictionary_digest", "bpe_digest"):
+            if recorded[part] != getattr(self.vocabulary, part):
+                raise DataBinError(
+                    f"{self.folder}: the {part.split('_')[0]} files were changed after the data-bin was prepared "
+                    f"(expected {recorded[part][:12]}, found {getattr(self.vocabulary, part)[:12]}); "
+                    "run 'fairseq-cloze prepare' again"
+                )
+
+    @property
+    def splits(self) -> Dict[str, Any]:
+        """Manifest entries by split name."""
+        return self.manifest["splits"]
+
+    @property
+    def encoding(self) -> EncodingOptions:
+        """How text became tokens."""
+        return EncodingOptions(**self.manifest["encoding"])
+
+    def open(self, split: str) -> Store:
+        """Map a split; constant time and memory.
+
+        Raises:
+            DataBinError: no such split, or damaged files
+        """
+        if split not in self.splits:
+            raise DataBinError(
+                f"{self.folder}: no split '{split}', found {', '.join(sorted(self.splits))}; "
+                f"prepare it with 'fairseq-cloze prepare', or name another one"
+            )
+        return Store.open(self.folder / split, self.splits[split]["columns"])
+
+
+def write_manifest(
+    folder: Path, vocabulary: Vocabulary, encoding: EncodingOptions, splits: Mapping[str, Any], version: str
+) -> None:
+    """Write the manifest; a folder without one does not open."""
+    manifest = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "written_by": f"fairseq-cloze {version}",
+        "vocabulary": {
+            "rows": len(vocabulary),
+            "dictionary_digest": vocabulary.dictionary_digest,
+            "bpe_digest": vocabulary.bpe_digest,
+        },
+        "encoding": encoding.to_dict(),
+        "splits": dict(splits),
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _read_manifest(folder: Path) -> Dict[str, Any]:
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        found = "no such folder" if not folder.is_dir() else f"no {MANIFEST}"
+        raise DataBinError(
+            f"{folder}: expected a data-bin, found {found}; write one with 'fairseq-cloze prepare --out {folder}'"
+        ) from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataBinError(f"{path}: cannot be read ({error}); run 'fairseq-cloze prepare' again") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise DataBinError(f"{path}: not the manifest of a fairseq-cloze data-bin; give the folder 'prepare' wrote")
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise DataBinError(
+            f"{path}: expected format version {FORMAT_VERSION}, found {manifest.get('format_version')}; "
+            "run 'fairseq-cloze prepare' of this version again"
+        )
+    return manifest

@@ -1,0 +1,191 @@
+"""Store: encoded passages in memory-mapped files.
+
+A split is a folder with one ``<column>.bin`` per column of :data:`fairseq_cloze.data.encoding.COLUMNS`, plain arrays
+without a header; lengths are kept as running totals, so that any passage is found without reading the others.  Types
+and counts stand in the manifest of the data-bin.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Dict, List, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+
+from .encoding import COLUMNS, Columns, column_dtype
+from ..errors import DataBinError
+
+#: Length columns and what they measure: stored as running totals that start with 0.
+_TOTALS = {
+    "id_length": "id_bytes",
+    "token_count": "tokens",
+    "sentence_count": "sentence_start",
+    "blank_count": "blank_position",
+    "candidate_count": "candidate_length",
+    "candidate_length": "candidate_tokens",
+}
+
+
+class StoreWriter:
+    """Append columns to the files of one split; memory does not grow with what was written.
+
+    Args:
+        folder: an existing, empty folder
+        rows: embedding rows of the dictionary, which choose the token type
+    """
+
+    def __init__(self, folder: Path, rows: int) -> None:
+        self._dtypes = {name: column_dtype(name, rows) for name in COLUMNS}
+        self._files: Dict[str, BinaryIO] = {name: open(folder / f"{name}.bin", "wb") for name in COLUMNS}
+        self.counts: Dict[str, int] = {name: 0 for name in COLUMNS}
+        self._totals = {name: 0 for name in _TOTALS}
+        for name in _TOTALS:
+            self._write(name, np.zeros(1, dtype=self._dtypes[name]))
+
+    def append(self, columns: Columns) -> None:
+        """Write the passages of *columns* after those already there."""
+        for name in COLUMNS:
+            values = columns[name]
+            if name in _TOTALS:
+                values = np.cumsum(values, dtype=np.int64) + self._totals[name]
+                self._totals[name] = int(values[-1]) if len(values) else self._totals[name]
+            self._write(name, values)
+
+    def _write(self, name: str, values: np.ndarray) -> None:
+        self._files[name].write(np.ascontiguousarray(values, dtype=self._dtypes[name]).tobytes())
+        self.counts[name] += len(values)
+
+    def close(self) -> None:
+        """Flush everything to the disk."""
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+
+    def describe(self) -> Dict[str, Any]:
+        """Type and entries of each column, for the manifest."""
+        return {name: {"dtype": self._dtypes[name].name, "entries": self.counts[name]} for name in COLUMNS}
+
+
+@dataclass(frozen=True)
+class EncodedPassage:
+    """One passage of a store.
+
+    Attributes:
+        id: passage id
+        tokens: embedding rows, a blank is one ``<mask>``, ``(tokens,)``
+        sentence_starts: offsets into *tokens*, ascending, ``(sentences,)``
+        blank_positions: offsets of the masks in *tokens*, ``(blanks,)``
+        gold: index of the right candidate or -1, ``(blanks,)``
+        candidates: per blank, per candidate, its tokens; none for "nothing goes here"
+    """
+
+    id: str
+    tokens: np.ndarray
+    sentence_starts: np.ndarray
+    blank_positions: np.ndarray
+    gold: np.ndarray
+    candidates: List[List[np.ndarray]]
+
+
+class Store:
+    """Random access to the encoded passages of one split.
+
+    Args:
+        columns: arrays by column name, memory-mapped or not, with lengths as running totals
+        origin: folder and description the columns were mapped from
+    """
+
+    def __init__(self, columns: Mapping[str, np.ndarray], origin: Optional[Tuple[Path, Any]] = None) -> None:
+        self.columns = columns
+        self._origin = origin
+        self.id_end = columns["id_length"]
+        self.token_end = columns["token_count"]
+        self.sentence_end = columns["sentence_count"]
+        self.blank_end = columns["blank_count"]
+        self.candidate_end = columns["candidate_count"]
+        self.candidate_token_end = columns["candidate_length"]
+
+    @classmethod
+    def open(cls, folder: Path, description: Mapping[str, Mapping[str, Any]]) -> Store:
+        """Map the files of a split; constant time and memory, whatever their size.
+
+        Raises:
+            DataBinError: a file is missing or has another size than the manifest says
+        """
+        columns: Dict[str, np.ndarray] = {}
+        for name in COLUMNS:
+            path = folder / f"{name}.bin"
+            try:
+                dtype, entries = np.dtype(description[name]["dtype"]), int(description[name]["entries"])
+                size = path.stat().st_size
+            except (KeyError, OSError) as error:
+                raise DataBinError(f"{path}: missing ({error}); run 'fairseq-cloze prepare' again") from error
+            if size != dtype.itemsize * entries:
+                raise DataBinError(
+                    f"{path}: expected {dtype.itemsize * entries:,} bytes, found {size:,}; "
+                    "the data-bin is damaged, run 'fairseq-cloze prepare' again"
+                )
+            columns[name] = np.memmap(path, dtype, "r", shape=(entries,)) if entries else np.empty(0, dtype)
+        return cls(columns, (folder, description))
+
+    def __reduce__(self) -> Any:
+        """Other processes map the files anew rather than get a copy of their content."""
+        return (Store.open, self._origin) if self._origin else (Store, (self.columns,))
+
+    @classmethod
+    def from_columns(cls, chunks: Sequence[Columns], rows: int) -> Store:
+        """A store in memory, from the chunks that :func:`fairseq_cloze.data.encoding.encode_passages` returned."""
+        columns: Dict[str, np.ndarray] = {}
+        for name in COLUMNS:
+            values = np.concatenate([chunk[name] for chunk in chunks]).astype(column_dtype(name, rows))
+            if name in _TOTALS:
+                values = np.concatenate([np.zeros(1, np.int64), np.cumsum(values, dtype=np.int64)])
+            columns[name] = values
+        return cls(columns)
+
+    def __len__(self) -> int:
+        """Number of passages."""
+        return len(self.token_end) - 1
+
+    @property
+    def blanks(self) -> int:
+        """Number of blanks."""
+        return len(self.columns["gold"])
+
+    def id(self, passage: int) -> str:
+        """Id of a passage."""
+        return bytes(self.columns["id_bytes"][self.id_end[passage] : self.id_end[passage + 1]]).decode("utf-8")
+
+    def candidate_tokens(self, candidate: int) -> np.ndarray:
+        """Tokens of a candidate, counted over the whole split."""
+        start, end = self.candidate_token_end[candidate : candidate + 2]
+        return self.columns["candidate_tokens"][start:end]
+
+    def filling(self, blank: int, candidate: int) -> np.ndarray:
+        """Tokens of a candidate of a blank."""
+        return self.candidate_tokens(int(self.candidate_end[blank]) + candidate)
+
+    def distinct_candidates(self) -> Tuple[np.ndarray, np.ndarray]:
+        """The blank of each candidate, and whether it repeats no earlier one; ``int64`` and ``bool (candidates,)``."""
+        owner = np.repeat(np.arange(self.blanks), np.diff(self.candidate_end))
+        order = np.arange(len(owner)) - self.candidate_end[owner]
+        return owner, self.columns["candidate_first"] == order
+
+    def __getitem__(self, passage: int) -> EncodedPassage:
+        if not 0 <= passage < len(self):
+            raise IndexError(f"passage {passage} of {len(self)}")
+        tokens = slice(self.token_end[passage], self.token_end[passage + 1])
+        sentences = slice(self.sentence_end[passage], self.sentence_end[passage + 1])
+        blanks = slice(self.blank_end[passage], self.blank_end[passage + 1])
+        ends = self.candidate_end[blanks.start : blanks.stop + 1]
+        return EncodedPassage(
+            self.id(passage),
+            self.columns["tokens"][tokens],
+            self.columns["sentence_start"][sentences],
+            self.columns["blank_position"][blanks],
+            self.columns["gold"][blanks],
+            [[self.candidate_tokens(index) for index in range(a, b)] for a, b in zip(ends[:-1], ends[1:])],
+        )

@@ -1,0 +1,307 @@
+"""Vocabulary: the byte-level BPE and the dictionary that belong to one set of RoBERTa weights.
+
+fairseq keeps it in three files: ``encoder.json`` (BPE token → BPE number), ``vocab.bpe`` (the merges, in order) and
+``dict.txt`` (one BPE number per line; the line's rank, after four special symbols, is the row of the embedding).
+``<mask>`` is added at the end when ``dict.txt`` does not list it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
+
+import numpy as np
+
+from .bpe import Words
+from ..errors import ClozeError
+from ..files import PathLike
+
+DICTIONARY_FILE = "dict.txt"
+ENCODER_FILE = "encoder.json"
+MERGES_FILE = "vocab.bpe"
+FILES = (DICTIONARY_FILE, ENCODER_FILE, MERGES_FILE)
+
+BOS, PAD, EOS, UNK = 0, 1, 2, 3
+SPECIAL_SYMBOLS = ("<s>", "<pad>", "</s>", "<unk>")
+MASK_SYMBOL = "<mask>"
+END_OF_TEXT = "<|endoftext|>"
+
+GPT2_BPE_URL = "https://dl.fbaipublicfiles.com/fairseq/gpt2_bpe/"
+
+
+class Vocabulary:
+    """Text ↔ embedding rows.
+
+    Args:
+        files: contents of :data:`FILES`, by name
+        origin: where they came from, for messages
+
+    Raises:
+        ClozeError: the files cannot be read or do not belong together
+    """
+
+    def __init__(self, files: Mapping[str, bytes], origin: str) -> None:
+        self.files = {name: bytes(files[name]) for name in FILES}
+        self.origin = origin
+        self._numbers: Dict[str, int] = _parse_json(self.files[ENCODER_FILE], f"{origin}: {ENCODER_FILE}")
+        self._merges = _parse_merges(self.files[MERGES_FILE], f"{origin}: {MERGES_FILE}")
+        #: dictionary symbols by embedding row, special symbols and ``<mask>`` included
+        self.symbols: List[str] = [
+            *SPECIAL_SYMBOLS,
+            *_parse_dictionary(self.files[DICTIONARY_FILE], f"{origin}: {DICTIONARY_FILE}"),
+        ]
+        if MASK_SYMBOL not in self.symbols:  # as fairseq's masked_lm task does
+            self.symbols.append(MASK_SYMBOL)
+        rows = {symbol: row for row, symbol in enumerate(self.symbols)}
+        if len(rows) != len(self.symbols):
+            repeated = next(symbol for row, symbol in enumerate(self.symbols) if rows[symbol] != row)
+            raise ClozeError(
+                f"{origin}: {DICTIONARY_FILE} holds '{repeated}' twice; take the one that came with the weights"
+            )
+        self._row_of_number = np.full(max(self._numbers.values()) + 1, UNK, dtype=np.int64)
+        for number in self._numbers.values():
+            self._row_of_number[number] = rows.get(str(number), UNK)
+        known = int((self._row_of_number != UNK).sum())
+        if known < 0.5 * len(self._numbers):
+            raise ClozeError(
+                f"{origin}: {DICTIONARY_FILE} and {ENCODER_FILE} do not belong together: "
+                f"{known:,} of {len(self._numbers):,} BPE tokens stand in the dictionary; "
+                "take all three files from the folder of the weights"
+            )
+
+    # -- files -------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def load(cls, folder: PathLike) -> Vocabulary:
+        """Read the three files of a folder.
+
+        Raises:
+            ClozeError: a file is missing or does not fit
+        """
+        folder = Path(folder)
+        missing = [name for name in FILES if not (folder / name).is_file()]
+        if missing:
+            raise ClozeError(
+                f"{folder}: {' and '.join(missing)} not found; a folder of weights needs {', '.join(FILES)} "
+                f"(for fairseq's own RoBERTa tarballs, get {ENCODER_FILE} and {MERGES_FILE} from {GPT2_BPE_URL})"
+            )
+        return cls({name: (folder / name).read_bytes() for name in FILES}, str(folder))
+
+    def save(self, folder: PathLike) -> None:
+        """Write the three files, byte for byte as they were read."""
+        for name, content in self.files.items():
+            Path(folder, name).write_bytes(content)
+
+    @classmethod
+    def build(cls, tokens: Sequence[str], merges: Sequence[Tuple[str, str]], origin: str) -> Vocabulary:
+        """Make the three files from a Hugging Face style vocabulary.
+
+        BPE numbers follow GPT-2's rule (the 256 bytes in GPT-2's order, then one per merge, then the end of text),
+        so that GPT-2's own merges give GPT-2's own ``encoder.json``.
+
+        Args:
+            tokens: tokens by embedding row, without the four special symbols and ``<mask>``
+            merges: pairs in order of rank
+            origin: where they came from, for messages
+        """
+        numbers: Dict[str, int] = {}
+        for token in [*_byte_alphabet(), *(left + right for left, right in merges), END_OF_TEXT]:
+            numbers.setdefault(token, len(numbers))
+        # The second column counts occurrences in fairseq's own files; only the order of the rows matters to a model.
+        rows = [f"{numbers.get(token, token)} {len(tokens) - row}\n" for row, token in enumerate(tokens)]
+        return cls(
+            {
+                DICTIONARY_FILE: "".join(rows).encode(),
+                ENCODER_FILE: json.dumps(numbers).encode(),
+                MERGES_FILE: "".join(["#version: 0.2\n", *(f"{left} {right}\n" for left, right in merges)]).encode(),
+            },
+            origin,
+        )
+
+    @classmethod
+    def learn(cls, texts: Iterable[str], size: int) -> Vocabulary:
+        """Learn a byte-level BPE of about *size* embedding rows from *texts*.
+
+        Raises:
+            ClozeError: *size* leaves no room for merges
+        """
+        from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+        reserved = len(SPECIAL_SYMBOLS) + 1  # <mask>
+        if size < 256 + reserved + 1:
+            raise ClozeError(f"a byte-level BPE needs at least {256 + reserved + 1} rows, {size} were asked for")
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        trainer = trainers.BpeTrainer(
+            vocab_size=size - reserved, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+        model = json.loads(tokenizer.to_str())["model"]
+        tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
+        merges = [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in model["merges"]]
+        return cls.build(tokens, merges, "learned vocabulary")
+
+    # -- identity ----------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """Embedding rows."""
+        return len(self.symbols)
+
+    @cached_property
+    def mask(self) -> int:
+        """Row of ``<mask>``."""
+        return self.symbols.index(MASK_SYMBOL)
+
+    @cached_property
+    def dictionary_digest(self) -> str:
+        """SHA-256 of the symbols in order; counts in ``dict.txt`` do not matter."""
+        return hashlib.sha256("\n".join(self.symbols).encode()).hexdigest()
+
+    @cached_property
+    def bpe_digest(self) -> str:
+        """SHA-256 of the BPE numbers and the merges in order; layout of the files does not matter."""
+        content = json.dumps([sorted(self._numbers.items()), self._merges], separators=(",", ":"))
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    # -- encoding ----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The ``tokenizers.Tokenizer`` over BPE numbers, as GPT-2 splits and merges."""
+        from tokenizers import Tokenizer, models, pre_tokenizers
+
+        try:
+            tokenizer = Tokenizer(models.BPE(vocab=self._numbers, merges=self._merges))
+        except Exception as error:  # tokenizers raises plain Exception
+            raise ClozeError(
+                f"{self.origin}: {MERGES_FILE} and {ENCODER_FILE} do not belong together ({error}); "
+                "take all three files from the folder of the weights"
+            ) from error
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        return tokenizer
+
+    def encode(self, texts: Sequence[str]) -> List[np.ndarray]:
+        """Embedding rows of each text, without special symbols; ``int64`` arrays of shape ``(tokens,)``."""
+        return [np.frombuffer(rows, self.token_type).astype(np.int64) for rows in self.encode_raw(texts)]
+
+    def encode_raw(self, texts: Sequence[str]) -> List[bytes]:
+        """:meth:`encode` as raw bytes of :attr:`token_type`."""
+        return self._words.encode(texts)
+
+    @cached_property
+    def _words(self) -> Words:
+        return Words(self.tokenizer, self._row_of_number.astype(self.token_type))
+
+    @property
+    def token_type(self) -> np.dtype:
+        """The smallest type that holds an embedding row."""
+        return token_type(len(self))
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of embedding rows; special symbols appear by name."""
+        pieces: List[str] = []
+        run = bytearray()
+        for token in tokens:
+            symbol = self.symbols[token]
+            text = self._text_of_symbol.get(symbol)
+            if text is not None:
+                run += text
+            else:
+                pieces += [run.decode("utf-8", "replace"), symbol]
+                run = bytearray()
+        return "".join([*pieces, run.decode("utf-8", "replace")])
+
+    @cached_property
+    def nothing(self) -> np.ndarray:
+        """Tokens that stand for the empty candidate where it is scored at a mask: a slash, as exams print it."""
+        return self.encode([" /"])[0]
+
+    @cached_property
+    def _text_of_symbol(self) -> Dict[str, bytes]:
+        byte_of = {character: byte for byte, character in enumerate(_byte_characters())}
+        return {
+            str(number): bytes(byte_of[character] for character in token)
+            for token, number in self._numbers.items()
+            if all(character in byte_of for character in token)
+        }
+
+    # -- Hugging Face ------------------------------------------------------------------------------------------------
+
+    @property
+    def merges(self) -> List[Tuple[str, str]]:
+        """Merges in order of rank."""
+        return list(self._merges)
+
+    def token_rows(self) -> Dict[str, int]:
+        """Tokens as Hugging Face writes them (``vocab.json``) → embedding rows."""
+        token_of = {str(number): token for token, number in self._numbers.items()}
+        return {token_of.get(symbol, symbol): row for row, symbol in enumerate(self.symbols)}
+
+
+def token_type(rows: int) -> np.dtype:
+    """The smallest type that holds one of *rows* embedding rows."""
+    return np.dtype("uint16" if rows <= 1 << 16 else "uint32")
+
+
+def _byte_alphabet() -> List[str]:
+    """The 256 byte characters in GPT-2's numbering: printable bytes first, the others after them."""
+    characters = _byte_characters()
+    printable = [byte for byte in range(256) if ord(characters[byte]) < 256]
+    return [characters[byte] for byte in printable] + [characters[byte] for byte in range(256) if byte not in printable]
+
+
+def _byte_characters() -> List[str]:
+    """The visible character that byte-level BPE writes for each byte."""
+    characters = []
+    stand_in = 256
+    for byte in range(256):
+        if 33 <= byte <= 126 or 161 <= byte <= 172 or 174 <= byte <= 255:
+            characters.append(chr(byte))
+        else:
+            characters.append(chr(stand_in))
+            stand_in += 1
+    return characters
+
+
+def _parse_json(content: bytes, where: str) -> Dict[str, int]:
+    try:
+        numbers = json.loads(content.decode("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ClozeError(f"{where}: expected a JSON object of BPE tokens ({error}); copy the file again") from error
+    if not isinstance(numbers, dict) or not numbers or not all(type(value) is int for value in numbers.values()):
+        raise ClozeError(f"{where}: expected a JSON object from BPE tokens to numbers; copy the file again")
+    return numbers
+
+
+def _parse_merges(content: bytes, where: str) -> List[Tuple[str, str]]:
+    lines = content.decode("utf-8", "replace").split("\n")
+    merges = []
+    for number, line in enumerate(lines, 1):
+        if not line or (number == 1 and line.startswith("#version")):
+            continue
+        pair = line.rstrip("\r").split(" ")
+        if len(pair) != 2:
+            raise ClozeError(
+                f"{where}, line {number}: expected two tokens with a space between them, found '{line[:40]}'; "
+                "copy the file again"
+            )
+        merges.append((pair[0], pair[1]))
+    return merges
+
+
+def _parse_dictionary(content: bytes, where: str) -> List[str]:
+    symbols = []
+    for number, line in enumerate(content.decode("utf-8", "replace").split("\n"), 1):
+        if not line:
+            continue
+        parts = line.rstrip("\r").split(" ")
+        if len(parts) != 2 or not parts[1].isdigit():
+            raise ClozeError(
+                f"{where}, line {number}: expected a symbol and a count, found '{line[:40]}'; "
+                "take the dict.txt that came with the weights"
+            )
+        symbols.append(parts[0])
+    return symbols
