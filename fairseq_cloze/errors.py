@@ -6,13 +6,29 @@ Everything a user can put right (a file that does not fit, a missing package, a 
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Any
+
+
+class Exit(IntEnum):
+    """Exit statuses of all commands; 128 + n besides where signal n ended one."""
+
+    DONE = 0
+    FAILED = 1  #: something the user can put right
+    USAGE = 2  #: options that do not go together, as the command line's parsers have it
+    UNFIT = 3  #: the doctor found a checkpoint unfit
+    AT_CHANCE = 4  #: a training stayed at chance and was asked to stop then
+    OUT_OF_MEMORY = 5  #: what cannot be computed in parts does not fit into memory
+    REQUEUE = 75  #: a training was told to stop, has saved and wants to go on: sysexits.h's ``EX_TEMPFAIL``
+    NOT_EXECUTABLE = 126  #: the command that was to run under a log cannot be run, as shells have it
+    NOT_FOUND = 127  #: it was not found
+    INTERRUPTED = 130  #: Ctrl-C
 
 
 class ClozeError(Exception):
     """Something the user can put right; the text says where, what was expected, what was found and what to do."""
 
-    exit_code = 1
+    exit_code: int = Exit.FAILED
 
     def __reduce__(self) -> Any:
         """An error comes out of another process as it was raised there, with its fields."""
@@ -38,15 +54,15 @@ class DataBinError(ClozeError):
 
 
 class ChanceError(ClozeError):
-    """A training that stays at chance and was asked to stop then; exit status 4."""
+    """A training that stays at chance and was asked to stop then."""
 
-    exit_code = 4
+    exit_code = Exit.AT_CHANCE
 
 
 class OutOfMemory(ClozeError):
-    """What cannot be computed in pieces that fit into memory; exit status 5."""
+    """What cannot be computed in pieces that fit into memory."""
 
-    exit_code = 5
+    exit_code = Exit.OUT_OF_MEMORY
 
 
 SKIP_HINT = "mend the passage, or pass --on-error skip to leave such passages out"

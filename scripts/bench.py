@@ -35,7 +35,7 @@ from bench_training import measure_training  # noqa: E402
 
 from fairseq_cloze.data.prepare import prepare  # noqa: E402
 from fairseq_cloze.passages.reading import read_passages# noqa: E402
-from fairseq_cloze.weights.checkpoint import load_state, read_architecture  # noqa: E402
+from fairseq_cloze.weights.checkpoint import Checkpoint  # noqa: E402
 from fairseq_cloze.weights.hugging_face import export_hf  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,14 +63,14 @@ def main() -> int:
     }
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        architecture = read_architecture(load_state(options.weights / "model.pt"), options.weights)
+        architecture = Checkpoint.read(options.weights / "model.pt").architecture
         result["architecture"] = vars(architecture)
         shapes = gemm_shapes(architecture, device=options.device)
         gemm = {
             name: Contestant(partial(gemm_rate, dtype, options.device, shapes))
             for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))
         }
-        export_hf(options.weights / "model.pt", work / "hf")
+        export_hf(Checkpoint.read(options.weights / "model.pt"), work / "hf")
         if "scoring" in options.only:
             _say("scoring")
             bench = ScoringBench(options.weights, work / "hf", chosen, work, options.device)

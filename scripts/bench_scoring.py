@@ -25,7 +25,7 @@ from fairseq_cloze.data.store import Store
 from fairseq_cloze.passages.passage import Passage
 from fairseq_cloze.ranking.ranker import Answers, Scorer
 from fairseq_cloze.views.making import make_view
-from fairseq_cloze.weights.checkpoint import load_state, roberta_weights
+from fairseq_cloze.weights.checkpoint import Checkpoint
 
 BATCH_SIZES = (4, 8, 16)  # the peers' best is taken
 QUESTION_BATCH_SIZES = (1, 2, 4)
@@ -141,7 +141,7 @@ class ScoringBench:
             for theirs, name in (("dense", "roberta.pooler.dense"), ("out_proj", "classifier"))
             for kind in ("weight", "bias")
         }
-        state = roberta_weights(load_state(self.weights / "model.pt"), self.weights)
+        state = Checkpoint.read(self.weights / "model.pt").weights
         state = {name: value.float() for name, value in state.items()}
         ranking = SentenceRanking(self.work / "questions" / "bin", self.architecture, state, head, choices, self.device)
         rows = ranking.rows()

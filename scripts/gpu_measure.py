@@ -186,7 +186,7 @@ class Measures:
     def _architecture(self, shape: str) -> Any:
         from gpu_check import SHAPES
 
-        from fairseq_cloze.weights.checkpoint import Architecture
+        from fairseq_cloze.model.architecture import Architecture
 
         layers, width, inner, heads = SHAPES[shape]
         return Architecture(layers, width, inner, heads, POSITIONS)
@@ -210,6 +210,6 @@ class Measures:
 
 
 def _default_settings() -> Any:
-    from fairseq_cloze.views.settings import DEFAULT_SETTINGS
+    from fairseq_cloze.views.settings import Settings
 
-    return DEFAULT_SETTINGS.completed({})
+    return Settings()

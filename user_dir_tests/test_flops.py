@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fairseq_cloze import register
 from fairseq_cloze.data.databin import DataBin
-from fairseq_cloze.weights.checkpoint import Architecture
+from fairseq_cloze.model.architecture import Architecture
 from scripts.bench_flops import encoder_flops, forward_flops, training_flops
 
 register()

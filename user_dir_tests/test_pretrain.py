@@ -11,14 +11,9 @@ import torch
 
 from fairseq_cloze.data.prepare import prepare
 from fairseq_cloze.data.vocabulary import Vocabulary
+from fairseq_cloze.model.architecture import Architecture
 from fairseq_cloze.ranking.evaluate import evaluate
-from fairseq_cloze.weights.checkpoint import (
-    Architecture,
-    load_state,
-    read_architecture,
-    read_vocabulary,
-    roberta_weights,
-)
+from fairseq_cloze.weights.checkpoint import Checkpoint
 
 from .conftest import PASSAGES, ROOT, run
 
@@ -34,10 +29,10 @@ def test_from_prose_to_weights_and_on_after_an_end(tmp_path: Path) -> None:
     first = run(*command, env={**SMALL, "UPDATES": "6"})
     assert re.search(r"[\d,]+ tokens to train on, [1-9][\d,]* to validate, 500 rows", first.text)
     weights = tmp_path / "out" / "weights"
-    state = load_state(weights / "model.pt")
-    assert read_architecture(state, weights) == Architecture(2, 24, 96, 2, 64)
-    assert {value.dtype for value in roberta_weights(state, weights).values() if value.dim()} == {torch.float16}
-    vocabulary = read_vocabulary(state, weights)
+    checkpoint = Checkpoint.read(weights / "model.pt")
+    assert checkpoint.architecture == Architecture(2, 24, 96, 2, 64)
+    assert {value.dtype for value in checkpoint.weights.values() if value.dim()} == {torch.float16}
+    vocabulary = checkpoint.vocabulary
     assert vocabulary is not None and vocabulary.bpe_digest == Vocabulary.load(weights).bpe_digest
 
     again = run(*command, env={**SMALL, "UPDATES": "9"})
@@ -60,9 +55,9 @@ def test_a_small_model_starts_from_a_larger_one(tmp_path: Path, pretrained: Path
         import shrink
     finally:
         sys.path.remove(str(PRETRAIN))
-    state = load_state(pretrained / "model.pt")
-    shape = read_architecture(state, pretrained)
-    weights = {name: value.float() for name, value in roberta_weights(state, pretrained).items()}
+    checkpoint = Checkpoint.read(pretrained / "model.pt")
+    shape = checkpoint.architecture
+    weights = {name: value.float() for name, value in checkpoint.weights.items()}
     torch.manual_seed(1)
     tokens = shrink.sample(Vocabulary.load(pretrained), PROSE, 40, 100)
     theirs = shrink.run(weights, shape, tokens, [0, 1])[-1] @ weights["encoder.lm_head.weight"].T
@@ -80,9 +75,9 @@ def test_a_small_model_starts_from_a_larger_one(tmp_path: Path, pretrained: Path
     out = tmp_path / "start" / "model.pt"
     options = ("--out", out, "--layers", 1, "--dim", 24, "--ffn", 40, "--heads", 2, "--length", 90, "--samples", 20)
     run("python", PRETRAIN / "shrink.py", pretrained / "model.pt", PROSE, tmp_path / "data", *options)
-    state = load_state(out)
-    assert read_architecture(state, out) == Architecture(1, 24, 40, 2, 90)
-    assert roberta_weights(state, out)["encoder.sentence_encoder.embed_tokens.weight"].shape == (rows, 24)
+    small = Checkpoint.read(out)
+    assert small.architecture == Architecture(1, 24, 40, 2, 90)
+    assert small.weights["encoder.sentence_encoder.embed_tokens.weight"].shape == (rows, 24)
     command = ("python", PRETRAIN / "shrink.py", pretrained / "model.pt", PROSE, tmp_path / "data")
     wrong = run(*command, *options[:4], code=2)
     assert "are 12 wide: --dim has to be 12 times --heads" in wrong.text
@@ -95,7 +90,7 @@ def test_mini_knows_english(tmp_path: Path) -> None:
     assert result.n_blanks == 282
     assert result.accuracy > 38
     assert sum(path.stat().st_size for path in MINI.iterdir()) <= 20e6
-    weights = roberta_weights(load_state(MINI / "model.pt"), MINI)
+    weights = Checkpoint.read(MINI / "model.pt").weights
     assert weights["encoder.sentence_encoder.embed_tokens.weight"].dtype == torch.float16
 
 
@@ -108,5 +103,5 @@ def test_mini_fine_tunes_from_float16(tmp_path: Path) -> None:
     options = ("--arch", "cloze_roberta", "--finetune-from-model", MINI / "model.pt", "--batch-size", 8)
     ran = train(tmp_path / "bin", tmp_path / "out", *options, "--max-update", 1, "--disable-validation")
     assert f"weights are those of {MINI / 'model.pt'}" in ran.text
-    saved = load_state(tmp_path / "out" / "checkpoint_last.pt")["model"]
+    saved = Checkpoint.read(tmp_path / "out" / "checkpoint_last.pt").state["model"]
     assert saved["encoder.sentence_encoder.embed_tokens.weight"].dtype == torch.float32

@@ -15,9 +15,8 @@ from pathlib import Path
 import torch
 
 from fairseq_cloze.data.vocabulary import PAD, Vocabulary
-from fairseq_cloze.files import replacing
-from fairseq_cloze.weights.checkpoint import load_state, read_architecture, roberta_weights
-from fairseq_cloze.weights.hugging_face import make_state
+from fairseq_cloze.weights.checkpoint import Checkpoint
+from fairseq_cloze.weights.saving import MODEL_FILE, pretrained_state, save_state
 
 
 def main() -> None:
@@ -27,23 +26,22 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    state = load_state(options.checkpoint)
-    architecture = read_architecture(state, options.checkpoint)
+    checkpoint = Checkpoint.read(options.checkpoint)
+    architecture = checkpoint.architecture
     weights = {
         name: value.half() if value.dtype == torch.float32 and value.dim() else value
-        for name, value in roberta_weights(state, options.checkpoint).items()
+        for name, value in checkpoint.weights.items()
     }
     if not architecture.untie_weights_roberta:
         weights["encoder.lm_head.weight"] = weights["encoder.sentence_encoder.embed_tokens.weight"]  # stored once
-    positions = min(state["cfg"]["task"]["tokens_per_sample"], architecture.max_positions)
+    positions = min(checkpoint.task_options["tokens_per_sample"], architecture.max_positions)
     architecture = replace(architecture, max_positions=positions)
     table = "encoder.sentence_encoder.embed_positions.weight"
     weights[table] = weights[table][: positions + PAD + 1].clone()
     vocabulary = Vocabulary.load(options.data)
     options.out.mkdir(parents=True, exist_ok=True)
     vocabulary.save(options.out)
-    with replacing(options.out / "model.pt") as temporary:
-        torch.save(make_state(weights, architecture, vocabulary), temporary)
+    save_state(pretrained_state(weights, architecture, vocabulary), options.out / MODEL_FILE)
     size = sum(path.stat().st_size for path in options.out.iterdir())
     print(f"wrote {options.out}, {size / 1e6:.1f} MB")
 

@@ -20,9 +20,9 @@ from binarize import paragraphs
 from torch import Tensor
 
 from fairseq_cloze.data.vocabulary import BOS, EOS, PAD, SPECIAL_SYMBOLS, Vocabulary
-from fairseq_cloze.files import replacing
-from fairseq_cloze.weights.checkpoint import Architecture, load_state, read_architecture, roberta_weights
-from fairseq_cloze.weights.hugging_face import make_state
+from fairseq_cloze.model.architecture import Architecture
+from fairseq_cloze.weights.checkpoint import Checkpoint
+from fairseq_cloze.weights.saving import pretrained_state, save_state
 
 RIDGE = 1e-3
 
@@ -42,14 +42,14 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=300, help="samples of that many tokens to fit to")
     options = parser.parse_args()
     torch.manual_seed(1)
-    state = load_state(options.teacher)
-    shape = read_architecture(state, options.teacher)
+    teacher = Checkpoint.read(options.teacher)
+    shape = teacher.architecture
     head = shape.encoder_embed_dim // shape.encoder_attention_heads
     if options.dim != options.heads * head:
         parser.error(f"the heads of {options.teacher} are {head} wide: --dim has to be {head} times --heads")
     if options.length > shape.max_positions or max(options.layers) >= shape.encoder_layers:
         parser.error(f"{options.teacher} has {shape.max_positions} positions and {shape.encoder_layers} layers")
-    weights = {name: value.float() for name, value in roberta_weights(state, options.teacher).items()}
+    weights = {name: value.float() for name, value in teacher.weights.items()}
     theirs, ours = Vocabulary.load(options.teacher.parent), Vocabulary.load(options.data)
     tokens = sample(theirs, options.text, options.samples, options.length)
     small = shrink(weights, shape, tokens, options.layers, options.dim, options.ffn, options.heads)
@@ -67,8 +67,7 @@ def main() -> None:
         max_positions=options.length,
     )
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(options.out) as temporary:
-        torch.save(make_state(small, architecture, ours), temporary)
+    save_state(pretrained_state(small, architecture, ours), options.out)
     parameters = sum(value.numel() for name, value in small.items() if name != "encoder.lm_head.weight")
     print(f"wrote {options.out}, {parameters:,} parameters")
 

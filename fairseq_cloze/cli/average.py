@@ -10,6 +10,6 @@ import click
 @click.option("--out", required=True, metavar="FILE", help="Checkpoint to write.")
 def command(checkpoints: tuple[str, ...], out: str) -> None:
     """Average the weights of several checkpoints of one run."""
-    from ..weights.averaging import average
+    from ..weights.averaging import average_checkpoints
 
-    click.echo(f"wrote {average(checkpoints, out)}, the mean of {len(checkpoints)} checkpoints")
+    click.echo(f"wrote {average_checkpoints(checkpoints, out)}, the mean of {len(checkpoints)} checkpoints")

@@ -10,6 +10,8 @@ import click
 @click.option("--out", required=True, metavar="DIR", help="Folder to write.")
 def command(checkpoint: str, out: str) -> None:
     """Turn a fairseq checkpoint into a Hugging Face folder."""
+    from ..weights.checkpoint import Checkpoint
     from ..weights.hugging_face import export_hf
 
-    click.echo(f"wrote {out}, load it with transformers.{export_hf(checkpoint, out)}.from_pretrained")
+    name = export_hf(Checkpoint.read(checkpoint), out)
+    click.echo(f"wrote {out}, load it with transformers.{name}.from_pretrained")

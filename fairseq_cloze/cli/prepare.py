@@ -38,6 +38,7 @@ def command(
     A command that was cut off goes on where it stopped when it is given again.
     """
     from ..data.prepare import prepare
+    from ..errors import Exit
 
     inputs = {split: paths for split, paths in (("train", train), ("valid", valid), ("test", test)) if paths}
     options = EncodingOptions(text_norm, sentence_case)
@@ -47,7 +48,7 @@ def command(
         click.echo(
             f"Interrupted; what is done stays in {out}.partial, and the same command goes on from there", err=True
         )
-        raise SystemExit(130) from None
+        raise SystemExit(Exit.INTERRUPTED) from None
     for report in reports:
         for line in report.lines():
             click.echo(line)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..errors import ClozeError
+from ..errors import ClozeError, Exit
 from ..files import PathLike, cannot_write, check_writable, replacing
 from ..processes import BrokenProcessPool, Pool, cores
 from .maker import OPTIONS, Made, Maker, count_chunk
@@ -113,7 +113,7 @@ def generate(
         raise cannot_write(out, error.strerror or str(error)) from error
     except KeyboardInterrupt:
         stopped = ClozeError(f"{out}: interrupted, nothing was kept; the same command makes the same passages again")
-        stopped.exit_code = 130
+        stopped.exit_code = Exit.INTERRUPTED
         raise stopped from None
     return tally
 

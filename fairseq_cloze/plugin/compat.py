@@ -6,22 +6,18 @@ Two distributions of fairseq are supported: ``ve-fairseq`` 0.12.3 (Python 3.11 a
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import importlib.util
 import logging
 import os
-import pickle
-import re
 import shutil
 import sys
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import MethodType, TracebackType
 from typing import Any, NoReturn, TypeVar
 
-from ..errors import ChanceError, CheckpointError, ClozeError, OutOfMemory, SetupError
+from ..errors import ClozeError, Exit, SetupError
 
 T = TypeVar("T")
 
@@ -89,60 +85,7 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-# -- checkpoints -----------------------------------------------------------------------------------------------------
-
-
-def allow_checkpoint_types() -> None:
-    """Let ``torch.load`` read fairseq's checkpoints without trusting them with code.
-
-    From torch 2.6 on, ``torch.load`` admits plain data only; older RoBERTa checkpoints, and new ones of ``--arch
-    roberta_base``, hold an ``argparse.Namespace``.
-    """
-    import torch
-
-    if hasattr(torch.serialization, "add_safe_globals"):
-        torch.serialization.add_safe_globals([argparse.Namespace])
-
-
-def load_checkpoint(path: Path) -> Any:
-    """Read a checkpoint into CPU memory, mapped where its format allows; code in it does not run from torch 2.6 on.
-
-    Raises:
-        CheckpointError: missing, truncated, or not a checkpoint
-    """
-    import torch
-
-    allow_checkpoint_types()
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint; check the path")
-    safe = {"weights_only": True} if hasattr(torch.serialization, "add_safe_globals") else {}
-    try:
-        return torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), **safe)
-    except Exception as error:  # torch raises many kinds for damaged files
-        refused = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
-        if refused:
-            raise CheckpointError(
-                f"{path}: holds an object of {refused[1]}, which is not read as it could run code; if you trust the "
-                f"file, make a copy of its weights: python -c \"import torch; s = torch.load('{path}', 'cpu', "
-                "weights_only=False); torch.save({k: s[k] for k in ('args', 'cfg', 'model') if k in s}, 'plain.pt')\""
-            ) from error
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"{path}: cannot be read as a checkpoint, {path.stat().st_size:,} bytes ({reason[:200]}); "
-            "the file is truncated or no PyTorch file, copy it again"
-        ) from error
-
-
-#: Second copies of an encoder layer's parameters in fairseq 0.12.2.
-DEAD_PARAMETERS = tuple(
-    f"{name}_{kind}" for name in ("in_proj", "out_proj", "fc1", "fc2") for kind in ("weight", "bias")
-)
-
-
-def is_dead_parameter(name: str) -> bool:
-    """Whether a name in a checkpoint is one of fairseq 0.12.2's second copies, which other releases reject."""
-    parts = name.split(".")
-    return "layers" in parts and parts[-1] in DEAD_PARAMETERS and parts[-2].isdigit()
+# -- changes to fairseq itself ---------------------------------------------------------------------------------------
 
 
 def drop_dead_parameters(model: Any) -> None:
@@ -152,15 +95,14 @@ def drop_dead_parameters(model: Any) -> None:
     """
     from torch import nn
 
+    from ..weights.reading import DEAD_PARAMETERS
+
     for layer in model.encoder.sentence_encoder.layers:
         if "in_proj_weight" in layer._parameters:
             for name in DEAD_PARAMETERS:
                 delattr(layer, name)
             layer.can_use_fastpath = False
             layer._load_from_state_dict = MethodType(nn.Module._load_from_state_dict, layer)
-
-
-# -- changes to fairseq itself ---------------------------------------------------------------------------------------
 
 
 def copy_checkpoints_atomically() -> None:
@@ -231,13 +173,13 @@ def train_as_launched() -> None:
 
             place = find_place()
             if place is not None:
-                if place.rank > 0:  # fairseq-validate resets the level to INFO, in every worker
+                if place.number > 0:  # fairseq-validate resets the level to INFO, in every worker
                     os.environ.setdefault("LOGLEVEL", "WARNING")
                 gpus = 0 if cfg.common.cpu else torch.cuda.device_count()
                 with open_dict(cfg):
                     options.distributed_init_method = place.init_method
-                    options.distributed_world_size, options.distributed_rank = place.size, place.rank
-                    options.device_id = place.local_rank % gpus if gpus else place.local_rank
+                    options.distributed_world_size, options.distributed_rank = place.size, place.number
+                    options.device_id = place.local_number % gpus if gpus else place.local_number
                     options.distributed_no_spawn = True
                     if not gpus:
                         options.distributed_backend = "gloo"
@@ -281,9 +223,7 @@ def print_errors_plainly() -> None:
     previous: Callable[..., Any] = sys.excepthook
     if getattr(previous, "plain_cloze_errors", False):
         return
-    from .stopping import EXIT_REQUEUE
-
-    own_codes = (ChanceError.exit_code, OutOfMemory.exit_code, EXIT_REQUEUE)
+    own_codes = (Exit.AT_CHANCE, Exit.OUT_OF_MEMORY, Exit.REQUEUE)
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         code = error.exit_code if isinstance(error, ClozeError) else 1

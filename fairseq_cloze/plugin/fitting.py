@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ClozeError, OutOfMemory
+from .names import CRITERION_NAME, TASK_NAME
 
 #: Share of the memory to fill: fragments and batches of odd shapes need the rest.
 SHARE = 0.92
@@ -168,7 +169,7 @@ def fit_batch(
 def _completed(args: Sequence[str]) -> list[str]:
     """The options with those that are always the same."""
     out = [str(arg) for arg in args]
-    for option, value in (("--task", "cloze_ranking"), ("--criterion", "cloze_ranking"), ("--optimizer", "adam")):
+    for option, value in (("--task", TASK_NAME), ("--criterion", CRITERION_NAME), ("--optimizer", "adam")):
         if not any(arg == option or arg.startswith(f"{option}=") for arg in out):
             out += [option, value]
     return out

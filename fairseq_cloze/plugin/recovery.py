@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import OutOfMemory
 from ..model.memory import ADVICE, OOM, SPLIT, Limit, attempt, cannot_split, halves, in_pieces, smaller_batches
+from ..runs.names import LAST_CHECKPOINT
 from ..views.view import to_device
 from . import compat
 
@@ -278,7 +279,7 @@ class RecoveringTask(FairseqTask):
         )
 
     def _what_stays(self) -> str:
-        last = Path(self.cfg.save_dir, "checkpoint_last.pt")
+        last = Path(self.cfg.save_dir, LAST_CHECKPOINT)
         return f"{last} stays, the same command goes on there" if last.exists() else "Nothing was saved"
 
     def _stop(self, text: str) -> NoReturn:

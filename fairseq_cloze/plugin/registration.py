@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import compat, stopping
+from .names import TASK_NAME
 
 
 def register_all() -> None:
@@ -11,14 +12,15 @@ def register_all() -> None:
     compat.require_fairseq()
     from fairseq.tasks import TASK_REGISTRY
 
+    from ..weights.reading import allow_checkpoint_types
     from . import sharded
 
-    compat.allow_checkpoint_types()
+    allow_checkpoint_types()
     compat.copy_checkpoints_atomically()
     compat.exchange_by_torch()
     compat.load_ensembles()
     compat.train_as_launched()
     stopping.save_when_told()
     sharded.shard_by_torch()
-    if "cloze_ranking" not in TASK_REGISTRY:
+    if TASK_NAME not in TASK_REGISTRY:
         from . import criterion, model, optimizer, task  # noqa: F401

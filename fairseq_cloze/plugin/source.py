@@ -1,43 +1,49 @@
-"""Source: the checkpoint that a training starts from, by fairseq's own rules."""
+"""Source: the checkpoint that a training starts from, by fairseq's own rules, and the proof that it was loaded."""
 
 from __future__ import annotations
 
 import logging
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from ..errors import CheckpointError
+from ..runs.names import LAST_CHECKPOINT
 from ..views.settings import CARRIED
-from ..weights.checkpoint import Architecture, State
-from .model import MODEL_NAME
+from ..weights.checkpoint import Checkpoint
+from ..weights.proof import digests
+from . import compat
+from .model import fill_config
+from .names import MODEL_NAME
 
 logger = logging.getLogger(__name__)
 
-#: What fairseq resumes, if it lies in ``--save-dir``; also its default of ``--restore-file``.
-LAST = "checkpoint_last.pt"
 
-
-def find_source(cfg: Any) -> Path | None:
-    """Which checkpoint fairseq is going to load; ``None`` for random weights.
+def find_source(cfg: Any) -> Checkpoint | None:
+    """The checkpoint that fairseq is going to load; ``None`` for random weights.
 
     Args:
         cfg: options of the task
 
     Raises:
-        CheckpointError: it is missing, or none was given and ``--from-scratch`` neither
+        CheckpointError: it is missing or cannot be read, or none was given and ``--from-scratch`` neither
     """
-    given = cfg.finetune_from_model or cfg.continue_once or cfg.restore_file != LAST
+    given = cfg.finetune_from_model or cfg.continue_once or cfg.restore_file != LAST_CHECKPOINT
     if cfg.from_scratch and given:
         raise CheckpointError("--from-scratch starts from random weights; leave it out, or the checkpoint")
-    last = Path(cfg.save_dir, LAST)
-    if cfg.restore_file != LAST:
-        return _existing(Path(cfg.restore_file), "--restore-file")
+    last = Path(cfg.save_dir, LAST_CHECKPOINT)
+    if cfg.restore_file != LAST_CHECKPOINT:
+        return _read(Path(cfg.restore_file), "--restore-file")
     if last.exists():
         logger.info("resuming from %s", last)
-        return last
+        checkpoint = Checkpoint.read(last)
+        _warn_of_another_run(checkpoint, cfg)
+        return checkpoint
     for option in ("continue_once", "finetune_from_model"):
         if getattr(cfg, option):
-            return _existing(Path(getattr(cfg, option)), f"--{option.replace('_', '-')}")
+            return _read(Path(getattr(cfg, option)), f"--{option.replace('_', '-')}")
     if cfg.from_scratch:
         logger.warning("training starts from random weights, as --from-scratch asks for")
         return None
@@ -47,23 +53,17 @@ def find_source(cfg: Any) -> Path | None:
     )
 
 
-def _existing(path: Path, option: str) -> Path:
+def _read(path: Path, option: str) -> Checkpoint:
     if not path.is_file():
         raise CheckpointError(
             f"{option} {path}: no such checkpoint; training would start from random weights, check the path"
         )
-    return path
+    return Checkpoint.read(path)
 
 
-def warn_of_another_run(state: State, last: Path, cfg: Any) -> None:
-    """fairseq resumes whatever lies in ``--save-dir``; say so where that was another run.
-
-    Args:
-        state: the checkpoint *last*
-        last: its path
-        cfg: options of the task
-    """
-    earlier = (state.get("cfg") or {}).get("task") or {}
+def _warn_of_another_run(last: Checkpoint, cfg: Any) -> None:
+    """fairseq resumes whatever lies in ``--save-dir``; say so where that was another run."""
+    earlier = last.task_options
     changed = [
         f"{name} {earlier[name]} then, {value_of(getattr(cfg, name))} now"
         for name in ("data", "finetune_from_model", *CARRIED)
@@ -72,28 +72,64 @@ def warn_of_another_run(state: State, last: Path, cfg: Any) -> None:
     if changed:
         logger.warning(
             "%s is of another run (%s) and is resumed all the same; give each run its own --save-dir",
-            last,
+            last.name,
             "; ".join(changed),
         )
 
 
-def check_architecture(architecture: Architecture, cfg: Any, path: Path) -> None:
-    """Make sure that a checkpoint fits the model that is going to be built.
+def fit_model(source: Checkpoint, cfg: Any) -> None:
+    """Give a model that is going to be built the shape of its checkpoint, where the command line leaves it open.
 
     Args:
-        architecture: the checkpoint's
+        source: the checkpoint
         cfg: options of the model
-        path: of the checkpoint
 
     Raises:
-        CheckpointError: it does not; names the differences
+        CheckpointError: the model has another shape; names the differences
     """
-    differences: list[str] = architecture.differences(cfg)
+    architecture = source.architecture
+    if getattr(cfg, "_name", None) == MODEL_NAME:
+        fill_config(cfg, vars(architecture))
+    elif isinstance(cfg, Namespace):
+        cfg.layer_norm_eps = architecture.layer_norm_eps
+    differences = architecture.differences(cfg)
     if differences:
         raise CheckpointError(
-            f"{path} does not fit the model: {'; '.join(differences)}; "
+            f"{source.name} does not fit the model: {'; '.join(differences)}; "
             f"pass --arch {MODEL_NAME}, which takes its shape from the checkpoint"
         )
+
+
+def prove_everywhere(source: Checkpoint, model: nn.Module) -> str:
+    """Make sure that the model of every worker holds the weights of a checkpoint.
+
+    Returns:
+        a line that says what was proved
+
+    Raises:
+        CheckpointError: one does not; names encoder or LM head.  Every worker stops with the same text.
+    """
+    # The first worker compares with the file; all others must hold what it holds.
+    weights = model.state_dict()  # which sharded models gather, all workers together
+    own = digests(weights)
+    line, problem = "", None
+    if compat.rank() == 0:
+        try:
+            line = source.prove_load(weights, own)
+        except CheckpointError as error:
+            problem = str(error)
+    workers = compat.gather((line, problem, own))
+    line, problem, wanted = workers[0]
+    for rank, (_, _, found) in enumerate(workers):
+        for part in wanted:
+            if problem is None and found[part] != wanted[part]:
+                problem = (
+                    f"the {part} of worker {rank} is not that of worker 0: expected digest {wanted[part][:12]}, "
+                    f"found {found[part][:12]}; check that all workers read the same checkpoint"
+                )
+    if problem is not None:
+        raise CheckpointError(problem)
+    return line
 
 
 def value_of(choice: Any) -> Any:

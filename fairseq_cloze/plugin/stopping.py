@@ -1,8 +1,8 @@
 """Requeue: a training that is told to stop saves and says with its exit status that it wants to go on.
 
 Batch systems warn a job before they end it: SLURM by the signal of ``--signal``, most others by TERM.  On USR1 or TERM
-the training finishes its update, writes ``checkpoint_last.pt`` and exits with :data:`EXIT_REQUEUE`; the same command
-goes on from there.  A validation is broken off.  Workers agree on the update through the sums they exchange in each, so
+the training finishes its update, writes ``checkpoint_last.pt`` and exits with ``Exit.REQUEUE``; the same command goes
+on from there.  A validation is broken off.  Workers agree on the update through the sums they exchange in each, so
 it is enough that one of them was told.
 """
 
@@ -18,12 +18,11 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+from ..errors import Exit
+from ..runs.names import LAST_CHECKPOINT
 from . import compat
 
 logger = logging.getLogger(__name__)
-
-#: ``EX_TEMPFAIL`` of BSD's sysexits.h: a temporary failure, try again.
-EXIT_REQUEUE = 75
 
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 
@@ -114,10 +113,10 @@ def _save_and_exit(cfg: Any, trainer: Any, task: Any, epoch_itr: Any) -> None:
     if cfg.no_save or cfg.no_last_checkpoints:
         text = f"Stopped {after}. Nothing was saved: --no-save or --no-last-checkpoints forbids it"
     else:
-        last = Path(cfg.save_dir, "checkpoint_last.pt")
-        text = f"Stopped {after}. {last} is saved: start the same command again to go on (exit status {EXIT_REQUEUE})"
+        last = Path(cfg.save_dir, LAST_CHECKPOINT)
+        text = f"Stopped {after}. {last} is saved: start the same command again to go on (exit status {Exit.REQUEUE})"
     task.requeued()
-    compat.end_run(EXIT_REQUEUE, text)
+    compat.end_run(Exit.REQUEUE, text)
 
 
 def _passing_on(plain: Any) -> Any:

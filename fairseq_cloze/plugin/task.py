@@ -17,37 +17,27 @@ from torch import nn
 
 from ..data.databin import DataBin
 from ..data.vocabulary import Vocabulary
-from ..errors import ChanceError, CheckpointError, ClozeError, DataBinError
+from ..errors import CheckpointError, ClozeError, DataBinError, Exit
 from ..files import split_paths
+from ..model.architecture import BASE
+from ..model.names import HEAD_NAME
 from ..runs.lock import RUN_FILE, RunLock
+from ..runs.names import LAST_CHECKPOINT
 from ..views.making import make_view
 from ..views.settings import CARRIED, OTHER_BLANKS, SCORERS, VIEWS, Settings
-from ..weights.checkpoint import (
-    HEAD_NAME,
-    STATE_KEY,
-    State,
-    carried_vocabulary,
-    check_vocabulary,
-    compare_vocabularies,
-    digests,
-    load_state,
-    prove_load,
-    read_architecture,
-    read_task_state,
-    require_ranking_head,
-    task_state,
-)
+from ..weights.belonging import compare_vocabularies
+from ..weights.carried import carried_state, read_carried
+from ..weights.checkpoint import Checkpoint
 from . import compat, stopping
 from .chance import Beginning, ChanceWatch, Stretch, report
-from .criterion import CRITERION_NAME, ClozeRankingCriterionConfig
+from .criterion import ClozeRankingCriterionConfig
 from .dataset import ClozeDataset
-from .model import BASE, MODEL_NAME, ClozeRobertaModel, fill_config, finish_model, rest_lm_head
+from .model import ClozeRobertaModel, rest_lm_head, set_layer_norm_eps
+from .names import CRITERION_NAME, TASK_NAME
 from .recovery import RecoveringTask, RecoveryConfig
-from .source import LAST, check_architecture, find_source, value_of, warn_of_another_run
+from .source import find_source, fit_model, prove_everywhere, value_of
 
 logger = logging.getLogger(__name__)
-
-TASK_NAME = "cloze_ranking"
 
 
 @dataclass
@@ -61,14 +51,14 @@ class ClozeRankingConfig(RecoveryConfig):
         },
     )
     view: ChoiceEnum(VIEWS) = field(  # type: ignore[valid-type]
-        default="joint",
+        default=Settings.view,
         metadata={
             "help": "how a passage becomes input. joint: the passage once, every blank a mask; full: the passage with "
             "one candidate filled in; neighbors: from the previous blank to the next one, candidate filled in"
         },
     )
     scorer: ChoiceEnum(SCORERS) = field(  # type: ignore[valid-type]
-        default="mean",
+        default=Settings.scorer,
         metadata={
             "help": "how the LM head scores a candidate of several tokens. mean, sum: over the tokens, at one mask; "
             "kmask: as many masks as tokens; l2r: and the tokens before filled in; head: a new ranking head instead of "
@@ -76,10 +66,10 @@ class ClozeRankingConfig(RecoveryConfig):
         },
     )
     other_blanks: ChoiceEnum(OTHER_BLANKS) = field(  # type: ignore[valid-type]
-        default="remove", metadata={"help": "what stands in the other blanks of view full"}
+        default=Settings.other_blanks, metadata={"help": "what stands in the other blanks of view full"}
     )
     contrast: float = field(
-        default=0.7,
+        default=Settings.contrast,
         metadata={
             "help": "share of a candidate's mean score at the passage's other blanks that its score is reduced by "
             "(view joint)"
@@ -120,7 +110,7 @@ class ClozeRankingTask(RecoveringTask):
     def __init__(self, cfg: ClozeRankingConfig, **kwargs: Any) -> None:
         super().__init__(cfg, **kwargs)
         #: how candidates are scored
-        self.settings = Settings(**{name: value_of(getattr(cfg, name)) for name in CARRIED}).completed({})
+        self.settings = Settings(**{name: value_of(getattr(cfg, name)) for name in CARRIED})
         if not 0.0 <= cfg.teacher_blanks < 1.0 or (cfg.teacher_blanks and self.settings.view != "joint"):
             raise ClozeError(
                 f"--teacher-blanks: expected a share below 1, with --view joint, found {cfg.teacher_blanks} "
@@ -131,17 +121,16 @@ class ClozeRankingTask(RecoveringTask):
         for shard in self.shards[1:]:
             _check_shard(shard, self.shards[0])
         self._dictionary = make_dictionary(self.vocabulary)
-        self._max_positions: int = BASE["max_positions"]
-        self._source: Path | None = None  # checkpoint that training starts from
+        self._max_positions: int = BASE.max_positions
+        self._source: Checkpoint | None = None  # what training starts from, until that is proved
         self._loads_checkpoint = False  # a model was built for a checkpoint that fairseq loads, not for training
-        self._proved = False
-        self._beginning = Beginning(str(self.settings.scorer), self.shards[0].encoding.text_norm, cfg.from_scratch)
+        self._beginning = Beginning(self.settings.scorer, self.shards[0].encoding.text_norm, cfg.from_scratch)
         self._watch: ChanceWatch | None = None
         self._run: RunLock | None = None
         #: a worker was told to stop, see :mod:`fairseq_cloze.plugin.stopping`
         self.stopping = False
         self._update = (0, 0.0, None)  # number, learning rate and loss scale of the latest update
-        self.state.merge_state_dict({STATE_KEY: self._own_state()})
+        self.state.merge_state_dict(carried_state(self.vocabulary, self.shards[0].encoding, self.settings))
 
     # -- dictionary and data -----------------------------------------------------------------------------------------
 
@@ -201,13 +190,14 @@ class ClozeRankingTask(RecoveringTask):
             self._begin_run()
             self._source = find_source(self.cfg)
             if self._source is not None:
-                self._check_source(self._source, cfg)
+                self._check_vocabulary(self._source)
+                fit_model(self._source, cfg)
         elif self.cfg.path:  # fairseq-validate
             self._check_validated([Path(path) for path in split_paths(self.cfg.path)])
-        if name == MODEL_NAME:
-            fill_config(cfg, BASE)
         model = super().build_model(cfg, from_checkpoint)
-        finish_model(model, getattr(cfg, "layer_norm_eps", None))
+        eps = getattr(cfg, "layer_norm_eps", None)
+        if eps is not None and not isinstance(model, ClozeRobertaModel):
+            set_layer_norm_eps(model, eps)
         if self.settings.scorer == "head":
             model.register_classification_head(HEAD_NAME, num_classes=1)
             rest_lm_head(model)
@@ -232,34 +222,22 @@ class ClozeRankingTask(RecoveringTask):
 
     # -- the checkpoint training starts from -------------------------------------------------------------------------
 
-    def _check_source(self, path: Path, cfg: Any) -> None:
-        state = load_state(path)
-        if path == Path(self.cfg.save_dir, LAST):
-            warn_of_another_run(state, path, self.cfg)
-        self._check_vocabulary(state, path)
-        architecture = read_architecture(state, path)
-        if getattr(cfg, "_name", None) == MODEL_NAME:
-            fill_config(cfg, vars(architecture))
-        elif isinstance(cfg, Namespace):
-            cfg.layer_norm_eps = architecture.layer_norm_eps
-        check_architecture(architecture, cfg, path)
-
     def _check_validated(self, paths: list[Path]) -> None:
         """Make sure that checkpoints can be validated, several as an average."""
         for path in filter(Path.is_file, paths):  # fairseq says it if one is missing
-            state = load_state(path)
-            self._check_vocabulary(state, path)
+            checkpoint = Checkpoint.read(path)
+            self._check_vocabulary(checkpoint)
             if self.settings.scorer == "head":
-                require_ranking_head(state, path)
-            view = read_task_state(state).get("view", self.settings.view)
+                checkpoint.require_ranking_head()
+            view = checkpoint.carried.view or self.settings.view
             if len(paths) > 1 and view != self.settings.view:
                 raise CheckpointError(
                     f"{path}: was trained with view {view}, and fairseq-validate scores all checkpoints of an average "
                     f"in one, here {self.settings.view}; take 'fairseq-cloze evaluate', which gives each its own"
                 )
 
-    def _check_vocabulary(self, state: State, path: Path) -> None:
-        line, proved = check_vocabulary(state, path, self.vocabulary, f"data-bin {self.shards[0].folder}")
+    def _check_vocabulary(self, checkpoint: Checkpoint) -> None:
+        line, proved = checkpoint.check_vocabulary(self.vocabulary, f"data-bin {self.shards[0].folder}")
         logger.log(logging.INFO if proved else logging.WARNING, "%s", line)
         self._beginning.vocabulary, self._beginning.vocabulary_proved = line, proved
 
@@ -269,29 +247,11 @@ class ClozeRankingTask(RecoveringTask):
         Raises:
             CheckpointError: it does not; names encoder or LM head.  Every worker stops with the same text.
         """
-        if self._proved or self._source is None:
-            return
-        # The first worker has the file; all others must hold what it holds.
-        weights = model.state_dict()  # which sharded models gather, all workers together
-        problem, own = None, digests(weights)
-        if compat.rank() == 0:
-            try:
-                self._beginning.weights = prove_load(self._source, load_state(self._source), weights, own)
+        if self._source is not None:
+            self._beginning.weights = prove_everywhere(self._source, model)
+            self._source = None
+            if compat.rank() == 0:
                 logger.info("%s", self._beginning.weights)
-            except CheckpointError as error:
-                problem = str(error)
-        workers = compat.gather((problem, own))
-        problem, wanted = workers[0]
-        for rank, (_, found) in enumerate(workers):
-            for part in wanted:
-                if problem is None and found[part] != wanted[part]:
-                    problem = (
-                        f"the {part} of worker {rank} is not that of worker 0: expected digest {wanted[part][:12]}, "
-                        f"found {found[part][:12]}; check that all workers read the same checkpoint"
-                    )
-        if problem is not None:
-            raise CheckpointError(problem)
-        self._proved = True
 
     def valid_step(self, sample: dict[str, Any], model: nn.Module, criterion: nn.Module, **kwargs: Any) -> Any:
         """As fairseq's; a worker of ``fairseq-validate`` that lacks a batch adds nothing."""
@@ -309,7 +269,7 @@ class ClozeRankingTask(RecoveringTask):
         """As fairseq's; after an update, the chance watch looks at the sums over all workers.
 
         Raises:
-            SystemExit: with the exit status of :class:`ChanceError`, if the run is at chance and is to stop then
+            SystemExit: with ``Exit.AT_CHANCE``, if the run is at chance and is to stop then
             Stop: a worker was told to stop, in validation
         """
         super().reduce_metrics(logging_outputs, criterion)
@@ -327,10 +287,10 @@ class ClozeRankingTask(RecoveringTask):
         if compat.rank() == 0:
             logger.warning("%s", report(verdict, self._beginning))
         if self.cfg.stop_at_chance:
-            last = Path(self.cfg.save_dir, LAST)
+            last = Path(self.cfg.save_dir, LAST_CHECKPOINT)
             left = f"{last} stays, look at it with 'fairseq-cloze doctor'" if last.exists() else "Nothing was saved"
             compat.end_run(
-                ChanceError.exit_code,
+                Exit.AT_CHANCE,
                 f"Error: stopped at update {number}, as --stop-at-chance asks for; causes are named above. {left}",
             )
 
@@ -356,26 +316,24 @@ class ClozeRankingTask(RecoveringTask):
 
     # -- checkpoints of this task ------------------------------------------------------------------------------------
 
-    def _own_state(self) -> State:
-        return task_state(self.vocabulary, self.shards[0].encoding, self.settings)
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Compare the state of a checkpoint that fairseq loads with the data-bin, rather than take it over.
 
         Raises:
             CheckpointError: dictionary or BPE differ
         """
-        carried = read_task_state({"task_state": state_dict})
-        if carried:
-            where = f"data-bin {self.shards[0].folder}"
-            compare_vocabularies(
-                carried_vocabulary(carried, "the checkpoint"), self.vocabulary, "the checkpoint", where
+        carried = read_carried(state_dict, "the checkpoint")
+        if carried is None:
+            return
+        where = f"data-bin {self.shards[0].folder}"
+        compare_vocabularies(carried.vocabulary, self.vocabulary, "the checkpoint", where)
+        encoding = self.shards[0].encoding
+        if carried.encoding != encoding:
+            logger.warning(
+                "the checkpoint's text was encoded with %s, the data-bin's with %s",
+                carried.encoding.to_dict(),
+                encoding.to_dict(),
             )
-            encoding = self.shards[0].encoding.to_dict()
-            if carried["encoding"] != encoding:
-                logger.warning(
-                    "the checkpoint's text was encoded with %s, the data-bin's with %s", carried["encoding"], encoding
-                )
 
 
 def make_dictionary(vocabulary: Vocabulary) -> Dictionary:

@@ -24,6 +24,7 @@ Breakdown = dict[str, dict[str, dict[str, Any]]]
 #: Names of groups, and the group of each blank, ``int64 (blanks,)``.
 _Grouping = tuple[Sequence[str], np.ndarray]
 
+
 def break_down(store: Store, vocabulary: Vocabulary, answers: np.ndarray) -> Breakdown:
     """Accuracy by groups of blanks.
 

@@ -12,14 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from ..errors import Exit
+
 #: Signals that a command is sent when this process is; SLURM announces the end of a job by a USR signal.
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 #: Of these, the ones that after the end of the command end this process as well.
 ENDING = FORWARDED[:4]
-
-#: Exit status of a command that is not there, or that cannot be run, as shells have it.
-NOT_FOUND, NOT_EXECUTABLE = 127, 126
 
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
@@ -86,7 +85,7 @@ class Child:
         except (OSError, ValueError) as error:
             self._ended = True
             missing = isinstance(error, FileNotFoundError)
-            self.status = NOT_FOUND if missing else NOT_EXECUTABLE
+            self.status = Exit.NOT_FOUND if missing else Exit.NOT_EXECUTABLE
             return f"{command[0]}: {_reason(command[0], error)}"
         while self._early:
             self._forward(self._early.pop(0))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..plugin.stopping import EXIT_REQUEUE
+from ..errors import Exit
 from ..runs.history import TRAIN_TAGS, ChanceLine, LogReader, Point
 
 if TYPE_CHECKING:
@@ -172,8 +172,8 @@ class Events:
         kind, ending = "failure", f"failed with status {facts['status']}"
         if status == 0:
             kind, ending = "success", "succeeded"
-        elif status == EXIT_REQUEUE:
-            kind, ending = "ended", f"stopped, to be started again (status {EXIT_REQUEUE}),"
+        elif status == Exit.REQUEUE:
+            kind, ending = "ended", f"stopped, to be started again (status {Exit.REQUEUE}),"
         event = self._event(
             kind,
             f"{ending} after {facts['duration']}",

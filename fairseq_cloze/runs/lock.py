@@ -19,6 +19,7 @@ from typing import Any, TextIO
 
 from ..errors import ClozeError
 from ..files import PathLike
+from .names import LAST_CHECKPOINT
 
 RUN_FILE = "run.json"
 
@@ -64,7 +65,7 @@ class RunLock:
                 f"another folder, or remove {path} if you are sure that it is gone"
             ) from error
         before: list[str] = []
-        if Path(save_dir, "checkpoint_last.pt").exists():  # it is going to be resumed
+        if Path(save_dir, LAST_CHECKPOINT).exists():  # it is going to be resumed
             before = (_read(self._file) or {}).get("logs", [])
         log = os.environ.get(LOG_VARIABLE)
         self._record: dict[str, Any] = {

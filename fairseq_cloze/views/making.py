@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from ..data.store import Store
 from ..data.vocabulary import Vocabulary
-from ..errors import ClozeError
 from .filled import FullView, NeighborsView
 from .joint import JointView
-from .settings import VIEWS, Settings
+from .settings import Settings
 from .view import View
 
 
@@ -15,15 +14,13 @@ def make_view(settings: Settings, store: Store, vocabulary: Vocabulary, max_posi
     """Build a view.
 
     Args:
-        settings: complete, for view, scorer and, in ``full``, what stands in the other blanks
+        settings: for view, scorer and, in ``full``, what stands in the other blanks
         store: the split
         vocabulary: what it was encoded with
         max_positions: most tokens of a row, ``<s>`` and ``</s>`` included
     """
     if settings.view == "joint":
-        return JointView(store, vocabulary, max_positions, str(settings.scorer), room=settings.cascade > 0)
+        return JointView(store, vocabulary, max_positions, settings.scorer, room=settings.cascade > 0)
     if settings.view == "full":
-        return FullView(store, vocabulary, max_positions, str(settings.other_blanks))
-    if settings.view == "neighbors":
-        return NeighborsView(store, vocabulary, max_positions)
-    raise ClozeError(f"view: expected one of {', '.join(VIEWS)}, found '{settings.view}'")
+        return FullView(store, vocabulary, max_positions, settings.other_blanks)
+    return NeighborsView(store, vocabulary, max_positions)

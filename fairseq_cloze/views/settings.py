@@ -5,7 +5,7 @@ Plain values, without torch, so that the command line can show them at once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import ClozeError
@@ -14,15 +14,10 @@ VIEWS = ("joint", "full", "neighbors")
 SCORERS = ("mean", "sum", "kmask", "l2r", "head")
 OTHER_BLANKS = ("remove", "mask", "gold")
 
-_DEFAULTS: dict[str, Any] = {"view": "joint", "scorer": "mean", "other_blanks": "remove", "contrast": 0.7}
-
-#: Settings that training fixes and checkpoints carry.
-CARRIED = tuple(_DEFAULTS)
-
 
 @dataclass(frozen=True)
 class Settings:
-    """How a checkpoint scores; what is ``None`` is taken from the checkpoint, else from the defaults of training.
+    """How passages are scored; the defaults are those of training.
 
     Attributes:
         view: one of :data:`VIEWS`
@@ -33,7 +28,41 @@ class Settings:
         refine: rounds that commit the most certain blanks and score the rest again, in view ``joint``
         cascade: forwards per passage that compare the two best candidates of uncertain blanks in the filled text, in
             view ``joint``
+
+    Raises:
+        ClozeError: a value is none of those, or view and scorer do not go together
     """
+
+    view: str = "joint"
+    scorer: str = "mean"
+    other_blanks: str = "remove"
+    contrast: float = 0.7
+    refine: int = 0
+    cascade: int = 0
+
+    def __post_init__(self) -> None:
+        for name, known in (("view", VIEWS), ("scorer", SCORERS), ("other_blanks", OTHER_BLANKS)):
+            if getattr(self, name) not in known:
+                option = name.replace("_", "-")
+                raise ClozeError(f"--{option}: expected one of {', '.join(known)}, found '{getattr(self, name)}'")
+        if not fits(self.view, self.scorer):
+            needs = "mean, sum, kmask or l2r" if self.view == "joint" else "mean or head"
+            raise ClozeError(f"--view {self.view} needs --scorer {needs}, found --scorer {self.scorer}")
+        if not 0.0 <= self.contrast <= 1.0:
+            raise ClozeError(f"--contrast: expected a number from 0 to 1, found {self.contrast}")
+        if self.view != "joint" and (self.refine or self.cascade):
+            raise ClozeError(f"refine and cascade need view joint, found view {self.view}")
+        if self.cascade == 1:
+            raise ClozeError("--cascade 1: expected 0 or at least 2, one forward for each of two candidates")
+
+
+#: Settings that training fixes and checkpoints carry.
+CARRIED = ("view", "scorer", "other_blanks", "contrast")
+
+
+@dataclass(frozen=True)
+class PartialSettings:
+    """Settings by choice: what is ``None`` was left open.  The fields are those of :class:`Settings`."""
 
     view: str | None = None
     scorer: str | None = None
@@ -42,37 +71,29 @@ class Settings:
     refine: int = 0
     cascade: int = 0
 
-    def completed(self, carried: dict[str, Any]) -> Settings:
-        """Fill in what is ``None``.
+    def completed(self, carried: PartialSettings | None = None) -> Settings:
+        """What is in force: what was chosen, else what the checkpoint carries, else the default of training.
+
+        A checkpoint's scorer is not taken over into another view where it does not fit.
 
         Args:
-            carried: values by name that a checkpoint carries
+            carried: settings that a checkpoint was trained with
 
         Raises:
-            ClozeError: view and scorer do not go together, or a value is out of range
+            ClozeError: see :class:`Settings`
         """
-        values = {}
-        for name, default in _DEFAULTS.items():
-            given = getattr(self, name)
-            values[name] = given if given is not None else carried.get(name, default)
-        if self.scorer is None and not fits(values["view"], values["scorer"]):  # another view than the checkpoint's
-            values["scorer"] = _DEFAULTS["scorer"]
-        view, scorer, contrast = values["view"], values["scorer"], values["contrast"]
-        if not fits(view, scorer):
-            needs = "mean, sum, kmask or l2r" if view == "joint" else "mean or head"
-            raise ClozeError(f"--view {view} needs --scorer {needs}, found --scorer {scorer}")
-        if not 0.0 <= contrast <= 1.0:
-            raise ClozeError(f"--contrast: expected a number from 0 to 1, found {contrast}")
-        if view != "joint" and (self.refine or self.cascade):
-            raise ClozeError(f"refine and cascade need view joint, found view {view}")
-        if self.cascade == 1:
-            raise ClozeError("--cascade 1: expected 0 or at least 2, one forward for each of two candidates")
-        return Settings(**values, refine=self.refine, cascade=self.cascade)
+        values: dict[str, Any] = asdict(Settings())
+        for settings in (carried or AS_TRAINED, self):
+            values.update({name: value for name, value in asdict(settings).items() if value is not None})
+        if self.scorer is None and not fits(values["view"], values["scorer"]):
+            values["scorer"] = Settings.scorer
+        return Settings(**values)
+
+
+#: Nothing chosen: a checkpoint scores as it was trained.
+AS_TRAINED = PartialSettings()
 
 
 def fits(view: str, scorer: str) -> bool:
     """Whether a view can be scored so."""
     return scorer != "head" if view == "joint" else scorer in ("mean", "head")
-
-
-DEFAULT_SETTINGS = Settings()

@@ -9,10 +9,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ..errors import CheckpointError, SetupError
 from . import capture
@@ -196,7 +195,7 @@ class Arrivals:
             try:
                 checkpoint = self._read(path, name, key)
             except (CheckpointError, OSError) as error:
-                problem = str(error).replace(str(path), name)
+                problem = str(error) if isinstance(error, CheckpointError) else f"{name}: {error.strerror or error}"
                 if trial is None:
                     self._say(f"{problem}; trying again")
                 trial = self._trials[path] = try_again(trial, key_of(path.stat()), problem)
@@ -250,19 +249,12 @@ def progress_of(path: Path, name: str) -> tuple[int | None, int | None]:
     Raises:
         CheckpointError: it cannot be read
     """
-    from ..weights.checkpoint import load_state
+    from ..weights.checkpoint import Checkpoint
 
-    state = load_state(path)
+    epoch, updates = Checkpoint.read(path, name).progress
     named = _NUMBERED.fullmatch(name)
-    epoch = updates = None
     if named:
-        epoch, updates = int(named[1]), int(named[2]) if named[2] else None
-    history: Any = state.get("optimizer_history")
-    if updates is None and history:
-        updates = int(history[-1].get("num_updates", 0))
-    position: Mapping[str, Any] = (state.get("extra_state") or {}).get("train_iterator") or {}
-    if epoch is None and "epoch" in position:  # at the end of an epoch it is the next one's
-        epoch = int(position["epoch"]) - (position.get("iterations_in_epoch") == 0 and position["epoch"] > 1)
+        epoch, updates = int(named[1]), int(named[2]) if named[2] else updates
     return epoch, updates
 
 

@@ -15,11 +15,14 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..files import PathLike, cannot_write, check_writable, replacing
-from .checkpoint import State, digest, load_state, read_architecture, read_task_state, read_vocabulary, roberta_weights
+from ..files import PathLike, check_writable
+from ..runs.names import BEST_CHECKPOINT, LAST_CHECKPOINT
+from .checkpoint import Checkpoint
+from .proof import digest
+from .saving import FRESH, save_state
 
 
-def average(checkpoints: Sequence[PathLike], out: PathLike) -> Path:
+def average_checkpoints(checkpoints: Sequence[PathLike], out: PathLike) -> Path:
     """Write the mean of several checkpoints of one run, or of runs from the same weights.
 
     Configuration and vocabulary are those of the last one.  Optimiser, epoch and best score are left out, as they are
@@ -45,25 +48,20 @@ def average(checkpoints: Sequence[PathLike], out: PathLike) -> Path:
     expected: dict[str, Any] = {}
     seen: dict[str, Path] = {}
     total: dict[str, Tensor] = {}
-    state: State = {}
     for path in paths:
-        state = load_state(path)
-        weights = roberta_weights(state, path)
-        found = _describe(state, weights, path)
+        checkpoint = Checkpoint.read(path)
+        found = _describe(checkpoint)
         expected = expected or found
         _check_same(expected, found, paths[0], path)
-        other = seen.setdefault(digest(weights, ""), path)
+        other = seen.setdefault(digest(checkpoint.weights, ""), path)
         if other is not path:
             raise CheckpointError(
                 f"{path}: holds the same weights as {other} and would count twice; name one of them "
-                "(checkpoint_best.pt and checkpoint_last.pt are copies of others)"
+                f"({BEST_CHECKPOINT} and {LAST_CHECKPOINT} are copies of others)"
             )
-        _add(total, weights)
-        last = weights
-    state["model"] = _mean(total, last, len(paths))
-    state["last_optimizer_state"] = None
-    state["extra_state"] = {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}, "val_loss": None}
-    _save(state, target)
+        _add(total, checkpoint.weights)
+    mean = _mean(total, checkpoint.weights, len(paths))
+    save_state({**checkpoint.state, "model": mean, **FRESH}, target)
     return target
 
 
@@ -95,17 +93,16 @@ def _mean(total: dict[str, Tensor], last: Mapping[str, Tensor], number: int) -> 
     return mean
 
 
-def _describe(state: State, weights: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
+def _describe(checkpoint: Checkpoint) -> dict[str, Any]:
     """What must be the same in all checkpoints, by name."""
-    vocabulary = read_vocabulary(state, path)
-    carried = read_task_state(state)
+    vocabulary, encoding = checkpoint.vocabulary, checkpoint.encoding
     return {
-        **asdict(read_architecture(state, path)),
+        **asdict(checkpoint.architecture),
         "dictionary": vocabulary and vocabulary.dictionary_digest[:12],
         "BPE": vocabulary and vocabulary.bpe_digest[:12],
-        **{name: value for name, value in carried.items() if name not in ("version", "vocabulary", "encoding")},
-        **carried.get("encoding", {}),
-        **{f"weight {name}": f"{tuple(value.shape)} {value.dtype}" for name, value in weights.items()},
+        **asdict(checkpoint.carried),
+        **(encoding.to_dict() if encoding else {}),
+        **{f"weight {name}": f"{tuple(value.shape)} {value.dtype}" for name, value in checkpoint.weights.items()},
     }
 
 
@@ -120,11 +117,3 @@ def _check_same(expected: Mapping[str, Any], found: Mapping[str, Any], first: Pa
 
 def _show(value: Any) -> str:
     return "none" if value is None else str(value)
-
-
-def _save(state: State, path: Path) -> None:
-    try:
-        with replacing(path) as temporary:
-            torch.save(state, temporary)
-    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
-        raise cannot_write(path, str(error).strip().splitlines()[0]) from error

@@ -22,12 +22,12 @@ from ..views.test_making import make_view, odd_passages
 
 register()
 
+from fairseq_cloze.model.losses import LOSSES, ranking_losses  # noqa: E402
+from fairseq_cloze.model.names import HEAD_NAME  # noqa: E402
 from fairseq_cloze.model.scores import candidate_scores  # noqa: E402
-from fairseq_cloze.plugin.criterion import LOSSES, ranking_losses  # noqa: E402
 from fairseq_cloze.ranking.metrics import predictions  # noqa: E402
 from fairseq_cloze.ranking.ranker import Answers, Scorer  # noqa: E402
-from fairseq_cloze.views.settings import Settings  # noqa: E402
-from fairseq_cloze.weights.checkpoint import HEAD_NAME  # noqa: E402
+from fairseq_cloze.views.settings import PartialSettings, Settings  # noqa: E402
 
 VIEWS = [
     *(("joint", kind) for kind in ("mean", "sum", "kmask", "l2r")),
@@ -36,7 +36,7 @@ VIEWS = [
 
 
 def chosen(name: str, kind: str, contrast: float = 0.7) -> Settings:
-    return Settings(name, kind, contrast=contrast).completed({})
+    return Settings(name, kind, contrast=contrast)
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +183,7 @@ def test_a_plain_roberta_gives_the_same_scores(scorer: Scorer, store: Store, kin
 
     class Plain(torch.nn.Module):
         def forward(self, *args: Any, **kwargs: Any) -> Any:
+            kwargs.pop("candidate_tokens", None)
             return RobertaModel.forward(scorer.model, *args, **kwargs)
 
     view = make_view("joint", store, scorer.vocabulary, 126, scorer=kind)
@@ -208,7 +209,7 @@ def test_scorer_settings_and_counts(
 ) -> None:
     if refine and name in ("full", "neighbors"):
         pytest.skip("full and neighbors have neither")
-    settings = Settings(name, kind, refine=refine, cascade=cascade)
+    settings = PartialSettings(name, kind, refine=refine, cascade=cascade)
     scorer = Scorer(pretrained / "model.pt", settings=settings)
     scored = [scorer.score(store, batch_size=size) for size in (1, 7, 64)]
     assert scored[0].forwards == scored[1].forwards == scored[2].forwards
@@ -294,7 +295,7 @@ def by_hand(model: Any, passage: Any, filled: dict[int, int], nothing: list[int]
 def test_refining_by_hand(hf_folder: Path, pretrained: Path, short: Store) -> None:
     """Five blanks, two rounds: one, then three stand filled, the most certain first."""
     model = RobertaForMaskedLM.from_pretrained(hf_folder).eval()
-    scorer = Scorer(pretrained / "model.pt", settings=Settings(contrast=0.0, refine=2))
+    scorer = Scorer(pretrained / "model.pt", settings=PartialSettings(contrast=0.0, refine=2))
     nothing = scorer.vocabulary.nothing.tolist()
     expected: dict[int, torch.Tensor] = {}
     filled: dict[int, int] = {}
@@ -312,7 +313,7 @@ def test_refining_by_hand(hf_folder: Path, pretrained: Path, short: Store) -> No
 def test_the_cascade_by_hand(hf_folder: Path, pretrained: Path, short: Store) -> None:
     """Four forwards: the two least certain blanks, the two best candidates of each, all other answers filled in."""
     model = RobertaForMaskedLM.from_pretrained(hf_folder).eval()
-    scorer = Scorer(pretrained / "model.pt", settings=Settings(contrast=0.0, cascade=5))
+    scorer = Scorer(pretrained / "model.pt", settings=PartialSettings(contrast=0.0, cascade=5))
     passage = short[0]
     expected = by_hand(model, passage, {}, scorer.vocabulary.nothing.tolist())
     answers = {blank: int(row.argmax()) for blank, row in expected.items()}

@@ -14,7 +14,8 @@ from fairseq_cloze.views.settings import Settings
 
 register()
 
-from fairseq_cloze.plugin.criterion import LOSSES, ClozeRankingCriterion, ranking_losses  # noqa: E402
+from fairseq_cloze.model.losses import LOSSES, ranking_losses  # noqa: E402
+from fairseq_cloze.plugin.criterion import ClozeRankingCriterion  # noqa: E402
 
 INF = float("inf")
 SCORES = torch.tensor([[2.0, 0.5, -1.0, 0.0], [0.0, 1.0, -INF, -INF], [3.0, 1.0, -INF, 2.0]])
@@ -130,7 +131,7 @@ def test_forward_counts_labelled_blanks_only() -> None:
         "nsentences": 1,
         "net_input": {"src_tokens": torch.zeros(1, 6), "candidate_tokens": torch.full((3, 4, 1), 9)},
     }
-    task = SimpleNamespace(settings=Settings().completed({}), target_dictionary=None)
+    task = SimpleNamespace(settings=Settings(), target_dictionary=None)
     criterion = ClozeRankingCriterion(task, "softmax", 1.0)
     loss, size, output = criterion(Model(), sample)
     losses = ranking_losses(SCORES, batch())

@@ -8,11 +8,13 @@ from fairseq.models.roberta import RobertaModel
 
 from fairseq_cloze import register
 from fairseq_cloze.data.vocabulary import Vocabulary
-from fairseq_cloze.weights.checkpoint import Architecture, roberta_weights
+from fairseq_cloze.model.architecture import Architecture
+from fairseq_cloze.weights.checkpoint import Checkpoint
 
 register()
 
-from fairseq_cloze.plugin.model import BASE, LARGE, ClozeRobertaModel, fill_config  # noqa: E402
+from fairseq_cloze.model.architecture import BASE, LARGE  # noqa: E402
+from fairseq_cloze.plugin.model import ClozeRobertaModel, fill_config  # noqa: E402
 from fairseq_cloze.ranking.ranker import build_model  # noqa: E402
 
 SMALL = Architecture(2, 32, 64, 4, max_positions=60)
@@ -38,10 +40,10 @@ def inputs(vocabulary: Vocabulary) -> Any:
 
 
 def reading(positions: torch.Tensor, candidates: torch.Tensor, **options: Any) -> Any:
-    """Every piece is scored at its blank's own mask; the first two blanks share a window, and the last two."""
+    """every token is scored at its blank's own mask; the first two blanks share a window, and the last two."""
     reads = torch.arange(5)[:, None, None].expand(candidates.shape)
     windows = torch.tensor([0, 0, 1, 2, 2])
-    return {"reads": positions, "candidate_tokens": candidates, "piece_reads": reads, "windows": windows, **options}
+    return {"reads": positions, "candidate_tokens": candidates, "token_reads": reads, "windows": windows, **options}
 
 
 def test_candidate_rows_equal_the_full_projection(model: ClozeRobertaModel, vocabulary: Vocabulary) -> None:
@@ -153,7 +155,7 @@ def test_weights_of_0_12_2_load(model: ClozeRobertaModel, vocabulary: Vocabulary
     assert all(other.state_dict()[name].equal(value) for name, value in model.state_dict().items())
     from pathlib import Path
 
-    assert set(roberta_weights({"model": state}, Path("x.pt"))) == set(model.state_dict())
+    assert set(Checkpoint({"model": state}, Path("x.pt")).weights) == set(model.state_dict())
 
 
 def test_heads_of_other_tasks_are_dropped(model: ClozeRobertaModel, vocabulary: Vocabulary, caplog: Any) -> None:
@@ -170,6 +172,6 @@ def test_named_architectures_fill_what_is_not_given() -> None:
     from argparse import Namespace
 
     given = Namespace(encoder_layers=4)
-    fill_config(given, LARGE)
-    assert vars(given) == {**LARGE, "encoder_layers": 4}
-    assert (BASE["encoder_layers"], BASE["encoder_embed_dim"], LARGE["encoder_layers"]) == (12, 768, 24)
+    fill_config(given, vars(LARGE))
+    assert vars(given) == {**vars(LARGE), "encoder_layers": 4}
+    assert (BASE.encoder_layers, BASE.encoder_embed_dim, LARGE.encoder_layers) == (12, 768, 24)

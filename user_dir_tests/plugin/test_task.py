@@ -26,7 +26,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf  # noqa: E402
 from fairseq_cloze.model.scores import candidate_scores  # noqa: E402
 from fairseq_cloze.plugin.criterion import ClozeRankingCriterion  # noqa: E402
 from fairseq_cloze.plugin.task import ClozeRankingTask, make_dictionary  # noqa: E402
-from fairseq_cloze.weights.checkpoint import load_state  # noqa: E402
+from fairseq_cloze.weights.checkpoint import Checkpoint  # noqa: E402
 
 
 def stopped(data_bin: Path, save_dir: Path, *options: Any) -> str:
@@ -85,7 +85,7 @@ def test_validation_compares_what_lies_beside_the_checkpoint(
     tmp_path: Path, data_bin: Path, pretrained: Path, vocabulary: Vocabulary
 ) -> None:
     """Weights that carry no vocabulary, as fairseq's own releases."""
-    state = {key: value for key, value in load_state(pretrained / "model.pt").items() if key != "task_state"}
+    state = {key: value for key, value in Checkpoint.read(pretrained / "model.pt").state.items() if key != "task_state"}
     torch.save(state, tmp_path / "model.pt")
     ran = validate(data_bin, tmp_path / "model.pt", "--batch-size", "8")
     assert f"it and the BPE could not be compared, {tmp_path / 'model.pt'} came without" in ran.text
@@ -154,7 +154,7 @@ def test_wrong_bpe(tmp_path: Path, pretrained: Path, vocabulary: Vocabulary) -> 
 
 
 def test_dictionary_of_another_size(tmp_path: Path, data_bin: Path, pretrained: Path) -> None:
-    state = load_state(pretrained / "model.pt")
+    state = Checkpoint.read(pretrained / "model.pt").state
     weights = {
         name: value[:590] if name.endswith(("embed_tokens.weight", "lm_head.weight", "lm_head.bias")) else value
         for name, value in state["model"].items()
@@ -168,7 +168,7 @@ def test_dictionary_of_another_size(tmp_path: Path, data_bin: Path, pretrained: 
 
 def test_a_checkpoint_without_any_vocabulary(tmp_path: Path, data_bin: Path, pretrained: Path, caplog: Any) -> None:
     """Nothing to compare with but the number of rows; the log says so."""
-    state = {key: value for key, value in load_state(pretrained / "model.pt").items() if key != "task_state"}
+    state = {key: value for key, value in Checkpoint.read(pretrained / "model.pt").state.items() if key != "task_state"}
     torch.save(state, tmp_path / "model.pt")
     caplog.set_level("INFO")
     build(data_bin, tmp_path, finetune_from_model=tmp_path / "model.pt")
@@ -184,7 +184,7 @@ def test_a_dictionary_beside_the_checkpoint_is_compared(
     tmp_path: Path, data_bin: Path, pretrained: Path, vocabulary: Vocabulary, caplog: Any
 ) -> None:
     """As in fairseq's tarballs, which have dict.txt and no BPE files."""
-    state = {key: value for key, value in load_state(pretrained / "model.pt").items() if key != "task_state"}
+    state = {key: value for key, value in Checkpoint.read(pretrained / "model.pt").state.items() if key != "task_state"}
     torch.save(state, tmp_path / "model.pt")
     (tmp_path / DICTIONARY_FILE).write_bytes(vocabulary.files[DICTIONARY_FILE])
     caplog.set_level("INFO")
@@ -227,7 +227,7 @@ def test_plain_roberta_gets_the_checkpoints_epsilon(tmp_path: Path, data_bin: Pa
 def test_another_run_in_the_same_folder(tmp_path: Path, data_bin: Path, finetuned: Path, caplog: Any) -> None:
     """fairseq resumes it, whatever the command says; that must not go unsaid."""
     shutil.copy(finetuned / "checkpoint_last.pt", tmp_path)
-    state = load_state(finetuned / "checkpoint_last.pt")
+    state = Checkpoint.read(finetuned / "checkpoint_last.pt").state
     weights = state["cfg"]["task"]["finetune_from_model"]
     build(data_bin, tmp_path, finetune_from_model=weights)
     assert "another run" not in caplog.text
@@ -258,7 +258,7 @@ def test_from_scratch_and_a_checkpoint(tmp_path: Path, data_bin: Path, options: 
 def test_continue_once(tmp_path: Path, data_bin: Path, pretrained: Path) -> None:
     """fairseq's option for a first start from another checkpoint."""
     task, model = build(data_bin, tmp_path, continue_once=pretrained / "model.pt")
-    model.load_state_dict(load_state(pretrained / "model.pt")["model"])
+    model.load_state_dict(Checkpoint.read(pretrained / "model.pt").state["model"])
     task.begin_epoch(1, model)
     with pytest.raises(CheckpointError, match="--continue-once .*gone.pt: no such checkpoint; training would start"):
         build(data_bin, tmp_path, continue_once=tmp_path / "gone.pt")
@@ -275,7 +275,7 @@ def test_untied_weights(tmp_path: Path, data_bin: Path, vocabulary: Vocabulary) 
     save_hf(tmp_path / "hf", vocabulary, RobertaConfig, RobertaForMaskedLM, tie_word_embeddings=False)
     path = import_hf(str(tmp_path / "hf"), tmp_path / "weights")
     task, model = build(data_bin, tmp_path, finetune_from_model=path)
-    model.load_state_dict(load_state(path)["model"])
+    model.load_state_dict(Checkpoint.read(path).state["model"])
     task.begin_epoch(1, model)
     assert model.encoder.lm_head.weight is not model.encoder.sentence_encoder.embed_tokens.weight
 
@@ -328,7 +328,7 @@ def test_a_weight_that_was_not_loaded(tmp_path: Path, data_bin: Path, pretrained
     task, model = build(data_bin, tmp_path, finetune_from_model=pretrained / "model.pt")
     with pytest.raises(CheckpointError, match="the encoder is not that of"):
         task.begin_epoch(1, model)  # random weights: fairseq has not loaded anything yet
-    model.load_state_dict(load_state(pretrained / "model.pt")["model"])
+    model.load_state_dict(Checkpoint.read(pretrained / "model.pt").state["model"])
     with torch.no_grad():
         dict(model.named_parameters())[name].view(-1)[3] += 1e-3
     with pytest.raises(CheckpointError) as error:
@@ -341,7 +341,7 @@ def test_a_weight_that_was_not_loaded(tmp_path: Path, data_bin: Path, pretrained
 def test_the_proof_in_half_precision(tmp_path: Path, data_bin: Path, pretrained: Path, caplog: Any) -> None:
     task, model = build(data_bin, tmp_path, finetune_from_model=pretrained / "model.pt")
     model.half()
-    model.load_state_dict(load_state(pretrained / "model.pt")["model"])
+    model.load_state_dict(Checkpoint.read(pretrained / "model.pt").state["model"])
     caplog.set_level("INFO")
     task.begin_epoch(1, model)
     assert f"weights are those of {pretrained / 'model.pt'} (encoder " in caplog.text
@@ -357,7 +357,7 @@ rank = int(sys.argv[1])
 torch.distributed.init_process_group("gloo", init_method="file://{tmp_path / "store"}", rank=rank, world_size=2)
 source = Path("{pretrained / "model.pt"}")
 task, model = build(Path("{data_bin}"), Path("{tmp_path}"), finetune_from_model=source)
-model.load_state_dict(load_state(source)["model"])
+model.load_state_dict(Checkpoint.read(source).state["model"])
 if rank == 1:
     torch.nn.init.ones_(model.encoder.lm_head.bias)
 try:
@@ -374,7 +374,7 @@ except CheckpointError as error:
 
 def test_the_proof_is_made_once(tmp_path: Path, data_bin: Path, pretrained: Path) -> None:
     task, model = build(data_bin, tmp_path, finetune_from_model=pretrained / "model.pt")
-    model.load_state_dict(load_state(pretrained / "model.pt")["model"])
+    model.load_state_dict(Checkpoint.read(pretrained / "model.pt").state["model"])
     task.begin_epoch(1, model)
     torch.nn.init.zeros_(model.encoder.lm_head.bias)
     task.begin_epoch(2, model)

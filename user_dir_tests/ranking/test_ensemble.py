@@ -21,7 +21,7 @@ register()
 from fairseq_cloze.ranking.ensemble import Ensemble, average, fit  # noqa: E402
 from fairseq_cloze.ranking.evaluate import evaluate, predict  # noqa: E402
 from fairseq_cloze.ranking.ranker import Scorer  # noqa: E402
-from fairseq_cloze.views.settings import Settings  # noqa: E402
+from fairseq_cloze.views.settings import AS_TRAINED  # noqa: E402
 
 
 def test_probabilities_are_averaged(finetuned: Path, pretrained: Path, data_bin: Path) -> None:
@@ -29,7 +29,7 @@ def test_probabilities_are_averaged(finetuned: Path, pretrained: Path, data_bin:
     store = data.open("valid")
     paths = [str(finetuned / "checkpoint_last.pt"), str(pretrained / "model.pt")]
     scored = [Scorer(path).score(store) for path in paths]
-    ensemble = Ensemble(paths, data.vocabulary, "data", Settings(), weights=[3, 1])
+    ensemble = Ensemble(paths, data.vocabulary, "data", AS_TRAINED, weights=[3, 1])
     found = ensemble.score(store)
     expected = 0.75 * np.exp(scored[0].log_probabilities) + 0.25 * np.exp(scored[1].log_probabilities)
     assert np.exp(found.log_probabilities) == pytest.approx(expected, abs=1e-6)
@@ -80,7 +80,7 @@ def test_no_candidate_stays_impossible() -> None:
 )
 def test_weights_that_do_not_fit(pretrained: Path, weights: list, message: str) -> None:
     with pytest.raises(ClozeError) as error:
-        Ensemble([pretrained / "model.pt"] * 2, None, "data", Settings(), weights=weights)
+        Ensemble([pretrained / "model.pt"] * 2, None, "data", AS_TRAINED, weights=weights)
     assert str(error.value) == message
 
 

@@ -23,8 +23,8 @@ register()
 
 from fairseq_cloze.ranking.evaluate import evaluate, predict  # noqa: E402
 from fairseq_cloze.ranking.ranker import Scorer  # noqa: E402
-from fairseq_cloze.views.settings import Settings  # noqa: E402
-from fairseq_cloze.weights.checkpoint import load_state  # noqa: E402
+from fairseq_cloze.views.settings import PartialSettings  # noqa: E402
+from fairseq_cloze.weights.checkpoint import Checkpoint  # noqa: E402
 
 FOUR = ["calm", "cold", "old", "odd"]
 
@@ -136,7 +136,7 @@ def test_unlabelled_blanks_are_counted_apart(tmp_path: Path, pretrained: Path, p
 
 
 def test_weights_that_are_no_numbers(tmp_path: Path, pretrained: Path, data_bin: Path) -> None:
-    state = load_state(pretrained / "model.pt")
+    state = Checkpoint.read(pretrained / "model.pt").state
     weights = dict(state["model"])
     weights["encoder.lm_head.dense.bias"] = torch.full((48,), float("nan"))
     torch.save({**state, "model": weights}, tmp_path / "model.pt")
@@ -265,7 +265,7 @@ def test_nothing_to_predict(finetuned: Path, passage: Callable[..., Path]) -> No
 
 
 def test_a_checkpoint_of_another_vocabulary(tmp_path: Path, pretrained: Path, data_bin: Path) -> None:
-    state = load_state(pretrained / "model.pt")
+    state = Checkpoint.read(pretrained / "model.pt").state
     torch.save({key: value for key, value in state.items() if key != "task_state"}, tmp_path / "model.pt")
     for name in FILES:
         shutil.copy(pretrained / name, tmp_path)
@@ -277,7 +277,7 @@ def test_a_checkpoint_of_another_vocabulary(tmp_path: Path, pretrained: Path, da
 
 def test_no_head_to_score_with(finetuned: Path, data_bin: Path) -> None:
     with pytest.raises(CheckpointError) as error:
-        evaluate(finetuned / "checkpoint_last.pt", data_bin, settings=Settings(view="full", scorer="head"))
+        evaluate(finetuned / "checkpoint_last.pt", data_bin, settings=PartialSettings(view="full", scorer="head"))
     assert str(error.value) == (
         f"{finetuned / 'checkpoint_last.pt'}: has no ranking head, its scores would be random; "
         "pass --scorer mean, or train one first"
@@ -316,35 +316,9 @@ def test_a_result_that_cannot_be_written(tmp_path: Path, finetuned: Path, data_b
 
 def test_joint_with_a_head(finetuned: Path, data_bin: Path) -> None:
     with pytest.raises(ClozeError, match="--view joint needs --scorer mean, sum, kmask or l2r, found --scorer head"):
-        evaluate(finetuned / "checkpoint_last.pt", data_bin, settings=Settings(view="joint", scorer="head"))
+        evaluate(finetuned / "checkpoint_last.pt", data_bin, settings=PartialSettings(view="joint", scorer="head"))
 
 
 def test_missing_checkpoint(tmp_path: Path, data_bin: Path) -> None:
     done = run("fairseq-cloze", "evaluate", tmp_path / "gone.pt", data_bin, code=1)
     assert done.text.splitlines()[-1] == f"Error: {tmp_path / 'gone.pt'}: no such checkpoint; check the path"
-
-
-def test_settings_come_from_the_checkpoint() -> None:
-    carried = {"view": "full", "scorer": "head", "other_blanks": "mask", "contrast": 0.2}
-    assert Settings().completed(carried) == Settings("full", "head", "mask", 0.2)
-    assert Settings().completed({}) == Settings("joint", "mean", "remove", 0.7)
-    assert Settings(view="joint").completed(carried) == Settings("joint", "mean", "mask", 0.2)
-    assert Settings(scorer="mean", other_blanks="gold").completed(carried) == Settings("full", "mean", "gold", 0.2)
-    assert Settings("joint", "l2r", contrast=0.0, refine=2).completed({}) == Settings("joint", "l2r", "remove", 0.0, 2)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (Settings("joint", "head"), "--view joint needs --scorer mean, sum, kmask or l2r, found --scorer head"),
-        (Settings("full", "kmask"), "--view full needs --scorer mean or head, found --scorer kmask"),
-        (Settings(contrast=1.5), "--contrast: expected a number from 0 to 1, found 1.5"),
-        (Settings("full", refine=1), "refine and cascade need view joint, found view full"),
-        (Settings("joint", cascade=1), "--cascade 1: expected 0 or at least 2, one forward for each of two candidates"),
-        (Settings("neighbors", cascade=2), "refine and cascade need view joint, found view neighbors"),
-    ],
-)
-def test_settings_that_do_not_go_together(settings: Settings, message: str) -> None:
-    with pytest.raises(ClozeError) as error:
-        settings.completed({})
-    assert str(error.value) == message

@@ -11,7 +11,7 @@ import torch
 from fairseq_cloze.data.encoding import encode_passages
 from fairseq_cloze.data.store import Store
 from fairseq_cloze.data.vocabulary import BOS, EOS, PAD, Vocabulary
-from fairseq_cloze.errors import ClozeError, DataBinError
+from fairseq_cloze.errors import DataBinError
 from fairseq_cloze.passages.passage import UNLABELLED, Passage
 from fairseq_cloze.passages.reading import read_passages
 from fairseq_cloze.views.filled import FilledView
@@ -27,7 +27,7 @@ def make_view(
     name: str, store: Store, vocabulary: Vocabulary, positions: int, other: str = "remove", **more: Any
 ) -> View:
     """The view of that name, by otherwise default settings."""
-    return view_of_settings(Settings(name, other_blanks=other, **more).completed({}), store, vocabulary, positions)
+    return view_of_settings(Settings(name, other_blanks=other, **more), store, vocabulary, positions)
 
 
 def odd_passages() -> list[Passage]:
@@ -242,19 +242,6 @@ def test_gold_in_the_other_blanks_needs_labels(store: Store, vocabulary: Vocabul
     assert str(error.value) == (
         "other_blanks 'gold' needs every blank labelled, found 1 without an answer; use 'remove' or 'mask'"
     )
-
-
-@pytest.mark.parametrize(
-    ("name", "other", "message"),
-    [
-        ("filled", "remove", "view: expected one of joint, full, neighbors, found 'filled'"),
-        ("full", "drop", "other_blanks: expected one of remove, mask, gold, found 'drop'"),
-    ],
-)
-def test_unknown_names(store: Store, vocabulary: Vocabulary, name: str, other: str, message: str) -> None:
-    with pytest.raises(ClozeError) as error:
-        view_of_settings(Settings(name, "mean", other, 0.0), store, vocabulary, 512)
-    assert str(error.value) == message
 
 
 def test_items_of_filled_views_say_where_they_come_from(store: Store, vocabulary: Vocabulary) -> None:

@@ -17,8 +17,9 @@ from ..conftest import FINETUNE, PASSAGES, run, train, validate
 register()
 
 from fairseq_cloze.ranking.evaluate import evaluate  # noqa: E402
-from fairseq_cloze.weights.averaging import average  # noqa: E402
-from fairseq_cloze.weights.checkpoint import STATE_KEY, load_state, read_vocabulary  # noqa: E402
+from fairseq_cloze.weights.averaging import average_checkpoints  # noqa: E402
+from fairseq_cloze.weights.carried import STATE_KEY  # noqa: E402
+from fairseq_cloze.weights.checkpoint import Checkpoint  # noqa: E402
 
 EMBEDDING, PROJECTION = "encoder.sentence_encoder.embed_tokens.weight", "encoder.lm_head.weight"
 FIRST = "encoder.sentence_encoder.layers.0.fc1.weight"
@@ -38,7 +39,7 @@ def variant(tmp_path: Path, pretrained: Path) -> Callable[..., Path]:
     """Writer of checkpoints: the small model's state, changed in place by a function, its weights moved a little."""
 
     def write(name: str, change: Callable[[dict[str, Any]], Any] = lambda state: None, seed: int = 0) -> Path:
-        state = deepcopy(load_state(pretrained / "model.pt"))
+        state = deepcopy(Checkpoint.read(pretrained / "model.pt").state)
         state["model"][FIRST] += 0.01 * torch.randn(state["model"][FIRST].shape, generator=_generator(seed))
         change(state)
         torch.save(state, tmp_path / name)
@@ -57,9 +58,9 @@ def _generator(seed: int) -> torch.Generator:
 def test_the_mean_is_fairseqs(tmp_path: Path, trained: Path) -> None:
     """Added in the order given and divided by their number, as fairseq's script does, to the last bit."""
     paths = [trained / f"checkpoint_1_{update}.pt" for update in (2, 3, 4)]
-    states = [load_state(path) for path in paths]
-    assert average(paths, tmp_path / "deep" / "mean.pt") == tmp_path / "deep" / "mean.pt"
-    mean = load_state(tmp_path / "deep" / "mean.pt")
+    states = [Checkpoint.read(path).state for path in paths]
+    assert average_checkpoints(paths, tmp_path / "deep" / "mean.pt") == tmp_path / "deep" / "mean.pt"
+    mean = Checkpoint.read(tmp_path / "deep" / "mean.pt").state
     assert list(mean["model"]) == list(states[0]["model"])
     for name, value in mean["model"].items():
         a, b, c = (state["model"][name] for state in states)
@@ -70,8 +71,8 @@ def test_the_mean_is_fairseqs(tmp_path: Path, trained: Path) -> None:
 
 def test_what_is_kept_of_the_last(tmp_path: Path, trained: Path) -> None:
     paths = [trained / f"checkpoint_1_{update}.pt" for update in (3, 4)]
-    average(paths, tmp_path / "mean.pt")
-    mean, last = load_state(tmp_path / "mean.pt"), load_state(paths[1])
+    average_checkpoints(paths, tmp_path / "mean.pt")
+    mean, last = Checkpoint.read(tmp_path / "mean.pt").state, Checkpoint.read(paths[1]).state
     assert list(mean) == list(last)
     for key in set(last) - {"model", "last_optimizer_state", "extra_state"}:
         assert mean[key] == last[key], key
@@ -98,8 +99,8 @@ def test_types_are_kept_and_sums_are_wide(tmp_path: Path, variant: Callable[...,
     values = [(2048.0, 1), (1.0, 3), (1.0, 4)]
     paths = [variant(f"{number}.pt", change(*pair), number) for number, pair in enumerate(values[:2])]
     paths.append(variant("2.pt", lambda state: (change(*values[2])(state), state["model"][EMBEDDING].add_(0.5))))
-    average(paths, tmp_path / "mean.pt")
-    mean = load_state(tmp_path / "mean.pt")["model"]
+    average_checkpoints(paths, tmp_path / "mean.pt")
+    mean = Checkpoint.read(tmp_path / "mean.pt").state["model"]
     assert mean[FIRST].dtype == torch.float16
     assert mean[FIRST].unique().tolist() == [float(torch.tensor(2050 / 3, dtype=torch.float16))]
     assert mean["steps"].tolist() == [2, -3]
@@ -120,7 +121,7 @@ def test_a_mean_is_used_as_any_checkpoint(tmp_path: Path, trained: Path, data_bi
     options = (*FINETUNE, "--max-update", 1, "--disable-validation", "--finetune-from-model", out)
     ran = train(data_bin, tmp_path / "next", *options)
     assert f"weights are those of {out}" in ran.text
-    state = load_state(tmp_path / "next" / "checkpoint_last.pt")
+    state = Checkpoint.read(tmp_path / "next" / "checkpoint_last.pt").state
     assert state["optimizer_history"][-1]["num_updates"] == 1
 
 
@@ -162,7 +163,7 @@ def test_checkpoints_that_differ(
 ) -> None:
     first, second = variant("first.pt"), variant("second.pt", change, seed=1)
     with pytest.raises(CheckpointError) as error:
-        average([first, second], tmp_path / "mean.pt")
+        average_checkpoints([first, second], tmp_path / "mean.pt")
     assert str(error.value) == (
         f"{second}: does not belong to {first}: expected {problem}; average checkpoints of one run"
     )
@@ -180,7 +181,7 @@ def test_another_vocabulary(tmp_path: Path, variant: Callable[..., Path]) -> Non
     first, second = variant("first.pt"), variant("second.pt", swap, seed=1)
     digests = []
     for path in (first, second):
-        vocabulary = read_vocabulary(load_state(path), path)
+        vocabulary = Checkpoint.read(path).vocabulary
         assert isinstance(vocabulary, Vocabulary)
         digests.append(vocabulary.dictionary_digest[:12])
     done = run("fairseq-cloze", "average", first, second, "--out", tmp_path / "mean.pt", code=1)
@@ -193,7 +194,7 @@ def test_another_vocabulary(tmp_path: Path, variant: Callable[..., Path]) -> Non
 def test_a_copy_would_count_twice(tmp_path: Path, trained: Path) -> None:
     paths = [trained / name for name in ("checkpoint_1_3.pt", "checkpoint_1_4.pt", "checkpoint_last.pt")]
     with pytest.raises(CheckpointError) as error:
-        average(paths, tmp_path / "mean.pt")
+        average_checkpoints(paths, tmp_path / "mean.pt")
     assert str(error.value) == (
         f"{paths[2]}: holds the same weights as {paths[1]} and would count twice; name one of them "
         "(checkpoint_best.pt and checkpoint_last.pt are copies of others)"
@@ -204,7 +205,7 @@ def test_a_copy_would_count_twice(tmp_path: Path, trained: Path) -> None:
 def test_files_that_cannot_be_averaged(tmp_path: Path, variant: Callable[..., Path]) -> None:
     def problem(*arguments: Any) -> str:
         with pytest.raises(ClozeError) as error:
-            average(*arguments)
+            average_checkpoints(*arguments)
         return str(error.value)
 
     first, second = variant("first.pt"), variant("second.pt", seed=1)
@@ -234,7 +235,7 @@ def test_a_write_that_fails_leaves_nothing(
 
     monkeypatch.setattr(torch, "save", save)
     with pytest.raises(ClozeError) as error:
-        average(paths, tmp_path / "mean.pt")
+        average_checkpoints(paths, tmp_path / "mean.pt")
     assert str(error.value) == (
         f"{tmp_path / 'mean.pt'}: cannot be written (PytorchStreamWriter failed writing file: No space left); "
         "choose another file"

@@ -28,17 +28,18 @@ from ..conftest import PASSAGES, run, save_hf, train, validate
 
 register()
 
-from fairseq_cloze.ranking.ranker import Scorer, build_model  # noqa: E402
-from fairseq_cloze.weights.checkpoint import load_state, read_architecture, roberta_weights  # noqa: E402
+from fairseq_cloze.model.roberta import Roberta  # noqa: E402
+from fairseq_cloze.ranking.ranker import load  # noqa: E402
+from fairseq_cloze.weights.checkpoint import Checkpoint  # noqa: E402
 
 TEXT = "It rained for a week, and nobody in the village could remember when the river had last been so high."
 
 
 def logits(model_pt: Path, tokens: torch.Tensor, head: str | None = None) -> torch.Tensor:
     """Logits of a fairseq checkpoint through this project's model."""
-    scorer = Scorer(model_pt)
+    [member] = load(model_pt).members
     with torch.inference_mode():
-        return scorer.model(tokens)[0]
+        return member.model(tokens)[0]
 
 
 def batch(vocabulary: Vocabulary, mask: int | None = None) -> torch.Tensor:
@@ -75,8 +76,8 @@ def test_imported_files_and_architecture(pretrained: Path, vocabulary: Vocabular
     assert sorted(path.name for path in pretrained.iterdir()) == sorted([*FILES, "model.pt"])
     imported = Vocabulary.load(pretrained)
     assert (imported.dictionary_digest, imported.bpe_digest) == (vocabulary.dictionary_digest, vocabulary.bpe_digest)
-    state = load_state(pretrained / "model.pt")
-    assert vars(read_architecture(state, pretrained)) == {
+    state = Checkpoint.read(pretrained / "model.pt").state
+    assert vars(Checkpoint(state, pretrained).architecture) == {
         "encoder_layers": 2,
         "encoder_embed_dim": 48,
         "encoder_ffn_embed_dim": 96,
@@ -94,7 +95,7 @@ def test_token_type_row_is_folded_into_the_positions(hf_folder: Path, pretrained
     model = RobertaForMaskedLM.from_pretrained(hf_folder)
     embeddings = model.roberta.embeddings
     assert embeddings.token_type_embeddings.weight.abs().max() > 0.1
-    weights = roberta_weights(load_state(pretrained / "model.pt"), pretrained)
+    weights = Checkpoint.read(pretrained / "model.pt").weights
     folded = embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight
     assert weights["encoder.sentence_encoder.embed_positions.weight"].equal(folded.detach())
 
@@ -136,7 +137,7 @@ def test_gpt2_bpe_folder_and_pytorch_bin(tmp_path: Path, hf_folder: Path, pretra
     shutil.copy(hf_folder / "config.json", tmp_path / "hf")
     torch.save(model.state_dict(), tmp_path / "hf" / "pytorch_model.bin")
     path = import_hf(str(tmp_path / "hf"), tmp_path / "out", gpt2_bpe=pretrained)
-    one, two = load_state(path)["model"], load_state(pretrained / "model.pt")["model"]
+    one, two = Checkpoint.read(path).state["model"], Checkpoint.read(pretrained / "model.pt").state["model"]
     assert one.keys() == two.keys() and all(one[name].equal(two[name]) for name in one)
 
 
@@ -190,7 +191,7 @@ def test_hub_name(tmp_path: Path, hf_folder: Path, pretrained: Path, monkeypatch
     env = {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
     done = run("fairseq-cloze", "import-hf", "our/small", "--out", tmp_path / "out", env=env)
     assert done.text == f"wrote {tmp_path / 'out' / 'model.pt'}\n"
-    one, two = load_state(tmp_path / "out" / "model.pt")["model"], load_state(pretrained / "model.pt")["model"]
+    one, two = (Checkpoint.read(folder / "model.pt").weights for folder in (tmp_path / "out", pretrained))
     assert all(one[name].equal(two[name]) for name in two)
     missing = run("fairseq-cloze", "import-hf", "our/other", "--out", tmp_path / "o", env=env, code=1)
     assert missing.text.startswith("Error: our/other: no such folder, and not to be had from the Hugging Face hub (")
@@ -324,17 +325,17 @@ def release(state: dict[str, Any], folder: Path, heads: bool = False) -> Path:
 def test_layout_of_the_releases(tmp_path: Path, vocabulary: Vocabulary, heads: bool) -> None:
     model = save_hf(tmp_path / "hf", vocabulary, RobertaConfig, RobertaForMaskedLM, layer_norm_eps=1e-5).eval()
     path = import_hf(str(tmp_path / "hf"), tmp_path / "new")
-    state = load_state(path)
+    state = Checkpoint.read(path).state
     (tmp_path / "old").mkdir()
     old = release(state, tmp_path / "old", heads)
     vocabulary.save(tmp_path / "old")
-    assert read_architecture(load_state(old), old) == read_architecture(state, path)
+    assert Checkpoint.read(old).architecture == Checkpoint(state, path).architecture
     tokens = batch(vocabulary)
     with torch.inference_mode():
         expected = model(tokens, attention_mask=tokens.ne(1).long()).logits
     assert (logits(old, tokens) - expected)[tokens.ne(1)].abs().max() < 1e-4
-    assert Scorer(old).notes == (["heads of the checkpoint that are not used: mnli"] if heads else [])
-    export_hf(old, tmp_path / "exported")
+    assert load(old).notes == (["heads of the checkpoint that are not used: mnli"] if heads else [])
+    export_hf(Checkpoint.read(old), tmp_path / "exported")
     exported = RobertaForMaskedLM.from_pretrained(tmp_path / "exported").eval()
     with torch.inference_mode():
         again = exported(tokens, attention_mask=tokens.ne(1).long()).logits
@@ -344,7 +345,7 @@ def test_layout_of_the_releases(tmp_path: Path, vocabulary: Vocabulary, heads: b
 @pytest.mark.slow
 def test_a_release_is_trained_and_validated(tmp_path: Path, pretrained: Path, data_bin: Path) -> None:
     """fairseq's own code loads the old names, and the proof of load knows them; the head of MNLI goes with a note."""
-    old = release(load_state(pretrained / "model.pt"), tmp_path, heads=True)
+    old = release(Checkpoint.read(pretrained / "model.pt").state, tmp_path, heads=True)
     Vocabulary.load(pretrained).save(tmp_path)
     options = ("--arch", "cloze_roberta", "--batch-size", 8, "--max-update", 1, "--no-save", "--disable-validation")
     ran = train(data_bin, tmp_path / "save", *options, "--finetune-from-model", old)
@@ -357,9 +358,9 @@ def test_a_release_is_trained_and_validated(tmp_path: Path, pretrained: Path, da
 
 
 def test_no_vocabulary_beside_a_release(tmp_path: Path, pretrained: Path) -> None:
-    old = release(load_state(pretrained / "model.pt"), tmp_path)
+    old = release(Checkpoint.read(pretrained / "model.pt").state, tmp_path)
     with pytest.raises(CheckpointError) as error:
-        Scorer(old)
+        load(old)
     assert str(error.value) == (
         f"{old}: carries no vocabulary and none lies beside it; put dict.txt, encoder.json, vocab.bpe into {tmp_path} "
         "(for fairseq's own releases, encoder.json and vocab.bpe are at "
@@ -396,7 +397,7 @@ with torch.inference_mode():
 def test_export_of_an_import_is_the_source(
     tmp_path: Path, hf_folder: Path, pretrained: Path, vocabulary: Vocabulary
 ) -> None:
-    assert export_hf(pretrained / "model.pt", tmp_path / "hf") == "RobertaForMaskedLM"
+    assert export_hf(Checkpoint.read(pretrained / "model.pt"), tmp_path / "hf") == "RobertaForMaskedLM"
     one = RobertaForMaskedLM.from_pretrained(hf_folder).eval()
     two = RobertaForMaskedLM.from_pretrained(tmp_path / "hf").eval()
     tokens = batch(vocabulary)
@@ -413,15 +414,15 @@ def test_export_of_an_import_is_the_source(
         2,
     ]
     again = import_hf(str(tmp_path / "hf"), tmp_path / "again")
-    old, new = load_state(pretrained / "model.pt")["model"], load_state(again)["model"]
+    old, new = Checkpoint.read(pretrained / "model.pt").state["model"], Checkpoint.read(again).state["model"]
     assert all(old[name].equal(new[name]) for name in old)
 
 
 def test_export_of_untied_weights(tmp_path: Path, vocabulary: Vocabulary) -> None:
     model = save_hf(tmp_path / "hf", vocabulary, RobertaConfig, RobertaForMaskedLM, tie_word_embeddings=False).eval()
     path = import_hf(str(tmp_path / "hf"), tmp_path / "out")
-    assert read_architecture(load_state(path), path).untie_weights_roberta
-    export_hf(path, tmp_path / "back")
+    assert Checkpoint.read(path).architecture.untie_weights_roberta
+    export_hf(Checkpoint.read(path), tmp_path / "back")
     back = RobertaForMaskedLM.from_pretrained(tmp_path / "back").eval()
     tokens = batch(vocabulary)
     mask = tokens.ne(1).long()
@@ -444,24 +445,25 @@ def test_export_of_a_finetuned_checkpoint(
 
 def test_export_with_a_ranking_head(tmp_path: Path, pretrained: Path, vocabulary: Vocabulary) -> None:
     """The head scores filled rows as RobertaForMultipleChoice does."""
-    from fairseq_cloze.weights.checkpoint import HEAD_NAME
+    from fairseq_cloze.model.names import HEAD_NAME
 
-    state = load_state(pretrained / "model.pt")
-    model = build_model(read_architecture(state, pretrained), vocabulary, head=True)
-    model.load_state_dict(roberta_weights(state, pretrained), strict=True)
+    checkpoint = Checkpoint.read(pretrained / "model.pt")
+    model = Roberta(checkpoint.architecture, len(vocabulary), ranking_head=True)
+    model.load_state_dict(checkpoint.weights, strict=True)
     torch.nn.init.normal_(model.classification_heads[HEAD_NAME].out_proj.weight)
-    torch.save({**state, "model": model.state_dict()}, tmp_path / "model.pt")
-    assert export_hf(tmp_path / "model.pt", tmp_path / "hf") == "RobertaForMultipleChoice"
+    torch.save({**checkpoint.state, "model": model.state_dict()}, tmp_path / "model.pt")
+    assert export_hf(Checkpoint.read(tmp_path / "model.pt"), tmp_path / "hf") == "RobertaForMultipleChoice"
     theirs = RobertaForMultipleChoice.from_pretrained(tmp_path / "hf").eval()
     tokens = batch(vocabulary)
     with torch.inference_mode():
         found = model.eval()(tokens, features_only=True, classification_head_name=HEAD_NAME)[0][:, 0]
         expected = theirs(tokens[None], attention_mask=tokens.ne(1).long()[None]).logits[0]
     assert (found - expected).abs().max() < 1e-4
-    state["args"].pooler_activation_fn = "relu"
-    torch.save({**state, "model": model.state_dict()}, tmp_path / "relu.pt")
+    checkpoint.state["args"].pooler_activation_fn = "relu"
+    torch.save({**checkpoint.state, "model": model.state_dict()}, tmp_path / "relu.pt")
     with pytest.raises(CheckpointError) as error:
-        export_hf(tmp_path / "relu.pt", tmp_path / "relu")
+        export_hf(Checkpoint.read(tmp_path / "relu.pt"), tmp_path / "relu")
     assert str(error.value) == (
-        "pooler_activation_fn relu cannot be exported, the ranking head of Hugging Face's RoBERTa is always tanh"
+        f"{tmp_path / 'relu.pt'}: pooler_activation_fn relu cannot be exported, the ranking head of Hugging Face's "
+        "RoBERTa is always tanh"
     )

@@ -12,20 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-from fairseq_cloze import register
 from fairseq_cloze.data.prepare import prepare
 from fairseq_cloze.data.vocabulary import DICTIONARY_FILE, ENCODER_FILE, FILES, MERGES_FILE, Vocabulary
+from fairseq_cloze.doctor import examination
+from fairseq_cloze.doctor.diagnosis import Diagnosis
+from fairseq_cloze.doctor.measures import ENGLISH
 from fairseq_cloze.errors import CheckpointError
+from fairseq_cloze.model.names import ENCODER, LM_HEAD
+from fairseq_cloze.weights.checkpoint import Checkpoint
 
 from ..conftest import PASSAGES, run
-
-register()
-
-from fairseq_cloze.doctor import doctor as doctor_module  # noqa: E402
-from fairseq_cloze.doctor.diagnosis import Diagnosis  # noqa: E402
-from fairseq_cloze.doctor.doctor import doctor  # noqa: E402
-from fairseq_cloze.doctor.measures import ENGLISH  # noqa: E402
-from fairseq_cloze.weights.checkpoint import ENCODER, LM_HEAD, load_state  # noqa: E402
 
 NAMES = [
     *("numbers", "layers", "encoder", "embeddings", "LM head", "tied weights", "vocabulary", "BPE", "dictionary"),
@@ -48,10 +44,10 @@ def broken(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> It
     """Writer of a changed roberta6: ``broken(edit, **files)``; with files, these lie beside it and it carries none."""
     folder = tmp_path / "broken"
     folder.mkdir()
-    monkeypatch.setattr(doctor_module, "ENGLISH", ENGLISH[:1])  # a third of the time
+    monkeypatch.setattr(examination, "ENGLISH", ENGLISH[:1])  # a third of the time
 
     def write(edit: Callable[[State], Any], **files: bytes) -> Path:
-        state = load_state(weights / "model.pt")
+        state = Checkpoint.read(weights / "model.pt").state
         state["model"] = dict(state["model"])
         edit(state)
         if files:
@@ -63,6 +59,10 @@ def broken(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> It
 
     yield write
     shutil.rmtree(folder)
+
+
+def doctor(checkpoint: Path, data_bin: Path | None = None) -> Diagnosis:
+    return examination.examine(Checkpoint.read(checkpoint), data_bin)
 
 
 def verdicts(result: Diagnosis) -> dict[str, str]:
@@ -356,7 +356,7 @@ def test_a_random_model(tmp_path: Path, pretrained: Path, data_bin: Path) -> Non
 
 
 def test_without_vocabulary(tmp_path: Path, pretrained: Path, data_bin: Path) -> None:
-    state = load_state(pretrained / "model.pt")
+    state = Checkpoint.read(pretrained / "model.pt").state
     del state["task_state"]
     torch.save(state, tmp_path / "model.pt")
     result = doctor(tmp_path / "model.pt")
@@ -394,7 +394,7 @@ def test_nothing_is_labelled(tmp_path: Path, pretrained: Path, passage: Callable
 
 def test_scores_that_are_no_numbers(tmp_path: Path, pretrained: Path, data_bin: Path) -> None:
     """Finite weights, infinite logits."""
-    state = load_state(pretrained / "model.pt")
+    state = Checkpoint.read(pretrained / "model.pt").state
     state["model"][f"{LM_HEAD}layer_norm.weight"] = torch.full((48,), 3e38)
     torch.save(state, tmp_path / "model.pt")
     result = doctor(tmp_path / "model.pt", data_bin)
@@ -405,7 +405,7 @@ def test_scores_that_are_no_numbers(tmp_path: Path, pretrained: Path, data_bin: 
 
 
 def test_weights_that_do_not_load(tmp_path: Path, pretrained: Path) -> None:
-    state = load_state(pretrained / "model.pt")
+    state = Checkpoint.read(pretrained / "model.pt").state
     state["model"][f"{ENCODER}layers.1.extra.weight"] = torch.ones(3)
     torch.save(state, tmp_path / "model.pt")
     result = doctor(tmp_path / "model.pt")

@@ -1,0 +1,11 @@
+"""Names: what fairseq calls the parts of a RoBERTa in its checkpoints."""
+
+from __future__ import annotations
+
+ENCODER = "encoder.sentence_encoder."
+LM_HEAD = "encoder.lm_head."
+HEADS = "classification_heads."
+
+#: The ranking head, which scores a filled text.
+HEAD_NAME = "cloze_ranking"
+RANKING_HEAD = f"{HEADS}{HEAD_NAME}."
