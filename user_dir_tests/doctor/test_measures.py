@@ -7,14 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from fairseq_cloze import register
 from fairseq_cloze.data.databin import DataBin
 from fairseq_cloze.data.encoding import COLUMNS
 from fairseq_cloze.data.vocabulary import BOS, EOS, Vocabulary
-
-register()
-
-from fairseq_cloze.doctor.measures import (  # noqa: E402
+from fairseq_cloze.doctor.measures import (
     ENGLISH,
     filled_texts,
     largest_activations,
@@ -28,7 +24,7 @@ from fairseq_cloze.doctor.measures import (  # noqa: E402
     spectral_ratio,
     tied_blanks,
 )
-from fairseq_cloze.ranking.ranker import load  # noqa: E402
+from fairseq_cloze.ranking.ranker import load
 
 
 @pytest.mark.parametrize("shape", [(48, 48), (96, 48), (2000, 64)])

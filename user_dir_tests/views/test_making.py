@@ -11,7 +11,7 @@ import torch
 from fairseq_cloze.data.encoding import encode_passages
 from fairseq_cloze.data.store import Store
 from fairseq_cloze.data.vocabulary import BOS, EOS, PAD, Vocabulary
-from fairseq_cloze.errors import ClozeError, DataBinError
+from fairseq_cloze.errors import DataBinError
 from fairseq_cloze.passages.passage import UNLABELLED, Passage
 from fairseq_cloze.passages.reading import read_passages
 from fairseq_cloze.views.filled import FilledView

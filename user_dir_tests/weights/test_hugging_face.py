@@ -459,10 +459,11 @@ def test_export_with_a_ranking_head(tmp_path: Path, pretrained: Path, vocabulary
         found = model.eval()(tokens, features_only=True, classification_head_name=HEAD_NAME)[0][:, 0]
         expected = theirs(tokens[None], attention_mask=tokens.ne(1).long()[None]).logits[0]
     assert (found - expected).abs().max() < 1e-4
-    state["args"].pooler_activation_fn = "relu"
-    torch.save({**state, "model": model.state_dict()}, tmp_path / "relu.pt")
+    checkpoint.state["args"].pooler_activation_fn = "relu"
+    torch.save({**checkpoint.state, "model": model.state_dict()}, tmp_path / "relu.pt")
     with pytest.raises(CheckpointError) as error:
         export_hf(Checkpoint.read(tmp_path / "relu.pt"), tmp_path / "relu")
     assert str(error.value) == (
-        "pooler_activation_fn relu cannot be exported, the ranking head of Hugging Face's RoBERTa is always tanh"
+        f"{tmp_path / 'relu.pt'}: pooler_activation_fn relu cannot be exported, the ranking head of Hugging Face's "
+        "RoBERTa is always tanh"
     )
