@@ -15,6 +15,7 @@ from fairseq_cloze.files import split_paths
 from fairseq_cloze.ranking.ensemble import fit_weights, mix
 from fairseq_cloze.ranking.evaluate import evaluate
 from fairseq_cloze.ranking.predict import predict
+from fairseq_cloze.ranking.ranker import load
 from fairseq_cloze.ranking.scores import Scores
 
 from ..conftest import PASSAGES, run
