@@ -34,7 +34,7 @@ from bench_scoring import ScoringBench, evenly  # noqa: E402
 from bench_training import measure_training  # noqa: E402
 
 from fairseq_cloze.data.prepare import prepare  # noqa: E402
-from fairseq_cloze.passages.reading import read_passages# noqa: E402
+from fairseq_cloze.passages.reading import read_passages  # noqa: E402
 from fairseq_cloze.weights.checkpoint import Checkpoint  # noqa: E402
 from fairseq_cloze.weights.hugging_face import export_hf  # noqa: E402
 
