@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data.encoding import COLUMNS
 from ..data.store import Store
 from ..data.vocabulary import BOS, ENCODER_FILE, EOS, Vocabulary
 from ..model.encoder import EncoderLayer
@@ -238,33 +237,8 @@ def sample_passages(store: Store, blanks: int) -> Store:
     order = np.random.default_rng(_SEED).permutation(len(store))
     counts = np.diff(store.blank_offsets)[order]
     chosen = np.sort(order[: int(np.searchsorted(np.cumsum(counts), blanks)) + 1])
-    chunks = [_columns(store, int(passage)) for passage in chosen]
+    chunks = [store.chunk(int(passage)) for passage in chosen]
     return Store.from_columns(chunks, int(store.columns["tokens"].max(initial=0)) + 1)
-
-
-def _columns(store: Store, passage: int) -> dict[str, np.ndarray]:
-    """One passage as :func:`fairseq_cloze.data.encoding.encode_passages` returns it."""
-    blanks = slice(int(store.blank_offsets[passage]), int(store.blank_offsets[passage + 1]))
-    candidates = slice(int(store.candidate_offsets[blanks.start]), int(store.candidate_offsets[blanks.stop]))
-    spans = {
-        "id_bytes": slice(*store.id_offsets[passage : passage + 2]),
-        "tokens": slice(*store.token_offsets[passage : passage + 2]),
-        "sentence_start": slice(*store.sentence_offsets[passage : passage + 2]),
-        "candidate_tokens": slice(*store.candidate_token_offsets[[candidates.start, candidates.stop]]),
-    }
-    spans.update({name: blanks for name in ("blank_position", "gold")})
-    spans.update({name: candidates for name in ("candidate_first", "candidate_rank")})
-    columns = {name: np.asarray(store.columns[name][span]) for name, span in spans.items()}
-    lengths = {
-        "id_length": store.id_offsets,
-        "token_count": store.token_offsets,
-        "sentence_count": store.sentence_offsets,
-    }
-    lengths["blank_count"] = store.blank_offsets
-    columns.update({name: np.diff(total[passage : passage + 2]) for name, total in lengths.items()})
-    columns["candidate_count"] = np.diff(store.candidate_offsets[blanks.start : blanks.stop + 1])
-    columns["candidate_length"] = np.diff(store.candidate_token_offsets[candidates.start : candidates.stop + 1])
-    return {name: columns[name] for name in COLUMNS}
 
 
 def filled_texts(store: Store, vocabulary: Vocabulary, count: int, words: int) -> list[str]:
