@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..ranking.metrics import MICRO
@@ -27,9 +27,9 @@ LOSS_TOLERANCE = 0.01
 #: loss as well, at any accuracy.
 ACCURACY_TOLERANCE = 0.1
 
-#: Accuracy once stood above chance if a piece of the run of so many blanks did, by so many standard deviations.
-PIECE_BLANKS = 250
-PIECE_DEVIATIONS = 4.0
+#: Accuracy once stood above chance if a phase of the run, of so many blanks, did, by so many standard deviations.
+PHASE_BLANKS = 250
+PHASE_DEVIATIONS = 4.0
 
 #: The loss rose if it is so much higher than at the start, and than that of guessing.
 LOSS_RISE = 1.1
@@ -117,8 +117,8 @@ class Verdict:
     """A stretch at chance, and what else was seen since the run started or was resumed."""
 
     window: Stretch
-    start: Stretch  #: the first piece
-    peak: Stretch | None  #: the piece furthest above chance, if any was above
+    start: Stretch  #: the first phase
+    peak: Stretch | None  #: the phase furthest above chance, if any was above
     highest_rate: float  #: highest learning rate
     highest_at: int  #: first update that had it
     first_scale: float | None  #: loss scale of fp16; ``None`` without
@@ -142,7 +142,7 @@ class ChanceWatch:
         self.softmax = softmax
         self._window: deque[Stretch] = deque()
         self._blanks = 0  # in the window
-        self._piece: list[Stretch] = []
+        self._phase: list[Stretch] = []
         self._start: Stretch | None = None
         self._peak: Stretch | None = None
         self._highest_rate, self._highest_at = -1.0, 0
@@ -166,7 +166,7 @@ class ChanceWatch:
             self._highest_rate, self._highest_at = rate, update.first
         self._first_scale = scale if self._first_scale is None else self._first_scale
         self._quiet = max(self._quiet - 1, 0)
-        self._add_to_piece(update)
+        self._add_to_phase(update)
         self._window.append(update)
         self._blanks += update.blanks
         while len(self._window) > self.patience and self._blanks - self._window[0].blanks >= BLANKS_NEEDED:
@@ -183,21 +183,21 @@ class ChanceWatch:
         if self._quiet:
             return None
         self._quiet, self._pause = self._pause, 2 * self._pause
-        assert self._start is not None  # a window holds several pieces
+        assert self._start is not None  # a window holds several phases
         return Verdict(
             *(window, self._start, self._peak, self._highest_rate, self._highest_at),
             *(self._first_scale, scale, self.softmax),
         )
 
-    def _add_to_piece(self, update: Stretch) -> None:
-        self._piece.append(update)
-        piece = Stretch.join(self._piece)
-        if piece.blanks < PIECE_BLANKS:
+    def _add_to_phase(self, update: Stretch) -> None:
+        self._phase.append(update)
+        phase = Stretch.join(self._phase)
+        if phase.blanks < PHASE_BLANKS:
             return
-        self._piece = []
-        self._start = self._start or piece
-        if piece.deviations > (self._peak.deviations if self._peak else PIECE_DEVIATIONS):
-            self._peak = piece
+        self._phase = []
+        self._start = self._start or phase
+        if phase.deviations > (self._peak.deviations if self._peak else PHASE_DEVIATIONS):
+            self._peak = phase
 
 
 # -- causes ----------------------------------------------------------------------------------------------------------
@@ -224,37 +224,97 @@ class Beginning:
     vocabulary_proved: bool = True
 
 
-def report(verdict: Verdict, beginning: Beginning) -> str:
-    """What a verdict says, and the likely causes, those with the best evidence first; several lines."""
-    window = verdict.window
-    low, high = chance_interval(window.chance_percent, window.blanks)
-    lines = [
-        f"{window.updates} are at chance: accuracy is {window.accuracy:.1f}% of {window.blanks:,} blanks, guessing "
-        f"gives {low:.1f} to {high:.1f}% in 95 of 100 cases"
-    ]
-    if not math.isfinite(window.loss):
-        lines[0] += "; the loss is no number"
-    elif verdict.softmax:
-        lines[0] += f"; the loss is {window.mean_loss:.3f}, guessing has {window.guessing_loss:.3f}"
-    lines[0] += ". Likely causes, the best evidence first (see docs/chance.md):"
-    lines += [f"  {number}. {cause}" for number, cause in enumerate(likely_causes(verdict, beginning), 1)]
-    proved = [beginning.weights, beginning.vocabulary if beginning.vocabulary_proved else ""]
-    if any(proved):
-        lines.append(f"  Proved: {'; '.join(line for line in proved if line)}")
-    return "\n".join(lines)
+@dataclass(frozen=True)
+class Cause:
+    """Why a run may be at chance.
+
+    Attributes:
+        kind: ``overflow``, ``fp16_overflow``, ``high_rate``, ``low_rate``, ``from_scratch``, ``new_head``,
+            ``vocabulary``, ``shifted_answers``, ``other_text`` or ``text_norm``
+        text: what speaks for it, and what to do
+    """
+
+    kind: str
+    text: str
 
 
-def likely_causes(verdict: Verdict, beginning: Beginning) -> list[str]:
-    """Why a run may be at chance, a line per cause: what was measured, then what was set, then what is left."""
+@dataclass(frozen=True)
+class Finding:
+    """A verdict with what may have caused it.
+
+    Attributes:
+        verdict: the figures
+        causes: those with the best evidence first
+        proved: what cannot be the cause
+    """
+
+    verdict: Verdict
+    causes: list[Cause]
+    proved: list[str]
+
+    @classmethod
+    def of(cls, verdict: Verdict, beginning: Beginning) -> Finding:
+        """The finding about a run that began so."""
+        proved = [beginning.weights, beginning.vocabulary if beginning.vocabulary_proved else ""]
+        return cls(verdict, likely_causes(verdict, beginning), [line for line in proved if line])
+
+    @property
+    def summary(self) -> str:
+        """The verdict in a sentence."""
+        window = self.verdict.window
+        low, high = chance_interval(window.chance_percent, window.blanks)
+        text = (
+            f"{window.updates} are at chance: accuracy is {window.accuracy:.1f}% of {window.blanks:,} blanks, guessing "
+            f"gives {low:.1f} to {high:.1f}% in 95 of 100 cases"
+        )
+        if not math.isfinite(window.loss):
+            text += "; the loss is no number"
+        elif self.verdict.softmax:
+            text += f"; the loss is {window.mean_loss:.3f}, guessing has {window.guessing_loss:.3f}"
+        return text
+
+    @property
+    def text(self) -> str:
+        """All of it, several lines."""
+        lines = [f"{self.summary}. Likely causes, the best evidence first (see docs/chance.md):"]
+        lines += [f"  {number}. {cause.text}" for number, cause in enumerate(self.causes, 1)]
+        if self.proved:
+            lines.append(f"  Proved: {'; '.join(self.proved)}")
+        return "\n".join(lines)
+
+    def fields(self) -> dict[str, Any]:
+        """Fields of the event ``chance``, see docs/formats.md."""
+        window = self.verdict.window
+        return {
+            "first": window.first,
+            "n_blanks": window.blanks,
+            "n_correct": window.correct,
+            "accuracy": window.accuracy,
+            "guessing": chance_interval(window.chance_percent, window.blanks),
+            "loss": window.mean_loss,
+            "guessing_loss": window.guessing_loss,
+            "text": self.summary,
+            "causes": [asdict(cause) for cause in self.causes],
+            "proved": self.proved,
+        }
+
+
+def likely_causes(verdict: Verdict, beginning: Beginning) -> list[Cause]:
+    """Why a run may be at chance: what was measured, then what was set, then what is left."""
     window, start, peak = verdict.window, verdict.start, verdict.peak
     trained = f"{window.last} updates so far"
-    causes = []
+    causes: list[Cause] = []
+
+    def add(kind: str, text: str) -> None:
+        causes.append(Cause(kind, text))
+
     if not math.isfinite(window.loss):
-        causes.append("overflow: losses are no numbers. Train without --fp16, or with a lower --lr")
+        add("overflow", "overflow: losses are no numbers. Train without --fp16, or with a lower --lr")
     elif verdict.first_scale and verdict.last_scale and verdict.last_scale < verdict.first_scale:
-        causes.append(
+        add(
+            "fp16_overflow",
             f"fp16 overflow: loss_scale fell from {verdict.first_scale:g} to {verdict.last_scale:g}. "
-            "Train without --fp16 to be sure"
+            "Train without --fp16 to be sure",
         )
     rate = (
         f"the highest so far is {verdict.highest_rate:g}, at update {verdict.highest_at}. "
@@ -269,38 +329,43 @@ def likely_causes(verdict: Verdict, beginning: Beginning) -> list[str]:
     if not beginning.from_scratch and verdict.highest_rate > HIGHEST_RATE:
         evidence.append("RoBERTa is fine-tuned below 1e-4")
     if evidence:
-        causes.append(f"{high}{', '.join(evidence)}; {rate}")
+        add("high_rate", f"{high}{', '.join(evidence)}; {rate}")
     if beginning.from_scratch:
-        causes.append(
+        add(
+            "from_scratch",
             f"the weights began at random, as --from-scratch asks for, {trained}. "
-            "Start from pretrained weights (--finetune-from-model), or go on for longer"
+            "Start from pretrained weights (--finetune-from-model), or go on for longer",
         )
     if beginning.scorer == "head":
-        causes.append(
+        add(
+            "new_head",
             f"the ranking head of --scorer head began at random, {trained}. "
-            "Go on for longer, or take --scorer mean, which starts above chance"
+            "Go on for longer, or take --scorer mean, which starts above chance",
         )
     if verdict.highest_rate < LOWEST_RATE:
-        causes.append(f"the learning rate moves hardly anything: the highest so far is {verdict.highest_rate:g}")
+        add("low_rate", f"the learning rate moves hardly anything: the highest so far is {verdict.highest_rate:g}")
     if not beginning.vocabulary_proved:
-        causes.append(
+        add(
+            "vocabulary",
             f"dictionary or BPE are not those of the weights: {beginning.vocabulary}. "
-            "Put dict.txt, encoder.json and vocab.bpe of the weights beside them"
+            "Put dict.txt, encoder.json and vocab.bpe of the weights beside them",
         )
     low, _ = chance_interval(window.chance_percent, window.blanks)
     if window.accuracy < low:
-        causes.append(
+        add(
+            "shifted_answers",
             f"answers are shifted: accuracy is below what guessing gives, {low:.1f}% and more. "
-            "Check data that other tools have converted"
+            "Check data that other tools have converted",
         )
     elif peak is None and beginning.scorer != "head" and not beginning.from_scratch:
-        causes.append(
+        add(
+            "other_text",
             "answers are shifted, or the text is not the language of the weights: accuracy was "
             f"{start.accuracy:.1f}% in {start.updates} and never above chance. "
-            "Score the weights alone with 'fairseq-cloze evaluate'"
+            "Score the weights alone with 'fairseq-cloze evaluate'",
         )
     if beginning.text_norm == "none":
-        causes.append("the text does not look like the pretraining text: it was prepared with --text-norm none")
+        add("text_norm", "the text does not look like the pretraining text: it was prepared with --text-norm none")
     if not evidence:
-        causes.append(f"{high}nothing speaks for it but that it is common; {rate}")
+        add("high_rate", f"{high}nothing speaks for it but that it is common; {rate}")
     return causes

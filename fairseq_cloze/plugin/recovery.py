@@ -18,11 +18,13 @@ from fairseq.tasks import FairseqTask
 from omegaconf import II
 from torch import Tensor, nn
 
-from ..errors import OutOfMemory
+from ..errors import Exit, OutOfMemory
 from ..model.memory import ADVICE, OOM, SPLIT, Limit, attempt, cannot_split, halves, in_pieces, smaller_batches
 from ..runs.names import LAST_CHECKPOINT
 from ..views.view import to_device
-from . import compat
+from .distributed import gather, is_distributed
+from .ending import end_run, end_worker
+from .events import TrainingEvents
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +103,8 @@ class RecoveringTask(FairseqTask):
         self._counters = {OOM: _Counter(), SPLIT: _Counter()}
         self._ooms = 0  # of all workers
         self._done: list[_Piece] = []  # of the update at hand
+        #: what is told of the training
+        self.events = TrainingEvents()
 
     # -- training ----------------------------------------------------------------------------------------------------
 
@@ -117,7 +121,7 @@ class RecoveringTask(FairseqTask):
         """As fairseq's, in pieces where memory runs out.
 
         Raises:
-            SystemExit: with the exit status of :class:`OutOfMemory`, where one item does not fit alone, or gradients of
+            SystemExit: with ``Exit.OUT_OF_MEMORY``, where one item does not fit alone, or gradients of
                 some workers may have been summed already
         """
         step = super().train_step
@@ -185,7 +189,7 @@ class RecoveringTask(FairseqTask):
         """As fairseq's.
 
         Raises:
-            SystemExit: with the exit status of :class:`OutOfMemory`, where the state of the optimizer does not fit
+            SystemExit: with ``Exit.OUT_OF_MEMORY``, where the state of the optimizer does not fit
         """
         step = super().optimizer_step
         if not self.recovers:
@@ -203,7 +207,7 @@ class RecoveringTask(FairseqTask):
         """As fairseq's, in pieces where memory runs out.
 
         Raises:
-            SystemExit: with the exit status of :class:`OutOfMemory`, where one item does not fit alone
+            SystemExit: with ``Exit.OUT_OF_MEMORY``, where one item does not fit alone
         """
         step = super().valid_step
         if not self.recovers:
@@ -235,7 +239,7 @@ class RecoveringTask(FairseqTask):
         """As fairseq's; counts how often memory ran out in all workers.
 
         Raises:
-            SystemExit: with the exit status of :class:`OutOfMemory`, in all workers, after more than ``--max-oom``
+            SystemExit: with ``Exit.OUT_OF_MEMORY``, in all workers, after more than ``--max-oom``
         """
         super().reduce_metrics(logging_outputs, criterion)
         if criterion.training:
@@ -243,15 +247,18 @@ class RecoveringTask(FairseqTask):
                 counter.confirmed = counter.sent
         found = int(sum(log.get(OOM, 0) for log in logging_outputs))
         self._ooms += found
-        if found and self._ooms > self.cfg.max_oom * len(compat.gather(None)):
-            limit = self._training if criterion.training else self._validating
-            limit.tokens = min((tokens for tokens in compat.gather(limit.tokens) if tokens is not None), default=None)
-            compat.end_run(
-                OutOfMemory.exit_code,
-                f"Error: out of memory {self._ooms} times, more than --max-oom {self.cfg.max_oom} allows; "
+        if found:
+            where, limit = ("training", self._training) if criterion.training else ("validation", self._validating)
+            self.events.tell("out_of_memory", where=where, times=found, so_far=self._ooms, split_from=limit.tokens)
+        if found and self._ooms > self.cfg.max_oom * len(gather(None)):
+            limit.tokens = min((tokens for tokens in gather(limit.tokens) if tokens is not None), default=None)
+            text = (
+                f"out of memory {self._ooms} times, more than --max-oom {self.cfg.max_oom} allows; "
                 f"{self._smaller(limit)}. 'fairseq-cloze fit-batch' finds the largest --max-tokens that fits. "
-                f"{self._what_stays()}",
+                f"{self._what_stays()}"
             )
+            self.events.tell("stopped", status=int(Exit.OUT_OF_MEMORY), text=text)
+            end_run(Exit.OUT_OF_MEMORY, f"Error: {text}")
 
     def _warn(self, limit: Limit, where: str, tokens: int) -> None:
         logger.warning(
@@ -287,7 +294,9 @@ class RecoveringTask(FairseqTask):
 
         Other exceptions than ``SystemExit`` would make fairseq save a ``crash.pt``.
         """
-        compat.end_worker(OutOfMemory.exit_code, f"Error: {text}. {self._what_stays()}")
+        text = f"{text}. {self._what_stays()}"
+        self.events.tell("stopped", status=int(Exit.OUT_OF_MEMORY), text=text)
+        end_worker(Exit.OUT_OF_MEMORY, f"Error: {text}")
 
     # -- pieces ------------------------------------------------------------------------------------------------------
 
@@ -315,7 +324,7 @@ def _summed(outputs: Sequence[Output]) -> Output:
 
 def _is_simple(model: Any) -> bool:
     """Whether each worker has its own gradients until the end of its backward pass; not so in sharded training."""
-    if not compat.is_distributed():
+    if not is_distributed():
         return True
     kinds = (LegacyDistributedDataParallel, nn.parallel.DistributedDataParallel)
     while model is not None and not isinstance(model, kinds):

@@ -27,10 +27,14 @@ from ..views.settings import CARRIED, OTHER_BLANKS, SCORERS, VIEWS, Settings
 from ..weights.belonging import compare_vocabularies
 from ..weights.carried import carried_state, read_carried
 from ..weights.checkpoint import Checkpoint
-from . import compat, stopping
-from .chance import Beginning, ChanceWatch, Stretch, report
+from . import stopping
+from .built import check_model
+from .chance import Beginning, ChanceWatch, Finding, Stretch
 from .criterion import ClozeRankingCriterionConfig
 from .dataset import ClozeDataset
+from .distributed import rank, refuse_independent_processes
+from .ending import end_run
+from .events import figures
 from .model import BASE, ClozeRobertaModel, rest_lm_head, set_layer_norm_eps
 from .names import CRITERION_NAME, TASK_NAME
 from .recovery import RecoveringTask, RecoveryConfig
@@ -128,7 +132,8 @@ class ClozeRankingTask(RecoveringTask):
         self._run: RunLock | None = None
         #: a worker was told to stop, see :mod:`fairseq_cloze.plugin.stopping`
         self.stopping = False
-        self._update = (0, 0.0, None)  # number, learning rate and loss scale of the latest update
+        self._rate, self._scale = 0.0, None  # learning rate and loss scale of the latest update
+        self._subset = ""  # that is being validated
         self.state.merge_state_dict(carried_state(self.vocabulary, self.shards[0].encoding, self.settings))
 
     # -- dictionary and data -----------------------------------------------------------------------------------------
@@ -181,11 +186,13 @@ class ClozeRankingTask(RecoveringTask):
             ClozeError: no pretrained weights were given, or they do not belong to the data or the model
         """
         self._loads_checkpoint = from_checkpoint
+        if from_checkpoint:
+            check_model(cfg)
         name = getattr(cfg, "_name", None)
         if ARCH_MODEL_REGISTRY.get(name) is ClozeRobertaModel:
             ARCH_CONFIG_REGISTRY[name](cfg)  # hydra leaves it to the builder
         if not from_checkpoint:
-            compat.refuse_independent_processes()
+            refuse_independent_processes()
             self._begin_run()
             self._source = find_source(self.cfg)
             if self._source is not None:
@@ -249,20 +256,25 @@ class ClozeRankingTask(RecoveringTask):
         if self._source is not None:
             self._beginning.weights = prove_everywhere(self._source, model)
             self._source = None
-            if compat.rank() == 0:
+            if rank() == 0:
                 logger.info("%s", self._beginning.weights)
 
     def valid_step(self, sample: dict[str, Any], model: nn.Module, criterion: nn.Module, **kwargs: Any) -> Any:
         """As fairseq's; a worker of ``fairseq-validate`` that lacks a batch adds nothing."""
+        self._subset = sample.get("split", self._subset)
         return super().valid_step(sample, model, criterion, **kwargs) if sample else (0.0, 0, {})
 
     # -- the chance watch --------------------------------------------------------------------------------------------
 
     def optimizer_step(self, optimizer: Any, model: nn.Module, update_num: int) -> None:
-        """As fairseq's; what the chance watch wants to know of the update is kept."""
+        """As fairseq's; what events and the chance watch want to know of the update is kept."""
         super().optimizer_step(optimizer, model, update_num)
-        scale = getattr(getattr(optimizer, "scaler", None), "loss_scale", None)
-        self._update = (update_num + 1, float(optimizer.get_lr()), scale)
+        self._scale = getattr(getattr(optimizer, "scaler", None), "loss_scale", None)
+        self._rate, self.events.update = float(optimizer.get_lr()), update_num + 1
+
+    def post_validate(self, model: nn.Module, stats: Any, agg: Any) -> None:
+        """Called by fairseq with the meters of a validation: tell its figures."""
+        self.events.tell("validation", subset=self._subset, **figures(agg))
 
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
         """As fairseq's; after an update, the chance watch looks at the sums over all workers.
@@ -275,30 +287,34 @@ class ClozeRankingTask(RecoveringTask):
         self.stopping = self.stopping or stopping.agreed(logging_outputs)
         if self.stopping and not criterion.training:
             raise stopping.Stop
-        if not criterion.training or self.cfg.chance_patience <= 0:
+        if not criterion.training:
+            return
+        self.events.end_update(self._rate, self._scale)
+        if self.cfg.chance_patience <= 0:
             return
         if self._watch is None:
             self._watch = ChanceWatch(self.cfg.chance_patience, softmax=criterion.ranking_loss == "softmax")
-        number, rate, scale = self._update
-        verdict = self._watch.add(Stretch.of_update(number, logging_outputs), rate, scale)
+        number = self.events.update
+        verdict = self._watch.add(Stretch.of_update(number, logging_outputs), self._rate, self._scale)
         if verdict is None:
             return
-        if compat.rank() == 0:
-            logger.warning("%s", report(verdict, self._beginning))
+        finding = Finding.of(verdict, self._beginning)
+        self.events.tell("chance", **finding.fields())
+        if rank() == 0:
+            logger.warning("%s", finding.text)
         if self.cfg.stop_at_chance:
             last = Path(self.cfg.save_dir, LAST_CHECKPOINT)
             left = f"{last} stays, look at it with 'fairseq-cloze doctor'" if last.exists() else "Nothing was saved"
-            compat.end_run(
-                Exit.AT_CHANCE,
-                f"Error: stopped at update {number}, as --stop-at-chance asks for; causes are named above. {left}",
-            )
+            text = f"stopped at update {number}, as --stop-at-chance asks for; causes are named above. {left}"
+            self.events.tell("stopped", status=int(Exit.AT_CHANCE), text=text)
+            end_run(Exit.AT_CHANCE, f"Error: {text}")
 
     # -- the run -----------------------------------------------------------------------------------------------------
 
     def _begin_run(self) -> None:
         """Say that this process trains into the save-dir, and heed requests to stop."""
         stopping.listen()
-        if compat.rank() == 0 and self._run is None:
+        if rank() == 0 and self._run is None:
             try:
                 self._run = RunLock(self.cfg.save_dir, data=os.path.abspath(self.shards[0].folder))
             except OSError as error:  # a disk that is full, or without locks, is no reason not to train

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..data.databin import MANIFEST, DataBin
-from ..runs.history import TRAIN_TAGS, History
+from ..runs.curves import History
 from ..statistics import chance_interval
 from .answer_figures import JsonObject, count_right, rounded
 from .sources import Run
@@ -43,20 +43,20 @@ def run_figures(run: Run) -> JsonObject:
 
 
 def _missing(run: Run) -> list[str]:
-    """What a log leaves out."""
+    """What is not known of a training."""
     if run.history is None or not run.history.points:
         return []
     notes = []
-    if not run.history.config:
+    if not run.history.settings:
         notes.append("Its log has no configuration, which would name data format, model, LR and batch.")
-    first, every = run.history.points[0].update, run.history.setting("common", "log_interval") or 100
-    if first > every:
+    first = min(point.update for point in run.history.points)
+    if first > (run.history.setting("common", "log_interval") or 100):
         notes.append(
-            f"Its log begins at update {first:,}; what was before stands in an earlier log, which can be given as "
+            f"Its figures begin at update {first:,}; what was before stands in an earlier log, which can be given as "
             "another RUN."
         )
-    if not run.history.subsets() and not run.scores:
-        notes.append("Its log has no validation.")
+    if not run.history.validations and not run.scores:
+        notes.append("There was no validation.")
     return notes
 
 
@@ -137,13 +137,11 @@ def _batch(run: Run) -> str | None:
 def _best_train(run: Run) -> JsonObject | None:
     if run.history is None:
         return None
-    epochs = [
-        (point.values["accuracy"], point.update) for point in run.history.of("train") if "accuracy" in point.values
-    ]
+    epochs = [(point.update, point.values["accuracy"]) for point in run.history.epochs if "accuracy" in point.values]
     if epochs:
-        value, update = max(epochs, key=lambda pair: pair[0])
+        update, value = max(epochs, key=lambda pair: pair[1])
         return {"accuracy": rounded(value), "update": update, "of": "epoch mean"}
-    smooth = smoothed(_train_curve(run.history, "accuracy"))
+    smooth = smoothed(run.history.curve("accuracy"))
     if smooth:
         update, value = max(smooth, key=lambda pair: pair[1])
         return {"accuracy": rounded(value), "update": update, "of": "running mean"}
@@ -153,7 +151,7 @@ def _best_train(run: Run) -> JsonObject | None:
 def _best_by_split(run: Run) -> list[JsonObject]:
     """The best validation of each split: of the log, of the watch, or else what the predictions have right."""
     found: dict[str, JsonObject] = {}
-    for split in run.history.subsets() if run.history else ():
+    for split in run.history.validations if run.history else ():
         best = run.history.best(split) if run.history else None
         if best is not None:
             found[split] = {
@@ -203,22 +201,24 @@ def _best_valid(run: Run) -> JsonObject | None:
 
 
 def _notices(run: Run, best: JsonObject | None) -> list[JsonObject]:
-    """What must not be overlooked: a run that does no better than guessing, with the causes its log names."""
+    """What must not be overlooked: a run that does no better than guessing, with the causes that it named."""
     at_chance = best is not None and best["high"] is not None and best["accuracy"] <= best["high"]
-    lines = run.history.chance[-1].split("\n") if run.history is not None and run.history.chance else []
-    if not at_chance and not lines:
+    said = run.history.chance[-1] if run.history is not None and run.history.chance else None
+    if not at_chance and said is None:
         return []
-    causes = [line.strip() for line in lines[1:]]
+    causes = []
     text = ""
     if at_chance and best is not None:
         text = (
             f"No better than guessing: at best {best['accuracy']:.1f}% of {best['blanks']:,} blanks of "
             f"'{best['split']}', where guessing gives {best['low']:.1f} to {best['high']:.1f}% in 95 of 100 cases."
         )
-    if lines:
-        text = f"{text} The log says: {lines[0]}".strip()
+    if said is not None:
+        text = f"{text} The training said: {said.text}.".strip()
+        causes = [f"{number}. {cause}" for number, cause in enumerate(said.causes, 1)]
+        causes += [f"Proved: {'; '.join(said.proved)}"] if said.proved else []
     elif at_chance:
-        text += " The log names no causes; docs/chance.md has the usual ones."
+        text += " No causes were named; docs/chance.md has the usual ones."
     return [{"at_chance": at_chance, "text": text, "causes": causes}]
 
 
@@ -230,12 +230,12 @@ def _curves(run: Run) -> dict[str, list[JsonObject]]:
     curves: dict[str, list[JsonObject]] = {"loss": [], "accuracy": []}
     for metric, found in curves.items():
         if run.history is not None:
-            train = _train_curve(run.history, metric)
+            train = run.history.curve(metric)
             if train:
                 smooth = len(train) > _SMOOTHED
                 found.append(_curve("train", "training, running mean" if smooth else "training", smoothed(train)))
-            for split in run.history.subsets():
-                points = [(p.update, p.values[metric]) for p in run.history.of(split) if metric in p.values]
+            for split in run.history.validations:
+                points = run.history.curve(metric, split)
                 if points:
                     found.append(_curve("valid", split, points))
     for split in dict.fromkeys(score["split"] for score in run.scores):
@@ -247,14 +247,6 @@ def _curves(run: Run) -> dict[str, list[JsonObject]]:
         if latest:
             curves["accuracy"].append(_curve("watch", f"{split}, by watch", sorted(latest.items())))
     return curves
-
-
-def _train_curve(history: History, metric: str) -> Curve:
-    for tag in TRAIN_TAGS:
-        points = [(point.update, point.values[metric]) for point in history.of(tag) if metric in point.values]
-        if points:
-            return points
-    return []
 
 
 def smoothed(curve: Curve) -> Curve:

@@ -1,7 +1,7 @@
 """Runs of a report: which files a RUN on the command line stands for, read and checked.
 
-A RUN is a save-dir, a log, a ``validation.jsonl`` or a prediction file.  Whatever a run lacks is said in a sentence of
-its notes.
+A RUN is a save-dir, a log, events (``metrics.jsonl``), a ``validation.jsonl`` or a prediction file.  Where a training
+wrote events, its log is not read.  Whatever a run lacks is said in a sentence of its notes.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from typing import Any
 from ..errors import ClozeError
 from ..files import PathLike
 from ..ranking.answers import Predictions, read_predictions
-from ..runs.history import History, read_history
-from ..runs.lock import RUN_FILE, run_record
+from ..runs.curves import History, history_of
+from ..runs.events import EVENTS_FILE, EVENTS_SUFFIX, read_events
+from ..runs.lock import run_record
 from ..watch.records import RECORDS, Record, read_validation
+from .fairseq_log import read_log
 
 _PREDICTIONS = "predictions_"
 _LOGS = ("*.log", "log.txt")
@@ -46,7 +48,7 @@ class Run:
         path: as it was given
         label: its name in the report, unlike every other one
         files: what was read
-        history: its log
+        history: its training, from events or a log
         scores: lines of its ``validation.jsonl``
         answered: its prediction files
         data_bins: folders in which its passages may be, the likeliest first; none need exist
@@ -84,7 +86,8 @@ def _read_run(path: Path) -> Run:
             f"{path}: no such file or folder; give a save-dir, a log, a {RECORDS} or a prediction file as RUN"
         )
     elif path.suffix == ".jsonl":
-        _read_scores(run, path)
+        if not _read_events(run, path):
+            _read_scores(run, path)
     elif path.suffix == ".json":
         _read_answers(run, path)
     else:
@@ -95,7 +98,39 @@ def _read_run(path: Path) -> Run:
 
 def _read_save_dir(run: Run) -> None:
     folder = run.path
-    logs = [Path(log) for log in run_record(folder).get("logs", [])]
+    if not _read_events(run, folder / EVENTS_FILE):
+        _read_logs(run)
+    if (folder / RECORDS).exists():
+        _read_scores(run, folder / RECORDS)
+    for path in sorted(folder.glob(f"{_PREDICTIONS}*.json")):
+        _read_answers(run, path)
+    if not run.files:
+        raise ClozeError(
+            f"{folder}: expected a save-dir with {EVENTS_FILE} or a log, with {RECORDS} or with "
+            f"{_PREDICTIONS}SPLIT.json, found none of them; give the log file or a prediction file itself as RUN"
+        )
+    if run.history is None:
+        run.notes.append(
+            f"Neither {EVENTS_FILE} nor a log was found, so there are no training curves. "
+            "If the log is elsewhere, give it as another RUN."
+        )
+
+
+def _read_events(run: Run, path: Path) -> bool:
+    """Take a training's own events, if there are any."""
+    events = read_events(path)
+    if not events:
+        return False
+    run.history = history_of(events)
+    run.files.append(path)
+    if not run.history.points:
+        run.notes.append("Its training has told no figures yet.")
+    return True
+
+
+def _read_logs(run: Run) -> None:
+    """The logs that a training has recorded, or else one that lies in the save-dir."""
+    logs = [Path(log) for log in run_record(run.path).get("logs", [])]
     there = [log for log in logs if log.is_file()]
     if len(there) < len(logs):
         gone = ", ".join(str(log) for log in logs if log not in there)
@@ -104,20 +139,6 @@ def _read_save_dir(run: Run) -> None:
         _read_log(run, *there)
     else:
         _read_newest_log(run)
-    if (folder / RECORDS).exists():
-        _read_scores(run, folder / RECORDS)
-    for path in sorted(folder.glob(f"{_PREDICTIONS}*.json")):
-        _read_answers(run, path)
-    if not run.files:
-        raise ClozeError(
-            f"{folder}: expected a save-dir with {RUN_FILE} and a log, with {RECORDS} or with "
-            f"{_PREDICTIONS}SPLIT.json, found none of them; give the log file or a prediction file itself as RUN"
-        )
-    if run.history is None:
-        run.notes.append(
-            "No log was found, so there are no training curves. Start trainings with 'fairseq-cloze run', "
-            "which keeps one, or give the log file as RUN."
-        )
 
 
 def _read_newest_log(run: Run) -> None:
@@ -125,7 +146,7 @@ def _read_newest_log(run: Run) -> None:
     found = {path for pattern in _LOGS for path in run.path.glob(pattern) if path.is_file()}
     newest = sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
     for path in newest:
-        history = read_history(path)
+        history = read_log(path)
         if history.points:
             run.history = history
             run.files.append(path)
@@ -135,8 +156,10 @@ def _read_newest_log(run: Run) -> None:
 
 
 def _read_log(run: Run, *paths: Path) -> None:
-    history = read_history(*paths)
-    if not (history.points or history.config or history.header):
+    if len(paths) == 1 and _read_events(run, paths[0].with_suffix(EVENTS_SUFFIX)):
+        return
+    history = read_log(*paths)
+    if not (history.points or history.settings or history.folder):
         raise ClozeError(
             f"{paths[-1]}: expected the log of a training, found no line of fairseq-train in it; write one with "
             "'fairseq-cloze run', or with --log-format json or simple"
@@ -191,7 +214,7 @@ def _find_data(run: Run) -> None:
         named = run.history.setting("task", "data")
         if isinstance(named, str):
             first = named.split(":")[0]
-            found += [Path(run.history.header.get("folder", "."), first), first]
+            found += [Path(run.history.folder or ".", first), first]
     run.data_bins = [Path(place) for place in dict.fromkeys(str(place) for place in found if place)]
 
 
@@ -222,6 +245,6 @@ def _name_parts(path: Path) -> list[str]:
     path = path.resolve()
     if path.is_dir():
         return list(path.parts[1:]) or ["/"]
-    if path.name == RECORDS:
+    if path.name in (RECORDS, EVENTS_FILE):
         return list(path.parent.parts[1:]) or ["/"]
     return [*path.parts[1:-1], path.stem]

@@ -21,9 +21,10 @@ from typing import Any
 
 from ..errors import ClozeError
 from ..files import PathLike
+from ..runs.events import EVENTS_SUFFIX, EVENTS_VARIABLE
 from ..runs.lock import LOG_VARIABLE
 from .child import Child, Hurry, status_text
-from .events import Events
+from .follower import Follower
 from .surroundings import one_line, surroundings
 from .terminal import Terminal, write_whole
 
@@ -69,28 +70,29 @@ def run(
     child = Child()
     with child.signals():
         begun = time.monotonic()
-        events = Events(log.path, name, facts, emails, mail_start, stalled_after, _say)
-        environ = {"PYTHONUNBUFFERED": "1", **os.environ, LOG_VARIABLE: str(log.path)}
+        events = os.environ.get(EVENTS_VARIABLE) or str(log.path.with_suffix(EVENTS_SUFFIX))
+        environ = {"PYTHONUNBUFFERED": "1", **os.environ, LOG_VARIABLE: str(log.path), EVENTS_VARIABLE: events}
+        follower = Follower(log.path, Path(events), name, facts, emails, mail_start, stalled_after, _say)
         if os.isatty(1):
             copier = None
-            _run_in_terminal(child, command, environ, log, events)
+            _run_in_terminal(child, command, environ, log, follower)
         else:
-            copier = _run_beside(child, command, environ, log, events)
+            copier = _run_beside(child, command, environ, log, follower)
         size = log.size()
-        events.read_rest(size)
+        follower.read_rest()
         facts = {
             "ended": _clock(),
             "duration": duration(time.monotonic() - begun),
             "status": status_text(child.status),
             "peak memory": child.peak_memory(),
             "forwarded": ", ".join(child.forwarded),
-            "last metrics": events.last_metrics(),
+            "last metrics": follower.last_metrics(),
         }
         log.write_facts(facts)
         log.close()
         try:
             child.may_hurry = True
-            events.close(child.status, size, facts)
+            follower.close(child.status, size, facts)
             if copier:
                 copier.join()
         except Hurry:
@@ -98,7 +100,9 @@ def run(
     return child.status
 
 
-def _run_beside(child: Child, command: Sequence[str], environ: Mapping[str, str], log: Log, events: Events) -> _Copier:
+def _run_beside(
+    child: Child, command: Sequence[str], environ: Mapping[str, str], log: Log, follower: Follower
+) -> _Copier:
     copier = _Copier(log)
     problem = child.start(command, environ, [(os.POSIX_SPAWN_DUP2, log.fd, number) for number in (1, 2)])
     copier.start()
@@ -106,19 +110,19 @@ def _run_beside(child: Child, command: Sequence[str], environ: Mapping[str, str]
         _tell_problem(problem, log)
     while not child.has_ended():
         _rest(child, [], [])
-        events.look()
+        follower.look()
     copier.end_at(log.size())
     return copier
 
 
 def _run_in_terminal(
-    child: Child, command: Sequence[str], environ: Mapping[str, str], log: Log, events: Events
+    child: Child, command: Sequence[str], environ: Mapping[str, str], log: Log, follower: Follower
 ) -> None:
     with _terminal(log) as terminal:
         problem = child.start(command, environ, terminal.file_actions())
         while not child.has_ended():
             terminal.handle(*_rest(child, *terminal.waits_for()))
-            events.look()
+            follower.look()
     if problem:
         _tell_problem(problem, log)
 

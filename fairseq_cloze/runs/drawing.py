@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .history import History
+from .curves import History
 
 #: Okabe and Ito's palette, which most colour-blind people can tell apart.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -37,10 +37,9 @@ def history_png(history: History, title: str = "") -> bytes | None:
     """Draw loss and, where there is any, accuracy of a run over updates.
 
     Returns:
-        a PNG, 1200 x 450 pixels with accuracy and 800 x 450 without; ``None`` where the log has no figures
+        a PNG, 1200 x 450 pixels with accuracy and 800 x 450 without; ``None`` where it has no figures
     """
-    parts = {metric: history_curves(history, metric) for metric in ("loss", "accuracy")}
-    parts = {metric: curves for metric, curves in parts.items() if curves}
+    parts = {metric: curves for metric in ("loss", "accuracy") if (curves := history.curves(metric))}
     if not parts:
         return None
     figure, all_axes = _figure(len(parts), title)
@@ -50,16 +49,6 @@ def history_png(history: History, title: str = "") -> bytes | None:
             chances = [point.values["chance"] for point in history.points if "chance" in point.values]
             _draw_levels(axes, chances[-1] if chances else None, None)
     return _png(figure)
-
-
-def history_curves(history: History, metric: str) -> Mapping[str, list[tuple[float, float]]]:
-    """(update, value) pairs of a metric in training, by line of the log or else by epoch, and in each validation."""
-    curves = {}
-    for tag in ("train_inner", "train", *history.subsets()):
-        points = [(float(point.update), point.values[metric]) for point in history.of(tag) if metric in point.values]
-        if points and not (tag == "train" and "training" in curves):
-            curves["training" if tag in ("train_inner", "train") else tag] = points
-    return curves
 
 
 def _figure(parts: int, title: str) -> tuple[Any, list[Any]]:

@@ -32,7 +32,7 @@ _BOOT = (
 
 
 @dataclass
-class Checkpoint:
+class Arrival:
     """A whole checkpoint that waits.
 
     Attributes:
@@ -108,7 +108,7 @@ class Arrivals:
 
     def __init__(self, save_dir: Path, queue: Path, known: dict[Key, str | None], say: Callable[[str], None]) -> None:
         self.queue = queue
-        self.waiting: dict[Path, Checkpoint] = {}
+        self.waiting: dict[Path, Arrival] = {}
         self.missed = 0  #: pruned before they could be linked
         self.last = time.monotonic()  #: when something new came
         self.known, self._say = known, say
@@ -211,12 +211,12 @@ class Arrivals:
                 self._trials[path] = Trial(key, 0, time.monotonic() + RETRY_AFTER[0], "")
         return given_up
 
-    def _read(self, path: Path, name: str, key: Key) -> Checkpoint | None:
+    def _read(self, path: Path, name: str, key: Key) -> Arrival | None:
         if key in self.known:
             content = self.known[key]
-            return None if content is None else Checkpoint(path, name, key, content, None, None)
+            return None if content is None else Arrival(path, name, key, content, None, None)
         epoch, updates = progress_of(path, name)
-        return Checkpoint(path, name, key, digest(path), epoch, updates)
+        return Arrival(path, name, key, digest(path), epoch, updates)
 
     @property
     def unsettled(self) -> int:

@@ -1,9 +1,10 @@
 """Capture: a second name for every checkpoint of a folder as soon as it is there, so that pruning cannot take it away.
 
 This is a process of its own, which :class:`fairseq_cloze.watch.arrivals.Arrivals` starts, without torch: while a
-checkpoint is scored, or torch is being loaded, a thread might look minutes too late.  On every sign of life in the folder, and
-every half a minute without one, it links what is new into a queue folder.  What it says goes to standard output, a JSON
-object per line; it looks once more for every line of standard input, and ends with it, so it never outlives its parent.
+checkpoint is scored, or torch is being loaded, a thread might look minutes too late.  On every sign of life in the
+folder, and every half a minute without one, it links what is new into a queue folder.  What it says goes to standard
+output, a JSON object per line; it looks once more for every line of standard input, and ends with it, so it never
+outlives its parent.
 """
 
 from __future__ import annotations

@@ -7,10 +7,9 @@ private link, so that the training may prune it; see :mod:`fairseq_cloze.watch.c
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,27 +19,20 @@ from ..errors import ClozeError
 from ..files import PathLike
 from ..ranking.resources import Resources
 from ..runs.lock import RunState, run_state
-from .arrivals import Arrivals, Checkpoint, Trial, try_again
+from .announcing import Announcer, Report, Silence
+from .arrivals import Arrival, Arrivals, Trial, try_again
 from .capture import give_name
 from .guard import WatchLock, signals_raise
 from .records import (
-    AT_CHANCE,
-    PICTURE,
     RECORDS,
-    STALL,
     Record,
     append_record,
     best_of,
     data_digest,
-    draw,
-    fell_to_chance,
     file_of,
-    has_stalled,
     known_files,
     read_validation,
     scores_of,
-    table,
-    write_table,
 )
 from .resources import prepare_torch
 
@@ -49,14 +41,6 @@ PRIVATE = ".watch"
 
 #: Seconds between two looks at whether the run has ended, and at files that are not whole.
 _POLL, _POLL_UNSETTLED = 2.0, 0.25
-
-#: Seconds between two pictures while checkpoints wait.
-_PICTURE_EVERY = 30.0
-
-#: A running training is silent when nothing came for so many seconds and for so many times the longest pause.
-_SILENT, _SILENT_TIMES = 1800.0, 5.0
-
-Report = Callable[[str], None]
 
 
 def watch(
@@ -140,14 +124,8 @@ class Watcher:
         self._by_content = {score["content"]: score for score in self.scores}
         arrivals.known.update(known_files(records, split, data))
         self._failures: dict[str, Trial] = {}  # by content
-        self._pictured = -math.inf
-        self._dirty = False
-        self._silence = _Silence(arrivals.last)
-        self._notifier: Any = None
-        if emails:
-            from ..mail.notify import Notifier
-
-            self._notifier = Notifier(f"watch {folder.resolve().name}", emails, report=report)
+        self._announcer = Announcer(folder, emails, report)
+        self._silence = Silence(arrivals.last)
         self.resources, where = prepare_torch(resources, folder)
         self._busy = time.monotonic()  # for the last time
         report(f"scoring '{split}' of {data_bin} on {where}; {len(self.scores)} scored before")
@@ -167,7 +145,7 @@ class Watcher:
                     self._score(checkpoint)
                     self._busy = time.monotonic()
                     continue
-                self._publish()
+                self._announcer.publish()
                 if any(self.arrivals.queue.iterdir()):
                     self.arrivals.wait(_POLL_UNSETTLED)
                     continue
@@ -177,23 +155,23 @@ class Watcher:
                 if until_idle is not None and idle >= until_idle:
                     return self._end(f"nothing new for {idle:.0f} s")
                 if self._silence.begins(self.arrivals.last, state is RunState.RUNNING):
-                    self._tell("stalled", f"no new checkpoint for {idle / 60:.0f} minutes, though the run goes on")
+                    self._announcer.tell(
+                        "stalled", f"no new checkpoint for {idle / 60:.0f} minutes, though the run goes on"
+                    )
                 self.arrivals.wait(_POLL if until_idle is None else min(_POLL, max(0.05, until_idle - idle)))
             raise SystemExit(128 + stopped[0])  # whoever was interrupted swallowed it
         except SystemExit:
-            if self._notifier is not None:
-                self._notifier.close(None, 10.0)
+            self._announcer.stop()
             raise
         except BaseException as error:
-            if self._notifier is not None:
-                self._notifier.close(self._event("failure", f"the watch itself failed ({error})"))
+            self._announcer.fail(error)
             raise
 
     def _inspect(self) -> None:
         """Sort out what is not to be scored: contents scored before, second copies, files that cannot be read."""
         for name, trial in self.arrivals.inspect():
             self._give_up(name, trial.problem, trial.attempts, trial.key, None, {})
-        first: dict[str, Checkpoint] = {}
+        first: dict[str, Arrival] = {}
         for checkpoint in sorted(self.arrivals.waiting.values(), key=lambda one: (one.is_copy, one.private.name)):
             score = self._by_content.get(checkpoint.content)
             if score is not None:
@@ -210,7 +188,7 @@ class Watcher:
                     first[checkpoint.content].aliases.append(checkpoint.name)
                 self.arrivals.drop(checkpoint.private)
 
-    def _next(self, latest: bool) -> Checkpoint | None:
+    def _next(self, latest: bool) -> Arrival | None:
         """The checkpoint to score now, if any."""
         waiting = sorted(self.arrivals.waiting.values(), key=lambda checkpoint: checkpoint.order)
         if latest:
@@ -229,7 +207,7 @@ class Watcher:
 
     # -- one checkpoint
 
-    def _score(self, checkpoint: Checkpoint) -> None:
+    def _score(self, checkpoint: Arrival) -> None:
         from ..ranking.evaluate import evaluate
 
         start = time.perf_counter()
@@ -273,35 +251,12 @@ class Watcher:
         self._by_content[checkpoint.content] = score
         self._failures.pop(checkpoint.content, None)
         self.arrivals.drop(checkpoint.private)
-        self._announce(score, previous)
-        self._dirty = True
-        if time.monotonic() - self._pictured > _PICTURE_EVERY:
-            self._publish()
-
-    def _announce(self, score: Record, previous: Record | None) -> None:
-        words = [f"accuracy {score['accuracy']:.2f}%", f"chance {score['chance']:.2f}%", f"{score['seconds']:.1f} s"]
-        if score["updates"] is not None:
-            words.insert(0, f"{score['updates']:,} updates")
-        if score["best"]:
-            words.insert(2, "best so far")
-        line = f"{score['checkpoint']}: {', '.join(words)}"
-        if score["aliases"]:
-            line += f"; also {', '.join(score['aliases'])}"
         waiting = len(self.arrivals.waiting)
-        if waiting:
-            line += f"; {waiting} wait, {self._held():,.0f} MB of them pruned"
-        self.report(line)
-        if score["best"] and previous is not None:
-            gain = f"{score['accuracy']:.2f}% after {previous['accuracy']:.2f}%"
-            self._tell("best", f"{score['checkpoint']} is the best so far, {gain}", say=False)
-        if has_stalled(self.scores):
-            best = best_of(self.scores)
-            assert best is not None
-            self._tell("stalled", f"no new best in {STALL} checkpoints; it is {best['checkpoint']}")
-        if fell_to_chance(self.scores):
-            self._tell("chance", f"{AT_CHANCE} checkpoints in a row are no better than guessing; see docs/chance.md")
+        self._announcer.tell_score(
+            self.scores, previous, f"{waiting} wait, {self._held():,.0f} MB of them pruned" if waiting else ""
+        )
 
-    def _fail(self, checkpoint: Checkpoint, error: Exception) -> None:
+    def _fail(self, checkpoint: Arrival, error: Exception) -> None:
         problem = str(error) if isinstance(error, ClozeError) else f"{type(error).__name__}: {error}"
         problem = problem.replace(str(checkpoint.private), checkpoint.name)
         trial = try_again(self._failures.get(checkpoint.content), checkpoint.key, problem)
@@ -323,47 +278,12 @@ class Watcher:
         record.update(content=content, data=self.data, data_bin=str(self.data_bin.resolve()), file=file_of(key))
         record["time"] = datetime.now(UTC).isoformat(timespec="seconds")
         append_record(self.folder / RECORDS, record)
-        self._dirty = True
+        self._announcer.note_change()
 
     def _held(self) -> float:
         """Megabytes of checkpoints that only wait under their private link."""
         found = [path.stat() for path in self.arrivals.waiting]
         return sum(one.st_size for one in found if one.st_nlink == 1) / 1e6
-
-    # -- for people
-
-    def _publish(self) -> None:
-        """Write table and picture; not being able to does not stop a watch."""
-        if not self._dirty:
-            return
-        self._dirty, self._pictured = False, time.monotonic()
-        try:
-            records = write_table(self.folder)
-            picture = draw(records, str(self.folder))
-            if picture:
-                path = self.folder / PICTURE
-                temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-                temporary.write_bytes(picture)
-                temporary.replace(path)
-        except Exception as error:  # matplotlib raises many kinds
-            self.report(f"table and picture could not be written ({error})")
-
-    def _tell(self, kind: str, text: str, say: bool = True) -> None:
-        if say:
-            self.report(text)
-        if self._notifier is not None:
-            self._notifier.tell(self._event(kind, text))
-
-    def _event(self, kind: str, text: str) -> Any:
-        from ..mail.notify import Event
-
-        records = read_validation(self.folder / RECORDS)
-        return Event(
-            kind,
-            text,
-            f"{self.folder.resolve()}: {text}.\n\n{table(records)}",
-            picture=lambda: draw(records, str(self.folder)),
-        )
 
     def _end(self, why: str) -> None:
         best = best_of(self.scores)
@@ -376,28 +296,7 @@ class Watcher:
             (self.arrivals.missed, "pruned too early"),
         ):
             counts += [f"{number} {what}"] if number else []
-        text = f"{why}: {', '.join(counts)}; {found}"
-        for line in table(read_validation(self.folder / RECORDS)).splitlines():
-            self.report(line)
-        self.report(text)
-        if self._notifier is not None:
-            self._notifier.close(self._event("ended", text))
+        self._announcer.end(f"{why}: {', '.join(counts)}; {found}")
 
 
 _LEFT_OUT = ("checkpoint", "data_bin", "split", "weights", "encoding", "seconds", "notes", "breakdown")
-
-
-class _Silence:
-    """Says once when a running training has written nothing for longer than it ever did."""
-
-    def __init__(self, start: float) -> None:
-        self._last, self._longest, self._told = start, 0.0, False
-
-    def begins(self, last: float, running: bool) -> bool:
-        if last != self._last:
-            self._longest, self._last, self._told = max(self._longest, last - self._last), last, False
-        quiet = time.monotonic() - last > max(_SILENT, _SILENT_TIMES * self._longest)
-        if self._told or not running or not quiet:
-            return False
-        self._told = True
-        return True

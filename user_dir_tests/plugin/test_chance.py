@@ -17,13 +17,15 @@ from fairseq_cloze.data.prepare import prepare
 from fairseq_cloze.plugin.chance import (
     BLANKS_NEEDED,
     Beginning,
+    Cause,
     ChanceWatch,
+    Finding,
     Stretch,
     Verdict,
     likely_causes,
-    report,
 )
 from fairseq_cloze.ranking.metrics import MICRO
+from fairseq_cloze.runs.events import read_events
 from fairseq_cloze.statistics import chance_interval
 
 from ..conftest import PASSAGES, TRAIN_OPTIONS, Ran, free_port, start, train, write_passage
@@ -199,17 +201,21 @@ RATE = (
     "the highest so far is 1e-05, at update 200. Start again with a lower --lr, 1e-5 or less for large models, and "
     "some hundred --warmup-updates"
 )
-COMMON = f"the learning rate is too high, or there is no warm-up: nothing speaks for it but that it is common; {RATE}"
-SHIFTED = (
+COMMON = Cause(
+    "high_rate",
+    f"the learning rate is too high, or there is no warm-up: nothing speaks for it but that it is common; {RATE}",
+)
+SHIFTED = Cause(
+    "other_text",
     "answers are shifted, or the text is not the language of the weights: accuracy was 25.5% in updates 1 to 3 and "
-    "never above chance. Score the weights alone with 'fairseq-cloze evaluate'"
+    "never above chance. Score the weights alone with 'fairseq-cloze evaluate'",
 )
 
 
 def test_the_whole_report() -> None:
     peak = stretch(330, 43.3, 1.29, 1, 3)
     found = verdict(loss=1.9, start=peak, peak=peak)
-    assert report(found, PROVED) == (
+    assert Finding.of(found, PROVED).text == (
         "updates 1 to 200 are at chance: accuracy is 25.1% of 22,000 blanks, guessing gives 24.4 to 25.6% in 95 of 100 "
         "cases; the loss is 1.900, guessing has 1.386. Likely causes, the best evidence first (see docs/chance.md):\n"
         "  1. the learning rate is too high, or there is no warm-up: accuracy was 43.3% in updates 1 to 3 and fell, "
@@ -219,9 +225,8 @@ def test_the_whole_report() -> None:
 
 
 def test_a_loss_without_meaning_is_left_out() -> None:
-    assert "loss" not in report(verdict(softmax=False), PROVED).splitlines()[0]
-    first = report(verdict(loss=math.nan), PROVED).splitlines()[0]
-    assert "in 95 of 100 cases; the loss is no number. Likely causes" in first
+    assert "loss" not in Finding.of(verdict(softmax=False), PROVED).summary
+    assert Finding.of(verdict(loss=math.nan), PROVED).summary.endswith("in 95 of 100 cases; the loss is no number")
 
 
 def test_nothing_measured() -> None:
@@ -232,7 +237,12 @@ def test_evidence_orders_the_causes() -> None:
     """Everything wrong at once."""
     beginning = Beginning("head", "none", True, "", "the BPE could not be compared, model.pt came without", False)
     found = verdict(accuracy=20.0, highest_rate=1e-9, highest_at=1, first_scale=128.0, last_scale=0.5)
-    assert likely_causes(found, beginning) == [
+    causes = likely_causes(found, beginning)
+    assert [cause.kind for cause in causes] == [
+        *("fp16_overflow", "from_scratch", "new_head", "low_rate", "vocabulary", "shifted_answers", "text_norm"),
+        "high_rate",
+    ]
+    assert [cause.text for cause in causes] == [
         "fp16 overflow: loss_scale fell from 128 to 0.5. Train without --fp16 to be sure",
         "the weights began at random, as --from-scratch asks for, 200 updates so far. Start from pretrained weights "
         "(--finetune-from-model), or go on for longer",
@@ -244,14 +254,33 @@ def test_evidence_orders_the_causes() -> None:
         "answers are shifted: accuracy is below what guessing gives, 24.4% and more. Check data that other tools have "
         "converted",
         "the text does not look like the pretraining text: it was prepared with --text-norm none",
-        COMMON.replace("1e-05, at update 200", "1e-09, at update 1"),
+        COMMON.text.replace("1e-05, at update 200", "1e-09, at update 1"),
     ]
-    assert "Proved" not in report(found, beginning)
+    assert Finding.of(found, beginning).proved == []
+    assert "Proved" not in Finding.of(found, beginning).text
+
+
+def test_the_fields_of_its_event() -> None:
+    found = verdict()
+    assert Finding.of(found, PROVED).fields() == {
+        "first": 1,
+        "n_blanks": 22_000,
+        "n_correct": 5522,
+        "accuracy": pytest.approx(25.1),
+        "guessing": chance_interval(25.0, 22_000),
+        "loss": pytest.approx(1.388),
+        "guessing_loss": pytest.approx(LOG4),
+        "text": "updates 1 to 200 are at chance: accuracy is 25.1% of 22,000 blanks, guessing gives 24.4 to 25.6% in "
+        "95 of 100 cases; the loss is 1.388, guessing has 1.386",
+        "causes": [{"kind": cause.kind, "text": cause.text} for cause in (SHIFTED, COMMON)],
+        "proved": ["weights are those of model.pt", "dictionary 0a and BPE 0b are"],
+    }
 
 
 def test_learning_rate_far_too_high() -> None:
     [first, _] = likely_causes(verdict(highest_rate=0.1, highest_at=1), PROVED)
-    assert first.startswith(
+    assert first.kind == "high_rate"
+    assert first.text.startswith(
         "the learning rate is too high, or there is no warm-up: RoBERTa is fine-tuned below 1e-4; the highest so far "
         "is 0.1, at update 1. "
     )
@@ -259,8 +288,8 @@ def test_learning_rate_far_too_high() -> None:
 
 
 def test_overflow_comes_first() -> None:
-    assert likely_causes(verdict(loss=math.inf), PROVED)[0] == (
-        "overflow: losses are no numbers. Train without --fp16, or with a lower --lr"
+    assert likely_causes(verdict(loss=math.inf), PROVED)[0] == Cause(
+        "overflow", "overflow: losses are no numbers. Train without --fp16, or with a lower --lr"
     )
     assert likely_causes(verdict(first_scale=128.0, last_scale=256.0), PROVED) == [SHIFTED, COMMON]
 
@@ -278,7 +307,7 @@ def test_the_watch_keeps_the_evidence() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_luck_is_no_peak(seed: int) -> None:
-    """Among all the pieces of a run at chance the best one is good, but not that good."""
+    """Among all the phases of a run at chance the best one is good, but not that good."""
     watch = ChanceWatch(200)
     for update in simulated([25.0] * 300, loss=LOG4, seed=seed):
         found = watch.add(update, 1e-5)
@@ -334,6 +363,12 @@ def test_a_run_at_chance_ends_with_its_own_status(tmp_path: Path, guessing: Path
     ran = train(guessing, tmp_path, *options(pretrained), *save, code=4)
     check_stopped(ran.text, pretrained, tmp_path)
     assert (tmp_path / "checkpoint_last.pt").exists()
+    *_, chance, stopped = read_events(tmp_path / "metrics.jsonl")
+    assert (chance["type"], chance["first"]) == ("chance", 1)
+    assert [cause["kind"] for cause in chance["causes"]] == ["high_rate", "other_text"]
+    assert f"Error: {stopped.pop('text')}" in ran.text and f"{chance['text']}. Likely causes" in ran.text
+    at = {"update": chance["update"], "epoch": chance["epoch"], "time": stopped["time"]}
+    assert stopped == {"type": "stopped", **at, "status": 4}
     updates = len(ran.metrics("train_inner"))
     assert updates < 20 and f"stopped at update {updates + 1}, " in ran.text
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from fairseq_cloze.data.prepare import prepare
+from fairseq_cloze.runs.events import read_events
 from fairseq_cloze.runs.lock import RunState, run_state
 
 from ..conftest import FINETUNE, PASSAGES, TRAIN_OPTIONS, free_port, run, start, train
@@ -66,6 +67,11 @@ def test_one_of_two_workers_is_told(data_bin: Path, pretrained: Path, tmp_path: 
         "(exit status 75)"
     )
     assert run_state(tmp_path) is RunState.REQUEUED
+    stopped = read_events(tmp_path / "metrics.jsonl")[-1]  # of the first worker alone
+    assert (stopped["type"], stopped["update"], stopped["status"]) == ("stopped", updates, 75)
+    assert stopped["text"] == texts[0].splitlines()[-1]
+    numbers = [event["update"] for event in read_events(tmp_path / "metrics.jsonl") if event["type"] == "update"]
+    assert numbers == list(range(1, updates + 1))
 
 
 def test_a_validation_is_broken_off(data_bin: Path, pretrained: Path, tmp_path: Path) -> None:
@@ -84,6 +90,12 @@ def test_a_validation_is_broken_off(data_bin: Path, pretrained: Path, tmp_path: 
     again = (tmp_path / "bin", tmp_path / "save", *FINETUNE, "--max-update", "3", "--disable-validation")
     assert [row["num_updates"] for row in train(*again).metrics("train_inner")] == [3.0]
     ended = train(*again)  # started again after its end
+    events = [(event["type"], event["update"]) for event in read_events(tmp_path / "save" / "metrics.jsonl")]
+    assert events == [
+        *[("started", 0), ("update", 1), ("update", 2), ("stopped", 2)],
+        *[("resumed", 2), ("update", 3), ("epoch", 3), ("finished", 3)],
+        *[("resumed", 3), ("finished", 3)],
+    ]
     assert ended.metrics("train_inner") == [] and "nothing left to do: 3 of 3 updates are done" in ended.text
 
 
@@ -118,7 +130,7 @@ def work(path):
     open(path, "w").close()
     while not requeue.told():
         time.sleep(0.02)
-    sys.exit(requeue.EXIT_REQUEUE)
+    sys.exit(75)
 
 def main(path):
     worker = multiprocessing.get_context("spawn").Process(target=work, args=(path,))

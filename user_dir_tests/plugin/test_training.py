@@ -14,7 +14,7 @@ import torch
 
 from fairseq_cloze import register
 from fairseq_cloze.data.prepare import prepare
-from fairseq_cloze.plugin.stopping import EXIT_REQUEUE
+from fairseq_cloze.errors import Exit
 from fairseq_cloze.runs.lock import RunState, run_state
 
 from ..conftest import BIN, PASSAGES, PLUGIN, ROOT, TRAIN_OPTIONS, Ran, free_port, run, start, train, validate
@@ -242,7 +242,7 @@ def test_killed_and_run_again_the_curve_goes_on(tmp_path: Path, pretrained: Path
                 os.kill(process.pid, number)
                 break
         text += process.stdout.read()
-        assert process.wait() == (-signal.SIGKILL if number == signal.SIGKILL else EXIT_REQUEUE)
+        assert process.wait() == (-signal.SIGKILL if number == signal.SIGKILL else Exit.REQUEUE)
         if number != signal.SIGKILL:
             updates = max(losses(Ran(0, text)))  # the signal comes while one is computed
             assert text.splitlines()[-1] == (

@@ -38,11 +38,11 @@ CONFIG = {
     "checkpoint": {"finetune_from_model": "weights/model.pt"},
     "criterion": {"ranking_loss": "softmax"},
 }
-CAUSES = (
-    STAMP
-    + "fairseq_cloze.plugin.task | updates 1 to 4 are at chance: accuracy is 25.0% of 400 blanks. Likely causes:\n"
-    "  1. the learning rate is too high <b>\n  2. the text is not English\n  Proved: weights are those of model.pt\n"
-)
+CHANCE = {
+    **{"type": "chance", "update": 4, "epoch": 1, "text": "updates 1 to 4 are at chance: accuracy is 25.0%"},
+    "causes": [{"kind": "high_rate", "text": "the learning rate is too high <b>"}, {"kind": "x", "text": "no English"}],
+    "proved": ["weights are those of model.pt", "dictionary is the same"],
+}
 
 
 def figures(tag: str, update: int, json_format: bool = True, **values: float) -> str:
@@ -66,6 +66,23 @@ def log_text(json_format: bool = True, best: float = 50.0, config: dict[str, Any
         text += figures("train_inner", update, json_format, loss=1.5 - update / 10, accuracy=20.0 + update, chance=25)
         text += figures("valid", update, json_format, loss=1.4, accuracy=best - (update == 4), chance=25, n_blanks=400)
     return text + figures("train", 4, json_format, loss=1.25, accuracy=31.5)
+
+
+def training_events(best: float = 50.0) -> list[dict[str, Any]]:
+    """The same training as events."""
+    told: list[dict[str, Any]] = [{"type": "started", "update": 0, "epoch": 1, "settings": CONFIG, "folder": "/home"}]
+    for update in (2, 4):
+        at = {"update": update, "epoch": 1}
+        told.append({"type": "update", **at, "loss": 1.5 - update / 10, "accuracy": 20.0 + update, "chance": 25.0})
+        values = {"loss": 1.4, "accuracy": best - (update == 4), "chance": 25.0, "n_blanks": 400}
+        told.append({"type": "validation", "subset": "valid", **at, **values})
+    return [*told, {"type": "epoch", "update": 4, "epoch": 1, "loss": 1.25, "accuracy": 31.5}]
+
+
+def write_events(path: Path, events: list[dict[str, Any]]) -> None:
+    """As a training writes them, with a line that a crash has torn."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text('{"type": "upd\n' + "".join(json.dumps(event) + "\n" for event in events))
 
 
 def answer(data: DataBin, split: str = "valid", seed: int = 1) -> dict[str, PassagePrediction]:
@@ -156,12 +173,12 @@ def test_both_formats_of_the_log_say_the_same(tmp_path: Path) -> None:
 
 
 def test_a_real_training(finetuned: Path, data_bin: Path) -> None:
-    """A save-dir without run.json but with a log in it."""
+    """A save-dir with the events of its training."""
     made = report([finetuned])
     [found] = made.data["runs"]
-    assert found["files"] == [str(finetuned / "log.txt")]
+    assert found["files"] == [str(finetuned / "metrics.jsonl")]
     assert found["format"] == "view joint, scorer mean, contrast 0.7, text norm standard"
-    assert found["model"].startswith("cloze_roberta, from ") and found["batch"] == "1,024 tokens"
+    assert found["model"].startswith("cloze_roberta, 2 layers of 48, from ") and found["batch"] == "1,024 tokens"
     assert found["lr"] == "0.001, fixed" and found["updates"] == found["curves"]["loss"][0]["points"][-1][0]
     assert [curve["kind"] for curve in found["curves"]["accuracy"]] == ["train", "valid"]
     assert found["valid"]["blanks"] == DataBin(data_bin).open("valid").blanks
@@ -182,28 +199,39 @@ def test_the_best_run_is_marked_if_runs_can_be_compared(tmp_path: Path) -> None:
 
 
 def test_a_run_at_chance(tmp_path: Path) -> None:
-    (tmp_path / "low.log").write_text(log_text(best=27.0) + CAUSES)
-    (tmp_path / "rose.log").write_text(CAUSES + log_text())
+    write_events(tmp_path / "low.jsonl", training_events(best=27.0) + [CHANCE])
+    write_events(tmp_path / "rose.jsonl", training_events() + [CHANCE])
     (tmp_path / "silent.log").write_text(log_text(best=27.0))
     low, rose, silent = (one["notices"] for one in report(sorted(tmp_path.iterdir())).data["runs"])
     guessing = "{:.1f} to {:.1f}%".format(*chance_interval(25.0, 400))
     text = "No better than guessing: at best 27.0% of 400 blanks of 'valid', where guessing gives "
     text += f"{guessing} in 95 of 100 cases."
-    said = "The log says: updates 1 to 4 are at chance: accuracy is 25.0% of 400 blanks. Likely causes:"
+    said = "The training said: updates 1 to 4 are at chance: accuracy is 25.0%."
     causes = [
         "1. the learning rate is too high <b>",
-        "2. the text is not English",
-        "Proved: weights are those of model.pt",
+        "2. no English",
+        "Proved: weights are those of model.pt; dictionary is the same",
     ]
     assert low == [{"at_chance": True, "text": f"{text} {said}", "causes": causes}]
     assert rose == [{"at_chance": False, "text": said, "causes": causes}]
     assert silent == [
-        {
-            "at_chance": True,
-            "text": f"{text} The log names no causes; docs/chance.md has the usual ones.",
-            "causes": [],
-        }
+        {"at_chance": True, "text": f"{text} No causes were named; docs/chance.md has the usual ones.", "causes": []}
     ]
+
+
+def test_events_say_what_the_log_says(tmp_path: Path, save_dir: Path) -> None:
+    """As a file, beside the log that 'run' keeps, and in the save-dir, where the log is not read then."""
+    write_events(tmp_path / "run" / "x.events.jsonl", training_events())
+    (tmp_path / "run" / "x.log").write_text("# folder: /home\nnothing of interest\n")
+    (tmp_path / "y.log").write_text(log_text())
+    paths = [tmp_path / "run" / "x.events.jsonl", tmp_path / "run" / "x.log", tmp_path / "y.log"]
+    first, second, third = ({**one, "label": "", "files": []} for one in report(paths).data["runs"])
+    assert first == second == third
+    by_log = report([save_dir]).data["runs"][0]
+    write_events(save_dir / "metrics.jsonl", training_events())
+    (tmp_path / "a.log").unlink()
+    by_events = report([save_dir]).data["runs"][0]
+    assert by_events == {**by_log, "files": [str(save_dir / "metrics.jsonl"), *by_log["files"][1:]]}
 
 
 def test_labels_tell_runs_apart(tmp_path: Path) -> None:
@@ -242,14 +270,14 @@ def test_what_is_missing_is_said(tmp_path: Path, predictions: Path) -> None:
     assert [one["notes"] for one in made["runs"]] == [
         [
             "Of its logs, /gone/a.log is gone.",
-            "No log was found, so there are no training curves. Start trainings with 'fairseq-cloze run', which keeps "
-            "one, or give the log file as RUN.",
+            "Neither metrics.jsonl nor a log was found, so there are no training curves. If the log is elsewhere, give "
+            "it as another RUN.",
         ],
         [
             "Its log has no configuration, which would name data format, model, LR and batch.",
-            "Its log begins at update 900; what was before stands in an earlier log, which can be given as another "
+            "Its figures begin at update 900; what was before stands in an earlier log, which can be given as another "
             "RUN.",
-            "Its log has no validation.",
+            "There was no validation.",
         ],
     ]
     [found] = made["sets"]
@@ -267,7 +295,7 @@ def test_what_is_missing_is_said(tmp_path: Path, predictions: Path) -> None:
         ("a.json", "[1, 2", "expected JSON"),
         ("b.json", "{}", "expected predictions, found no passage"),
         ("c.json", '{"x": {"answers": ["A", "7"]}}', "passage 'x', blank 2, field 'answers'"),
-        ("folder", "", "expected a save-dir with run.json and a log"),
+        ("folder", "", "expected a save-dir with metrics.jsonl or a log"),
     ],
 )
 def test_damaged_input_is_named(tmp_path: Path, name: str, content: str | None, problem: str) -> None:

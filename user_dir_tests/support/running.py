@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import select
 import shlex
 import struct
@@ -16,8 +17,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-from fairseq_cloze.runs.history import read_history
 
 from ..conftest import environment
 
@@ -67,7 +66,9 @@ class Wrapped:
         return self
 
     def facts(self) -> dict[str, str]:
-        return read_history(self.log).header
+        """The lines of head and foot by name."""
+        found = re.findall(r"^# ([a-z ]+): (.*)$", self.log.read_text("utf-8", "replace"), re.MULTILINE)
+        return dict(found)
 
     def output(self) -> bytes:
         """The log without head and foot."""

@@ -1,4 +1,8 @@
-"""Run events: what is worth a mail while a command runs and when it has ended."""
+"""Follower: what is worth a mail while a command runs and when it has ended.
+
+A training tells of itself in a file of events (see :mod:`fairseq_cloze.runs.events`); of any other command there is its
+output alone.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Exit
-from ..runs.history import TRAIN_TAGS, ChanceLine, LogReader, Point
+from ..runs.curves import History, Point
+from ..runs.events import EventFollower
 
 if TYPE_CHECKING:
     from ..mail.notify import Event, Notifier
@@ -19,19 +24,17 @@ if TYPE_CHECKING:
 LAST_LINES = 50
 
 _EVERY = 0.5  # seconds between looks
-_BLOCK = 1 << 18
-_BEHIND = 1 << 23  # bytes of new output beyond which no more is read than as many
-_LONGEST = 1 << 16  # bytes of a line that may be a line of figures
+_LAST_BYTES = 1 << 16  # of the log, in which the last lines are looked for
 _SPEND = 0.05  # seconds for a look
+_SPEND_AT_END = 5.0
 
 
-class Events:
-    """Follows a log and mails what happens.
-
-    Figures are looked for at leisure: where more is written than can be read in passing, some of it is left out.
+class Follower:
+    """Follows a log and the events of a training, and mails what happens.
 
     Args:
         log: path of the log
+        events: path of the events, which may come later or never
         name: of the run
         facts: what stands at the head of the log
         emails: addresses; none for no mail
@@ -43,6 +46,7 @@ class Events:
     def __init__(
         self,
         log: Path,
+        events: Path,
         name: str,
         facts: Mapping[str, str],
         emails: Sequence[str],
@@ -53,12 +57,11 @@ class Events:
         self._log, self._name, self._facts, self._report = log, name, facts, report
         self._stalled_after = stalled_after
         self._fd = os.open(log, os.O_RDONLY)
-        self._start = self._offset = self._size = os.fstat(self._fd).st_size
+        self._start = self._size = os.fstat(self._fd).st_size
         self._grown_at = self._looked_at = time.monotonic()
         self._told_stalled = False
-        self._rest = b""
-        self._reader = LogReader()
-        self._chance_open = False
+        self._events = EventFollower(events)  # before the command starts: what is there is of another one
+        self._history = History()
         self._best: dict[str, float] = {}
         self._failed = False
         self._notifier: Notifier | None = self._guard(lambda: self._make_notifier(emails)) if emails else None
@@ -72,16 +75,16 @@ class Events:
             self._looked_at = now
             self._guard(lambda: self._look(now))
 
-    def read_rest(self, size: int) -> None:
-        """The command has ended with *size* bytes of log: read what is left."""
-        self._guard(lambda: self._read(size, seconds=5.0))
-        self._guard(self._end_chance)
+    def read_rest(self) -> None:
+        """The command has ended: read what is left."""
+        self._guard(lambda: self._read(_SPEND_AT_END))
 
     def last_metrics(self) -> str:
         """The last figures of a validation and of training; empty where there were none."""
-        latest = {point.tag: point for point in self._reader.history.points}
-        order = sorted(latest, key=lambda tag: tag in TRAIN_TAGS)
-        return "; ".join(_figures(latest[tag]) for tag in order if tag != "train" or "train_inner" not in latest)
+        history = self._history
+        found = [_figures(subset, points[-1]) for subset, points in history.validations.items()]
+        found += [_figures("training", points[-1]) for points in (history.updates or history.epochs,) if points]
+        return "; ".join(found)
 
     def close(self, status: int, size: int, facts: Mapping[str, str]) -> None:
         """Tell the end, and wait until mails have left or are kept for later.
@@ -93,6 +96,7 @@ class Events:
         """
         if self._notifier:
             self._guard(lambda: self._close(status, size, facts))
+        self._events.close()
         os.close(self._fd)
 
     # -- looking -------------------------------------------------------------------------------------------------------
@@ -106,47 +110,36 @@ class Events:
             minutes = self._stalled_after / 60
             text = f"There was no output for {minutes:.3g} minutes.\n\n{self._summary({})}\n\n{self._last_lines(size)}"
             self._tell("stalled", f"no output for {minutes:.3g} minutes", text)
-        if size == self._offset:
-            self._end_chance()
-        self._read(size, _SPEND)
+        self._read(_SPEND)
 
-    def _read(self, end: int, seconds: float) -> None:
-        if end - self._offset > _BEHIND:
-            self._offset, self._rest = end - _BEHIND, b""
-        deadline = time.monotonic() + seconds
-        while self._offset < end and time.monotonic() < deadline:
-            block = os.pread(self._fd, min(_BLOCK, end - self._offset), self._offset)
-            if not block:
-                break
-            self._offset += len(block)
-            *lines, self._rest = (self._rest + block).split(b"\n")
-            if len(self._rest) > _LONGEST:
-                self._rest = b""
-            for line in lines:
-                if self._chance_open or b" | " in line or line.startswith(b"[2"):
-                    self._take(line)
+    def _read(self, seconds: float) -> None:
+        for event in self._events.read(seconds):
+            self._history.add(event)
+            match event["type"]:
+                case "validation":
+                    self._compare(str(event.get("subset")))
+                case "chance":
+                    self._tell_chance()
 
-    def _take(self, line: bytes) -> None:
-        if self._chance_open and not line.startswith(b"  "):
-            self._end_chance()
-        if len(line) > _LONGEST:
+    def _compare(self, subset: str) -> None:
+        """Tell a new best, but not the first validation."""
+        points = self._history.validations.get(subset)
+        accuracy = points[-1].values.get("accuracy") if points else None
+        if points is None or accuracy is None:
             return
-        found = self._reader.feed(line.decode("utf-8", "replace"))
-        if isinstance(found, ChanceLine):
-            self._chance_open = True
-        elif found is not None and found.tag not in TRAIN_TAGS and "accuracy" in found.values:
-            accuracy, before = found.values["accuracy"], self._best.get(found.tag)
-            if before is None or accuracy > before:
-                self._best[found.tag] = accuracy
-            if before is not None and accuracy > before:
-                subject = f"new best accuracy {accuracy:g} on {found.tag}"
-                text = f"Accuracy on {found.tag} rose to {accuracy:g} from {before:g} at update {found.update}.\n\n"
-                self._tell("best", subject, text + self._summary({}))
+        before = self._best.get(subset)
+        self._best[subset] = accuracy if before is None else max(accuracy, before)
+        if before is not None and accuracy > before:
+            text = f"Accuracy on {subset} rose to {accuracy:.4g} from {before:.4g} at update {points[-1].update}.\n\n"
+            self._tell("best", f"new best accuracy {accuracy:.4g} on {subset}", text + self._summary({}))
 
-    def _end_chance(self) -> None:
-        if self._chance_open:
-            self._chance_open = False
-            self._tell("chance", "at chance", f"{self._reader.history.chance[-1]}\n\n{self._summary({})}")
+    def _tell_chance(self) -> None:
+        if not self._history.chance:
+            return
+        notice = self._history.chance[-1]
+        lines = [f"{notice.text}. Likely causes, the best evidence first:"]
+        lines += [f"  {number}. {cause}" for number, cause in enumerate(notice.causes, 1)]
+        self._tell("chance", "at chance", "\n".join(lines) + f"\n\n{self._summary({})}")
 
     # -- telling -------------------------------------------------------------------------------------------------------
 
@@ -186,7 +179,7 @@ class Events:
     def _picture(self) -> bytes | None:
         from ..runs.drawing import history_png
 
-        return history_png(self._reader.history, self._name)
+        return history_png(self._history, self._name)
 
     def _summary(self, more: Mapping[str, str]) -> str:
         facts = {**self._facts, **more, "log": str(self._log)}
@@ -195,7 +188,7 @@ class Events:
         return "\n".join(f"{name}: {value}" for name, value in facts.items() if value)
 
     def _last_lines(self, size: int) -> str:
-        begin = max(self._start, size - _LONGEST)
+        begin = max(self._start, size - _LAST_BYTES)
         text = os.pread(self._fd, size - begin, begin).decode("utf-8", "replace")
         lines: list[str] = [line.rsplit("\r", 1)[-1] for line in text.rstrip().split("\n")]
         return "\n".join(lines[-LAST_LINES:])
@@ -211,6 +204,8 @@ class Events:
             return None
 
 
-def _figures(point: Point) -> str:
-    values = ", ".join(f"{name} {point.values[name]:g}" for name in ("loss", "accuracy") if name in point.values)
-    return f"{point.tag} {values} at update {point.update}"
+def _figures(name: str, point: Point) -> str:
+    values = ", ".join(
+        f"{metric} {point.values[metric]:.4g}" for metric in ("loss", "accuracy") if metric in point.values
+    )
+    return f"{name} {values} at update {point.update}"

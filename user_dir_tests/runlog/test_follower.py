@@ -1,7 +1,11 @@
-"""Mails of ``fairseq-cloze run``, to a real server, and the figures in the log's last lines."""
+"""Mails of ``fairseq-cloze run``, to a real server, and the figures in the log's last lines.
+
+What a training would tell as events, commands write here themselves.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -12,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from ..conftest import ROOT, environment, run
+from ..conftest import FINETUNE, ROOT, TRAIN_OPTIONS, environment, run
 from ..support.mail_server import HANG, Server, fresh_home
 from ..support.running import LIMIT, Wrapped, python, shell, until
 
@@ -34,21 +38,24 @@ HOST = subprocess.run(["uname", "-n"], stdout=subprocess.PIPE, text=True, check=
 
 
 def valid(update: int, accuracy: float) -> str:
-    """fairseq's line of a validation."""
-    return (
-        "2026-11-24 03:12:00 | INFO | valid | epoch 001 | valid on 'valid' subset | loss 1.25 | "
-        f"accuracy {accuracy:g} | chance 25 | num_updates {update}"
+    """The event of a validation."""
+    return json.dumps(
+        {"type": "validation", "update": update, "epoch": 1, "subset": "valid", "loss": 1.25, "accuracy": accuracy}
     )
 
 
-INNER = (
-    '2026-11-24 03:12:00 | INFO | train_inner | {"epoch": 1, "update": 0.5, "loss": "1.386", "accuracy": "31.5", '
-    '"num_updates": "20", "lr": "1e-05"}'
+INNER = json.dumps({"type": "update", "update": 20, "epoch": 1, "loss": 1.3862943, "accuracy": 31.5, "lr": 1e-05})
+CHANCE = json.dumps(
+    {
+        **{"type": "chance", "update": 200, "epoch": 1, "text": "updates 1 to 200 are at chance: accuracy is 25.1%"},
+        "causes": [{"kind": "high_rate", "text": "the rate"}, {"kind": "vocabulary", "text": "the dictionary"}],
+    }
 )
-CHANCE = (
-    "2026-11-24 03:12:00 | WARNING | fairseq_cloze.plugin.task | updates 1 to 200 are at chance: accuracy is 25.1% of "
-    "1,000 blanks, guessing 25.0%; look at\n  the learning rate\n  the weights"
+CHANCE_TEXT = (
+    "updates 1 to 200 are at chance: accuracy is 25.1%. Likely causes, the best evidence first:\n"
+    "  1. the rate\n  2. the dictionary"
 )
+SAY = 'printf "%s\\n" "$@" >> "$FAIRSEQ_CLOZE_EVENTS"'
 
 
 def test_failure(tmp_path: Path, server: Server) -> None:
@@ -76,11 +83,12 @@ def test_stopped_to_be_started_again(tmp_path: Path, server: Server) -> None:
 
 def test_success_with_figures(tmp_path: Path, server: Server) -> None:
     """The last figures, and the learning curves as a picture; nothing of the command's lines in the text."""
-    ran = Wrapped(tmp_path, ["printf", "%s\n", INNER, valid(20, 27.5)], *TO).end(0)
-    figures = "valid loss 1.25, accuracy 27.5 at update 20; train_inner loss 1.386, accuracy 31.5 at update 20"
+    command = ["sh", "-c", SAY, "sh", INNER, valid(20, 27.512345)]
+    ran = Wrapped(tmp_path, command, *TO, "--name", "x").end(0)
+    figures = "valid loss 1.25, accuracy 27.51 at update 20; training loss 1.386, accuracy 31.5 at update 20"
     assert ran.facts()["last metrics"] == figures
     [mail] = server.received
-    assert mail.subject.startswith(f"printf on {HOST}: succeeded after 0:00:")
+    assert mail.subject.startswith(f"x on {HOST}: succeeded after 0:00:")
     assert f"last metrics: {figures}" in mail.text and "The last lines" not in mail.text
     pictures = [part for part in mail.message.walk() if part.get_content_type() == "image/png"]
     assert len(pictures) == 1 and len(pictures[0].get_content()) > 5000
@@ -105,11 +113,13 @@ def test_what_happens_on_the_way(tmp_path: Path, server: Server) -> None:
 import os, time
 from pathlib import Path
 def say(*lines): print(*lines, sep="\\n", flush=True)
+def tell(*events):
+    with open(os.environ["FAIRSEQ_CLOZE_EVENTS"], "a") as file: file.writelines(event + "\\n" for event in events)
 def wait(name):
     while not Path(name).exists(): say("."); time.sleep(0.2)
-say({valid(20, 30.0)!r}, {valid(40, 29.0)!r}, {valid(60, 30.0)!r}, {valid(80, 40.5)!r})
+tell({valid(20, 30.0)!r}, {valid(40, 29.0)!r}, {valid(60, 30.0)!r}, {valid(80, 40.5)!r})
 wait("one")
-say({CHANCE!r})
+tell({CHANCE!r})
 say("something else")
 time.sleep(3.5)
 say("more")
@@ -129,17 +139,17 @@ time.sleep(3.5)
     assert len(server.received) == 2
     text = _texts(server)
     assert text.count("rose to") == 1
-    told = "  at chance\n\n" + CHANCE.split(" | ")[-1] + "\n\ncommand: "
+    told = "  at chance\n\n" + CHANCE_TEXT + "\n\ncommand: "
     assert text.count(told) == text.count("  at chance\n") == 1
     assert text.count("There was no output for 0.0333 minutes.") == 2
 
 
 def test_chance_is_told_at_once(tmp_path: Path, server: Server) -> None:
     """Even where nothing follows."""
-    ran = Wrapped(tmp_path, ["sh", "-c", 'echo "$0"; while [ ! -e go ]; do sleep 0.05; done', CHANCE], *TO)
+    ran = Wrapped(tmp_path, ["sh", "-c", SAY + "; while [ ! -e go ]; do sleep 0.05; done", "sh", CHANCE], *TO)
     [mail] = server.wait()
     assert mail.subject.endswith(": at chance")
-    assert mail.text.replace("\r\n", "\n").startswith(CHANCE.split(" | ")[-1] + "\n\n")
+    assert mail.text.replace("\r\n", "\n").startswith(CHANCE_TEXT + "\n\n")
     (tmp_path / "go").touch()
     ran.end(0)
 
@@ -175,17 +185,45 @@ def test_nobody_has_to_wait_for_the_mail(tmp_path: Path, server: Server, number:
 
 
 def test_figures_in_a_flood(tmp_path: Path, server: Server) -> None:
-    """Where more is written than can be read in passing, the last figures are there, and the command does not wait."""
+    """Where more is told than can be read in passing, the last figures are there, and the command does not wait."""
     code = f"""
 import os
-line = {valid(10, 10.0)!r}
-os.write(1, line.encode() + b"\\n")
-for _ in range(30): os.write(1, (b"y" * 9 + b"\\n") * 100_000)
-print({valid(90, 60.0)!r})
+fd = os.open(os.environ["FAIRSEQ_CLOZE_EVENTS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+os.write(fd, {valid(10, 10.0)!r}.encode() + b"\\n")
+for _ in range(30): os.write(fd, (b"y" * 9 + b"\\n") * 100_000)
+os.write(fd, {valid(90, 60.0)!r}.encode() + b"\\n")
 """
-    ran = Wrapped(tmp_path, python(code)).end(0)
+    ran = Wrapped(tmp_path, python(code), "--name", "x").end(0)
     assert ran.facts()["last metrics"] == "valid loss 1.25, accuracy 60 at update 90"
-    assert ran.log.stat().st_size > 30_000_000
+    assert ran.log.with_suffix(".events.jsonl").stat().st_size > 30_000_000
+
+
+def test_a_file_of_the_users_own(tmp_path: Path) -> None:
+    """It is followed from where it ends, and nothing is written beside the log."""
+    own = tmp_path / "own.jsonl"
+    own.write_text(valid(10, 99.0) + "\n")
+    env = {"FAIRSEQ_CLOZE_EVENTS": str(own)}
+    ran = Wrapped(tmp_path, ["sh", "-c", SAY, "sh", INNER], "--name", "x", env=env).end(0)
+    assert ran.facts()["last metrics"] == "training loss 1.386, accuracy 31.5 at update 20"
+    assert list((tmp_path / "logs").iterdir()) == [ran.log]
+
+
+def test_lines_of_fairseq_are_no_events(tmp_path: Path) -> None:
+    """Of a command that tells nothing there are no figures, whatever it prints, and no file."""
+    line = "2026-11-24 03:12:00 | INFO | valid | epoch 001 | valid on 'valid' subset | loss 1 | num_updates 4"
+    ran = Wrapped(tmp_path, ["echo", line]).end(0)
+    assert "last metrics" not in ran.facts()
+    assert list((tmp_path / "logs").iterdir()) == [ran.log]
+
+
+def test_a_real_training(tmp_path: Path, data_bin: Path, pretrained: Path) -> None:
+    options = ("--finetune-from-model", pretrained / "model.pt", "--save-dir", tmp_path / "save", "--max-update", "3")
+    command = ("fairseq-train", data_bin, *TRAIN_OPTIONS, *FINETUNE, *options, "--no-save")
+    ran = Wrapped(tmp_path, command, "--name", "x").end(0)
+    figures = r"valid loss [\d.]+, accuracy [\d.]+ at update 3; training loss [\d.]+, accuracy [\d.]+ at update 3"
+    assert re.fullmatch(figures, ran.facts()["last metrics"])
+    events = ran.log.with_suffix(".events.jsonl").read_bytes()
+    assert events == (tmp_path / "save" / "metrics.jsonl").read_bytes()
 
 
 def test_script_with_addresses(tmp_path: Path, server: Server) -> None:

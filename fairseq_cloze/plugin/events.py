@@ -1,0 +1,134 @@
+"""Events of a training: the first worker writes what fairseq logs, exactly, and what is worth a notice.
+
+The figures are read from fairseq's own meters, which it saves in checkpoints, so a run that was resumed tells the same
+as one that was not.  Not being able to write stops no training.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from argparse import Namespace
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from ..runs.events import EVENTS_FILE, EVENTS_VARIABLE, EventWriter, new_event
+from ..version import __version__
+from .distributed import rank
+
+logger = logging.getLogger(__name__)
+
+#: Counts that fairseq's log leaves out, by the name of their meter.
+_COUNTS = {"_n_correct": "n_correct"}
+
+
+class TrainingEvents:
+    """Tells what happens in a training; silent until it begins, and in every worker but the first.
+
+    Attributes:
+        update: number of updates done
+        epoch: number of the epoch, counted from 1
+    """
+
+    def __init__(self) -> None:
+        self.update = self.epoch = 0
+        self._every = 0  # updates between two that are told
+        self._writers: list[EventWriter] = []
+        self._begun = False
+        self._failed: set[Path] = set()
+
+    def begin(self, cfg: Any, update: int, epoch: int) -> None:
+        """An epoch begins; before the first one, open the files and tell what begins or goes on.
+
+        Args:
+            cfg: fairseq's configuration
+            update: number of updates done
+            epoch: number of the epoch
+        """
+        self.update, self.epoch = update, epoch
+        if self._begun or rank() != 0:
+            return
+        self._begun = True
+        self._every = int(cfg.common.log_interval)
+        paths = [os.path.join(cfg.checkpoint.save_dir, EVENTS_FILE), os.environ.get(EVENTS_VARIABLE, "")]
+        for path in dict.fromkeys(Path(path).resolve() for path in paths if path):
+            try:
+                self._writers.append(EventWriter(path))
+            except OSError as error:
+                self._complain(path, error)
+        about = {"folder": os.getcwd(), "pid": os.getpid(), "version": __version__, "settings": plain(cfg)}
+        self.tell("resumed" if update else "started", **about)
+
+    def tell(self, kind: str, **fields: Any) -> None:
+        """Write an event with the update and the epoch it stands at."""
+        event = new_event(kind, update=self.update, epoch=self.epoch, **fields)
+        for writer in self._writers:
+            try:
+                writer.write(event)
+            except OSError as error:
+                self._complain(Path(writer.path), error)
+
+    def end_update(self, rate: float, scale: float | None) -> None:
+        """After an update that fairseq logs, tell the figures since the one that it logged before.
+
+        Args:
+            rate: learning rate
+            scale: loss scale with fp16
+        """
+        if self._writers and self.update % self._every == 0:
+            scales = {} if scale is None else {"loss_scale": scale}
+            self.tell("update", **_meters("train_inner"), lr=rate, **scales)
+
+    def end_epoch(self) -> None:
+        """Tell the figures of an epoch, before fairseq forgets them."""
+        if self._writers:
+            self.tell("epoch", **_meters("train"))
+
+    def _complain(self, path: Path, error: OSError) -> None:
+        if path not in self._failed:
+            self._failed.add(path)
+            logger.warning("%s: events cannot be written (%s); the training goes on", path, error.strerror or error)
+
+
+def _meters(name: str) -> dict[str, float | int]:
+    from fairseq.logging import metrics
+
+    found = metrics.get_meters(name)
+    return figures(found) if found is not None else {}
+
+
+def figures(meters: Any) -> dict[str, float | int]:
+    """What fairseq would log of a ``MetersDict``, without its rounding, and the counts; what is empty is left out."""
+    from fairseq.logging.meters import AverageMeter, MetersDict
+
+    found = {}
+    for name, meter in meters.items():
+        if name in ("num_updates", "lr", "loss_scale") or (name.startswith("_") and name not in _COUNTS):
+            continue
+        if isinstance(meter, MetersDict._DerivedMeter):
+            value = meter.fn(meters)
+        else:
+            value = meter.avg if isinstance(meter, AverageMeter) else meter.smoothed_value
+        if value is not None:
+            value = value.item() if hasattr(value, "item") else value
+            found[_COUNTS.get(name, name)] = value
+    return found
+
+
+def plain(value: Any) -> Any:
+    """A configuration of fairseq as JSON can hold it."""
+    from omegaconf import OmegaConf
+
+    if OmegaConf.is_config(value):
+        value = OmegaConf.to_container(value, resolve=True)
+    if isinstance(value, Namespace):
+        value = vars(value)
+    if isinstance(value, Enum):
+        value = value.value
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    return value if value is None or isinstance(value, (str, int, float)) else str(value)

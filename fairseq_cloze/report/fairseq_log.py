@@ -1,0 +1,152 @@
+"""Logs of fairseq: the figures of trainings that wrote no events, from what they printed.
+
+fairseq writes a line per ``--log-interval`` updates, per epoch and per validation, in one of three formats
+(``--log-format json``, ``simple`` and, on a terminal, ``tqdm``), and with hydra another prefix stands before each.  All
+are read; whatever else stands there is passed over.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ..errors import ClozeError
+from ..files import PathLike
+from ..runs.curves import History, Point
+
+# "2026-11-24 03:12:00 | INFO | train_inner | TEXT" and, of hydra, "[2026-11-24 03:12:00,123][train_inner][INFO] - TEXT"
+_LINE = re.compile(
+    r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \| [A-Z]+ \| (?P<name>[^|]+) \| (?P<text>.*)"
+    r"|\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+\]\[(?P<name2>[^\]]+)\]\[[A-Z]+\] - (?P<text2>.*)"
+)
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_SIMPLE = re.compile(r"epoch (?P<epoch>\d+)(?P<rest> \| .*|:\s+(?P<done>\d+) / (?P<size>\d+) .*)")
+_SUBSET = re.compile(r" \| valid on '([^']*)' subset")
+_FOLDER = "# folder: "  # in the head of a log of 'fairseq-cloze run'
+_LONGEST = 1 << 20  # characters of a line that is worth reading
+
+
+def read_log(*paths: PathLike) -> History:
+    """Read a log, or as one those of a training that was interrupted and resumed.
+
+    Raises:
+        ClozeError: one cannot be read
+    """
+    history = History()
+    for path in map(Path, paths):
+        try:
+            with path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
+                read_lines(lines, history)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ClozeError(f"{path}: expected a log, cannot be read ({reason}); check the path") from error
+    return history
+
+
+def read_lines(lines: Iterable[str], history: History) -> None:
+    """Add to a history what lines of a log say."""
+    for line in lines:
+        line = line.rstrip("\r\n")
+        if len(line) > _LONGEST:
+            continue
+        if "\r" in line or "\x1b" in line:  # a progress bar stood there before
+            line = _ESCAPES.sub("", line.rsplit("\r", 1)[-1])
+        if line.startswith(_FOLDER):
+            history.folder = line.removeprefix(_FOLDER)
+        match = _LINE.match(line) if line[:1] in "[0123456789" and line else None
+        if match is None:
+            continue
+        name, text = (match["name"] or match["name2"]).strip(), match["text"] or match["text2"] or ""
+        if name.startswith("fairseq"):
+            if name.endswith(".train") and text.startswith("{") and not history.settings:
+                history.settings = _read_config(text)
+            history.finished = history.finished or text.startswith("done training in ")
+            continue
+        point = _read_json(name, text) if text.startswith("{") else _read_simple(text)
+        if point is None:
+            continue
+        if name == "train_inner":
+            history.add_update(point)
+        elif name == "train":
+            history.add_epoch(point)
+        else:
+            history.add_validation(name, point)
+
+
+# -- lines -----------------------------------------------------------------------------------------------------------
+
+
+def _read_json(tag: str, text: str) -> Point | None:
+    try:
+        values = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(values, dict):
+        return None
+    prefix = f"{tag}_"
+    figures = {key[len(prefix) :] if key.startswith(prefix) else key: value for key, value in values.items()}
+    epoch = figures.pop("epoch", None)
+    return _point(epoch if tag != "train_inner" else figures.get("update", epoch), list(figures.items()))
+
+
+def _read_simple(text: str) -> Point | None:
+    match = _SIMPLE.match(text)
+    if match is None:
+        return None
+    epoch = float(match["epoch"])
+    if match["done"]:
+        epoch += int(match["done"]) / max(int(match["size"]), 1) - 1
+        pairs = [pair.split("=", 1) for pair in match["rest"].split(" / ", 1)[1].split(" ", 1)[1].split(", ")]
+    else:
+        pairs = [pair.rsplit(" ", 1) for pair in _SUBSET.sub("", match["rest"]).strip(" |").split(" | ")]
+    return _point(epoch, [(pair[0], pair[1]) for pair in pairs if len(pair) == 2])
+
+
+def _point(epoch: Any, pairs: list[tuple[str, Any]]) -> Point | None:
+    values = {name: number for name, number in ((name, _number(value)) for name, value in pairs) if number is not None}
+    update = values.pop("num_updates", None)
+    at = _number(epoch)
+    if update is None or "loss" not in values:
+        return None
+    values.pop("update", None)
+    return Point(int(update), 0.0 if at is None else at, values)
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+# -- the configuration -----------------------------------------------------------------------------------------------
+
+
+def _read_config(text: str) -> dict[str, Any]:
+    """fairseq prints its configuration as Python would, and a model's options as ``Namespace(...)`` at times."""
+    try:
+        config = _plain(ast.parse(text.strip(), mode="eval").body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _plain(node: ast.AST) -> Any:
+    if isinstance(node, ast.Dict):
+        return {_plain(key): _plain(value) for key, value in zip(node.keys, node.values) if key is not None}
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return [_plain(entry) for entry in node.elts]
+    if isinstance(node, ast.Call):
+        return {keyword.arg: _plain(keyword.value) for keyword in node.keywords}
+    if isinstance(node, ast.Name) and node.id not in ("inf", "nan"):  # an option that is a choice
+        return node.id
+    try:
+        return ast.literal_eval(node)
+    except ValueError:  # a number that Python cannot write
+        return None

@@ -1,0 +1,165 @@
+"""Curves: the figures of a training over its updates, made from its events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .events import TrainingEvent
+
+
+@dataclass(frozen=True)
+class Point:
+    """Figures at one moment.
+
+    Attributes:
+        update: number of updates done
+        epoch: number of the epoch, counted from 1; a fraction within it where a log of fairseq says so
+        values: figures by fairseq's names; accuracies in percent, what is no number left out
+    """
+
+    update: int
+    epoch: float
+    values: dict[str, float]
+
+
+@dataclass(frozen=True)
+class ChanceNotice:
+    """What the chance watch said: a sentence, likely causes with the best evidence first, and what is proved."""
+
+    update: int
+    text: str
+    causes: list[str]
+    proved: list[str]
+
+
+@dataclass
+class History:
+    """What a training told of itself.  Points of a list have rising updates.
+
+    Attributes:
+        updates: figures of the updates since the point before, one every ``--log-interval`` updates
+        epochs: figures of the epoch so far, at its end
+        validations: by subset, in order of appearance
+        chance: what the chance watch said
+        settings: fairseq's configuration by group and name; empty where it is not known
+        folder: where the training was started; empty where that is not known
+        finished: it came to its end
+    """
+
+    updates: list[Point] = field(default_factory=list)
+    epochs: list[Point] = field(default_factory=list)
+    validations: dict[str, list[Point]] = field(default_factory=dict)
+    chance: list[ChanceNotice] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    folder: str = ""
+    finished: bool = False
+
+    @property
+    def points(self) -> list[Point]:
+        """All of them."""
+        return [*self.updates, *self.epochs, *(point for points in self.validations.values() for point in points)]
+
+    def curve(self, metric: str, subset: str | None = None) -> list[tuple[int, float]]:
+        """Updates and values of a metric, in a validation subset or else in training, there by epoch if need be."""
+        for points in (self.updates, self.epochs) if subset is None else (self.validations.get(subset, []),):
+            found = [(point.update, point.values[metric]) for point in points if metric in point.values]
+            if found:
+                return found
+        return []
+
+    def curves(self, metric: str) -> dict[str, list[tuple[int, float]]]:
+        """Those of training and of each validation subset, as far as there are any."""
+        found = {"training": self.curve(metric), **{name: self.curve(metric, name) for name in self.validations}}
+        return {name: curve for name, curve in found.items() if curve}
+
+    def best(self, subset: str | None = None, metric: str = "accuracy") -> Point | None:
+        """The validation with the highest value, the earliest of equals; of the first subset where none is named."""
+        name = subset if subset is not None else next(iter(self.validations), "")
+        found = [point for point in self.validations.get(name, []) if metric in point.values]
+        return max(found, key=lambda point: point.values[metric], default=None)
+
+    def setting(self, group: str, name: str) -> Any:
+        """A value of the configuration; ``None`` where it is not known."""
+        part = self.settings.get(group)
+        return part.get(name) if isinstance(part, dict) else None
+
+    # -- growing
+
+    def add_update(self, point: Point) -> None:
+        """Add what one line of training says."""
+        _append(self.updates, point)
+
+    def add_epoch(self, point: Point) -> None:
+        """Add what the end of an epoch says."""
+        _append(self.epochs, point)
+
+    def add_validation(self, subset: str, point: Point) -> None:
+        """Add what a validation says."""
+        _append(self.validations.setdefault(subset, []), point)
+
+    def go_back(self, update: int) -> None:
+        """The training goes on behind an update; what it had done beyond that does not count."""
+        for points in (self.updates, self.epochs, *self.validations.values()):
+            _cut(points, update)
+        self.validations = {subset: points for subset, points in self.validations.items() if points}
+        self.chance = [notice for notice in self.chance if notice.update <= update]
+        self.finished = False
+
+    def add(self, event: TrainingEvent) -> None:
+        """Take in an event; kinds and fields that are not known are passed over."""
+        update = event.get("update")
+        if not isinstance(update, int):
+            return
+        match event["type"]:
+            case "started" | "resumed":
+                self.go_back(update)
+                settings, folder = event.get("settings"), event.get("folder")
+                self.settings = settings if isinstance(settings, dict) else {}
+                self.folder = folder if isinstance(folder, str) else ""
+            case "update":
+                self.add_update(_point(update, event))
+            case "epoch":
+                self.add_epoch(_point(update, event))
+            case "validation" if isinstance(event.get("subset"), str):
+                self.add_validation(event["subset"], _point(update, event))
+            case "chance":
+                texts = _texts(event.get("causes")), _texts(event.get("proved"))
+                self.chance.append(ChanceNotice(update, str(event.get("text", "")), *texts))
+            case "finished":
+                self.finished = True
+
+
+def history_of(events: Iterable[TrainingEvent]) -> History:
+    """What events say together."""
+    history = History()
+    for event in events:
+        history.add(event)
+    return history
+
+
+def _append(points: list[Point], point: Point) -> None:
+    """Add a point; those from its update on are of a training that was resumed before them."""
+    _cut(points, point.update - 1)
+    points.append(point)
+
+
+def _cut(points: list[Point], update: int) -> None:
+    while points and points[-1].update > update:
+        points.pop()
+
+
+def _point(update: int, event: TrainingEvent) -> Point:
+    values = {
+        name: float(value)
+        for name, value in event.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and name not in ("update", "epoch")
+    }
+    epoch = event.get("epoch")
+    return Point(update, float(epoch) if isinstance(epoch, (int, float)) else 0.0, values)
+
+
+def _texts(entries: Any) -> list[str]:
+    found = entries if isinstance(entries, list) else []
+    return [str(entry.get("text", "") if isinstance(entry, dict) else entry) for entry in found]

@@ -1,0 +1,160 @@
+"""Announcing: what people hear of a watch, as lines, mails, a table and a picture."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .records import (
+    AT_CHANCE,
+    PICTURE,
+    RECORDS,
+    STALL,
+    Record,
+    best_of,
+    draw,
+    fell_to_chance,
+    has_stalled,
+    read_validation,
+    table,
+    write_table,
+)
+
+#: Takes a line for people.
+Report = Callable[[str], None]
+
+#: Seconds between two pictures while checkpoints wait.
+_PICTURE_EVERY = 30.0
+
+#: A running training is silent when nothing came for so many seconds and for so many times the longest pause.
+_SILENT, _SILENT_TIMES = 1800.0, 5.0
+
+
+class Announcer:
+    """Tells of the watch of one save-dir.
+
+    Args:
+        folder: the save-dir
+        emails: addresses that are told, besides
+        report: takes a line for people
+    """
+
+    def __init__(self, folder: Path, emails: Sequence[str], report: Report) -> None:
+        self._folder, self._report = folder, report
+        self._changed = False
+        self._pictured = -math.inf
+        self._notifier: Any = None
+        if emails:
+            from ..mail.notify import Notifier
+
+            self._notifier = Notifier(f"watch {folder.resolve().name}", emails, report=report)
+
+    def note_change(self) -> None:
+        """There is a new record; show it if the picture is old."""
+        self._changed = True
+        if time.monotonic() - self._pictured > _PICTURE_EVERY:
+            self.publish()
+
+    def publish(self) -> None:
+        """Write table and picture if there is anything new; not being able to does not stop a watch."""
+        if not self._changed:
+            return
+        self._changed, self._pictured = False, time.monotonic()
+        try:
+            picture = draw(write_table(self._folder), str(self._folder))
+            if picture:
+                path = self._folder / PICTURE
+                temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+                temporary.write_bytes(picture)
+                temporary.replace(path)
+        except Exception as error:  # matplotlib raises many kinds
+            self._report(f"table and picture could not be written ({error})")
+
+    def tell(self, kind: str, text: str, say: bool = True) -> None:
+        """Tell an event by mail and, unless that was done in other words, as a line."""
+        if say:
+            self._report(text)
+        if self._notifier is not None:
+            self._notifier.tell(self._event(kind, text))
+
+    def tell_score(self, scores: Sequence[Record], previous: Record | None, waiting: str) -> None:
+        """Tell the latest of some scores, and what it means for the training.
+
+        Args:
+            scores: all of the split
+            previous: the best one before
+            waiting: what waits to be scored; empty where nothing does
+        """
+        score = scores[-1]
+        words = [f"accuracy {score['accuracy']:.2f}%", f"chance {score['chance']:.2f}%", f"{score['seconds']:.1f} s"]
+        if score["updates"] is not None:
+            words.insert(0, f"{score['updates']:,} updates")
+        if score["best"]:
+            words.insert(2, "best so far")
+        line = [f"{score['checkpoint']}: {', '.join(words)}"]
+        line += [f"also {', '.join(score['aliases'])}"] if score["aliases"] else []
+        self._report("; ".join([*line, waiting] if waiting else line))
+        if score["best"] and previous is not None:
+            gain = f"{score['accuracy']:.2f}% after {previous['accuracy']:.2f}%"
+            self.tell("best", f"{score['checkpoint']} is the best so far, {gain}", say=False)
+        if has_stalled(scores):
+            best = best_of(scores)
+            assert best is not None
+            self.tell("stalled", f"no new best in {STALL} checkpoints; it is {best['checkpoint']}")
+        if fell_to_chance(scores):
+            self.tell("chance", f"{AT_CHANCE} checkpoints in a row are no better than guessing; see docs/chance.md")
+        self.note_change()
+
+    def end(self, text: str) -> None:
+        """Show the whole table and tell the end."""
+        for line in table(read_validation(self._folder / RECORDS)).splitlines():
+            self._report(line)
+        self._report(text)
+        if self._notifier is not None:
+            self._notifier.close(self._event("ended", text))
+
+    def fail(self, error: BaseException) -> None:
+        """Tell those who do not see it that the watch itself failed."""
+        if self._notifier is not None:
+            self._notifier.close(self._event("failure", f"the watch itself failed ({error})"))
+
+    def stop(self) -> None:
+        """The watch was told to stop: send what waits, without a word more."""
+        if self._notifier is not None:
+            self._notifier.close(None, 10.0)
+
+    def _event(self, kind: Any, text: str) -> Any:
+        from ..mail.notify import Event
+
+        records = read_validation(self._folder / RECORDS)
+        return Event(
+            kind,
+            text,
+            f"{self._folder.resolve()}: {text}.\n\n{table(records)}",
+            picture=lambda: draw(records, str(self._folder)),
+        )
+
+
+class Silence:
+    """Says once when a running training has written nothing for longer than it ever did.
+
+    Args:
+        start: when something came before, on the monotonic clock
+    """
+
+    def __init__(self, start: float) -> None:
+        self._last, self._longest, self._told = start, 0.0, False
+
+    def begins(self, last: float, running: bool) -> bool:
+        """Whether it is time to say so: nothing has come since *last*, and the training is running."""
+        if last != self._last:
+            self._longest, self._last, self._told = max(self._longest, last - self._last), last, False
+        quiet = time.monotonic() - last > max(_SILENT, _SILENT_TIMES * self._longest)
+        if self._told or not running or not quiet:
+            return False
+        self._told = True
+        return True
