@@ -27,14 +27,7 @@ _AT_START = ("PYTHON", "LD_", "OMP_", "MKL_", "MALLOC_", "ONEDNN_", "TORCH", "HF
 TORCH = ("torch", "click", "numpy", "safetensors.torch", "tokenizers.implementations", "tqdm")
 
 #: Modules that fairseq's commands import, ours aside.
-FAIRSEQ = (
-    "torch",
-    "torch._dynamo",
-    "torch.distributed.fsdp",
-    "tokenizers.implementations",
-    "fairseq",
-    "fairseq.trainer",
-)
+FAIRSEQ = (*TORCH, "torch._dynamo", "torch.distributed.fsdp", "fairseq", "fairseq.trainer")
 
 
 class WarmProcess(subprocess.Popen[str]):
@@ -98,7 +91,7 @@ def packages_for(name: str, env: dict[str, str], base: dict[str, str]) -> tuple[
         env: its environment
         base: that of warm processes
     """
-    if _at_start(env) != _at_start(base):
+    if sys.platform != "linux" or _at_start(env) != _at_start(base):
         return ()
     return {"fairseq-train": FAIRSEQ, "fairseq-validate": FAIRSEQ, "fairseq-cloze": TORCH}.get(name, ())
 
