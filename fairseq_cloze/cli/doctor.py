@@ -14,14 +14,15 @@ from .options import echo_beside
 @click.pass_context
 def command(ctx: click.Context, checkpoint: str, data_bin: str | None, json_path: str | None) -> None:
     """Is this checkpoint what it says?  Names the part at fault; exit status 3 if unfit."""
-    from ..doctor.doctor import doctor
+    from ..doctor.examination import examine
     from ..errors import Exit
     from ..files import check_writable, write_text
+    from ..weights.finding import open_checkpoint
 
     if json_path:
         check_writable(json_path)
     echo = echo_beside(json_path)
-    diagnosis = doctor(checkpoint, data_bin, lambda check: echo(check.line()))
+    diagnosis = examine(open_checkpoint(checkpoint), data_bin, lambda check: echo(check.line()))
     echo(diagnosis.verdict_line())
     if json_path:
         write_text(json_path, diagnosis.to_json())

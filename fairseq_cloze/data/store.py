@@ -171,6 +171,27 @@ class Store:
         """Tokens of a candidate of a blank."""
         return self.candidate_tokens(int(self.candidate_offsets[blank]) + candidate)
 
+    def chunk(self, passage: int) -> Columns:
+        """A passage as :func:`fairseq_cloze.data.encoding.encode_passages` returned it."""
+        passages = slice(passage, passage + 1)
+        blanks = slice(*self.blank_offsets[passage : passage + 2])
+        candidates = slice(*self.candidate_offsets[[blanks.start, blanks.stop]])
+        spans = {
+            "id_bytes": slice(*self.id_offsets[passage : passage + 2]),
+            "tokens": slice(*self.token_offsets[passage : passage + 2]),
+            "sentence_start": slice(*self.sentence_offsets[passage : passage + 2]),
+            "candidate_tokens": slice(*self.candidate_token_offsets[[candidates.start, candidates.stop]]),
+            **dict.fromkeys(("id_length", "token_count", "sentence_count", "blank_count"), passages),
+            **dict.fromkeys(("blank_position", "gold", "candidate_count"), blanks),
+            **dict.fromkeys(("candidate_first", "candidate_rank", "candidate_length"), candidates),
+        }
+        return {
+            name: np.diff(self.columns[OFFSETS[name]][span.start : span.stop + 1])
+            if name in OFFSETS
+            else np.asarray(self.columns[name][span])
+            for name, span in ((name, spans[name]) for name in COLUMNS)
+        }
+
     def distinct_candidates(self) -> tuple[np.ndarray, np.ndarray]:
         """The blank of each candidate, and whether it repeats no earlier one; ``int64`` and ``bool (candidates,)``."""
         owner = np.repeat(np.arange(self.blanks), np.diff(self.candidate_offsets))

@@ -18,21 +18,24 @@ from torch import nn
 from ..data.databin import DataBin
 from ..data.vocabulary import Vocabulary
 from ..errors import ClozeError, DataBinError, Exit
+from ..model.architecture import BASE
 from ..model.names import HEAD_NAME
 from ..runs.lock import RUN_FILE, RunLock
 from ..runs.names import LAST_CHECKPOINT
 from ..views.making import make_view
 from ..views.settings import CARRIED, OTHER_BLANKS, SCORERS, VIEWS, Settings
 from ..weights.belonging import compare_vocabularies
-from ..weights.building import check_model_built
 from ..weights.carried import carried_state, read_carried
 from ..weights.checkpoint import Checkpoint
-from . import compat, stopping
+from . import stopping
+from .built import check_model
 from .chance import Beginning, ChanceWatch, Finding, Stretch
 from .criterion import ClozeRankingCriterionConfig
 from .dataset import ClozeDataset
+from .distributed import rank, refuse_independent_processes
+from .ending import end_run
 from .events import figures
-from .model import BASE, ClozeRobertaModel, rest_lm_head, set_layer_norm_eps
+from .model import ClozeRobertaModel, rest_lm_head, set_layer_norm_eps
 from .names import CRITERION_NAME, TASK_NAME
 from .recovery import RecoveringTask, RecoveryConfig
 from .source import find_source, fit_model, prove_everywhere, value_of
@@ -109,7 +112,7 @@ class ClozeRankingTask(RecoveringTask):
         for shard in self.shards[1:]:
             _check_shard(shard, self.shards[0])
         self._dictionary = make_dictionary(self.vocabulary)
-        self._max_positions: int = BASE["max_positions"]
+        self._max_positions: int = BASE.max_positions
         self._source: Checkpoint | None = None  # what training starts from, until that is proved
         self._loads_checkpoint = False  # a model was built for a checkpoint that fairseq loads, not for training
         self._beginning = Beginning(self.settings.scorer, self.shards[0].encoding.text_norm, cfg.from_scratch)
@@ -171,12 +174,12 @@ class ClozeRankingTask(RecoveringTask):
         """
         self._loads_checkpoint = from_checkpoint
         if from_checkpoint:
-            check_model_built(cfg, None)
+            check_model(cfg)
         name = getattr(cfg, "_name", None)
         if ARCH_MODEL_REGISTRY.get(name) is ClozeRobertaModel:
             ARCH_CONFIG_REGISTRY[name](cfg)  # hydra leaves it to the builder
         if not from_checkpoint:
-            compat.refuse_independent_processes()
+            refuse_independent_processes()
             self._begin_run()
             self._source = find_source(self.cfg)
             if self._source is not None:
@@ -233,7 +236,7 @@ class ClozeRankingTask(RecoveringTask):
         if self._source is not None:
             self._beginning.weights = prove_everywhere(self._source, model)
             self._source = None
-            if compat.rank() == 0:
+            if rank() == 0:
                 logger.info("%s", self._beginning.weights)
 
     def valid_step(self, sample: dict[str, Any], model: nn.Module, criterion: nn.Module, **kwargs: Any) -> Any:
@@ -277,21 +280,21 @@ class ClozeRankingTask(RecoveringTask):
             return
         finding = Finding.of(verdict, self._beginning)
         self.events.tell("chance", **finding.fields())
-        if compat.rank() == 0:
+        if rank() == 0:
             logger.warning("%s", finding.text)
         if self.cfg.stop_at_chance:
             last = Path(self.cfg.save_dir, LAST_CHECKPOINT)
             left = f"{last} stays, look at it with 'fairseq-cloze doctor'" if last.exists() else "Nothing was saved"
             text = f"stopped at update {number}, as --stop-at-chance asks for; causes are named above. {left}"
             self.events.tell("stopped", status=int(Exit.AT_CHANCE), text=text)
-            compat.end_run(Exit.AT_CHANCE, f"Error: {text}")
+            end_run(Exit.AT_CHANCE, f"Error: {text}")
 
     # -- the run -----------------------------------------------------------------------------------------------------
 
     def _begin_run(self) -> None:
         """Say that this process trains into the save-dir, and heed requests to stop."""
         stopping.listen()
-        if compat.rank() == 0 and self._run is None:
+        if rank() == 0 and self._run is None:
             try:
                 self._run = RunLock(self.cfg.save_dir, data=os.path.abspath(self.shards[0].folder))
             except OSError as error:  # a disk that is full, or without locks, is no reason not to train

@@ -95,15 +95,9 @@ class JointView(View):
         store = self.store
         lengths = np.diff(store.token_offsets)
         fits = lengths <= self._limits
+        blanks = store.blank_offsets
         whole = np.stack(
-            [
-                np.arange(len(store)),
-                np.zeros(len(store), np.int64),
-                lengths,
-                store.blank_offsets[:-1],
-                store.blank_offsets[1:],
-            ],
-            axis=1,
+            [np.arange(len(store)), np.zeros(len(store), np.int64), lengths, blanks[:-1], blanks[1:]], axis=1
         )[fits]
         parts = []
         for start in range(0, len(store), _BLOCK):

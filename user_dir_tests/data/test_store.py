@@ -47,8 +47,9 @@ def test_chunks_make_the_same_store_on_disk_and_in_memory(
     for store in stores:
         assert (len(store), store.blanks) == (32, 405)
         assert [store.id(number) for number in range(32)] == [passage.id for passage in passages]
+    again = Store.from_columns([stores[0].chunk(number) for number in range(32)], len(vocabulary))
     for name in stores[0].columns:
-        assert stores[0].columns[name].tolist() == stores[1].columns[name].tolist()
+        assert stores[0].columns[name].tolist() == stores[1].columns[name].tolist() == again.columns[name].tolist()
 
 
 def test_a_stored_passage_is_the_passage(tmp_path: Path, passages: list[Passage], vocabulary: Any) -> None:

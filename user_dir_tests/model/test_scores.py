@@ -10,24 +10,23 @@ import pytest
 import torch
 from transformers import RobertaForMaskedLM
 
-from fairseq_cloze import register
 from fairseq_cloze.data.encoding import encode_passages
 from fairseq_cloze.data.store import Store
+from fairseq_cloze.model.heads import RankingHead
+from fairseq_cloze.model.losses import LOSSES, ranking_losses
+from fairseq_cloze.model.names import HEAD_NAME
+from fairseq_cloze.model.scores import candidate_scores
 from fairseq_cloze.passages.passage import Passage
 from fairseq_cloze.passages.reading import read_passages
+from fairseq_cloze.ranking.member import Member
+from fairseq_cloze.ranking.metrics import predictions
+from fairseq_cloze.ranking.ranker import load
+from fairseq_cloze.ranking.scores import Outcome
+from fairseq_cloze.views.settings import Settings
 
 from ..support.commands import PASSAGES
 from ..support.stores import make_view
 from ..support.texts import odd_passages
-
-register()
-
-from fairseq_cloze.model.losses import LOSSES, ranking_losses  # noqa: E402
-from fairseq_cloze.model.names import HEAD_NAME  # noqa: E402
-from fairseq_cloze.model.scores import candidate_scores  # noqa: E402
-from fairseq_cloze.ranking.metrics import predictions  # noqa: E402
-from fairseq_cloze.ranking.ranker import Answers, Scorer  # noqa: E402
-from fairseq_cloze.views.settings import PartialSettings, Settings  # noqa: E402
 
 VIEWS = [
     *(("joint", kind) for kind in ("mean", "kmask", "l2r")),
@@ -40,15 +39,15 @@ def chosen(name: str, kind: str, contrast: float = 0.7) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def scorer(pretrained: Path) -> Scorer:
-    return Scorer(pretrained / "model.pt")
+def member(pretrained: Path) -> Member:
+    return load(pretrained / "model.pt").members[0]
 
 
 @pytest.fixture(scope="module")
-def headed(pretrained: Path) -> Scorer:
-    built = Scorer(pretrained / "model.pt")
+def headed(pretrained: Path) -> Member:
+    [built] = load(pretrained / "model.pt").members
     torch.manual_seed(5)
-    built.model.register_classification_head(HEAD_NAME, num_classes=1)
+    built.model.classification_heads[HEAD_NAME] = RankingHead(built.architecture).eval()
     return built
 
 
@@ -58,19 +57,19 @@ def passages() -> list[Passage]:
 
 
 @pytest.fixture(scope="module")
-def store(passages: list[Passage], scorer: Scorer) -> Store:
-    return Store.from_columns([encode_passages(passages, scorer.vocabulary)], len(scorer.vocabulary))
+def store(passages: list[Passage], member: Member) -> Store:
+    return Store.from_columns([encode_passages(passages, member.vocabulary)], len(member.vocabulary))
 
 
-def scores_of(scorer: Scorer, store: Store, name: str, kind: str, batch_size: int) -> dict[int, list[float]]:
+def scores_of(member: Member, store: Store, name: str, kind: str, batch_size: int) -> dict[int, list[float]]:
     """Log-probabilities of the distinct candidates of each blank, batched as asked."""
-    view = make_view(name, store, scorer.vocabulary, 126, scorer=kind)
+    view = make_view(name, store, member.vocabulary, 126, scorer=kind)
     out = {}
     order = torch.randperm(len(view), generator=torch.Generator().manual_seed(batch_size)).tolist()
     for start in range(0, len(order), batch_size):
         sample = view.collate([view.item(index) for index in order[start : start + batch_size]])
         with torch.inference_mode():
-            scores = candidate_scores(scorer.model, sample, chosen(name, kind))
+            scores = candidate_scores(member.model, sample, chosen(name, kind))
         assert scores.dtype == torch.float32
         assert scores.isfinite().equal(sample["distinct"])
         for blank, row in zip(sample["blanks"].tolist(), scores.log_softmax(dim=1).tolist()):
@@ -79,7 +78,7 @@ def scores_of(scorer: Scorer, store: Store, name: str, kind: str, batch_size: in
 
 
 @pytest.mark.parametrize(("name", "kind"), VIEWS)
-def test_scores_of_half_precision_are_float32(headed: Scorer, store: Store, name: str, kind: str) -> None:
+def test_scores_of_half_precision_are_float32(headed: Member, store: Store, name: str, kind: str) -> None:
     """Sums and softmaxes are made in float32, whatever the model computes in."""
     view = make_view(name, store, headed.vocabulary, 126, scorer=kind)
     sample = view.collate([view.item(index) for index in range(4)])
@@ -93,7 +92,7 @@ def test_scores_of_half_precision_are_float32(headed: Scorer, store: Store, name
 
 
 @pytest.mark.parametrize(("name", "kind"), VIEWS)
-def test_scores_do_not_depend_on_the_batch(headed: Scorer, store: Store, name: str, kind: str) -> None:
+def test_scores_do_not_depend_on_the_batch(headed: Member, store: Store, name: str, kind: str) -> None:
     alone = scores_of(headed, store, name, kind, 1)
     assert sorted(alone) == list(range(store.blanks))
     for batch_size in (3, 7, 100):
@@ -105,14 +104,14 @@ def test_scores_do_not_depend_on_the_batch(headed: Scorer, store: Store, name: s
 @pytest.mark.parametrize("contrast", [0.0, 0.7])
 @pytest.mark.parametrize("kind", ["mean", "kmask", "l2r"])
 def test_joint_equals_a_transformers_loop(
-    hf_folder: Path, scorer: Scorer, store: Store, kind: str, contrast: float
+    hf_folder: Path, member: Member, store: Store, kind: str, contrast: float
 ) -> None:
     """One row of text at a time, the whole vocabulary at every mask, one candidate after the other."""
     model = RobertaForMaskedLM.from_pretrained(hf_folder).eval()
-    view = make_view("joint", store, scorer.vocabulary, 126, scorer=kind)
+    view = make_view("joint", store, member.vocabulary, 126, scorer=kind)
     sample = view.collate([view.item(index) for index in range(len(view))])
     with torch.inference_mode():
-        found = candidate_scores(scorer.model, sample, chosen("joint", kind, contrast)).log_softmax(dim=1)
+        found = candidate_scores(member.model, sample, chosen("joint", kind, contrast)).log_softmax(dim=1)
     rows = iter(found.tolist())
     several = 0
     for index in range(len(view)):
@@ -122,9 +121,9 @@ def test_joint_equals_a_transformers_loop(
         for number, (blank, position) in enumerate(zip(item["blanks"].tolist(), positions)):
             expected = []
             for tokens in distinct(by_blank(store)[blank]):
-                tokens = tokens or scorer.vocabulary.nothing.tolist()
+                tokens = tokens or member.vocabulary.nothing.tolist()
                 several += len(tokens) > 1
-                pieces = slow_pieces(model, text, position, tokens, kind, scorer.vocabulary.mask)
+                pieces = slow_pieces(model, text, position, tokens, kind, member.vocabulary.mask)
                 others = [row[torch.tensor(tokens)] for other, row in enumerate(at_masks) if other != number]
                 if others:
                     pieces = pieces - contrast * torch.stack(others).mean(dim=0)
@@ -160,11 +159,11 @@ def by_blank(store: Store) -> list[list[list[int]]]:
 
 
 @pytest.mark.parametrize("name", ["full", "neighbors"])
-def test_filled_text_equals_a_transformers_loop(hf_folder: Path, scorer: Scorer, store: Store, name: str) -> None:
+def test_filled_text_equals_a_transformers_loop(hf_folder: Path, member: Member, store: Store, name: str) -> None:
     """One row at a time: mean log-probability of the candidate's tokens and of one neighbour on each side."""
     model = RobertaForMaskedLM.from_pretrained(hf_folder).eval()
-    found = scores_of(scorer, store, name, "mean", 5)
-    view = make_view(name, store, scorer.vocabulary, 126, "remove")
+    found = scores_of(member, store, name, "mean", 5)
+    view = make_view(name, store, member.vocabulary, 126, "remove")
     for index in range(len(view)):
         item = view.item(index)
         expected = []
@@ -177,47 +176,45 @@ def test_filled_text_equals_a_transformers_loop(hf_folder: Path, scorer: Scorer,
 
 
 @pytest.mark.parametrize("kind", ["mean", "kmask", "l2r"])
-def test_a_plain_roberta_gives_the_same_scores(scorer: Scorer, store: Store, kind: str) -> None:
+def test_a_plain_roberta_gives_the_same_scores(member: Member, store: Store, kind: str) -> None:
     """``--arch roberta_base`` projects to the whole vocabulary."""
-    from fairseq.models.roberta import RobertaModel
 
     class Plain(torch.nn.Module):
-        def forward(self, *args: Any, **kwargs: Any) -> Any:
-            kwargs.pop("candidate_tokens", None)
-            return RobertaModel.forward(scorer.model, *args, **kwargs)
+        def forward(self, src_tokens: torch.Tensor, masked_tokens: torch.Tensor, **others: Any) -> Any:
+            return member.model(src_tokens, masked_tokens=masked_tokens)
 
-    view = make_view("joint", store, scorer.vocabulary, 126, scorer=kind)
+    view = make_view("joint", store, member.vocabulary, 126, scorer=kind)
     sample = view.collate([view.item(index) for index in range(len(view))])
     with torch.inference_mode():
-        one, two = (candidate_scores(model, sample, chosen("joint", kind)) for model in (scorer.model, Plain()))
+        one, two = (candidate_scores(model, sample, chosen("joint", kind)) for model in (member.model, Plain()))
     assert (one - two)[sample["distinct"]].abs().max() < 1e-5
 
 
-def test_repeated_candidates_are_one(scorer: Scorer, store: Store) -> None:
+def test_repeated_candidates_are_one(pretrained: Path, store: Store) -> None:
     """The second blank of the first passage offers one word twice; the first wins and may be gold."""
-    found = Answers(scorer.score(store).log_probabilities, store)
+    found = Outcome(load(pretrained / "model.pt").score(store), store)
     shares = found.probabilities[1]
     assert shares[0] == shares[2] > 0
     assert shares[:4].sum() == pytest.approx(1.0, abs=1e-6)
-    assert found.answers[1] != 2
+    assert found.best[1] != 2
 
 
 @pytest.mark.parametrize(("name", "kind"), [entry for entry in VIEWS if entry[1] != "head"])
-def test_scorer_settings_and_counts(pretrained: Path, store: Store, name: str, kind: str) -> None:
-    scorer = Scorer(pretrained / "model.pt", settings=PartialSettings(name, kind))
-    scored = [scorer.score(store, batch_size=size) for size in (1, 7, 64)]
+def test_settings_and_counts(pretrained: Path, store: Store, name: str, kind: str) -> None:
+    path = pretrained / "model.pt"
+    scored = [load(path, view=name, scorer=kind, batch_size=size).score(store) for size in (1, 7, 64)]
     assert scored[0].forwards == scored[1].forwards == scored[2].forwards
-    results = [Answers(scores.log_probabilities, store) for scores in scored]
+    results = [Outcome(scores, store) for scores in scored]
     assert [result.counts["n_blanks"] for result in results] == [store.blanks - 1] * 3
     assert [result.counts["n_unlabelled"] for result in results] == [1] * 3
     assert results[0].counts == results[1].counts == results[2].counts
-    assert results[0].answers.tolist() == results[2].answers.tolist()
+    assert results[0].best.tolist() == results[2].best.tolist()
     assert abs(results[0].probabilities - results[2].probabilities).max() < 1e-5
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize(("name", "kind"), VIEWS)
-def test_a_batch_can_be_learned(headed: Scorer, store: Store, name: str, kind: str, loss: str) -> None:
+def test_a_batch_can_be_learned(headed: Member, store: Store, name: str, kind: str, loss: str) -> None:
     """Gradients reach the weights by every way of scoring: forty steps take most of the loss of one batch."""
     model = copy.deepcopy(headed.model)
     view = make_view(name, store, headed.vocabulary, 126, scorer=kind)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from fairseq_cloze.plugin.compat import INSTALL_FAIRSEQ
 
 from fairseq_cloze.errors import CheckpointError, SetupError
 from fairseq_cloze.plugin import compat
-from fairseq_cloze.plugin.compat import INSTALL_FAIRSEQ
 
 from ..support.commands import PLUGIN, run
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .warm import WarmProcess, packages_for
+
 ROOT = Path(__file__).resolve().parents[2]
 PLUGIN = ROOT / "fairseq_cloze"
 PASSAGES = ROOT / "user_dir_tests" / "support" / "passages"  # a fixed half of the examples
@@ -49,18 +51,28 @@ def environment(**extra: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PATH": f"{BIN}:{os.environ['PATH']}", **extra}
 
 
-def start(*command: Any, **kwargs: Any) -> subprocess.Popen[str]:
-    """Start a command; its output is one text."""
-    env = environment(**kwargs.pop("env", {}))
-    return subprocess.Popen(
-        [str(part) for part in command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=env,
-        cwd=kwargs.pop("cwd", ROOT),
-        **kwargs,
-    )
+_BASE = environment()
+_KNOWN = {"cwd", "env", "stdin", "stdout", "stderr", "text", "start_new_session"}
+
+
+def start(*command: Any, real: bool = False, **kwargs: Any) -> subprocess.Popen[str]:
+    """Start a command; its output is one text.
+
+    fairseq's commands and ours are forked from a process that has torch and fairseq imported (:mod:`.warm`), unless
+    their environment or options ask for one from scratch.
+
+    Args:
+        command: name and arguments
+        real: start Python from scratch, as the test is about the process
+        kwargs: ``env`` (what to add), ``cwd`` and other options of ``Popen``
+    """
+    words = [str(part) for part in command]
+    options = {"cwd": ROOT, **kwargs, "env": environment(**kwargs.get("env", {}))}
+    options.update(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    needed = packages_for(words[0], options["env"], _BASE)
+    if real or not needed or not {*options} <= _KNOWN:
+        return subprocess.Popen(words, **options)
+    return WarmProcess(needed, _BASE, [str(BIN / words[0]), *words[1:]], **options)
 
 
 def run(*command: Any, code: int = 0, **kwargs: Any) -> Ran:

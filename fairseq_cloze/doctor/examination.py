@@ -1,4 +1,4 @@
-"""Doctor: is this checkpoint what it says?
+"""Examination: is this checkpoint what it says?
 
 The causes are checked first, so that what follows from them can say so: weights, vocabulary, then what a forward pass
 and a sample of real blanks show.  How the thresholds were chosen stands in ``docs/decisions.md``.
@@ -24,7 +24,7 @@ from ..ranking.scores import Outcome
 from ..statistics import wilson_interval
 from ..weights.belonging import OtherVocabulary
 from ..weights.checkpoint import Checkpoint
-from .diagnosis import DOUBT, OK, UNFIT, Check, Diagnosis, WeightExamination
+from .diagnosis import DOUBT, OK, UNFIT, Check, Diagnosis
 from .measures import (
     ENGLISH,
     filled_texts,
@@ -38,6 +38,7 @@ from .measures import (
     shuffled,
     tied_blanks,
 )
+from .weight_checks import WeightExamination
 
 #: Least share of merges in order of their numbers, and of the dictionary's numbers that the BPE has.
 AGREEMENT = 0.9
@@ -53,21 +54,21 @@ BLANKS = 500
 _ACCENTS = "The café’s naïve owner asked for €12.50 – “cash only”."
 
 
-def doctor(
-    checkpoint: PathLike, data_bin: PathLike | None = None, announce: Callable[[Check], Any] = lambda check: None
+def examine(
+    checkpoint: Checkpoint, data_bin: PathLike | None = None, announce: Callable[[Check], Any] = lambda check: None
 ) -> Diagnosis:
     """Examine a checkpoint.
 
     Args:
-        checkpoint: RoBERTa of fairseq
+        checkpoint: of a RoBERTa
         data_bin: adds zero-shot accuracy and ties, and is where the text for the masked-LM loss comes from
         announce: called with each check as soon as it is done
 
     Raises:
-        ClozeError: checkpoint or data-bin cannot be read, or are something else
+        ClozeError: the checkpoint is no RoBERTa, or the data-bin cannot be read
     """
     data = DataBin(data_bin) if data_bin else None
-    examination = _Examination(Checkpoint.read(checkpoint), data, announce)
+    examination = _Examination(checkpoint, data, announce)
     examination.run()
     return examination.diagnosis
 
