@@ -8,6 +8,7 @@ than is there.
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import shutil
 from pathlib import Path
@@ -118,6 +119,16 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("path", [*PAGES, *sorted((ROOT / "examples").rglob("*.py"))], ids=lambda path: path.name)
+def test_names_of_the_package_exist(path: Path) -> None:
+    text = path.read_text()
+    names = set(re.findall(r"fairseq_cloze(?:\.\w+)+", text))
+    for module, imported in re.findall(r"from (fairseq_cloze[\w.]*) import ([\w, ]+)", text):
+        names |= {f"{module}.{name.split(' as ')[0]}" for name in imported.split(", ")}
+    for name in names:
+        pkgutil.resolve_name(name)
 
 
 def test_every_page_is_in_the_manual() -> None:
