@@ -1,16 +1,58 @@
-"""fairseq-cloze: fine-tune RoBERTa on cloze exams with fairseq.
+"""fairseq-cloze: RoBERTa on cloze exams, trained with fairseq, used without.
 
-Used as ``fairseq-train --user-dir fairseq_cloze --task cloze_ranking ...`` and as ``fairseq-cloze`` on the command
-line.  Importing the package is cheap: fairseq and torch are loaded when fairseq imports it as ``--user-dir``, or when
-:func:`register` is called.
+In Python, :func:`load` gives a :class:`Ranker`.  On the command line it is ``fairseq-cloze``, and trainings are started
+with ``fairseq-train --user-dir fairseq_cloze --task cloze_ranking ...``.  Importing the package is cheap: torch is
+loaded when :func:`load` is used, fairseq when fairseq imports this package as ``--user-dir`` or :func:`register` is
+called.
 """
 
 import sys
+from typing import TYPE_CHECKING, Any
 
+from .errors import (
+    ChanceError,
+    CheckpointError,
+    ClozeError,
+    DataBinError,
+    NoBlankError,
+    OutOfMemory,
+    PassageError,
+    SetupError,
+)
 from .user_dir import UserDirs, register
 from .version import __version__
 
-__all__ = ["__version__", "register"]
+if TYPE_CHECKING:
+    from .ranking.ranker import Ranked, Ranker, load
+
+__all__ = [
+    "ChanceError",
+    "CheckpointError",
+    "ClozeError",
+    "DataBinError",
+    "NoBlankError",
+    "OutOfMemory",
+    "PassageError",
+    "Ranked",
+    "Ranker",
+    "SetupError",
+    "__version__",
+    "load",
+    "register",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Ranked", "Ranker", "load"):
+        from .ranking import ranker
+
+        return getattr(ranker, name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
 
 if "__path__" in globals():
     __path__ = UserDirs(__path__)

@@ -16,7 +16,7 @@ from bench_sentence_ranking import prepare_texts, questions_of, run, write_texts
 
 from fairseq_cloze.data.encoding import encode_passages
 from fairseq_cloze.data.vocabulary import Vocabulary
-from fairseq_cloze.passages.reading import LETTERS, UNLABELLED, Passage
+from fairseq_cloze.passages.passage import LETTERS, UNLABELLED, Passage
 from fairseq_cloze.passages.text import BLANK, NOTHING, normalise
 
 

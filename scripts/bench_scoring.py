@@ -22,7 +22,7 @@ from bench_transformers import (
 
 from fairseq_cloze.data.encoding import encode_passages
 from fairseq_cloze.data.store import Store
-from fairseq_cloze.passages.reading import Passage
+from fairseq_cloze.passages.passage import Passage
 from fairseq_cloze.ranking.ranker import Answers, Scorer
 from fairseq_cloze.views.making import make_view
 from fairseq_cloze.weights.checkpoint import Checkpoint

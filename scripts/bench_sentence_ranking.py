@@ -24,7 +24,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq_cli import preprocess
 from torch import Tensor
 
-from fairseq_cloze.passages.reading import UNLABELLED, Passage
+from fairseq_cloze.passages.passage import UNLABELLED, Passage
 from fairseq_cloze.passages.text import BLANK, NOTHING, normalise
 from fairseq_cloze.views.view import to_device
 

@@ -78,7 +78,7 @@ def training(processes: int, model: Path, data_bin: Path, folder: Path, updates:
 def _train(arguments: list[str]) -> None:
     """fairseq-train with a clock."""
     from fairseq_cloze import register
-    from fairseq_cloze.plugin import compat
+    from fairseq_cloze.plugin import distributed
 
     register()
     import importlib
@@ -98,7 +98,7 @@ def _train(arguments: list[str]) -> None:
     Trainer.train_step = step
     sys.argv[1:] = arguments
     train.cli_main()
-    if compat.rank() == 0:
+    if distributed.rank() == 0:
         speed = (len(times) - 1) / (times[-1] - times[0])
         print("\n" + json.dumps({"updates_per_second": speed}), flush=True)
 

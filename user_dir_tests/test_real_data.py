@@ -14,7 +14,8 @@ from fairseq_cloze import register
 from fairseq_cloze.data.encoding import encode_passages
 from fairseq_cloze.data.prepare import prepare
 from fairseq_cloze.data.vocabulary import Vocabulary
-from fairseq_cloze.passages.reading import LETTERS, read_passages
+from fairseq_cloze.passages.passage import LETTERS
+from fairseq_cloze.passages.reading import read_passages
 from fairseq_cloze.passages.text import BLANK, NOTHING, normalise
 
 from .conftest import run

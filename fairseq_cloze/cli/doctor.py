@@ -12,16 +12,14 @@ import click
 @click.pass_context
 def command(ctx: click.Context, checkpoint: str, data_bin: str | None, json_path: str | None) -> None:
     """Is this checkpoint what it says?  Names the part at fault; exit status 3 if unfit."""
-    from .. import register
-
-    register()
-    from ..doctor.doctor import doctor
+    from ..doctor.examination import examine
     from ..errors import Exit
     from ..files import check_writable, write_text
+    from ..weights.finding import open_checkpoint
 
     if json_path:
         check_writable(json_path)
-    diagnosis = doctor(checkpoint, data_bin, lambda check: click.echo(check.line()))
+    diagnosis = examine(open_checkpoint(checkpoint), data_bin, lambda check: click.echo(check.line()))
     click.echo(diagnosis.verdict_line())
     if json_path:
         write_text(json_path, diagnosis.to_json())

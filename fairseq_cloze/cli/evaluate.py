@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
+from ..ranking.resources import Resources
 from ..views.settings import PartialSettings
 from .options import scoring_options
 
@@ -14,7 +13,7 @@ from .options import scoring_options
 @click.argument("checkpoint")
 @click.argument("data_bin", metavar="DATA-BIN")
 @click.option("--split", default="valid", show_default=True, help="Split of the data-bin.")
-@click.option("--fit-weights", metavar="SPLIT", help="Fit the weights of several checkpoints on this split.")
+@click.option("--fit-weights", "fit_on", metavar="SPLIT", help="Fit the weights of several checkpoints on this split.")
 @click.option("--json", "json_path", metavar="OUT", help="File to write the result to as JSON.")
 @click.option("--breakdown", is_flag=True, help="Add accuracy by groups of blanks.")
 @click.option("--predictions", metavar="OUT", help="File to write answers, gold and probabilities to, for compare.")
@@ -27,15 +26,14 @@ def command(
     breakdown: bool,
     predictions: str | None,
     settings: PartialSettings,
-    **resources: Any,
+    resources: Resources,
+    weights: list[float] | None,
+    fit_on: str | None,
 ) -> None:
     """Score a split of a data-bin: accuracy, MRR, chance, speed.
 
     Under torchrun or srun the processes share the work.
     """
-    from .. import register
-
-    register()
     from ..files import check_writable, write_text
     from ..ranking import sharing
     from ..ranking.evaluate import evaluate
@@ -43,9 +41,7 @@ def command(
     with sharing.joined():
         for path in filter(None, (json_path, predictions)) if sharing.is_first() else ():
             check_writable(path)
-        result = evaluate(
-            checkpoint, data_bin, split, settings, **resources, predictions_path=predictions, with_breakdown=breakdown
-        )
+        result = evaluate(checkpoint, data_bin, split, settings, resources, weights, fit_on, predictions, breakdown)
         if not sharing.is_first():
             return
         for line in result.lines():

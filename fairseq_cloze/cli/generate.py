@@ -17,10 +17,6 @@ def command(
     texts: tuple[str, ...], out: str, seed: int, workers: int | None, lm: str | None, limit: int | None
 ) -> None:
     """Make cloze passages from English prose: text files, folders of them, or - for standard input."""
-    if lm is not None:
-        from .. import register
-
-        register()
     from ..generation.generate import generate
 
     tally = generate(texts, out, seed, workers, lm, limit)

@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from ..views.settings import OTHER_BLANKS, SCORERS, VIEWS, PartialSettings
+from ..ranking.resources import Resources
+from ..views.settings import CARRIED, OTHER_BLANKS, SCORERS, VIEWS, PartialSettings
 
 on_error_option = click.option(
     "--on-error",
@@ -43,18 +44,46 @@ def _weights(context: click.Context, option: click.Parameter, text: str | None) 
         raise click.BadParameter(f"expected numbers with colons between them, found '{text}'") from error
 
 
-def scoring_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """How to score.
+_LIMITS = (
+    click.option(
+        "--batch-size", type=click.IntRange(min=1), help="Most passages (full, neighbors: blanks) in a batch."
+    ),
+    click.option("--max-tokens", type=click.IntRange(min=1), help="Most tokens in a batch.  [default: 4096]"),
+    click.option("--fp16", is_flag=True, help="Compute in half precision."),
+    click.option("--bf16", is_flag=True, help="Compute in bfloat16 where that is safe."),
+)
 
-    The function gets ``settings``, a :class:`PartialSettings`, and by their names batch_size, max_tokens, device, fp16,
-    bf16 and weights.
+
+def resource_options(default_device: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """What scoring may use; the function gets ``resources``.
+
+    Args:
+        default_device: in words
     """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def command(**arguments: Any) -> Any:
+            resources = Resources(**{entry.name: arguments.pop(entry.name) for entry in fields(Resources)})
+            return function(resources=resources, **arguments)
+
+        device = click.option("--device", metavar="NAME", help=f"cpu, cuda, cuda:1, ...  [default: {default_device}]")
+        for option in reversed([device, *_LIMITS]):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def scoring_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """How to score, and with what; the function gets ``settings``, ``resources`` and ``weights``."""
 
     @wraps(function)
     def command(**arguments: Any) -> Any:
-        settings = PartialSettings(**{entry.name: arguments.pop(entry.name) for entry in fields(PartialSettings)})
+        settings = PartialSettings(**{name: arguments.pop(name) for name in CARRIED})
         return function(settings=settings, **arguments)
 
+    scoring: Callable[..., Any] = resource_options("cuda where there is one")(command)
     for option in reversed(
         [
             click.option(
@@ -74,33 +103,12 @@ def scoring_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 help="Share of a candidate's mean score at the other blanks to subtract.  [default: as in training]",
             ),
             click.option(
-                "--refine",
-                type=click.IntRange(min=0),
-                default=0,
-                show_default=True,
-                help="Rounds that fill in the most certain blanks and score the others again.",
-            ),
-            click.option(
-                "--cascade",
-                type=click.IntRange(min=0),
-                default=0,
-                show_default=True,
-                help="Forwards per passage to compare the two best candidates of uncertain blanks in the filled text.",
-            ),
-            click.option(
                 "--weights",
                 metavar="W:W...",
                 callback=_weights,
                 help="Weights of several checkpoints, with colons between them.  [default: equal]",
             ),
-            click.option(
-                "--batch-size", type=click.IntRange(min=1), help="Most passages (full, neighbors: blanks) in a batch."
-            ),
-            click.option("--max-tokens", type=click.IntRange(min=1), help="Most tokens in a batch.  [default: 4096]"),
-            click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, ...  [default: cuda where there is one]"),
-            click.option("--fp16", is_flag=True, help="Compute in half precision."),
-            click.option("--bf16", is_flag=True, help="Compute in bfloat16 where that is safe."),
         ]
     ):
-        command = option(command)
-    return command
+        scoring = option(scoring)
+    return scoring

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from ..passages.text import TEXT_NORMS
+from ..ranking.resources import Resources
 from ..views.settings import PartialSettings
 from .options import on_error_option, scoring_options
 
@@ -27,24 +26,22 @@ def command(
     text_norm: str | None,
     on_error: str,
     settings: PartialSettings,
-    **resources: Any,
+    resources: Resources,
+    weights: list[float] | None,
 ) -> None:
     """Answer raw passages: JSON or JSONL files, or folders of them.
 
     Under torchrun or srun the processes share the work.
     """
-    from .. import register
-
-    register()
     from ..files import check_writable
     from ..ranking import sharing
-    from ..ranking.evaluate import predict
     from ..ranking.metrics import metrics_of
+    from ..ranking.predict import predict
 
     with sharing.joined():
         if sharing.is_first():
             check_writable(out)
-        result = predict(checkpoint, inputs, scores, settings, text_norm, on_error, **resources, out=out)
+        result = predict(checkpoint, inputs, scores, settings, resources, weights, text_norm, on_error, out)
         if not sharing.is_first():
             return
         for note in result.notes:

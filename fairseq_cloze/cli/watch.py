@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import click
 
-from .options import email_option
+from ..ranking.resources import Resources
+from .options import email_option, resource_options
 
 
 def _seconds(context: click.Context, option: click.Parameter, text: str | None) -> float | None:
@@ -29,12 +29,8 @@ def _seconds(context: click.Context, option: click.Parameter, text: str | None) 
 @click.option(
     "--until-idle", metavar="T", callback=_seconds, help="End after 90s, 30m, 2h ... without a new checkpoint."
 )
-@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, ...  [default: cpu while a run may train here]")
 @email_option
-@click.option("--batch-size", type=click.IntRange(min=1), help="Most passages (full, neighbors: blanks) in a batch.")
-@click.option("--max-tokens", type=click.IntRange(min=1), help="Most tokens in a batch.  [default: 4096]")
-@click.option("--fp16", is_flag=True, help="Compute in half precision.")
-@click.option("--bf16", is_flag=True, help="Compute in bfloat16 where that is safe.")
+@resource_options("cpu while a run may train here")
 def command(
     save_dir: str,
     data_bin: str,
@@ -42,13 +38,12 @@ def command(
     everything: bool,
     until_idle: float | None,
     emails: list[str],
-    **resources: Any,
+    resources: Resources,
 ) -> None:
     """Score the checkpoints of a training as they come, until it ends.
 
     SAVE_DIR is what fairseq-train writes to; validation.jsonl, a table and a picture appear there.
     """
-    from ..watch.resources import Resources
     from ..watch.watcher import watch
 
-    watch(save_dir, data_bin, split, not everything, until_idle, Resources(**resources), emails, click.echo)
+    watch(save_dir, data_bin, split, not everything, until_idle, resources, emails, click.echo)

@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 import numpy as np
 
 from ..errors import ClozeError
-from ..passages.reading import Passage
+from ..passages.passage import Passage
 from ..passages.text import BLANK, NOTHING, TEXT_NORMS, capitalise, normalise, opens_sentence, sentence_breaks
 from .vocabulary import Vocabulary, token_type
 

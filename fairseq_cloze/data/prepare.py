@@ -22,7 +22,8 @@ from .encoding import DEFAULT_ENCODING, EncodingOptions
 from ..errors import ClozeError
 from ..files import PathLike
 from .partial import Partial
-from ..passages.reading import UNLABELLED, Tally, check_unique_id, find_files, read_passages
+from ..passages.passage import UNLABELLED
+from ..passages.reading import Tally, check_unique_id, find_files, read_passages
 from .pool import Pool
 from .shards import EncodedShard, IdDigests, Shard, Work, can_be_read_again, is_sound, plan, stamp
 from .store import StoreWriter

@@ -21,7 +21,8 @@ import numpy as np
 
 from .encoding import COLUMNS, Columns, EncodingOptions, encode_passages
 from ..errors import NoBlankError, PassageError
-from ..passages.reading import UNLABELLED, Passage, Record, is_lines, line_record, open_file, parse_record
+from ..passages.passage import UNLABELLED, Passage
+from ..passages.reading import Record, is_lines, line_record, open_file, parse_record
 from .vocabulary import UNK, Vocabulary
 
 #: Input of a shard, a line or a document more at most: half a second of work, a few MB of memory.

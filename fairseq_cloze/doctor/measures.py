@@ -1,6 +1,6 @@
 """Measures: what weights, vocabularies and models show of their health, as plain numbers.
 
-:mod:`fairseq_cloze.doctor.doctor` turns them into verdicts.
+:mod:`fairseq_cloze.doctor.examination` turns them into verdicts.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data.encoding import COLUMNS
 from ..data.store import Store
 from ..data.vocabulary import BOS, ENCODER_FILE, EOS, Vocabulary
-from ..passages.reading import UNLABELLED
+from ..model.encoder import EncoderLayer
+from ..model.names import LM_HEAD
+from ..model.roberta import Roberta
+from ..passages.passage import UNLABELLED
 
 #: Original prose, for checkpoints that come without data.
 ENGLISH = (
@@ -132,11 +135,11 @@ def shuffled(texts: Sequence[str]) -> list[str]:
     return [" ".join(order.permutation(text.split())) for text in texts]
 
 
-def masked_lm_losses(model: nn.Module, vocabulary: Vocabulary, texts: Sequence[str], max_positions: int) -> Tensor:
+def masked_lm_losses(model: Roberta, vocabulary: Vocabulary, texts: Sequence[str], max_positions: int) -> Tensor:
     """Loss of every token of *texts*, each masked once, together with every fifth of its text.
 
     Args:
-        model: RoBERTa of fairseq
+        model: in evaluation mode
         vocabulary: its own
         texts: what is longer than the model is cut
         max_positions: most tokens of a row, ``<s>`` and ``</s>`` included
@@ -162,11 +165,11 @@ def masked_lm_losses(model: nn.Module, vocabulary: Vocabulary, texts: Sequence[s
     return torch.cat(losses) if losses else torch.zeros(0)
 
 
-def largest_activations(model: nn.Module, vocabulary: Vocabulary, text: str, max_positions: int) -> dict[str, float]:
-    """Largest absolute value that each module computes for *text*, by name; attention before its softmax included.
+def largest_activations(model: Roberta, vocabulary: Vocabulary, text: str, max_positions: int) -> dict[str, float]:
+    """Largest absolute value that each module takes or gives for *text*, by name; attention before its softmax, too.
 
     Args:
-        model: RoBERTa of fairseq, in float32, so that nothing overflows here
+        model: in float32, so that nothing overflows here
         vocabulary: its own
         text: what is longer than the model is cut
         max_positions: most tokens of a row
@@ -175,42 +178,56 @@ def largest_activations(model: nn.Module, vocabulary: Vocabulary, text: str, max
 
     def note(name: str, *values: Tensor) -> None:
         for value in values:
-            if isinstance(value, Tensor) and value.is_floating_point() and value.numel():
-                peaks[name] = max(peaks.get(name, 0.0), float(value.abs().max().nan_to_num(math.inf)))
+            peaks[name] = max(peaks.get(name, 0.0), float(value.abs().max().nan_to_num(math.inf)))
 
-    def attention(name: str, module: nn.Module, x: Tensor) -> None:  # fairseq calls no sub-modules for it
-        query, key, value = (getattr(module, f"{part}_proj")(x) for part in "qkv")  # (length, 1, width)
-        heads = [part[:, 0].unflatten(1, (module.num_heads, -1)).transpose(0, 1) for part in (query, key)]
-        logits = heads[0] * heads[0].size(-1) ** -0.5 @ heads[1].transpose(1, 2)
-        for part, found in (("q_proj", query), ("k_proj", key), ("v_proj", value), ("logits", logits)):
-            note(f"{name}.{part}", found)
+    def look_inside(name: str, layer: EncoderLayer, x: Tensor) -> None:
+        for part, values in _activations(layer, x).items():
+            note(f"{name}.{part}", *values)
 
     handles = []
     for name, module in model.named_modules():
-        if hasattr(module, "self_attn"):
+        if isinstance(module, EncoderLayer):
             handles.append(
-                module.register_forward_pre_hook(
-                    lambda layer, inputs, name=name: attention(f"{name}.self_attn", layer.self_attn, inputs[0])
-                )
+                module.register_forward_pre_hook(lambda layer, inputs, name=name: look_inside(name, layer, inputs[0]))
             )
-        elif not any(True for _ in module.children()) or hasattr(module, "dense"):
+        elif name.startswith(LM_HEAD.rstrip(".")):
             handles.append(
-                module.register_forward_hook(
-                    lambda _, inputs, outputs, name=name: note(
-                        name, *inputs, *(outputs if isinstance(outputs, tuple) else (outputs,))
-                    )
-                )
+                module.register_forward_hook(lambda _, inputs, output, name=name: note(name, inputs[0], output))
             )
     device = next(model.parameters()).device
     tokens = vocabulary.encode([text])[0][: max_positions - 2].tolist()
     try:
         with torch.inference_mode():
-            # All hidden states are fairseq's own computation, which calls every module.
-            model(src_tokens=torch.tensor([[BOS, *tokens, EOS]], device=device), return_all_hiddens=True)
+            model(src_tokens=torch.tensor([[BOS, *tokens, EOS]], device=device))
     finally:
         for handle in handles:
             handle.remove()
     return peaks
+
+
+def _activations(layer: EncoderLayer, x: Tensor) -> dict[str, tuple[Tensor, ...]]:
+    """What the modules of a layer take and give for one row, ``(length, width)``, computed one by one."""
+    attention = layer.self_attn
+    query, key, value = attention.q_proj(x), attention.k_proj(x), attention.v_proj(x)
+    q, k, v = (part.unflatten(1, (attention.heads, -1)).transpose(0, 1) for part in (query, key, value))
+    logits = q * q.size(-1) ** -0.5 @ k.transpose(1, 2)  # (heads, length, length)
+    attended = (logits.softmax(dim=-1) @ v).transpose(0, 1).flatten(1)
+    projected = attention.out_proj(attended)
+    middle = layer.self_attn_layer_norm(x + projected)
+    inner = layer.fc1(middle)
+    activated = layer.activation_fn(inner)
+    outer = layer.fc2(activated)
+    return {
+        "self_attn.q_proj": (x, query),
+        "self_attn.k_proj": (key,),
+        "self_attn.v_proj": (value,),
+        "self_attn.logits": (logits,),
+        "self_attn.out_proj": (attended, projected),
+        "self_attn_layer_norm": (x + projected, middle),
+        "fc1": (inner,),
+        "fc2": (activated, outer),
+        "final_layer_norm": (middle + outer, layer.final_layer_norm(middle + outer)),
+    }
 
 
 # -- data ------------------------------------------------------------------------------------------------------------

@@ -11,13 +11,10 @@ from collections.abc import Sequence
 
 import torch
 
-from ..data.encoding import DEFAULT_ENCODING, encode_passages
-from ..data.store import Store
 from ..errors import ClozeError
 from ..files import PathLike
-from ..passages.reading import Passage
-from ..ranking.ranker import Scorer
-from ..views.settings import PartialSettings
+from ..passages.passage import Passage
+from ..ranking.ranker import load
 from .slots import Blank
 
 #: A distractor is this much less probable than the right word, in nats: at most a seventh.
@@ -31,16 +28,16 @@ class Judge:
     """Picks distractors by a model.
 
     Args:
-        checkpoint: RoBERTa of fairseq, as ``fairseq-cloze evaluate`` takes it
+        checkpoint: weights, as :func:`fairseq_cloze.load` takes them
 
     Raises:
         ClozeError: the checkpoint cannot be used
     """
 
     def __init__(self, checkpoint: PathLike) -> None:
-        self._scorer = Scorer(checkpoint, settings=PartialSettings(view="joint", scorer="mean"))
+        self._ranker = load(checkpoint, view="joint", scorer="mean")
         #: what the user should know of the checkpoint
-        self.notes = self._scorer.notes
+        self.notes = self._ranker.notes
 
     def pick(self, texts: Sequence[str], drafts: Sequence[Sequence[Blank]], tally: Counter[str]) -> list[list[Blank]]:
         """Keep of each blank the three likeliest distractors that are :data:`MARGIN` below the right word.
@@ -53,13 +50,11 @@ class Judge:
             tally: gets the counts of judged and of dropped proposals and blanks
         """
         passages = [_passage(text, blanks) for text, blanks in zip(texts, drafts)]
-        encoding = self._scorer.encoding or DEFAULT_ENCODING
-        vocabulary = self._scorer.vocabulary
-        store = Store.from_columns([encode_passages(passages, vocabulary, encoding)], len(vocabulary))
+        store = self._ranker.encode(passages)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # as in every worker: sums in another order could tip a decision
         try:
-            scores = self._scorer.score(store).log_probabilities
+            scores = self._ranker.score(store).log_probabilities
         finally:
             torch.set_num_threads(threads)
         rows = iter(scores)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import PathLike
-from ..passages.reading import LETTERS
+from ..passages.passage import LETTERS
 from .distractors import Distractors
 from .prose import Chunk, Cutter, Piece
 from .slots import WORDS_PER_BLANK, Blank, choose, find_slots, wanted_blanks

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -38,9 +40,9 @@ def rows_of(present: Tensor) -> Rows:
 def attend(qkv: Tensor, rows: Rows, dropout: float = 0.0) -> Tensor:
     """Scaled dot-product attention of each row to itself.
 
-    On CUDA, FlashAttention 2 takes all rows at once where it can: half precision, and a device that has it.  A CPU
-    takes them in turns, as two products and a softmax, which is faster there than torch's kernel
-    (``docs/decisions.md``).  Everything else pads them.
+    On CUDA, ``torch.nn.attention.varlen`` takes all rows at once where it can: half precision, no dropout, and a device
+    that has FlashAttention.  A CPU takes them in turns, as two products and a softmax, which is faster there than
+    torch's kernel (``docs/decisions.md``).  Everything else pads them.
 
     Args:
         qkv: query, key and value, ``(tokens, 3, heads, head width)``
@@ -52,10 +54,20 @@ def attend(qkv: Tensor, rows: Rows, dropout: float = 0.0) -> Tensor:
     """
     if qkv.device.type == "cpu":
         return torch.cat([_attend_row(row, dropout) for row in torch.split(qkv, rows.lengths)])
-    if _has_flash(qkv):
-        span = (rows.ends, rows.ends, rows.longest, rows.longest, dropout)
-        return torch.ops.aten._flash_attention_forward(*qkv.unbind(dim=1), *span, False, False)[0]
-    return attend_padded(qkv, rows, dropout)
+    kernel = _varlen_attention() if not dropout and _has_flash(qkv) else None
+    if kernel is None:
+        return attend_padded(qkv, rows, dropout)
+    return kernel(*qkv.unbind(dim=1), rows.ends, rows.ends, rows.longest, rows.longest)
+
+
+@cache
+def _varlen_attention() -> Callable[..., Tensor] | None:
+    """torch's attention for packed rows; ``None`` in torch before 2.10."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    return cast(Callable[..., Tensor], varlen_attn)
 
 
 def _attend_row(row: Tensor, dropout: float) -> Tensor:

@@ -1,148 +1,252 @@
-"""Encoder: fairseq's transformer encoder without work on padding.
+"""Encoder: RoBERTa's transformer encoder without work on padding.
 
-The tokens of all rows lie one after the other; products, layer norms and dropout see nothing else.  Parameters and
-their names stay fairseq's, so checkpoints go both ways.
+The tokens of all rows lie one after the other; products, layer norms and dropout see nothing else.  Parameters, their
+names and their order are fairseq's, so checkpoints go both ways.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from fairseq import utils
-from fairseq.models.transformer import TransformerEncoder
-from fairseq.modules import LearnedPositionalEmbedding, MultiheadAttention
-from fairseq.modules.checkpoint_activations import unwrap_checkpoint
-from fairseq.modules.transformer_layer import TransformerEncoderLayer, TransformerEncoderLayerBase
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..plugin.compat import autocast_dtype
+from ..data.vocabulary import PAD
+from .architecture import Architecture
 from .attention import Rows, attend, rows_of
 
-
-class PackedEncoder(TransformerEncoder):
-    """fairseq's encoder, whose layers see the tokens without the padding."""
-
-    def forward(
-        self,
-        src_tokens: Tensor,
-        src_lengths: Tensor | None = None,
-        return_all_hiddens: bool = False,
-        token_embeddings: Tensor | None = None,
-    ) -> dict[str, Any]:
-        """As fairseq's, with zeros at padding.
-
-        Under autocast, everything after the embeddings is computed and kept in its type; layer norms and softmax add
-        up in float32 inside.
-
-        Args:
-            src_tokens: ``int64 (rows, length)``
-            src_lengths: unused, as in fairseq
-            return_all_hiddens: fairseq's own computation, with the output of every layer
-            token_embeddings: the same, with these for embeddings, ``(rows, length, width)``
-        """
-        if return_all_hiddens or token_embeddings is not None:
-            return super().forward(src_tokens, src_lengths, return_all_hiddens, token_embeddings)
-        present = src_tokens.ne(self.padding_idx)
-        rows = rows_of(present)
-        padded = sum(rows.lengths) < present.numel()
-        positions = utils.make_positions(src_tokens, self.padding_idx)
-        tokens = src_tokens.flatten()
-        if padded:
-            index = present.flatten().nonzero()[:, 0]
-            tokens, positions = tokens[index], positions.flatten()[index]
-        device = src_tokens.device.type
-        dtype = autocast_dtype(device)
-        with torch.autocast(device, enabled=False):
-            x = self._embed(tokens, positions.flatten())
-            x = x if dtype is None else x.to(dtype)
-            for layer in self.layers:
-                x = layer(x, rows)
-            if self.layer_norm is not None:
-                x = _layer_norm(x, self.layer_norm)
-        if padded:
-            x = x.new_zeros(present.numel(), x.size(1)).index_copy(0, index, x)
-        x = x.view(*src_tokens.shape, -1).transpose(0, 1)
-        return {"encoder_out": [x], "encoder_padding_mask": [~present], "encoder_states": []}
-
-    def _embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        x = self.embed_scale * self.embed_tokens(tokens)
-        x = x + F.embedding(positions, self.embed_positions.weight, self.padding_idx)
-        if self.layernorm_embedding is not None:
-            x = _layer_norm(x, self.layernorm_embedding)
-        return self.dropout_module(x)
+Activation = Callable[[Tensor], Tensor]
 
 
-class PackedLayer(TransformerEncoderLayer):
-    """fairseq's encoder layer over packed rows."""
+def _gelu_accurate(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
 
-    #: recompute activations in the backward pass
-    recompute = False
-    #: what comes before and after attention, compiled or not
-    before_attention: Callable[..., Tensor]
-    after_attention: Callable[..., Tensor]
 
-    def forward(self, x: Tensor, encoder_padding_mask: Any, attn_mask: Tensor | None = None) -> Tensor:
-        """As fairseq's, or over packed rows.
+def _linear(x: Tensor) -> Tensor:
+    return x
+
+
+#: Activation functions by fairseq's names.
+ACTIVATIONS: dict[str, Activation] = {
+    "gelu": F.gelu,
+    "gelu_accurate": _gelu_accurate,
+    "gelu_fast": _gelu_accurate,
+    "linear": _linear,
+    "relu": F.relu,
+    "tanh": torch.tanh,
+}
+
+
+def activation_of(name: str) -> Activation:
+    """The activation function of that name.
+
+    Raises:
+        ValueError: there is none
+    """
+    if name not in ACTIVATIONS:
+        raise ValueError(f"expected an activation function, one of {', '.join(ACTIVATIONS)}; found '{name}'")
+    return ACTIVATIONS[name]
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How an encoder behaves in training; nothing of it changes what a trained one computes.
+
+    Attributes:
+        dropout: probability after embeddings and after each residual branch
+        attention_dropout: probability of dropping an attention weight
+        activation_dropout: probability inside the feed-forward layers
+        layerdrop: probability of leaving a layer out
+        recompute: recompute the activations of each layer in the backward pass, which saves memory
+    """
+
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    activation_dropout: float = 0.0
+    layerdrop: float = 0.0
+    recompute: bool = False
+
+
+class Attention(nn.Module):
+    """Parameters of self-attention."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"the width of the encoder, {width}, must be a multiple of its attention heads, {heads}")
+        self.heads = heads
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.q_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
+        # Drawn as in fairseq, so that a seed gives the same model.
+        for each in (self.k_proj, self.v_proj, self.q_proj):
+            nn.init.xavier_uniform_(each.weight, gain=0.5**0.5)
+        nn.init.xavier_uniform_(self.out_proj.weight)
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and a feed-forward network over packed rows, a layer norm after each.
+
+    Args:
+        architecture: of the encoder
+        training: behaviour in training
+        compiled: :func:`before_attention` and :func:`after_attention`, compiled or not
+    """
+
+    def __init__(
+        self, architecture: Architecture, training: TrainingOptions, compiled: tuple[Callable[..., Tensor], ...]
+    ) -> None:
+        super().__init__()
+        width, eps = architecture.encoder_embed_dim, architecture.layer_norm_eps
+        self.self_attn = Attention(width, architecture.encoder_attention_heads)
+        self.self_attn_layer_norm = nn.LayerNorm(width, eps)
+        self.fc1 = nn.Linear(width, architecture.encoder_ffn_embed_dim)
+        self.fc2 = nn.Linear(architecture.encoder_ffn_embed_dim, width)
+        self.final_layer_norm = nn.LayerNorm(width, eps)
+        self.activation_fn = activation_of(architecture.activation_fn)
+        self.in_training = training
+        self.before_attention, self.after_attention = compiled
+
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        """Compute a layer.
 
         Args:
             x: ``(tokens, width)``, in the type to compute in
-            encoder_padding_mask: the :class:`fairseq_cloze.model.attention.Rows` of *x*; with anything else this is
-                fairseq's own layer
-            attn_mask: fairseq's
+            rows: where the rows lie in *x*
 
         Returns:
             as *x*
         """
-        if not isinstance(encoder_padding_mask, Rows):
-            return super().forward(x, encoder_padding_mask, attn_mask)
-        if self.recompute and torch.is_grad_enabled():
-            return checkpoint(self._packed, x, encoder_padding_mask, use_reentrant=False)
-        return self._packed(x, encoder_padding_mask)
+        if self.in_training.recompute and torch.is_grad_enabled():
+            return checkpoint(self._compute, x, rows, use_reentrant=False)
+        return self._compute(x, rows)
 
-    def _packed(self, x: Tensor, rows: Rows) -> Tensor:
-        attention = self.self_attn
-        norm = self.self_attn_layer_norm if self.normalize_before else None
-        qkv = self.before_attention(
-            x,
-            [part.weight for part in (attention.q_proj, attention.k_proj, attention.v_proj)],
-            [part.bias for part in (attention.q_proj, attention.k_proj, attention.v_proj)],
-            [norm.weight, norm.bias] if norm is not None else [],
-            self.self_attn_layer_norm.eps,
-        )
-        qkv = qkv.view(len(x), 3, attention.num_heads, attention.head_dim)
-        attended = attend(qkv, rows, attention.dropout_module.p if self.training else 0.0)
+    def _compute(self, x: Tensor, rows: Rows) -> Tensor:
+        attention, options = self.self_attn, self.in_training if self.training else TrainingOptions()
+        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+        qkv = self.before_attention(x, [each.weight for each in projections], [each.bias for each in projections])
+        attended = attend(qkv.view(len(x), 3, attention.heads, -1), rows, options.attention_dropout)
         parts = (attention.out_proj, self.self_attn_layer_norm, self.fc1, self.fc2, self.final_layer_norm)
         return self.after_attention(
             x,
             attended.flatten(1),
             [parameter for part in parts for parameter in (part.weight, part.bias)],
             self.final_layer_norm.eps,
-            self.dropout_module.p if self.training else 0.0,
-            self.activation_dropout_module.p if self.training else 0.0,
+            options.dropout,
+            options.activation_dropout,
             self.activation_fn,
-            self.normalize_before,
         )
 
 
-def before_attention(x: Tensor, weights: list[Tensor], biases: list[Tensor], norm: list[Tensor], eps: float) -> Tensor:
+class Encoder(nn.Module):
+    """Token and position embeddings, and the layers.
+
+    Args:
+        architecture: its shape
+        embed_tokens: the token embedding, made by the caller as the LM head may share its weight
+        training: behaviour in training
+        compiled: compile what comes before and after attention with ``torch.compile``, once for all layers
+    """
+
+    version: Tensor
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        embed_tokens: nn.Embedding,
+        training: TrainingOptions = TrainingOptions(),
+        compiled: bool = False,
+    ) -> None:
+        super().__init__()
+        self.in_training = training
+        self.register_buffer("version", torch.tensor([3.0]))  # fairseq's mark of today's names
+        self.embed_tokens = embed_tokens
+        # Positions are counted from the one after padding's, as in fairseq.
+        self.embed_positions = nn.Embedding(
+            architecture.max_positions + PAD + 1, architecture.encoder_embed_dim, padding_idx=PAD
+        )
+        nn.init.normal_(self.embed_positions.weight, std=architecture.encoder_embed_dim**-0.5)
+        self.layernorm_embedding = nn.LayerNorm(architecture.encoder_embed_dim, architecture.layer_norm_eps)
+        functions: tuple[Callable[..., Tensor], ...] = (before_attention, after_attention)
+        if compiled:
+            functions = tuple(compile_for_all_layers(function) for function in functions)
+        self.layers = nn.ModuleList(
+            EncoderLayer(architecture, training, functions) for _ in range(architecture.encoder_layers)
+        )
+
+    def forward(
+        self, tokens: Tensor, states: list[Tensor] | None = None, token_embeddings: Tensor | None = None
+    ) -> Tensor:
+        """Encode rows of tokens.
+
+        Under autocast, everything after the embeddings is computed and kept in its type; layer norms and softmax add
+        up in float32 inside.
+
+        Args:
+            tokens: ``int64 (rows, length)``, padded with ``<pad>``
+            states: a list that gets what goes into the first layer and what comes out of each
+            token_embeddings: instead of those of *tokens*, ``(rows, length, width)``
+
+        Returns:
+            ``(rows, length, width)``, 0 at padding
+        """
+        present = tokens.ne(PAD)
+        rows = rows_of(present)
+        index = present.flatten().nonzero()[:, 0] if sum(rows.lengths) < present.numel() else None
+
+        def packed(values: Tensor) -> Tensor:
+            values = values.flatten(0, 1)
+            return values if index is None else values[index]
+
+        def padded(x: Tensor) -> Tensor:
+            if index is not None:
+                x = x.new_zeros(present.numel(), x.size(1)).index_copy(0, index, x)
+            return x.view(*tokens.shape, -1)
+
+        positions = packed(present.int().cumsum(dim=1, dtype=torch.int64) * present + PAD)
+        device = tokens.device.type
+        dtype = autocast_dtype(device)
+        with torch.autocast(device, enabled=False):
+            x = self.embed_tokens(packed(tokens)) if token_embeddings is None else packed(token_embeddings)
+            x = _layer_norm(x + self.embed_positions(positions), self.layernorm_embedding)
+            x = F.dropout(x, self.in_training.dropout, self.training)
+            x = x if dtype is None else x.to(dtype)
+            if states is not None:
+                states.append(padded(x))
+            for layer in self._layers_to_compute():
+                x = layer(x, rows)
+                if states is not None:
+                    states.append(padded(x))
+        return padded(x)
+
+    def _layers_to_compute(self) -> list[nn.Module]:
+        layers = list(self.layers)
+        if not (self.training and self.in_training.layerdrop):
+            return layers
+        drawn = torch.empty(len(layers)).uniform_().tolist()
+        return [layer for layer, number in zip(layers, drawn) if number > self.in_training.layerdrop]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        state_dict.setdefault(f"{prefix}version", torch.tensor([3.0]))  # older checkpoints have none
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+
+def before_attention(x: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
     """Query, key and value in one product, as a function of tensors, so that all layers share its compilation.
 
     Args:
         x: input of the layer, ``(tokens, width)``
         weights: of the three projections, ``(width, width)``
         biases: of the three projections, ``(width,)``
-        norm: weight and bias of a layer norm before, or nothing
-        eps: epsilon of the layer norm
 
     Returns:
         ``(tokens, 3 * width)``
     """
-    if norm:
-        x = F.layer_norm(x, x.shape[-1:], norm[0].to(x.dtype), norm[1].to(x.dtype), eps)
     weight = torch.cat([each.to(x.dtype) for each in weights])
     return F.linear(x, weight, torch.cat([each.to(x.dtype) for each in biases]))
 
@@ -154,8 +258,7 @@ def after_attention(
     eps: float,
     dropout: float,
     activation_dropout: float,
-    activation: Callable[[Tensor], Tensor],
-    normalize_before: bool,
+    activation: Activation,
 ) -> Tensor:
     """What an encoder layer does after attention, as a function of tensors, so that all layers share its compilation.
 
@@ -167,7 +270,6 @@ def after_attention(
         dropout: probability after each of the two residual branches
         activation_dropout: probability inside the feed-forward layers
         activation: of the feed-forward layers
-        normalize_before: layer norms before the residual branches rather than after
 
     Returns:
         ``(tokens, width)``
@@ -176,12 +278,10 @@ def after_attention(
     out_weight, out_bias, norm_1, shift_1, weight_1, bias_1, weight_2, bias_2, norm_2, shift_2 = cast
     width = x.shape[-1:]
     x = x + _drop(F.linear(attended, out_weight, out_bias), dropout)
-    if not normalize_before:
-        x = F.layer_norm(x, width, norm_1, shift_1, eps)
-    source = F.layer_norm(x, width, norm_2, shift_2, eps) if normalize_before else x
-    inner = _drop(activation(F.linear(source, weight_1, bias_1)), activation_dropout)
+    x = F.layer_norm(x, width, norm_1, shift_1, eps)
+    inner = _drop(activation(F.linear(x, weight_1, bias_1)), activation_dropout)
     x = x + _drop(F.linear(inner, weight_2, bias_2), dropout)
-    return x if normalize_before else F.layer_norm(x, width, norm_2, shift_2, eps)
+    return F.layer_norm(x, width, norm_2, shift_2, eps)
 
 
 def compile_for_all_layers(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -202,47 +302,17 @@ def compile_for_all_layers(function: Callable[..., Tensor]) -> Callable[..., Ten
     return call
 
 
-def pack(model: nn.Module, compiled: bool = False) -> None:
-    """Let the encoder of a RoBERTa compute without padding what it computed before.
-
-    Args:
-        model: any; encoders with quantisation noise, offloaded activations or parts of another make stay as they are
-        compiled: compile what comes before and after attention, once for all layers
-    """
-    functions: list[Callable[..., Tensor]] = [before_attention, after_attention]
-    if compiled:
-        functions = [compile_for_all_layers(function) for function in functions]
-    for encoder in [module for module in model.modules() if type(module) is TransformerEncoder]:
-        layers = [module for module in encoder.modules() if isinstance(module, TransformerEncoderLayerBase)]
-        learned = isinstance(encoder.embed_positions, LearnedPositionalEmbedding)
-        if not learned or encoder.quant_noise is not None or not all(map(_is_plain, layers)):
-            continue
-        for layer in layers:
-            recompute = hasattr(layer, "precheckpoint_forward")
-            unwrap_checkpoint(layer)
-            layer.__dict__.pop("forward", None)
-            layer.__class__ = PackedLayer
-            layer.recompute = recompute
-            layer.before_attention, layer.after_attention = functions
-            if getattr(layer.activation_fn, "__name__", "") == "gelu":
-                layer.activation_fn = F.gelu  # fairseq's goes through float32 and back
-        encoder.__class__ = PackedEncoder
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """The type that autocast computes in on a kind of device, ``None`` where it is off."""
+    try:
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    except (AttributeError, TypeError):  # torch before 2.4
+        if device == "cpu":
+            return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
+        return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
 
 
-def _is_plain(layer: TransformerEncoderLayerBase) -> bool:
-    attention = layer.self_attn
-    if type(layer) not in (TransformerEncoderLayer, TransformerEncoderLayerBase):
-        return False
-    if type(attention) is not MultiheadAttention or not attention.self_attention:
-        return False
-    parts = (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj, layer.fc1, layer.fc2)
-    noisy = any(part._forward_pre_hooks for part in parts)  # quantisation noise
-    extended = attention.bias_k is not None or attention.add_zero_attn or getattr(attention, "use_xformers", False)
-    wrapped = getattr(layer.__dict__.get("forward"), "args", ())
-    return not (noisy or extended or True in wrapped)  # offloads activations
-
-
-def _layer_norm(x: Tensor, norm: Any) -> Tensor:
+def _layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
     weight, bias = norm.weight.to(x.dtype), norm.bias.to(x.dtype)
     return F.layer_norm(x, x.shape[-1:], weight, bias, norm.eps)
 

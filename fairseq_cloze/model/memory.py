@@ -14,7 +14,6 @@ from typing import NoReturn, TypeVar
 import torch
 
 from ..errors import OutOfMemory
-from ..watch.resources import empty_cuda_cache
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +70,12 @@ def free_memory() -> None:
     """Give back what nothing refers to."""
     gc.collect()
     empty_cuda_cache()
+
+
+def empty_cuda_cache() -> None:
+    """After an error on a GPU: give back what torch keeps there."""
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.empty_cache()
 
 
 @dataclass

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ..data.vocabulary import PAD
-from ..plugin.model import contrast_shares, mean_of_others
 from ..views.settings import Settings
+from .heads import contrast_shares, mean_of_others
 from .names import HEAD_NAME
 
 Sample = dict[str, Any]
@@ -47,7 +47,7 @@ def candidate_scores(model: nn.Module, sample: Sample, settings: Settings) -> Te
       whole candidate for the word.
 
     Each less ``settings.contrast`` times the candidate's mean score at the masks of the other blanks, see
-    :func:`fairseq_cloze.plugin.model.piece_scores`.
+    :meth:`fairseq_cloze.model.heads.LMHead.token_scores`.
 
     ``full``, ``neighbors`` with ``mean``: mean log-probability of the filled-in tokens and of their neighbour on each
     side, as the LM head sees them in the filled text; the neighbours give the empty candidate a score too.
@@ -55,7 +55,7 @@ def candidate_scores(model: nn.Module, sample: Sample, settings: Settings) -> Te
     ``full``, ``neighbors`` with ``head``: a ranking head on ``<s>``.
 
     Args:
-        model: RoBERTa of fairseq, or :class:`fairseq_cloze.plugin.model.ClozeRobertaModel`
+        model: :class:`fairseq_cloze.model.roberta.Roberta`, the plugin's model, or a RoBERTa of fairseq
         sample: a batch of :meth:`fairseq_cloze.views.view.View.collate`
         settings: complete
 
@@ -77,24 +77,24 @@ def _scores_at_masks(model: nn.Module, sample: Sample, settings: Settings) -> Te
     inputs = sample["net_input"]
     contrast = settings.contrast
     normalise = settings.scorer != "mean" and bool(sample["multi_token"].any())
-    pieces, _ = model(**inputs, contrast=contrast, normalise=normalise)
-    if pieces.dim() == 2:  # a plain RoBERTa projects to the whole vocabulary: (reads, vocabulary)
-        pieces = _pieces_of_vocabulary(pieces.float(), inputs, contrast, normalise)
+    scores, _ = model(**inputs, contrast=contrast, normalise=normalise)
+    if scores.dim() == 2:  # a plain RoBERTa projects to the whole vocabulary: (reads, vocabulary)
+        scores = _tokens_of_vocabulary(scores.float(), inputs, contrast, normalise)
     present = inputs["candidate_tokens"].ne(PAD)
-    scores = pieces.float().masked_fill(~present, 0.0).sum(dim=-1)
+    scores = scores.float().masked_fill(~present, 0.0).sum(dim=-1)
     if settings.scorer != "sum":
         scores = scores / present.sum(dim=-1).clamp(min=1)
     return scores
 
 
-def _pieces_of_vocabulary(logits: Tensor, inputs: Sample, contrast: float, normalise: bool) -> Tensor:
-    """What :func:`fairseq_cloze.plugin.model.piece_scores` computes, from logits of the whole vocabulary."""
+def _tokens_of_vocabulary(logits: Tensor, inputs: Sample, contrast: float, normalise: bool) -> Tensor:
+    """What :meth:`fairseq_cloze.model.heads.LMHead.token_scores` computes, from logits of the whole vocabulary."""
     if normalise:
         logits = logits.log_softmax(dim=-1)
     tokens, windows = inputs["candidate_tokens"], inputs["windows"]
     flat = tokens.flatten(1)
     others = mean_of_others(logits[: len(windows)], windows) * contrast_shares(windows, contrast)[:, None]
-    return (logits[inputs["piece_reads"].flatten(1), flat] - others.gather(1, flat)).view_as(tokens)
+    return (logits[inputs["token_reads"].flatten(1), flat] - others.gather(1, flat)).view_as(tokens)
 
 
 def filled_scores(model: nn.Module, sample: Sample) -> Tensor:

@@ -1,8 +1,6 @@
-"""Passages: reading them from files and checking them.
+"""Reading: passages from files.
 
-A passage is an English text with blanks, some candidates for each blank, and (where labelled) the gold candidate.
-Input is one JSON file per passage, a folder tree of them, or JSONL; each may be gzipped.  The fields are ``article``,
-``options``, ``answers``, and optionally ``ranks`` and ``id``; ``docs/formats.md`` has the whole description.
+Input is one JSON file per passage, a folder tree of them, or JSONL; each may be gzipped.
 """
 
 from __future__ import annotations
@@ -18,34 +16,10 @@ from typing import Any
 
 from ..errors import ClozeError, NoBlankError, PassageError
 from ..files import PathLike
-from .text import BLANK
-
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-UNLABELLED = -1
+from .passage import UNLABELLED, Passage
 
 _JSON_SUFFIXES = (".json", ".json.gz")
 _JSONL_SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
-
-
-@dataclass(frozen=True)
-class Passage:
-    """One checked passage.
-
-    Attributes:
-        id: name under which predictions are written
-        source: file (and line) it came from, for messages
-        article: the text as given, with one run of underscores per blank
-        candidates: per blank the options, stripped, case kept
-        gold: per blank the index of the right candidate, :data:`UNLABELLED` where it is not known
-        ranks: per blank the graded relevance of each candidate (higher is better), or ``None``
-    """
-
-    id: str
-    source: str
-    article: str
-    candidates: tuple[tuple[str, ...], ...]
-    gold: tuple[int, ...]
-    ranks: tuple[tuple[float, ...], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -206,6 +180,35 @@ def check_unique_id(passage_id: str, source: str, seen: dict[str, str]) -> None:
         )
 
 
+def parse_record(record: Record) -> Passage:
+    """Parse and check one record.
+
+    Raises:
+        NoBlankError: the article has no blank
+        PassageError: anything else that does not fit
+    """
+    if record.problem is not None:
+        raise PassageError(record.source, record.problem)
+    return Passage.from_json(_load_json(record), record.source, record.id)
+
+
+def _load_json(record: Record) -> Any:
+    try:
+        return json.loads(record.data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise PassageError(
+            record.source, f"expected UTF-8 text, found byte 0x{record.data[error.start]:02x} at offset {error.start}"
+        ) from error
+    except json.JSONDecodeError as error:
+        hint = "; name the file .jsonl if it holds one passage per line" if error.msg == "Extra data" else ""
+        raise PassageError(
+            record.source,
+            f"expected JSON, found a mistake in line {error.lineno}, column {error.colno} ({error.msg}){hint}",
+        ) from error
+    except RecursionError as error:
+        raise PassageError(record.source, "expected a passage, found JSON nested too deeply") from error
+
+
 def _walk(root: Path) -> Iterator[Path]:
     """All files below *root*, through links to folders as well, each folder once."""
 
@@ -231,151 +234,3 @@ def _has_suffix(file: Path, suffixes: Sequence[str]) -> bool:
 def _stem(name: str) -> str:
     stem = name[: -len(".gz")] if name.lower().endswith(".gz") else name
     return stem[: stem.rfind(".")]
-
-
-# -- checking one passage --------------------------------------------------------------------------------------------
-
-
-def parse_record(record: Record) -> Passage:
-    """Parse and check one record.
-
-    Raises:
-        NoBlankError: the article has no blank
-        PassageError: anything else that does not fit
-    """
-    source = record.source
-    if record.problem is not None:
-        raise PassageError(source, record.problem)
-    fields = _load_json(record)
-    article = fields.get("article")
-    if not isinstance(article, str):
-        raise PassageError(source, f"expected a string, found {_show(article)}", "article")
-    _check_characters(source, article, "article")
-    blanks = len(BLANK.findall(article))
-    if blanks == 0:
-        raise NoBlankError(source, "no blank: the article holds no underscore")
-    candidates = _check_options(source, fields.get("options"), blanks)
-    ranks = _check_ranks(source, fields.get("ranks"), candidates)
-    gold = _check_answers(source, fields.get("answers"), candidates, ranks)
-    passage_id = fields.get("id", record.id)
-    if not isinstance(passage_id, (str, int)) or isinstance(passage_id, bool):
-        raise PassageError(source, f"expected a string, found {_show(passage_id)}", "id")
-    return Passage(str(passage_id), source, article, candidates, gold, ranks)
-
-
-def _load_json(record: Record) -> dict[str, Any]:
-    try:
-        fields = json.loads(record.data.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise PassageError(
-            record.source, f"expected UTF-8 text, found byte 0x{record.data[error.start]:02x} at offset {error.start}"
-        ) from error
-    except json.JSONDecodeError as error:
-        hint = "; name the file .jsonl if it holds one passage per line" if error.msg == "Extra data" else ""
-        raise PassageError(
-            record.source,
-            f"expected JSON, found a mistake in line {error.lineno}, column {error.colno} ({error.msg}){hint}",
-        ) from error
-    except RecursionError as error:
-        raise PassageError(record.source, "expected a passage, found JSON nested too deeply") from error
-    if not isinstance(fields, dict):
-        raise PassageError(
-            record.source, f"expected a JSON object with 'article', 'options', 'answers', found {_show(fields)}"
-        )
-    return fields
-
-
-def _check_options(source: str, options: Any, blanks: int) -> tuple[tuple[str, ...], ...]:
-    _check_per_blank(source, "options", options, blanks)
-    checked = []
-    for number, choices in enumerate(options, 1):
-        if not isinstance(choices, list) or not 2 <= len(choices) <= len(LETTERS):
-            found = f"{len(choices)}" if isinstance(choices, list) else _show(choices)
-            raise PassageError(
-                source, f"expected a list of 2 to {len(LETTERS)} strings, found {found}", "options", number
-            )
-        for choice in choices:
-            if not isinstance(choice, str):
-                raise PassageError(source, f"expected strings only, found {_show(choice)}", "options", number)
-            _check_characters(source, choice, "options", number)
-        checked.append(tuple(choice.strip() for choice in choices))
-    return tuple(checked)
-
-
-def _check_answers(
-    source: str,
-    answers: Any,
-    candidates: Sequence[Sequence[str]],
-    ranks: Sequence[Sequence[float]] | None,
-) -> tuple[int, ...]:
-    if answers is None or answers == []:
-        if ranks is None:
-            return (UNLABELLED,) * len(candidates)
-        return tuple(rank.index(max(rank)) for rank in ranks)
-    _check_per_blank(source, "answers", answers, len(candidates))
-    gold = []
-    for number, (answer, choices) in enumerate(zip(answers, candidates), 1):
-        index = -1
-        if isinstance(answer, str) and len(answer.strip()) == 1:
-            index = LETTERS.find(answer.strip().upper())
-        elif isinstance(answer, int) and not isinstance(answer, bool):
-            index = answer
-        if not 0 <= index < len(choices):
-            raise PassageError(
-                source,
-                f"expected a letter A-{LETTERS[len(choices) - 1]} or a number 0-{len(choices) - 1} "
-                f"for {len(choices)} options, found {_show(answer)}",
-                "answers",
-                number,
-            )
-        if ranks is not None and ranks[number - 1][index] != max(ranks[number - 1]):
-            best = LETTERS[ranks[number - 1].index(max(ranks[number - 1]))]
-            raise PassageError(
-                source,
-                f"expected the candidate of the highest rank ({best}), found {LETTERS[index]}",
-                "answers",
-                number,
-            )
-        gold.append(index)
-    return tuple(gold)
-
-
-def _check_ranks(source: str, ranks: Any, candidates: Sequence[Sequence[str]]) -> tuple[tuple[float, ...], ...] | None:
-    if ranks is None:
-        return None
-    _check_per_blank(source, "ranks", ranks, len(candidates))
-    for number, (rank, choices) in enumerate(zip(ranks, candidates), 1):
-        numbers = isinstance(rank, list) and all(
-            isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e6 for value in rank
-        )
-        if not numbers or len(rank) != len(choices):
-            raise PassageError(
-                source, f"expected {len(choices)} finite numbers, one per option, found {_show(rank)}", "ranks", number
-            )
-    return tuple(tuple(float(value) for value in rank) for rank in ranks)
-
-
-def _check_characters(source: str, text: str, name: str, number: int | None = None) -> None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        code = f"\\u{ord(text[error.start]):04x}"
-        raise PassageError(
-            source, f"expected Unicode text, found half of a surrogate pair ({code})", name, number
-        ) from error
-
-
-def _check_per_blank(source: str, name: str, value: Any, blanks: int) -> None:
-    if not isinstance(value, list) or len(value) != blanks:
-        found = f"{len(value)}" if isinstance(value, list) else _show(value)
-        each = "the blank" if blanks == 1 else f"each of the {blanks} blanks"
-        raise PassageError(
-            source, f"expected a list of {blanks}, one entry for {each} in 'article', found {found}", name
-        )
-
-
-def _show(value: Any) -> str:
-    if value is None:
-        return "nothing"
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..ranking.metrics import MICRO, chance_interval
+from ..ranking.metrics import MICRO
+from ..statistics import chance_interval
 
 #: A verdict rests on as many labelled blanks; guessing among four then gives 22.3 to 27.7%.
 BLANKS_NEEDED = 1000

@@ -8,19 +8,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.logging import metrics
 from torch import Tensor, nn
 
+from ..model.losses import LOSSES, ranking_losses
 from ..model.memory import COUNTED, OOM
 from ..model.scores import candidate_scores
 from ..ranking.metrics import COUNTS, RATIOS, count_metrics
 from . import stopping
 from .names import CRITERION_NAME
-
-LOSSES = ("softmax", "margin", "listnet")
 
 _SUMMED = (*COUNTS, "ntokens", "computed_tokens")
 
@@ -100,41 +98,6 @@ class ClozeRankingCriterion(FairseqCriterion):
     def logging_outputs_can_be_summed() -> bool:
         """Every value is a sum, so workers may add theirs before :meth:`reduce_metrics`."""
         return True
-
-
-# -- loss ------------------------------------------------------------------------------------------------------------
-
-
-def ranking_losses(scores: Tensor, sample: dict[str, Any], loss: str = "softmax", margin: float = 1.0) -> Tensor:
-    """Loss of each blank; only those of labelled blanks mean anything.
-
-    - ``softmax``: :math:`-\\log \\mathrm{softmax}(s)_{gold}`
-    - ``margin``: mean over the other candidates :math:`c` of :math:`\\max(0, m - s_{gold} + s_c)`
-    - ``listnet``: :math:`-\\sum_c \\mathrm{softmax}(r)_c \\log \\mathrm{softmax}(s)_c` for relevances :math:`r`, the
-      top-one probabilities of Cao et al., "Learning to Rank: From Pairwise Approach to Listwise Approach" (ICML 2007)
-
-    Args:
-        scores: ``float32 (blanks, candidates)``, ``-inf`` where there is no distinct candidate
-        sample: the batch, for ``gold``, ``distinct`` and ``relevance``
-        loss: one of :data:`LOSSES`
-        margin: of the margin loss
-
-    Returns:
-        ``float32 (blanks,)``
-    """
-    distinct = sample["distinct"]
-    gold = sample["gold"].clamp(min=0)
-    if loss == "margin":
-        right = scores.gather(1, gold[:, None])
-        others = distinct.clone()
-        others[torch.arange(len(gold), device=gold.device), gold] = False
-        hinge = (margin - right + scores.masked_fill(~others, 0.0)).clamp(min=0).masked_fill(~others, 0.0)
-        return hinge.sum(dim=1) / others.sum(dim=1).clamp(min=1)
-    log_probabilities = F.log_softmax(scores, dim=1)
-    if loss == "listnet":
-        target = sample["relevance"].float().masked_fill(~distinct, float("-inf")).softmax(dim=1)
-        return -(target * log_probabilities.masked_fill(~distinct, 0.0)).sum(dim=1)
-    return F.nll_loss(log_probabilities, gold, reduction="none")
 
 
 def _meter(count: str) -> str:

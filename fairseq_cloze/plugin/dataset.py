@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from fairseq.data import FairseqDataset
 
-from ..errors import ClozeError
-from ..passages.reading import UNLABELLED
+from ..passages.passage import UNLABELLED
+from ..views.batches import cut_batches, fillers, longest_first, shuffled
 from ..views.joint import JointView
 from ..views.view import Item, Sample, View
 
-#: Rows whose lengths differ by less than this share count as equally long when training data are shuffled.
-BUCKET_WIDTH = 1 / 40
-
-_BLOCK = 1 << 16  # items looked at at a time
-
 
 class ClozeDataset(FairseqDataset):
-    """Batches of a view's items, by true cost.
-
-    A batch costs its rows times its longest row: every candidate that is filled in counts, and so does padding.
-    Training data are shuffled inside length buckets, anew in every epoch; other data run longest first, so that the
-    batch that needs most memory comes at once.
+    """Batches of a view's items, as :mod:`fairseq_cloze.views.batches` orders and cuts them.
 
     Args:
         view: the items
@@ -96,11 +86,7 @@ class ClozeDataset(FairseqDataset):
 
     def ordered_indices(self) -> np.ndarray:
         """Items by length, ``int64 (items,)``."""
-        if not self.shuffle:
-            return np.argsort(-self.view.row_length, kind="stable")
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self))
-        buckets = (np.log(self.view.row_length) / BUCKET_WIDTH).astype(np.int64)
-        return order[np.argsort(buckets[order], kind="stable")]
+        return shuffled(self.view, self.seed, self.epoch) if self.shuffle else longest_first(self.view)
 
     def batch_by_size(
         self,
@@ -109,7 +95,7 @@ class ClozeDataset(FairseqDataset):
         max_sentences: int | None = None,
         required_batch_size_multiple: int = 1,
     ) -> list[np.ndarray]:
-        """Cut an order of items into batches.
+        """Cut an order of items into batches, see :func:`fairseq_cloze.views.batches.cut_batches`.
 
         Args:
             indices: the order
@@ -120,43 +106,5 @@ class ClozeDataset(FairseqDataset):
         Raises:
             ClozeError: an item costs more than *max_tokens* on its own
         """
-        if max_tokens is not None:
-            self._check_cost(max_tokens)
-        starts = self._starts(indices, max_tokens, max_sentences)
-        batches = [indices[start:end] for start, end in zip(starts, [*starts[1:], len(indices)])]
-        return batches + self._fillers(-len(batches) % self.batches_multiple)
-
-    def _starts(self, indices: np.ndarray, max_tokens: int | None, max_items: int | None) -> list[int]:
-        """Where batches start in an order of items; each takes as many as the limits allow."""
-        most = sys.maxsize if max_tokens is None else max_tokens
-        most_items = sys.maxsize if max_items is None else max_items
-        starts: list[int] = []
-        longest, height, items = 0, 0, most_items  # the first item opens a batch
-        for block in range(0, len(indices), _BLOCK):  # as Python's own integers, which are quicker and larger
-            part = indices[block : block + _BLOCK]
-            lengths, rows = self.view.row_length[part].tolist(), self.view.rows[part].tolist()
-            for number, (length, count) in enumerate(zip(lengths, rows), block):
-                if length > longest:
-                    longest = length
-                height += count
-                items += 1
-                if items > most_items or longest * height > most:
-                    starts.append(number)
-                    longest, height, items = length, count, 1
-        return starts
-
-    def _check_cost(self, max_tokens: int) -> None:
-        cost = self.view.cost
-        worst = int(cost.argmax())
-        if cost[worst] > max_tokens:
-            rows, length = int(self.view.rows[worst]), int(self.view.row_length[worst])
-            passage = self.view.store.id(self.view.passage_of(worst))
-            raise ClozeError(
-                f"--max-tokens {max_tokens:,} is too small: passage '{passage}' costs {rows} x {length} = "
-                f"{cost[worst]:,} tokens; pass --max-tokens {cost[worst]} or more, or --batch-size instead"
-            )
-
-    def _fillers(self, count: int) -> list[np.ndarray]:
-        """Batches of the cheapest item, unlabelled."""
-        cheapest = int(self.view.cost.argmin()) if count else 0
-        return [np.array([-1 - cheapest])] * count
+        batches = cut_batches(self.view, indices, max_tokens, max_sentences)
+        return batches + fillers(self.view, -len(batches) % self.batches_multiple)

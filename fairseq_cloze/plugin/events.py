@@ -16,7 +16,7 @@ from typing import Any
 
 from ..runs.events import EVENTS_FILE, EVENTS_VARIABLE, EventWriter, new_event
 from ..version import __version__
-from . import compat
+from .distributed import rank
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class TrainingEvents:
             epoch: number of the epoch
         """
         self.update, self.epoch = update, epoch
-        if self._begun or compat.rank() != 0:
+        if self._begun or rank() != 0:
             return
         self._begun = True
         self._every = int(cfg.common.log_interval)

@@ -1,28 +1,31 @@
-"""Model: RoBERTa that projects to candidate rows only.
+"""Model: the core's RoBERTa as one of fairseq's models.
 
-``cloze_roberta`` is fairseq's RoBERTa with the same parameter names, so checkpoints go both ways.  It differs in four
-points: the LM head multiplies with the embedding rows of the candidates instead of the whole vocabulary; it can compute
-in bfloat16; its shape comes from the checkpoint it starts from, where the command line does not say otherwise; and the
-epsilon of its layer norms is an option, as Hugging Face models of the family disagree on it.
+``cloze_roberta`` has fairseq's parameters and names, so checkpoints go both ways.  It differs from fairseq's RoBERTa in
+five points: it computes without padding; it scores candidates by their own embedding rows instead of the whole
+vocabulary; it can compute in bfloat16; its shape comes from the checkpoint it starts from, where the command line does
+not say otherwise; and the epsilon of its layer norms is an option, as Hugging Face models of the family disagree on it.
 """
 
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Optional
 
 import torch
-import torch.nn.functional as F
+from fairseq.data import Dictionary
 from fairseq.dataclass import FairseqDataclass
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.models import register_model, register_model_architecture
-from fairseq.models.roberta import RobertaModel
-from fairseq.models.roberta.model import RobertaLMHead
+from fairseq.models.roberta import RobertaEncoder, RobertaModel
+from fairseq.models.roberta.model import base_architecture
+from fairseq.modules.transformer_sentence_encoder import init_bert_params
 from omegaconf import DictConfig, open_dict
 from torch import Tensor, nn
 
-from ..model.encoder import pack
-from ..weights.reading import is_dead_parameter
-from .compat import drop_dead_parameters
+from ..model.architecture import Architecture
+from ..model.encoder import Attention, Encoder, TrainingOptions
+from ..model.heads import LMHead
+from ..model.roberta import scores_of_candidate_tokens
+from ..weights.upgrading import upgraded_weights
 from .names import MODEL_NAME
 
 BASE: dict[str, Any] = {
@@ -100,9 +103,43 @@ class ClozeRobertaConfig(FairseqDataclass):
     )
 
 
+class ClozeRobertaEncoder(RobertaEncoder):
+    """fairseq's shell around the core's encoder and LM head."""
+
+    def build_encoder(self, args: Any, dictionary: Dictionary, embed_tokens: nn.Embedding) -> Encoder:
+        """The core's encoder."""
+        options = TrainingOptions(
+            args.dropout,
+            args.attention_dropout,
+            args.activation_dropout,
+            args.encoder_layerdrop,
+            getattr(args, "checkpoint_activations", False),
+        )
+        encoder = Encoder(architecture_of(args), embed_tokens, options, getattr(args, "compile", False))
+        return encoder.apply(initialise)
+
+    def build_lm_head(self, embed_dim: int, output_dim: int, activation_fn: str, weight: Any) -> LMHead:
+        """The core's LM head."""
+        return LMHead(architecture_of(self.args), output_dim, weight)
+
+    def extract_features(
+        self, src_tokens: Tensor, return_all_hiddens: bool = False, **kwargs: Any
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """As fairseq's, with zeros at padding."""
+        states: list[Tensor] | None = [] if return_all_hiddens else None
+        features = self.sentence_encoder(src_tokens, states, kwargs.get("token_embeddings"))
+        return features, {"inner_states": states and [state.transpose(0, 1) for state in states]}
+
+
 @register_model(MODEL_NAME, dataclass=ClozeRobertaConfig)
 class ClozeRobertaModel(RobertaModel):
-    """fairseq's RoBERTa with a projection to candidate rows."""
+    """The core's RoBERTa as fairseq trains it."""
+
+    def __init__(self, args: Any, encoder: ClozeRobertaEncoder) -> None:
+        super(RobertaModel, self).__init__(encoder)  # RobertaModel's would draw fewer of the weights
+        self.args = args
+        self.apply(initialise)
+        self.classification_heads = nn.ModuleDict()
 
     @staticmethod
     def add_args(parser: Any) -> None:
@@ -111,10 +148,11 @@ class ClozeRobertaModel(RobertaModel):
 
     @classmethod
     def build_model(cls, args: Any, task: Any) -> "ClozeRobertaModel":
-        """Build a model, finished; other tasks than ours, such as masked_lm, know nothing of :func:`finish_model`."""
-        model: ClozeRobertaModel = super().build_model(args, task)
-        finish_model(model, getattr(args, "layer_norm_eps", None), getattr(args, "compile", False))
-        return model
+        """Build a model; what its configuration leaves open is as in RoBERTa-base."""
+        fill_config(args, BASE)
+        with open_dict(args) if isinstance(args, DictConfig) else nullcontext():
+            base_architecture(args)  # what fairseq's RoBERTa has options for and ours has not
+            return cls(args, ClozeRobertaEncoder(args, task.source_dictionary))
 
     def forward(
         self,
@@ -129,12 +167,12 @@ class ClozeRobertaModel(RobertaModel):
 
         Args:
             src_tokens: ``int64 (rows, length)``
-            candidate_tokens: embedding rows to score, ``int64 (blanks, candidates, pieces)``
-            kwargs: with *candidate_tokens*, the rest of ``net_input`` (see :mod:`fairseq_cloze.views.joint`),
-                and *contrast* and *normalise* of :func:`piece_scores`
+            candidate_tokens: embedding rows to score, ``int64 (blanks, candidates, tokens)``
+            kwargs: with *candidate_tokens*, what else
+                :func:`fairseq_cloze.model.roberta.scores_of_candidate_tokens` takes
 
         Returns:
-            scores of the pieces, ``(blanks, candidates, pieces)``, and fairseq's extras
+            scores of the tokens, ``(blanks, candidates, tokens)``, and fairseq's extras
         """
         device = src_tokens.device.type
         with torch.autocast(device, torch.bfloat16) if getattr(self.args, "autocast", False) else nullcontext():
@@ -142,110 +180,36 @@ class ClozeRobertaModel(RobertaModel):
                 return super().forward(
                     src_tokens, features_only, return_all_hiddens, classification_head_name, **kwargs
                 )
-            return self._score_pieces(src_tokens, candidate_tokens, **kwargs)
-
-    def _score_pieces(
-        self,
-        src_tokens: Tensor,
-        candidate_tokens: Tensor,
-        reads: Tensor,
-        piece_reads: Tensor,
-        windows: Tensor,
-        contrast: float = 0.0,
-        normalise: bool = False,
-        **unused: Any,
-    ) -> tuple[Tensor, dict[str, Any]]:
-        features, extra = self.encoder.extract_features(src_tokens)
-        features = features.flatten(0, 1)
-        scores = piece_scores(
-            self.encoder.lm_head, features[reads], candidate_tokens, piece_reads, windows, contrast, normalise
-        )
-        return scores, extra
+            encoder, lm_head = self.encoder.sentence_encoder, self.encoder.lm_head
+            scores = scores_of_candidate_tokens(encoder, lm_head, src_tokens, candidate_tokens, **kwargs)
+            return scores, {"inner_states": None}
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> None:
         """Rename older weights, drop heads of other tasks."""
-        for key in filter(is_dead_parameter, list(state_dict)):
-            del state_dict[key]
+        upgraded = upgraded_weights(state_dict, "the checkpoint")
+        state_dict.clear()
+        state_dict.update(upgraded)
         super().upgrade_state_dict_named(state_dict, name)
 
 
-def piece_scores(
-    lm_head: RobertaLMHead,
-    features: Tensor,
-    candidate_tokens: Tensor,
-    piece_reads: Tensor,
-    windows: Tensor,
-    contrast: float,
-    normalise: bool,
-) -> Tensor:
-    """Score the tokens of candidates by their embedding rows alone.
-
-    A piece's score is its logit where it is read, less *contrast* times its mean logit at the masks of the window's
-    other blanks.  As logits are linear in what the LM head transforms, that is one product with a difference of
-    vectors.  With ``contrast`` 1 it is the pointwise mutual information of candidate and blank in the domain of the
-    window (cf. Holtzman et al., "Surface Form Competition: Why the Highest Probability Answer Isn't Always Right",
-    EMNLP 2021).
-
-    Args:
-        lm_head: RoBERTa's
-        features: encoder output where something is read, the blanks' own masks first, ``(reads, width)``
-        candidate_tokens: embedding rows, ``int64 (blanks, candidates, pieces)``
-        piece_reads: index into *features* for each piece, ``int64 (blanks, candidates, pieces)``
-        windows: window of each blank, ``int64 (blanks,)``
-        contrast: 0 to 1; 0 is used in windows of one blank
-        normalise: log-probabilities instead of logits, which needs the logits of the whole vocabulary
-
-    Returns:
-        ``(blanks, candidates, pieces)``
-    """
-    x = lm_head.layer_norm(lm_head.activation_fn(lm_head.dense(features)))
-    share = contrast_shares(windows, contrast).to(x)
-    others = mean_of_others(x[: len(windows)], windows) * share[:, None]
-    flat, reads = candidate_tokens.flatten(1), piece_reads.flatten(1)
-    rows = F.embedding(flat, lm_head.weight)  # (blanks, candidates * pieces, width)
-    scores = ((x[reads] - others[:, None]) * rows).sum(dim=-1) + lm_head.bias[flat] * (1 - share[:, None])
-    if normalise:
-        log_z = (F.linear(x, lm_head.weight) + lm_head.bias).float().logsumexp(dim=-1)
-        others_z = mean_of_others(log_z[: len(windows), None], windows)[:, 0] * share
-        scores = scores - (log_z[reads] - others_z[:, None])
-    return scores.view_as(candidate_tokens)
+def architecture_of(args: Any) -> Architecture:
+    """The shape that a complete model configuration asks for."""
+    return Architecture(**{entry.name: getattr(args, entry.name) for entry in fields(Architecture)})
 
 
-def contrast_shares(windows: Tensor, contrast: float) -> Tensor:
-    """*contrast* for each blank, 0 where its window has no other, ``float32 (blanks,)``."""
-    return contrast * (torch.bincount(windows)[windows] > 1).float()
+def initialise(module: nn.Module) -> None:
+    """Draw the weights of a module as fairseq does, in the same order, so that a seed gives the same model."""
+    init_bert_params(module)
+    if isinstance(module, Attention):  # a second time, after its parts
+        for projection in (module.q_proj, module.k_proj, module.v_proj):
+            nn.init.normal_(projection.weight, std=0.02)
 
 
-def mean_of_others(values: Tensor, windows: Tensor) -> Tensor:
-    """Mean over the other blanks of the same window, 0 where there is none.
-
-    Args:
-        values: ``(blanks, width)``
-        windows: ``int64 (blanks,)``
-
-    Returns:
-        ``(blanks, width)``
-    """
-    count = torch.bincount(windows)
-    total = values.new_zeros(len(count), values.size(1)).index_add(0, windows, values)
-    return (total[windows] - values) / (count[windows] - 1).clamp(min=1)[:, None]
-
-
-def finish_model(model: nn.Module, layer_norm_eps: float | None, compiled: bool = False) -> None:
-    """What fairseq's constructors have no option for.
-
-    Args:
-        model: a RoBERTa, just built
-        layer_norm_eps: epsilon of every layer norm; fairseq builds them with 1e-5
-        compiled: see :func:`fairseq_cloze.model.encoder.pack`
-    """
-    drop_dead_parameters(model)
-    pack(model, compiled)
-    if layer_norm_eps is None:
-        return
+def set_layer_norm_eps(model: nn.Module, eps: float) -> None:
+    """Give every layer norm of fairseq's own models an epsilon, for which they have no option."""
     for module in model.modules():
         if hasattr(module, "normalized_shape"):  # torch's LayerNorm and apex's
-            setattr(module, "eps", float(layer_norm_eps))  # noqa: B010
+            module.eps = eps  # type: ignore[assignment]
 
 
 def rest_lm_head(model: nn.Module) -> None:

@@ -22,7 +22,8 @@ from ..errors import Exit, OutOfMemory
 from ..model.memory import ADVICE, OOM, SPLIT, Limit, attempt, cannot_split, halves, in_pieces, smaller_batches
 from ..runs.names import LAST_CHECKPOINT
 from ..views.view import to_device
-from . import compat
+from .distributed import gather, is_distributed
+from .ending import end_run, end_worker
 from .events import TrainingEvents
 
 logger = logging.getLogger(__name__)
@@ -249,15 +250,15 @@ class RecoveringTask(FairseqTask):
         if found:
             where, limit = ("training", self._training) if criterion.training else ("validation", self._validating)
             self.events.tell("out_of_memory", where=where, times=found, so_far=self._ooms, split_from=limit.tokens)
-        if found and self._ooms > self.cfg.max_oom * len(compat.gather(None)):
-            limit.tokens = min((tokens for tokens in compat.gather(limit.tokens) if tokens is not None), default=None)
+        if found and self._ooms > self.cfg.max_oom * len(gather(None)):
+            limit.tokens = min((tokens for tokens in gather(limit.tokens) if tokens is not None), default=None)
             text = (
                 f"out of memory {self._ooms} times, more than --max-oom {self.cfg.max_oom} allows; "
                 f"{self._smaller(limit)}. 'fairseq-cloze fit-batch' finds the largest --max-tokens that fits. "
                 f"{self._what_stays()}"
             )
             self.events.tell("stopped", status=int(Exit.OUT_OF_MEMORY), text=text)
-            compat.end_run(Exit.OUT_OF_MEMORY, f"Error: {text}")
+            end_run(Exit.OUT_OF_MEMORY, f"Error: {text}")
 
     def _warn(self, limit: Limit, where: str, tokens: int) -> None:
         logger.warning(
@@ -295,7 +296,7 @@ class RecoveringTask(FairseqTask):
         """
         text = f"{text}. {self._what_stays()}"
         self.events.tell("stopped", status=int(Exit.OUT_OF_MEMORY), text=text)
-        compat.end_worker(Exit.OUT_OF_MEMORY, f"Error: {text}")
+        end_worker(Exit.OUT_OF_MEMORY, f"Error: {text}")
 
     # -- pieces ------------------------------------------------------------------------------------------------------
 
@@ -323,7 +324,7 @@ def _summed(outputs: Sequence[Output]) -> Output:
 
 def _is_simple(model: Any) -> bool:
     """Whether each worker has its own gradients until the end of its backward pass; not so in sharded training."""
-    if not compat.is_distributed():
+    if not is_distributed():
         return True
     kinds = (LegacyDistributedDataParallel, nn.parallel.DistributedDataParallel)
     while model is not None and not isinstance(model, kinds):

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from . import compat, stopping
+from .ending import print_errors_plainly
 from .names import TASK_NAME
+from .requirements import require_fairseq
 
 
 def register_all() -> None:
     """See :func:`fairseq_cloze.register`."""
-    compat.print_errors_plainly()
-    compat.require_fairseq()
+    print_errors_plainly()
+    require_fairseq()
     from fairseq.tasks import TASK_REGISTRY
 
     from ..weights.reading import allow_checkpoint_types
-    from . import sharded
+    from .patches import install_all
 
     allow_checkpoint_types()
-    compat.copy_checkpoints_atomically()
-    compat.exchange_by_torch()
-    compat.load_ensembles()
-    compat.train_as_launched()
-    stopping.save_when_told()
-    sharded.shard_by_torch()
+    install_all()
     if TASK_NAME not in TASK_REGISTRY:
         from . import criterion, model, optimizer, task  # noqa: F401

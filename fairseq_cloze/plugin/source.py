@@ -14,7 +14,7 @@ from ..runs.names import LAST_CHECKPOINT
 from ..views.settings import CARRIED
 from ..weights.checkpoint import Checkpoint
 from ..weights.proof import digests
-from . import compat
+from .distributed import gather, rank
 from .model import fill_config
 from .names import MODEL_NAME
 
@@ -113,18 +113,18 @@ def prove_everywhere(source: Checkpoint, model: nn.Module) -> str:
     weights = model.state_dict()  # which sharded models gather, all workers together
     own = digests(weights)
     line, problem = "", None
-    if compat.rank() == 0:
+    if rank() == 0:
         try:
             line = source.prove_load(weights, own)
         except CheckpointError as error:
             problem = str(error)
-    workers = compat.gather((line, problem, own))
+    workers = gather((line, problem, own))
     line, problem, wanted = workers[0]
-    for rank, (_, _, found) in enumerate(workers):
+    for number, (_, _, found) in enumerate(workers):
         for part in wanted:
             if problem is None and found[part] != wanted[part]:
                 problem = (
-                    f"the {part} of worker {rank} is not that of worker 0: expected digest {wanted[part][:12]}, "
+                    f"the {part} of worker {number} is not that of worker 0: expected digest {wanted[part][:12]}, "
                     f"found {found[part][:12]}; check that all workers read the same checkpoint"
                 )
     if problem is not None:

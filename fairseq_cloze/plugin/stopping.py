@@ -9,19 +9,16 @@ it is enough that one of them was told.
 from __future__ import annotations
 
 import logging
-import math
 import multiprocessing
 import os
 import signal
-import sys
 import threading
-from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import Exit
 from ..runs.names import LAST_CHECKPOINT
-from . import compat
+from .ending import end_run
 
 logger = logging.getLogger(__name__)
 
@@ -60,64 +57,35 @@ def agreed(logging_outputs: list[dict[str, Any]]) -> bool:
     return any(log.get(TOLD, 0) > 0 for log in logging_outputs)
 
 
-def save_when_told() -> None:
-    """Let fairseq's training save and end, after the update in which the task's ``stopping`` became true.
+def pass_on() -> None:
+    """From now on pass the signals on to the workers that this process spawns and waits for."""
 
-    A training that is started again after its end ends again, without the one update more that fairseq would do.
-    """
-    from fairseq.distributed import utils
+    def to_workers(number: int, frame: Any) -> None:
+        workers = multiprocessing.active_children()
+        if not workers:  # nothing has begun
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        for worker in workers:
+            if worker.pid is not None:
+                os.kill(worker.pid, number)
 
-    if not hasattr(utils.call_main, "__wrapped__"):
-        utils.call_main = _passing_on(utils.call_main)
-    for name in ("fairseq_cli.train", "__main__"):
-        module: Any = sys.modules.get(name)
-        if hasattr(module, "validate_and_save") and not hasattr(module.validate_and_save, "__wrapped__"):
-            module.validate_and_save = _saving(module.validate_and_save)
-            module.train = _unless_done(module.train)
+    for number in SIGNALS:
+        signal.signal(number, to_workers)
 
 
-def _is_done(cfg: Any, trainer: Any) -> bool:
+def is_done(cfg: Any, trainer: Any) -> bool:
+    """Whether a training has made all updates that ``--max-update`` asks for."""
     return bool(trainer.get_num_updates() >= (cfg.optimization.max_update or float("inf")))
 
 
-def _unless_done(plain: Any) -> Any:
-    @wraps(plain)
-    def train(cfg: Any, trainer: Any, task: Any, epoch_itr: Any) -> Any:
-        events = getattr(task, "events", None)  # another task has none
-        updates = trainer.get_num_updates()
-        if events is not None:
-            events.begin(cfg, updates, epoch_itr.next_epoch_idx)
-        if _is_done(cfg, trainer):
-            logger.info("nothing left to do: %d of %d updates are done", updates, cfg.optimization.max_update)
-            losses, should_stop = [None], True
-        else:
-            losses, should_stop = plain(cfg, trainer, task, epoch_itr)
-        if events is not None and (should_stop or epoch_itr.next_epoch_idx > (cfg.optimization.max_epoch or math.inf)):
-            events.tell("finished")
-        return losses, should_stop
-
-    return train
+def say_done(cfg: Any, trainer: Any) -> None:
+    """Say that there is nothing to train."""
+    updates = trainer.get_num_updates()
+    logger.info("nothing left to do: %d of %d updates are done", updates, cfg.optimization.max_update)
 
 
-def _saving(plain: Any) -> Any:
-    @wraps(plain)
-    def validate_and_save(
-        cfg: Any, trainer: Any, task: Any, epoch_itr: Any, valid_subsets: Any, end_of_epoch: bool
-    ) -> Any:
-        if _is_done(cfg, trainer) or not getattr(task, "stopping", False):
-            try:
-                losses, should_stop = plain(cfg, trainer, task, epoch_itr, valid_subsets, end_of_epoch)
-                if (end_of_epoch or should_stop) and hasattr(task, "events"):
-                    task.events.end_epoch()
-                return losses, should_stop
-            except Stop:
-                pass
-        _save_and_exit(cfg.checkpoint, trainer, task, epoch_itr)
-
-    return validate_and_save
-
-
-def _save_and_exit(cfg: Any, trainer: Any, task: Any, epoch_itr: Any) -> None:
+def save_and_end(cfg: Any, trainer: Any, task: Any, epoch_itr: Any) -> NoReturn:
+    """Save ``checkpoint_last.pt`` and end, to be started again."""
     from fairseq import checkpoint_utils
 
     checkpoint_utils.save_checkpoint(cfg, trainer, epoch_itr, None)
@@ -129,26 +97,4 @@ def _save_and_exit(cfg: Any, trainer: Any, task: Any, epoch_itr: Any) -> None:
         text = f"Stopped {after}. {last} is saved: start the same command again to go on (exit status {Exit.REQUEUE})"
     task.requeued()
     task.events.tell("stopped", status=int(Exit.REQUEUE), text=text)
-    compat.end_run(Exit.REQUEUE, text)
-
-
-def _passing_on(plain: Any) -> Any:
-    """A process that only waits for the workers it has spawned passes the signals on to them."""
-
-    def pass_on(number: int, frame: Any) -> None:
-        workers = multiprocessing.active_children()
-        if not workers:  # nothing has begun
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        for worker in workers:
-            if worker.pid is not None:
-                os.kill(worker.pid, number)
-
-    @wraps(plain)
-    def call_main(cfg: Any, main: Any, **kwargs: Any) -> Any:
-        if hasattr(sys.modules.get(main.__module__), "validate_and_save"):  # a training
-            for number in SIGNALS:
-                signal.signal(number, pass_on)
-        return plain(cfg, main, **kwargs)
-
-    return call_main
+    end_run(Exit.REQUEUE, text)

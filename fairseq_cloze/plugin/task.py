@@ -27,13 +27,16 @@ from ..views.settings import CARRIED, OTHER_BLANKS, SCORERS, VIEWS, Settings
 from ..weights.belonging import compare_vocabularies
 from ..weights.carried import carried_state, read_carried
 from ..weights.checkpoint import Checkpoint
-from . import compat, stopping
+from . import stopping
+from .built import check_model
 from .chance import Beginning, ChanceWatch, Finding, Stretch
 from .criterion import ClozeRankingCriterionConfig
 from .dataset import ClozeDataset
+from .distributed import rank, refuse_independent_processes
+from .ending import end_run
 from .events import figures
-from .model import BASE, ClozeRobertaModel, fill_config, finish_model, rest_lm_head
-from .names import CRITERION_NAME, MODEL_NAME, TASK_NAME
+from .model import BASE, ClozeRobertaModel, rest_lm_head, set_layer_norm_eps
+from .names import CRITERION_NAME, TASK_NAME
 from .recovery import RecoveringTask, RecoveryConfig
 from .source import find_source, fit_model, prove_everywhere, value_of
 
@@ -183,11 +186,13 @@ class ClozeRankingTask(RecoveringTask):
             ClozeError: no pretrained weights were given, or they do not belong to the data or the model
         """
         self._loads_checkpoint = from_checkpoint
+        if from_checkpoint:
+            check_model(cfg)
         name = getattr(cfg, "_name", None)
         if ARCH_MODEL_REGISTRY.get(name) is ClozeRobertaModel:
             ARCH_CONFIG_REGISTRY[name](cfg)  # hydra leaves it to the builder
         if not from_checkpoint:
-            compat.refuse_independent_processes()
+            refuse_independent_processes()
             self._begin_run()
             self._source = find_source(self.cfg)
             if self._source is not None:
@@ -195,10 +200,10 @@ class ClozeRankingTask(RecoveringTask):
                 fit_model(self._source, cfg)
         elif self.cfg.path:  # fairseq-validate
             self._check_validated([Path(path) for path in split_paths(self.cfg.path)])
-        if name == MODEL_NAME:
-            fill_config(cfg, BASE)
         model = super().build_model(cfg, from_checkpoint)
-        finish_model(model, getattr(cfg, "layer_norm_eps", None))
+        eps = getattr(cfg, "layer_norm_eps", None)
+        if eps is not None and not isinstance(model, ClozeRobertaModel):
+            set_layer_norm_eps(model, eps)
         if self.settings.scorer == "head":
             model.register_classification_head(HEAD_NAME, num_classes=1)
             rest_lm_head(model)
@@ -251,7 +256,7 @@ class ClozeRankingTask(RecoveringTask):
         if self._source is not None:
             self._beginning.weights = prove_everywhere(self._source, model)
             self._source = None
-            if compat.rank() == 0:
+            if rank() == 0:
                 logger.info("%s", self._beginning.weights)
 
     def valid_step(self, sample: dict[str, Any], model: nn.Module, criterion: nn.Module, **kwargs: Any) -> Any:
@@ -295,21 +300,21 @@ class ClozeRankingTask(RecoveringTask):
             return
         finding = Finding.of(verdict, self._beginning)
         self.events.tell("chance", **finding.fields())
-        if compat.rank() == 0:
+        if rank() == 0:
             logger.warning("%s", finding.text)
         if self.cfg.stop_at_chance:
             last = Path(self.cfg.save_dir, LAST_CHECKPOINT)
             left = f"{last} stays, look at it with 'fairseq-cloze doctor'" if last.exists() else "Nothing was saved"
             text = f"stopped at update {number}, as --stop-at-chance asks for; causes are named above. {left}"
             self.events.tell("stopped", status=int(Exit.AT_CHANCE), text=text)
-            compat.end_run(Exit.AT_CHANCE, f"Error: {text}")
+            end_run(Exit.AT_CHANCE, f"Error: {text}")
 
     # -- the run -----------------------------------------------------------------------------------------------------
 
     def _begin_run(self) -> None:
         """Say that this process trains into the save-dir, and heed requests to stop."""
         stopping.listen()
-        if compat.rank() == 0 and self._run is None:
+        if rank() == 0 and self._run is None:
             try:
                 self._run = RunLock(self.cfg.save_dir, data=os.path.abspath(self.shards[0].folder))
             except OSError as error:  # a disk that is full, or without locks, is no reason not to train

@@ -23,7 +23,7 @@ import numpy as np
 from ..data.store import Store
 from ..errors import ClozeError
 from ..files import PathLike, cannot_write, replacing
-from ..passages.reading import LETTERS, UNLABELLED
+from ..passages.passage import LETTERS, UNLABELLED
 
 _MEND = "write it with 'fairseq-cloze predict --scores' or 'fairseq-cloze evaluate --predictions'"
 

@@ -6,7 +6,6 @@ lists and endings, not a part-of-speech tagger; see :func:`kind_of`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,8 +13,9 @@ import numpy as np
 
 from ..data.store import Store
 from ..data.vocabulary import Vocabulary
-from ..passages.reading import UNLABELLED
+from ..passages.passage import UNLABELLED
 from ..passages.text import NOTHING
+from ..statistics import wilson_interval
 from .answers import gold_of
 
 #: Accuracy in percent, its interval, and number of blanks, by group and by name of the grouping.
@@ -23,9 +23,6 @@ Breakdown = dict[str, dict[str, dict[str, Any]]]
 
 #: Names of groups, and the group of each blank, ``int64 (blanks,)``.
 _Grouping = tuple[Sequence[str], np.ndarray]
-
-#: 97.5% quantile of the normal distribution.
-Z95 = 1.959963984540054
 
 
 def break_down(store: Store, vocabulary: Vocabulary, answers: np.ndarray) -> Breakdown:
@@ -66,22 +63,6 @@ def breakdown_lines(breakdown: Mapping[str, Mapping[str, Mapping[str, Any]]]) ->
             interval = f"{row['interval_low']:.1f} to {row['interval_high']:.1f}"
             lines.append(f"  {group:30}{row['accuracy']:10.2f}{row['n_blanks']:10,}  {interval}")
     return lines
-
-
-def wilson_interval(right: int, blanks: int) -> tuple[float, float]:
-    """95% interval of a share, as fractions.
-
-    Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).  It takes blanks as
-    independent.
-
-    Args:
-        right: blanks answered rightly
-        blanks: all blanks, at least one
-    """
-    share, z2 = right / blanks, Z95**2
-    middle = (share + z2 / (2 * blanks)) / (1 + z2 / blanks)
-    margin = Z95 * math.sqrt(share * (1 - share) / blanks + z2 / (4 * blanks**2)) / (1 + z2 / blanks)
-    return max(0.0, min(share, middle - margin)), min(1.0, max(share, middle + margin))
 
 
 def _count(grouping: _Grouping, right: np.ndarray, labelled: np.ndarray) -> dict[str, dict[str, Any]]:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-
-import numpy as np
 
 from ..errors import ClozeError
 from ..files import PathLike
+from ..statistics import mcnemar, paired_interval, sign_flip
 from .answers import Predictions, read_predictions
-from .breakdown import Z95
 
 #: Differences that chance alone makes more often than this may be luck.
 LEVEL = 0.05
@@ -145,74 +141,6 @@ def compare(a: PathLike, b: PathLike) -> Comparison:
         p_blanks=mcnemar(only_a, only_b),
         p_passages=sign_flip(differences),
     )
-
-
-# -- statistics ------------------------------------------------------------------------------------------------------
-
-
-def paired_interval(only_a: int, only_b: int, blanks: int) -> tuple[float, float]:
-    """95% interval of the difference between two shares of the same blanks, B less A, as fractions.
-
-    Wald's interval after adding half a blank to each of the four cells: Agresti and Min, "Simple improved confidence
-    intervals for comparing matched proportions", Statistics in Medicine 24 (2005).  It takes blanks as independent.
-
-    Args:
-        only_a, only_b: blanks that one of them has right
-        blanks: all blanks, at least one
-    """
-    total = blanks + 2
-    difference = (only_b - only_a) / total
-    margin = Z95 * math.sqrt((only_a + only_b + 1) / total - difference**2) / math.sqrt(total)
-    return max(-1.0, difference - margin), min(1.0, difference + margin)
-
-
-def mcnemar(only_a: int, only_b: int) -> float:
-    """p of McNemar's exact test, two-sided: as many blanks or more on one side, were each a coin's toss.
-
-    McNemar, "Note on the sampling error of the difference between correlated proportions or percentages", Psychometrika
-    12 (1947), with the binomial distribution in place of its approximation.
-
-    Args:
-        only_a, only_b: blanks that one of them has right
-    """
-    number, fewer = only_a + only_b, min(only_a, only_b)
-    if 2 * fewer >= number - 1:  # both tails together are everything
-        return 1.0
-    term = math.exp(_log_choose(number, fewer) - number * math.log(2.0))
-    total = 0.0
-    for count in range(fewer, -1, -1):
-        total += term
-        if term <= total * 1e-18:  # what follows is smaller still
-            break
-        term *= count / (number - count + 1)
-    return min(1.0, 2.0 * total)
-
-
-def _log_choose(number: int, count: int) -> float:
-    return math.lgamma(number + 1) - math.lgamma(count + 1) - math.lgamma(number - count + 1)
-
-
-def sign_flip(differences: Sequence[int]) -> float:
-    """p of the exact sign-flip (randomisation) test, two-sided, on whole passages.
-
-    Were both models equally good, each passage could as well have come out the other way round.  p is the share of all
-    2^passages ways to swap the models within passages whose total differs from 0 as much as the one found, or more.
-    Blanks of a passage need not be independent of each other.  Fisher, The Design of Experiments (1935), section 21.
-    The distribution of the total is computed whole, so there are no random draws.
-
-    Args:
-        differences: per passage, blanks right in one file less those right in the other
-    """
-    steps = [abs(difference) for difference in differences if difference]
-    found = abs(sum(differences))
-    if found == 0:
-        return 1.0
-    reach = sum(steps)
-    chances = np.zeros(2 * reach + 1)  # of each total, -reach to reach
-    chances[reach] = 1.0
-    for step in steps:
-        chances = 0.5 * (np.roll(chances, step) + np.roll(chances, -step))
-    return min(1.0, float(2.0 * chances[reach + found :].sum()))
 
 
 # -- checks and words ------------------------------------------------------------------------------------------------

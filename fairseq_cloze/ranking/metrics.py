@@ -6,7 +6,6 @@ are ``-inf`` for a candidate that repeats an earlier one, and gold is the index 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -128,20 +127,3 @@ def metrics_of(counts: Mapping[str, int]) -> dict[str, float]:
         name: scale * counts[part] / counts[whole] if counts[whole] else float("nan")
         for name, (part, whole, scale) in RATIOS.items()
     }
-
-
-def chance_interval(chance: float, blanks: int) -> tuple[float, float]:
-    """Range of the accuracy that guessing reaches in 95 of 100 cases, by the normal approximation.
-
-    The variance of the number of right guesses is the sum of :math:`p(1-p)`.  The mean chance stands for each blank's
-    own, which is exact where all have as many candidates, and makes the range wider rather than narrower elsewhere.
-
-    Args:
-        chance: probability that a random candidate is right, mean over the blanks, in percent
-        blanks: number of labelled blanks, at least 1
-
-    Returns:
-        lower and upper end, in percent
-    """
-    margin = 1.96 * math.sqrt(chance * (100.0 - chance) / blanks)
-    return max(chance - margin, 0.0), min(chance + margin, 100.0)

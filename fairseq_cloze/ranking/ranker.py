@@ -1,380 +1,297 @@
-"""Scorer: a checkpoint, or several, ready to score passages outside of training.
+"""Ranker: weights ready to rank the candidates of blanks, outside of training.
 
 Any RoBERTa checkpoint of fairseq will do: fine-tuned, imported, or one of fairseq's own releases.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, NoReturn
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from ..data.encoding import DEFAULT_ENCODING, encode_passages
 from ..data.store import Store
-from ..data.vocabulary import PAD, Vocabulary
-from ..errors import ClozeError
+from ..data.vocabulary import Vocabulary
+from ..errors import ClozeError, PassageError
 from ..files import PathLike
-from ..model.architecture import Architecture
-from ..model.memory import Limit, cannot_split, in_pieces
-from ..model.names import HEAD_NAME, HEADS
-from ..model.scores import candidate_scores, filled_scores
-from ..plugin.dataset import ClozeDataset
-from ..plugin.model import ClozeRobertaConfig, ClozeRobertaModel
-from ..plugin.task import make_dictionary
-from ..views.joint import JointView
-from ..views.making import make_view
+from ..passages.passage import UNLABELLED, Passage
 from ..views.settings import AS_TRAINED, PartialSettings
-from ..views.view import Item, Sample, View, blank_fields, pad_rows, to_device
 from ..weights.checkpoint import Checkpoint
+from ..weights.finding import open_checkpoint
 from . import sharing
-from .metrics import count_metrics, predictions, probabilities
+from .answers import gold_of
+from .ensemble import fit_weights, mix, shares_of
+from .member import Member
+from .resources import DEFAULT_RESOURCES, Resources
+from .scores import Outcome, Scores, merge
 
-#: Most tokens of a batch where neither limit is given, unless one item alone costs more.
-DEFAULT_MAX_TOKENS = 4096
+_CHUNK = 256  # passages that rank_many batches together
 
-
-@dataclass
-class Scores:
-    """Scores of all blanks of one store.
-
-    Attributes:
-        log_probabilities: of each candidate, ``-inf`` where there is none or it repeats an earlier one,
-            ``float32 (blanks, candidates)``
-        forwards: rows of input
-        tokens: computed tokens that are not padding
-        computed_tokens: all computed tokens
-        seconds: wall time of scoring; of the slowest worker where several share it
-        scored: numbers of the blanks that this worker has scored, batch by batch
-    """
-
-    log_probabilities: np.ndarray
-    forwards: int = 0
-    tokens: int = 0
-    computed_tokens: int = 0
-    seconds: float = 0.0
-    scored: list[np.ndarray] = field(default_factory=list)
-
-    def add(self, sample: Sample) -> None:
-        """Count the input of a batch."""
-        source = sample["net_input"]["src_tokens"]
-        self.forwards += len(source)
-        self.tokens += int(source.ne(PAD).sum())
-        self.computed_tokens += source.numel()
+#: What :meth:`Ranker.rank_many` takes for a passage.
+PassageLike = Passage | tuple[str, Sequence[Sequence[str]]] | Mapping[str, Any]
 
 
-def merge(shares: list[Scores]) -> list[Scores]:
-    """Put the shares of all workers together, each of some stores; complete on the first worker only."""
-    if sharing.size() == 1:
-        return shares
-    sent = []
-    for share in shares:
-        blanks = np.concatenate([np.empty(0, np.int64), *share.scored])
-        sent.append((blanks, share.log_probabilities[blanks], share.forwards, share.tokens, share.computed_tokens))
-    seconds = [max(times) for times in zip(*sharing.everybodys([share.seconds for share in shares]))]
-    others = sharing.first_gets(sent)
-    for number, out in enumerate(shares):
-        out.seconds = seconds[number]
-        for theirs in others[1:] if others else []:
-            blanks, scores, forwards, tokens, computed_tokens = theirs[number]
-            out.log_probabilities[blanks] = scores
-            out.forwards += forwards
-            out.tokens += tokens
-            out.computed_tokens += computed_tokens
-    return shares
-
-
-class Answers:
-    """What scores say.
-
-    Args:
-        log_probabilities: see :class:`Scores`
-        store: the split they are of
+@dataclass(frozen=True)
+class Ranked:
+    """The candidates of one blank, ranked.
 
     Attributes:
-        answers: index of the best candidate, the first of equals, ``int64 (blanks,)``
-        probabilities: of each candidate, 0 where there is none; equal ones share theirs,
-            ``float32 (blanks, candidates)``
-        counts: sums of :data:`fairseq_cloze.ranking.metrics.COUNTS`
+        options: the candidates, as given but stripped
+        scores: of each, as the model gives them, higher is better; they compare within a blank only.  Of several
+            checkpoints, the logarithm of the averaged probability
+        probabilities: softmax over the blank's candidates, they sum to 1; equal candidates share theirs
+        best: index of the best candidate, the first of equals
     """
 
-    def __init__(self, log_probabilities: np.ndarray, store: Store) -> None:
-        scores = torch.from_numpy(log_probabilities)
-        fields = blank_fields(store, np.arange(store.blanks))
-        self.answers: np.ndarray = predictions(scores).numpy()
-        self.probabilities: np.ndarray = probabilities(scores, fields["first"], fields["exists"]).numpy()
-        self.counts: dict[str, int] = count_metrics(scores, fields)
+    options: tuple[str, ...]
+    scores: tuple[float, ...]
+    probabilities: tuple[float, ...]
+    best: int
+
+    @property
+    def answer(self) -> str:
+        """The best candidate; as it was given also where it means "nothing goes here"."""
+        return self.options[self.best]
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Indices of the candidates, the best one first."""
+        return tuple(sorted(range(len(self.options)), key=lambda index: -self.scores[index]))
 
 
-class Scorer:
-    """A checkpoint, ready to score.
+class Ranker:
+    """One checkpoint, or several whose probabilities are averaged, ready to rank.
+
+    :func:`fairseq_cloze.load` makes one from names of files.  Each checkpoint scores in a view and with a scorer of its
+    own where nothing else is asked for; all share one vocabulary.
 
     Args:
-        checkpoint: RoBERTa of fairseq
-        vocabulary: what the passages are encoded with; the checkpoint's own where it is not given
+        checkpoints: at least one
+        vocabulary: what passages are encoded with; that of the first checkpoint where it is not given
         where: origin of *vocabulary*, for messages
-        settings: how to score
-        device: ``cpu``, ``cuda``, ...; CUDA where there is one
-        fp16: compute in half precision
-        bf16: compute in bfloat16 where that is safe
+        settings: how to score; where something is left open, as each checkpoint was trained
+        resources: what it may use
+        weights: of the checkpoints in the average, not negative; equal where they are not given
+
+    Attributes:
+        members: the checkpoints
+        weights: their weights, which sum to 1
+        vocabulary: what passages are encoded with
+        encoding: how text is encoded, as the first checkpoint says
+        resources: what it may use
 
     Raises:
-        CheckpointError: it cannot be read, or does not belong to the vocabulary, or has no ranking head to score with
+        CheckpointError: a checkpoint cannot be used, or they do not belong together
+        ClozeError: settings or weights that do not fit, a device that cannot be used
     """
 
     def __init__(
         self,
-        checkpoint: PathLike,
+        checkpoints: Sequence[Checkpoint],
         vocabulary: Vocabulary | None = None,
         where: str = "the data",
         settings: PartialSettings = AS_TRAINED,
-        device: str | None = None,
-        fp16: bool = False,
-        bf16: bool = False,
+        resources: Resources = DEFAULT_RESOURCES,
+        weights: Sequence[float] | None = None,
     ) -> None:
-        self.path = Path(checkpoint)
-        source = Checkpoint.read(checkpoint)
-        self.settings = settings.completed(source.carried)
-        self.encoding = source.encoding
-        self.architecture = source.architecture
-        vocabulary = vocabulary or source.require_vocabulary()
-        line, proved = source.check_vocabulary(vocabulary, where)
-        #: what the user should know of the checkpoint
-        self.notes = [] if proved else [line]
-        #: what is known of the memory
-        self.memory = Limit()
+        self.weights = shares_of(weights, len(checkpoints))
+        if vocabulary is None:
+            vocabulary, where = checkpoints[0].require_vocabulary(), checkpoints[0].name
         self.vocabulary = vocabulary
-        self.device = _device(device)
-        self.fp16 = fp16
-        weights = source.weights
-        head = self.settings.scorer == "head"
-        if head:
-            source.require_ranking_head()
-        model = build_model(self.architecture, vocabulary, head, bf16)
-        unused = source.heads - {HEAD_NAME if head else ""}
-        if unused:
-            self.notes.append(f"heads of the checkpoint that are not used: {', '.join(sorted(unused))}")
-            others = tuple(f"{HEADS}{name}." for name in unused)
-            weights = {name: value for name, value in weights.items() if not name.startswith(others)}
-        model.load_state_dict(weights, strict=True)
-        self.model = (model.half() if fp16 else model.float()).to(self.device).eval()
+        self.resources = resources
+        self.members = [Member(each, vocabulary, where, settings, resources) for each in checkpoints]
+        self.encoding = self.members[0].encoding or DEFAULT_ENCODING
 
-    def score(
-        self,
-        store: Store,
-        batch_size: int | None = None,
-        max_tokens: int | None = None,
-        progress: Any | None = None,
-    ) -> Scores:
-        """Score every blank of a store, shared with other workers where there are some.
+    def __repr__(self) -> str:
+        return f"Ranker({', '.join(repr(member.name) for member in self.members)})"
 
-        Workers other than the first get no more than their own share of the scores, see :func:`merge`.
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know of the checkpoints and of the memory, each once."""
+        return list(dict.fromkeys(note for member in self.members for note in member.notes))
+
+    # -- texts -------------------------------------------------------------------------------------------------------
+
+    def rank(self, text: str, options: Sequence[Sequence[str]]) -> list[Ranked]:
+        """Rank the candidates of the blanks of a text.
 
         Args:
-            store: encoded with this scorer's vocabulary
-            batch_size: most items in a batch
-            max_tokens: most tokens in a batch, padding and every candidate counted; candidates that ``refine`` and
-                ``cascade`` fill in come on top
-            progress: a tqdm bar that counts blanks
+            text: with a run of underscores for each blank
+            options: per blank 2 to 26 candidates; ``/`` or an empty one means "nothing goes here"
 
-        Where memory runs out, a batch is scored in halves, with the same scores; :attr:`memory` counts it.
+        Returns:
+            one result per blank, in order
 
         Raises:
-            ClozeError: an item costs more than *max_tokens*, or the model returns no numbers
+            PassageError: text and options do not fit; names the blank and the field
+            ClozeError: the model returns no numbers, or memory does not suffice
+        """
+        return next(self._rank([_checked((text, options), "text")]))
+
+    def rank_many(self, passages: Iterable[PassageLike]) -> Iterator[list[Ranked]]:
+        """Rank the blanks of many passages, batched by length.
+
+        Passages are taken and results given a few hundred at a time, so memory does not grow with their number.
+
+        Args:
+            passages: each a pair of text and options as for :meth:`rank`, a dictionary as in the files of passages
+                (``article``, ``options``, ...), or a :class:`fairseq_cloze.passages.passage.Passage`
+
+        Yields:
+            for each passage, in order, one result per blank
+
+        Raises:
+            PassageError: a passage does not fit; names its number, from 1 on, or its ``id``, the blank and the field
+            ClozeError: the model returns no numbers, or memory does not suffice
+        """
+        checked = (_checked(passage, f"passage {number}") for number, passage in enumerate(passages, 1))
+        while chunk := list(islice(checked, _CHUNK)):
+            yield from self._rank(chunk)
+
+    def _rank(self, passages: Sequence[Passage]) -> Iterator[list[Ranked]]:
+        store = self.encode(passages)
+        scores = self.score(store)
+        outcome = Outcome(scores, store)
+        ends = store.candidate_end.tolist()
+        first = store.columns["candidate_first"]
+        blank = 0
+        for passage in passages:
+            results = []
+            for options in passage.candidates:
+                own = scores.raw[blank, first[ends[blank] : ends[blank + 1]]]  # equal ones score as the first
+                probabilities = outcome.probabilities[blank, : len(options)]
+                best = int(outcome.best[blank])
+                results.append(Ranked(options, tuple(own.tolist()), tuple(probabilities.tolist()), best))
+                blank += 1
+            yield results
+
+    # -- stores ------------------------------------------------------------------------------------------------------
+
+    def encode(self, passages: Sequence[Passage]) -> Store:
+        """Passages as the model takes them."""
+        columns = encode_passages(passages, self.vocabulary, self.encoding)
+        return Store.from_columns([columns], len(self.vocabulary))
+
+    def score(self, store: Store, progress: Any | None = None) -> Scores:
+        """Score every blank of a store, shared with other workers where there are some.
+
+        Workers other than the first get no more than their own share, see :func:`fairseq_cloze.ranking.scores.merge`.
+
+        Args:
+            store: encoded with this ranker's vocabulary
+            progress: a tqdm bar that counts blanks, those of each checkpoint
+
+        Raises:
+            ClozeError: an item costs more than ``max_tokens``, or the model returns no numbers
             OutOfMemory: an item does not fit into memory alone
         """
-        return merge([self.score_share(store, batch_size, max_tokens, progress)])[0]
+        return self.score_stores([store], progress)[0]
 
-    def score_share(
-        self,
-        store: Store,
-        batch_size: int | None = None,
-        max_tokens: int | None = None,
-        progress: Any | None = None,
-    ) -> Scores:
-        """Score the batches that this worker is dealt, see :meth:`score` and :func:`merge`."""
-        view = make_view(self.settings, store, self.vocabulary, self.architecture.max_positions)
-        dataset = ClozeDataset(view, shuffle=False)
-        if batch_size is None and max_tokens is None:
-            max_tokens = max(DEFAULT_MAX_TOKENS, int(view.cost.max(initial=0)))
-        width = int(np.diff(store.candidate_end).max(initial=1))
-        out = Scores(np.full((store.blanks, width), -np.inf, dtype=np.float32))
-        start = time.perf_counter()
-        shown = 0
-        batches = dataset.batch_by_size(dataset.ordered_indices(), max_tokens, batch_size)
-        for number in sharing.deal(len(batches)):
-            batch = batches[number]
-            blanks = self._score_items(view, [view.item(int(index)) for index in batch], out)
-            out.scored.append(blanks)
-            if isinstance(view, JointView):
-                windows = [_Window(int(index), view.blanks_of(int(index))) for index in batch]
-                for step in range(1, self.settings.refine + 1):
-                    self._refine(view, windows, step / (self.settings.refine + 1), out)
-                if self.settings.cascade:
-                    self._cascade(view, windows, out)
-            if progress is not None:  # others do as much meanwhile
-                step = min(sharing.size() * len(blanks), store.blanks - shown)
-                shown += step
-                progress.update(step)
-        out.seconds = time.perf_counter() - start
-        if progress is not None:
-            progress.update(store.blanks - shown)
-        return out
+    def score_stores(self, stores: Sequence[Store], progress: Any | None = None) -> list[Scores]:
+        """As :meth:`score` for several stores; workers wait for each other once."""
+        scored = self._score_apart(stores, progress)
+        return [parts[0] if len(parts) == 1 else mix(parts, self.weights) for parts in scored]
 
-    def _score_items(self, view: View, items: list[Item], out: Scores) -> np.ndarray:
-        """Score the blanks of a batch into *out* and return their numbers."""
+    def _score_apart(self, stores: Sequence[Store], progress: Any | None) -> list[list[Scores]]:
+        """Scores of each store by each member."""
+        shares = [member.score_share(store, self.resources, progress) for store in stores for member in self.members]
+        merged, each = merge(shares), len(self.members)
+        return [merged[first : first + each] for first in range(0, len(merged), each)]
 
-        def cost(piece: Sequence[Item]) -> int:
-            numbers = [item["index"] for item in piece]
-            return int(view.row_length[numbers].max() * view.rows[numbers].sum())
+    def fit(self, store: Store, split: str, progress: Any | None = None) -> None:
+        """Choose the weights that make the right answers of a split most probable, see :func:`fit_weights`.
 
-        def too_large(item: Item) -> NoReturn:
-            passage = view.store.id(view.passage_of(item["index"]))
-            advice = "--device cpu has more memory, --fp16 or --bf16 need less"
-            raise cannot_split(f"passage '{passage}'", cost([item]), advice)
-
-        return np.concatenate(
-            in_pieces(items, lambda piece: self._score_piece(view, piece, out), cost, self.memory, too_large)
-        )
-
-    def _score_piece(self, view: View, items: Sequence[Item], out: Scores) -> np.ndarray:
-        sample = view.collate(items)
-        with torch.inference_mode():
-            scores = candidate_scores(self.model, to_device(sample, self.device), self.settings).cpu()
-        blanks: np.ndarray = sample["blanks"].numpy()
-        self._check(scores, sample["distinct"], blanks, view.store)
-        out.add(sample)
-        out.log_probabilities[blanks, : scores.size(1)] = scores.log_softmax(dim=1).numpy()
-        return blanks
-
-    def _refine(self, view: JointView, windows: list[_Window], share: float, out: Scores) -> None:
-        """Commit the most certain blanks of each window until *share* of them are, and score the others again."""
-        changed = []
-        for window in windows:
-            number = int(len(window.blanks) * share) - len(window.committed)
-            if number <= 0:
-                continue
-            left = np.setdiff1d(window.blanks, list(window.committed))
-            best = out.log_probabilities[left]
-            order = np.argsort(-best.max(axis=1), kind="stable")[:number]
-            window.committed.update(zip(left[order].tolist(), best[order].argmax(axis=1).tolist()))
-            changed.append(window)
-        if changed:
-            self._score_items(view, [view.item(window.index, window.committed) for window in changed], out)
-
-    def _cascade(self, view: JointView, windows: list[_Window], out: Scores) -> None:
-        """Compare the two best candidates of the most uncertain blanks in the text filled with all other answers.
-
-        Of a blank's probability, the share of these two is divided anew: their log-probabilities so far are added to
-        those of the filled text, see :func:`fairseq_cloze.model.scores.filled_scores`.
+        Raises:
+            ClozeError: the split has no labelled blank
         """
-        chosen: list[int] = []
-        pairs: list[list[int]] = []
-        rows: list[np.ndarray] = []
-        spans: list[tuple[int, int]] = []
-        for window in windows:
-            scores = out.log_probabilities[window.blanks]
-            order = np.argsort(-scores, axis=1, kind="stable")
-            answers = dict(zip(window.blanks.tolist(), order[:, 0].tolist()))
-            best = np.take_along_axis(scores, order[:, :2], axis=1)
-            margin = np.exp(best[:, 0]) - np.exp(best[:, 1])
-            for number in np.argsort(margin, kind="stable")[: self.settings.cascade // 2].tolist():
-                blank = int(window.blanks[number])
-                if not np.isfinite(best[number]).all():
-                    continue
-                others = {other: answer for other, answer in answers.items() if other != blank}
-                tokens, position = view.row_around(window.index, blank, others)
-                chosen.append(blank)
-                pairs.append(order[number, :2].tolist())
-                for candidate in pairs[-1]:
-                    fill = view.store.filling(blank, candidate)
-                    rows.append(np.concatenate([tokens[:position], fill, tokens[position + 1 :]]))
-                    spans.append((position, position + len(fill)))
-        if not rows:
-            return
-
-        def score_rows(numbers: Sequence[int]) -> Tensor:
-            of = [row for number in numbers for row in (2 * number, 2 * number + 1)]
-            source, where = pad_rows([rows[row] for row in of]), torch.tensor([spans[row] for row in of])
-            sample: Sample = {"net_input": {"src_tokens": source}, "spans": where}
-            with torch.inference_mode():
-                scores = filled_scores(self.model, to_device(sample, self.device)).cpu()
-            out.add(sample)
-            return scores.view(-1, 2)
-
-        def cost(numbers: Sequence[int]) -> int:
-            return 2 * len(numbers) * max(len(rows[2 * number]) for number in numbers)
-
-        def too_large(number: int) -> NoReturn:
-            raise cannot_split("a pair of filled passages", cost([number]), "leave --cascade out")
-
-        filled = torch.cat(in_pieces(range(len(chosen)), score_rows, cost, self.memory, too_large))
-        blanks = np.array(chosen)
-        self._check(filled, torch.ones_like(filled, dtype=torch.bool), blanks, view.store)
-        columns = np.array(pairs)
-        before = torch.from_numpy(out.log_probabilities[blanks[:, None], columns])
-        after = (before + filled).log_softmax(dim=1) + before.logsumexp(dim=1, keepdim=True)
-        out.log_probabilities[blanks[:, None], columns] = after.numpy()
-
-    def _check(self, scores: Tensor, expected: Tensor, blanks: np.ndarray, store: Store) -> None:
-        """Make sure that scores are numbers where they are *expected* to be."""
-        wrong = scores.isnan().any(dim=1) | (~scores.isfinite() & expected).any(dim=1)
-        if wrong.any():
-            blank = int(blanks[wrong.numpy()][0])
-            passage = int(np.searchsorted(store.blank_end, blank, side="right")) - 1
-            number = blank - int(store.blank_end[passage]) + 1
-            advice = "score without --fp16" if self.fp16 else "the weights are damaged, take another checkpoint"
-            raise ClozeError(
-                f"{self.path}: expected numbers as scores, found NaN or infinity for {int(wrong.sum())} blanks, "
-                f"first in passage '{store.id(passage)}', blank {number}; {advice}"
-            )
+        gold = gold_of(store)
+        labelled = np.flatnonzero(gold != UNLABELLED)
+        if not len(labelled):
+            raise ClozeError(f"split '{split}': expected labelled blanks to fit weights on, found none; name another")
+        [scored] = self._score_apart([store], progress)
+        right = [scores.log_probabilities[labelled, gold[labelled]] for scores in scored]
+        self.weights = sharing.from_first(lambda: fit_weights(np.stack(right)))
 
 
-class _Window:
-    """A window that is being refined: its blanks, and those committed with their answers."""
-
-    def __init__(self, index: int, blanks: np.ndarray) -> None:
-        self.index = index
-        self.blanks = blanks
-        self.committed: dict[int, int] = {}
-
-
-def build_model(
-    architecture: Architecture, vocabulary: Vocabulary, head: bool, bf16: bool = False
-) -> ClozeRobertaModel:
-    """An untrained model of that shape.
+def load(
+    path: PathLike,
+    *more: PathLike,
+    weights: Sequence[float] | None = None,
+    device: str | None = None,
+    fp16: bool = False,
+    bf16: bool = False,
+    batch_size: int | None = None,
+    max_tokens: int | None = None,
+    view: str | None = None,
+    scorer: str | None = None,
+    other_blanks: str | None = None,
+    contrast: float | None = None,
+) -> Ranker:
+    """Load weights to rank with, in place: nothing is converted or written.
 
     Args:
-        architecture: shape of the encoder
-        vocabulary: for the rows of the embedding
-        head: with a ranking head
+        path: a checkpoint of this project or of fairseq, a folder of weights, a local folder of Hugging Face's, or the
+            name of a RoBERTa on the hub
+        more: further ones; probabilities are averaged then
+        weights: one for each in the average; equal where they are not given
+        device: ``cpu``, ``cuda``, ``cuda:1``, ...; CUDA where there is one
+        fp16: compute in half precision
         bf16: compute in bfloat16 where that is safe
+        batch_size: most items in a batch
+        max_tokens: most tokens in a batch, 4096 where neither limit is given
+        view: ``joint``, ``full`` or ``neighbors``; as each checkpoint was trained where it is not given, and so below
+        scorer: ``mean``, ``kmask``, ``l2r`` or ``head``
+        other_blanks: ``remove``, ``mask`` or ``gold``, for view ``full``
+        contrast: 0 to 1, for view ``joint``
+
+    Returns:
+        a ranker
+
+    Raises:
+        CheckpointError: there are no such weights, or they cannot be used
+        ClozeError: settings or weights that do not fit, a device that cannot be used
     """
-    config = SimpleNamespace(**{**asdict_config(ClozeRobertaConfig()), **asdict(architecture), "autocast": bf16})
-    task = SimpleNamespace(
-        source_dictionary=make_dictionary(vocabulary), max_positions=lambda: architecture.max_positions
+    return Ranker(
+        [open_checkpoint(each) for each in (path, *more)],
+        settings=PartialSettings(view, scorer, other_blanks, contrast),
+        resources=Resources(device, batch_size, max_tokens, fp16, bf16),
+        weights=weights,
     )
-    model: ClozeRobertaModel = ClozeRobertaModel.build_model(config, task)
-    if head:
-        model.register_classification_head(HEAD_NAME, num_classes=1)
-    return model
 
 
-def asdict_config(config: Any) -> dict[str, Any]:
-    """Options of a fairseq dataclass without its private fields."""
-    return {name: value for name, value in vars(config).items() if not name.startswith("_")}
+def _checked(passage: PassageLike, source: str) -> Passage:
+    """A passage that fits the input format.
 
-
-def _device(name: str | None) -> torch.device:
+    Raises:
+        PassageError: it does not fit
+    """
+    if isinstance(passage, Passage):
+        return passage
+    if isinstance(passage, Mapping):
+        fields = dict(passage)
+    elif isinstance(passage, tuple) and len(passage) == 2:
+        fields = {"article": passage[0], "options": passage[1]}
+    else:
+        raise _misfit(source, f"expected a pair of text and options, or a dictionary, found {type(passage).__name__}")
+    if isinstance(fields.get("id"), str):
+        source = f"{source} ('{fields['id']}')"
     try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ClozeError(f"device {name} cannot be used ({reason}); take cpu, cuda, or cuda:N") from error
-    return device
+        return Passage.from_json(json.loads(json.dumps(fields)), source, source)
+    except (TypeError, ValueError) as error:
+        raise _misfit(source, f"expected strings and numbers in lists, found something else ({error})") from error
+    except PassageError as error:
+        raise _without_hint(error) from None
+
+
+def _misfit(source: str, problem: str) -> PassageError:
+    return _without_hint(PassageError(source, problem))
+
+
+def _without_hint(error: PassageError) -> PassageError:
+    """The same error without what to do about it on the command line."""
+    error.args = (f"{error.source}: {error.problem}",)
+    return error

@@ -37,16 +37,16 @@ class Place:
     """Which of the processes that were started together this one is.
 
     Attributes:
-        rank: number among all of them
+        number: among all of them, from 0 on
         size: how many there are, at least two
-        local_rank: number among those on this machine
+        local_number: among those on this machine
         init_method: address where they meet, as torch.distributed takes it
         launcher: for messages
     """
 
-    rank: int
+    number: int
     size: int
-    local_rank: int
+    local_number: int
     init_method: str
     launcher: str
 
@@ -62,13 +62,13 @@ def find_place(environ: Mapping[str, str] = os.environ) -> Place | None:
     names, launcher = ("RANK", "WORLD_SIZE", "LOCAL_RANK"), "torchrun"
     if not environ.get("WORLD_SIZE") and "SLURM_PROCID" in environ:
         names, launcher = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"), "srun"
-    size = _number(environ, names[1], "1")
+    size = _integer(environ, names[1], "1")
     if size < 2:
         return None
-    rank = _number(environ, names[0])
-    local_rank = _number(environ, names[2], str(rank))
-    if not 0 <= rank < size:
-        raise SetupError(f"{names[0]}: expected a number below {names[1]}, which is {size}, found {rank}")
+    own = _integer(environ, names[0])
+    local = _integer(environ, names[2], str(own))
+    if not 0 <= own < size:
+        raise SetupError(f"{names[0]}: expected a number below {names[1]}, which is {size}, found {own}")
     if launcher == "torchrun":
         for name in ("MASTER_ADDR", "MASTER_PORT"):
             if not environ.get(name):
@@ -76,11 +76,11 @@ def find_place(environ: Mapping[str, str] = os.environ) -> Place | None:
                     f"{names[1]} is {size}, but {name} is not set; start all processes with torchrun, or unset "
                     f"{names[1]} to run this one alone"
                 )
-        return Place(rank, size, local_rank, "env://", launcher)
-    return Place(rank, size, local_rank, "tcp://{}:{}".format(*_slurm_address(environ)), launcher)
+        return Place(own, size, local, "env://", launcher)
+    return Place(own, size, local, "tcp://{}:{}".format(*_slurm_address(environ)), launcher)
 
 
-def _number(environ: Mapping[str, str], name: str, default: str | None = None) -> int:
+def _integer(environ: Mapping[str, str], name: str, default: str | None = None) -> int:
     text = environ.get(name) or default
     try:
         return int(text or "")
@@ -100,8 +100,8 @@ def _slurm_address(environ: Mapping[str, str]) -> tuple[str, int]:
                 f"scontrol show hostnames '{nodes}' named no host ({error}); set MASTER_ADDR to the first node's name"
             ) from error
     if not port:
-        step = _number(environ, "SLURM_STEP_ID", "0")
-        port = str(15000 + (7 * _number(environ, "SLURM_JOB_ID", "0") + step) % 15000)
+        step = _integer(environ, "SLURM_STEP_ID", "0")
+        port = str(15000 + (7 * _integer(environ, "SLURM_JOB_ID", "0") + step) % 15000)
     return host, int(port)
 
 
@@ -124,15 +124,15 @@ class _Team:
 
         self.place = place
         self.rounds = 0
-        where = (place.init_method, place.rank, place.size)
+        where = (place.init_method, place.number, place.size)
         try:
             store, _, _ = next(rendezvous(*where, timeout=_JOIN))
             self.store = PrefixStore(f"fairseq-cloze {next(_sessions)}", store)
-            dist.init_process_group("gloo", store=self.store, rank=place.rank, world_size=place.size, timeout=_WAIT)
+            dist.init_process_group("gloo", store=self.store, rank=place.number, world_size=place.size, timeout=_WAIT)
         except (RuntimeError, ValueError, OSError) as error:
             reason = str(error).strip().splitlines()[0]
             raise SetupError(
-                f"process {place.rank} of {place.size} ({place.launcher}) could not meet the others: {reason}"
+                f"process {place.number} of {place.size} ({place.launcher}) could not meet the others: {reason}"
             ) from error
 
     def first_to_speak(self) -> bool:
@@ -155,7 +155,7 @@ _sessions = count()
 def joined() -> Iterator[None]:
     """Share the work inside with the processes that were started together with this one; alone, do nothing.
 
-    All of them have to run the same command.  On machines with GPUs, each takes the one of its local rank as ``cuda``.
+    All of them have to run the same command.  On machines with GPUs, each takes one of its machine as ``cuda``.
     Of several that fail, one raises its error.
 
     Raises:
@@ -172,7 +172,7 @@ def joined() -> Iterator[None]:
     import torch.distributed as dist
 
     if torch.cuda.is_available():
-        torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(place.local_number % torch.cuda.device_count())
     _team = _Team(place)
     try:
         _require_same(place)
@@ -189,18 +189,18 @@ def joined() -> Iterator[None]:
 
 def _require_same(place: Place) -> None:
     commands = everybodys(sys.argv[1:])
-    for rank, command in enumerate(commands):
+    for other, command in enumerate(commands):
         if command != commands[0]:
             raise SetupError(
-                f"processes started together ({place.launcher}) share one command, but process {rank} of {place.size} "
+                f"processes started together ({place.launcher}) share one command, but process {other} of {place.size} "
                 f"runs '{' '.join(command)}' and process 0 '{' '.join(commands[0])}'; to run commands apart, start "
                 f"each with {'env -u WORLD_SIZE' if place.launcher == 'torchrun' else 'srun --ntasks=1'}"
             )
 
 
-def rank() -> int:
+def number() -> int:
     """Number of this worker, 0 where it is alone."""
-    return _team.place.rank if _team else 0
+    return _team.place.number if _team else 0
 
 
 def size() -> int:
@@ -210,7 +210,7 @@ def size() -> int:
 
 def is_first() -> bool:
     """Whether this worker merges, writes and prints; true for a process alone."""
-    return rank() == 0
+    return number() == 0
 
 
 def deal(total: int) -> Iterator[int]:
@@ -224,14 +224,14 @@ def deal(total: int) -> Iterator[int]:
     _team.rounds += 1
     key = f"dealt {_team.rounds}"
     while True:
-        number = _exchange(_team.store.add, key, 1) - 1
-        if number >= total:
+        dealt = _exchange(_team.store.add, key, 1) - 1
+        if dealt >= total:
             return
-        yield number
+        yield dealt
 
 
 def first_gets(value: T) -> list[T] | None:
-    """Every worker's *value*, by rank, for the first worker; ``None`` for the others."""
+    """Every worker's *value*, in order, for the first worker; ``None`` for the others."""
     if _team is None:
         return [value]
     import torch.distributed as dist
@@ -242,7 +242,7 @@ def first_gets(value: T) -> list[T] | None:
 
 
 def everybodys(value: T) -> list[T]:
-    """Every worker's *value*, by rank, for all of them."""
+    """Every worker's *value*, in order, for all of them."""
     if _team is None:
         return [value]
     import torch.distributed as dist
@@ -263,6 +263,13 @@ def from_first(make: Callable[[], T]) -> T:
     return box[0]  # type: ignore[return-value]
 
 
+def progress(what: str, total: int | None = None) -> Any:
+    """A bar of blanks where the output is a terminal, of the first worker only."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc=what, unit=" blanks", disable=None if is_first() else True)
+
+
 def _exchange(function: Callable[..., Any], *args: Any) -> Any:
     """Call something that needs the other workers."""
     try:
@@ -273,6 +280,6 @@ def _exchange(function: Callable[..., Any], *args: Any) -> Any:
 
 def _say_lost(error: RuntimeError) -> NoReturn:
     raise _Lost(
-        f"worker {rank()} of {size()} lost another one, which has ended (killed, out of memory?): "
+        f"worker {number()} of {size()} lost another one, which has ended (killed, out of memory?): "
         f"{str(error).strip().splitlines()[0]}"
     ) from error

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..passages.reading import LETTERS
+from ..passages.passage import LETTERS
 from ..ranking.answers import Predictions
-from ..ranking.breakdown import wilson_interval
+from ..statistics import wilson_interval
 from .texts import FileOfSet, PassageSet
 
 JsonObject = dict[str, Any]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import PathLike, cannot_write, replacing
-from ..passages.reading import LETTERS
+from ..passages.passage import LETTERS
 from ..runs.drawing import COLOURS
 
 _STYLES: Mapping[str, dict[str, Any]] = {

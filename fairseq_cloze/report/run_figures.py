@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..data.databin import MANIFEST, DataBin
-from ..ranking.metrics import chance_interval
 from ..runs.curves import History
+from ..statistics import chance_interval
 from .answer_figures import JsonObject, count_right, rounded
 from .sources import Run
 

@@ -16,7 +16,8 @@ from ..data.databin import MANIFEST, DataBin
 from ..data.store import Store
 from ..data.vocabulary import Vocabulary
 from ..errors import ClozeError
-from ..passages.reading import LETTERS, UNLABELLED, Passage, read_passages
+from ..passages.passage import LETTERS, UNLABELLED, Passage
+from ..passages.reading import read_passages
 from ..passages.text import BLANK, NOTHING, normalise
 from ..ranking.answers import PassagePrediction, Predictions, gold_of
 from ..ranking.breakdown import break_down

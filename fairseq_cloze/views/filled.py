@@ -12,9 +12,8 @@ import torch
 
 from ..data.store import Store
 from ..data.vocabulary import BOS, EOS, Vocabulary
-from ..errors import ClozeError, DataBinError
-from ..passages.reading import UNLABELLED
-from .settings import OTHER_BLANKS
+from ..errors import DataBinError
+from ..passages.passage import UNLABELLED
 from .view import Item, Sample, View
 from .windows import window_around
 
@@ -85,8 +84,6 @@ class FullView(FilledView):
     """The whole passage; the other blanks are removed, masked, or filled with gold."""
 
     def __init__(self, store: Store, vocabulary: Vocabulary, max_positions: int, other_blanks: str) -> None:
-        if other_blanks not in OTHER_BLANKS:
-            raise ClozeError(f"other_blanks: expected one of {', '.join(OTHER_BLANKS)}, found '{other_blanks}'")
         gold = store.columns["gold"]
         if other_blanks == "gold" and (gold == UNLABELLED).any():
             raise DataBinError(

@@ -14,7 +14,7 @@ import torch
 
 from ..data.store import Store
 from ..data.vocabulary import BOS, EOS, PAD, Vocabulary
-from ..passages.reading import UNLABELLED
+from ..passages.passage import UNLABELLED
 from .view import Item, Sample, View
 from .windows import cut_passages
 
@@ -240,8 +240,8 @@ class JointView(View):
             - masked_tokens: positions that are read, ``bool (rows, length)``
             - reads: the same as ascending offsets into the flattened input, those of the blanks' own masks first,
               ``int64 (reads,)``
-            - candidate_tokens: ``int64 (blanks, candidates, pieces)``, padded with ``<pad>``
-            - piece_reads: index into *reads* at which each piece is scored, ``int64 (blanks, candidates, pieces)``
+            - candidate_tokens: ``int64 (blanks, candidates, tokens)``, padded with ``<pad>``
+            - token_reads: index into *reads* at which each token is scored, ``int64 (blanks, candidates, tokens)``
             - windows: window of each blank, numbered within the batch, ``int64 (blanks,)``
 
             and the fields of :func:`fairseq_cloze.views.view.blank_fields`
@@ -262,11 +262,11 @@ class JointView(View):
         shape = sample["net_input"]["src_tokens"].shape
         candidate_tokens = self._candidate_tokens(blanks)
         reads = (positions + windows * shape[1]).tolist()
-        piece_reads = np.broadcast_to(np.arange(len(blanks))[:, None, None], candidate_tokens.shape).copy()
+        token_reads = np.broadcast_to(np.arange(len(blanks))[:, None, None], candidate_tokens.shape).copy()
         for row, (_, blank, copy) in enumerate(copies, len(items)):
             offsets = sorted({offset for offset, _, _ in copy.reads})
             for offset, candidate, piece in copy.reads:
-                piece_reads[blank, candidate, piece] = len(reads) + offsets.index(offset)
+                token_reads[blank, candidate, piece] = len(reads) + offsets.index(offset)
             reads += [row * shape[1] + int(positions[blank]) + offset for offset in offsets]
         masked = torch.zeros(shape, dtype=torch.bool)
         masked.view(-1)[reads] = True
@@ -274,7 +274,7 @@ class JointView(View):
             masked_tokens=masked,
             reads=torch.tensor(reads),
             candidate_tokens=torch.from_numpy(candidate_tokens),
-            piece_reads=torch.from_numpy(piece_reads),
+            token_reads=torch.from_numpy(token_reads),
             windows=torch.from_numpy(windows),
         )
         return sample

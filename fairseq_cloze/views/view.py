@@ -15,7 +15,7 @@ import torch
 from ..data.store import Store
 from ..data.vocabulary import PAD, Vocabulary
 from ..errors import DataBinError
-from ..passages.reading import UNLABELLED
+from ..passages.passage import UNLABELLED
 
 Item = dict[str, Any]
 Sample = dict[str, Any]

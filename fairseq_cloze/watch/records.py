@@ -15,6 +15,7 @@ from typing import Any
 
 from ..errors import ClozeError
 from ..files import PathLike, cannot_write, write_text
+from ..statistics import chance_interval
 from .capture import Key
 
 RECORDS = "validation.jsonl"
@@ -126,8 +127,6 @@ def fell_to_chance(scores: Sequence[Record]) -> bool:
 
 def is_at_chance(score: Record) -> bool:
     """Whether guessing may be as good."""
-    from ..ranking.metrics import chance_interval
-
     return bool(score["accuracy"] <= chance_interval(score["chance"], score["n_blanks"])[1])
 
 

@@ -1,30 +1,19 @@
-"""Resources: what scoring may use, next to a training that was there first."""
+"""Resources: what a watch may use to score, next to a training that was there first."""
 
 from __future__ import annotations
 
 import os
 import socket
 import sys
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from ..files import PathLike
+from ..ranking.resources import Resources
 from ..runs.lock import RunState, run_record, run_state
 
 
-@dataclass(frozen=True)
-class Resources:
-    """What scoring may use; as for :func:`fairseq_cloze.ranking.evaluate.evaluate`."""
-
-    device: str | None = None
-    batch_size: int | None = None
-    max_tokens: int | None = None
-    fp16: bool = False
-    bf16: bool = False
-
-
 def prepare_torch(resources: Resources, save_dir: PathLike) -> tuple[Resources, str]:
-    """Load torch and fairseq; leave CUDA, and half of the cores, alone where the training is to have them.
+    """Load torch; leave CUDA, and half of the cores, alone where the training is to have them.
 
     Args:
         resources: what the user asked for
@@ -36,9 +25,6 @@ def prepare_torch(resources: Resources, save_dir: PathLike) -> tuple[Resources, 
     device, why = choose_device(resources.device, save_dir)
     if device == "cpu" and "torch" not in sys.modules:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    from .. import register
-
-    register()
     import torch
 
     if device is None:
@@ -66,12 +52,3 @@ def choose_device(device: str | None, save_dir: PathLike) -> tuple[str | None, s
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def empty_cuda_cache() -> None:
-    """After an error on a GPU: give back what torch keeps there."""
-    import torch
-
-    cuda: Any = torch.cuda
-    if cuda.is_initialized():
-        cuda.empty_cache()

@@ -17,6 +17,7 @@ from typing import Any
 
 from ..errors import ClozeError
 from ..files import PathLike
+from ..ranking.resources import Resources
 from ..runs.lock import RunState, run_state
 from .announcing import Announcer, Report, Silence
 from .arrivals import Arrival, Arrivals, Trial, try_again
@@ -33,7 +34,7 @@ from .records import (
     read_validation,
     scores_of,
 )
-from .resources import Resources, empty_cuda_cache, prepare_torch
+from .resources import prepare_torch
 
 #: Folder in the save-dir for what a watch keeps for itself, a folder per split.
 PRIVATE = ".watch"
@@ -213,7 +214,7 @@ class Watcher:
         predictions = self.private / "predictions.json"
         try:
             evaluation = evaluate(
-                checkpoint.private, self.data_bin, self.split, **asdict(self.resources), predictions_path=predictions
+                checkpoint.private, self.data_bin, self.split, resources=self.resources, predictions_path=predictions
             )
         except Exception as error:  # whatever torch raises: out of memory, a device that went away
             self._fail(checkpoint, error)
@@ -260,6 +261,8 @@ class Watcher:
         problem = problem.replace(str(checkpoint.private), checkpoint.name)
         trial = try_again(self._failures.get(checkpoint.content), checkpoint.key, problem)
         self._failures[checkpoint.content] = trial
+        from ..model.memory import empty_cuda_cache
+
         empty_cuda_cache()
         if not trial.is_over and not isinstance(error, ClozeError):
             self.report(f"{checkpoint.name}: {problem}; trying again")

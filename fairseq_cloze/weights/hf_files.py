@@ -18,8 +18,10 @@ from ..files import PathLike
 from .hf_names import POSITIONS, TOKEN_TYPES, TOKENS
 from .reading import load_checkpoint
 
+HUB_CONFIG = "config.json"
+
 #: Files of a hub model that are read.
-HUB_FILES = ["config.json", "model.safetensors", "pytorch_model.bin", "vocab.json", "merges.txt", "tokenizer.json"]
+HUB_FILES = [HUB_CONFIG, "model.safetensors", "pytorch_model.bin", "vocab.json", "merges.txt", "tokenizer.json"]
 
 
 def find_folder(source: str) -> Path:
@@ -44,7 +46,7 @@ def find_folder(source: str) -> Path:
 def read_config(folder: Path) -> dict[str, Any]:
     """Configuration of a RoBERTa that fairseq can be given."""
     try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads((folder / HUB_CONFIG).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
         raise CheckpointError(
             f"{folder}: expected a Hugging Face model, config.json cannot be read ({error})"

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from fairseq_cloze.data.encoding import COLUMNS, EncodingOptions, column_dtype, encode_passages
 from fairseq_cloze.errors import ClozeError
-from fairseq_cloze.passages.reading import UNLABELLED, Passage, read_passages
+from fairseq_cloze.passages.passage import UNLABELLED, Passage
+from fairseq_cloze.passages.reading import read_passages
 from fairseq_cloze.data.store import EncodedPassage, Store
 from fairseq_cloze.passages.text import BLANK, normalise
 from fairseq_cloze.data.vocabulary import Vocabulary

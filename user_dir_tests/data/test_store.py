@@ -10,7 +10,8 @@ import pytest
 
 from fairseq_cloze.data.encoding import COLUMNS, encode_passages
 from fairseq_cloze.errors import DataBinError
-from fairseq_cloze.passages.reading import Passage, read_passages
+from fairseq_cloze.passages.passage import Passage
+from fairseq_cloze.passages.reading import read_passages
 from fairseq_cloze.data.store import Store, StoreWriter
 
 from ..conftest import PASSAGES

@@ -7,14 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from fairseq_cloze import register
 from fairseq_cloze.data.databin import DataBin
 from fairseq_cloze.data.encoding import COLUMNS
 from fairseq_cloze.data.vocabulary import BOS, EOS, Vocabulary
-
-register()
-
-from fairseq_cloze.doctor.measures import (  # noqa: E402
+from fairseq_cloze.doctor.measures import (
     ENGLISH,
     filled_texts,
     largest_activations,
@@ -28,8 +24,7 @@ from fairseq_cloze.doctor.measures import (  # noqa: E402
     spectral_ratio,
     tied_blanks,
 )
-from fairseq_cloze.ranking.breakdown import wilson_interval  # noqa: E402
-from fairseq_cloze.ranking.ranker import Scorer  # noqa: E402
+from fairseq_cloze.ranking.ranker import load
 
 
 @pytest.mark.parametrize("shape", [(48, 48), (96, 48), (2000, 64)])
@@ -87,28 +82,28 @@ def test_orders(vocabulary: Vocabulary) -> None:
 
 
 def test_every_token_is_masked_once(pretrained: Path, vocabulary: Vocabulary) -> None:
-    scorer = Scorer(pretrained / "model.pt")
+    [member] = load(pretrained / "model.pt").members
     texts = ["It was a cold day.", "", "x"]
-    losses = masked_lm_losses(scorer.model, scorer.vocabulary, texts, 126)
-    tokens = scorer.vocabulary.encode(texts)
+    losses = masked_lm_losses(member.model, member.vocabulary, texts, 126)
+    tokens = member.vocabulary.encode(texts)
     assert len(losses) == sum(map(len, tokens)) and len(tokens[2]) == 1
-    assert len(masked_lm_losses(scorer.model, scorer.vocabulary, [ENGLISH[0]], 20)) == 18
+    assert len(masked_lm_losses(member.model, member.vocabulary, [ENGLISH[0]], 20)) == 18
     # the only token of the last text, by hand
-    source = torch.tensor([[BOS, scorer.vocabulary.mask, EOS]])
+    source = torch.tensor([[BOS, member.vocabulary.mask, EOS]])
     with torch.inference_mode():
-        logits = scorer.model(src_tokens=source)[0][0, 1].float().log_softmax(-1)
+        logits = member.model(src_tokens=source)[0][0, 1].float().log_softmax(-1)
     assert -float(logits[tokens[2][0]]) == pytest.approx(float(losses[-1]), abs=1e-4)
 
 
 def test_largest_activations(pretrained: Path) -> None:
-    scorer = Scorer(pretrained / "model.pt")
-    found = largest_activations(scorer.model, scorer.vocabulary, ENGLISH[0], 126)
-    layer = scorer.model.encoder.sentence_encoder.layers[1]
+    [member] = load(pretrained / "model.pt").members
+    found = largest_activations(member.model, member.vocabulary, ENGLISH[0], 126)
+    layer = member.model.encoder.sentence_encoder.layers[1]
     seen = []
     handle = layer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    tokens = scorer.vocabulary.encode([ENGLISH[0]])[0][:124].tolist()
+    tokens = member.vocabulary.encode([ENGLISH[0]])[0][:124].tolist()
     with torch.inference_mode():
-        scorer.model(src_tokens=torch.tensor([[BOS, *tokens, EOS]]))
+        member.model(src_tokens=torch.tensor([[BOS, *tokens, EOS]]))
     handle.remove()
     x = seen[0].double()  # of the one row, packed
     attention = layer.self_attn
@@ -173,12 +168,3 @@ def test_candidates_of_one_text_do_not_tie(data_bin: Path) -> None:
     store.columns = {**store.columns, "candidate_first": first}
     chances = np.tile(np.array([0.1, 0.4, 0.4, 0.1], dtype=np.float32), (store.blanks, 1))
     assert tied_blanks(chances, store) == store.blanks - 1
-
-
-def test_wilson() -> None:
-    """Against the exact solution of |p - x| = z sqrt(x (1 - x) / n)."""
-    for hits, trials in ((0, 10), (5, 10), (223, 507), (507, 507)):
-        for bound in wilson_interval(hits, trials):
-            right = 1.959963984540054 * math.sqrt(max(bound * (1 - bound), 0.0) / trials)
-            assert abs(hits / trials - bound) == pytest.approx(right, abs=1e-9)
-    assert wilson_interval(5, 10) == (pytest.approx(0.2366, abs=1e-4), pytest.approx(0.7634, abs=1e-4))

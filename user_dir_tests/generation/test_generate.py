@@ -25,7 +25,8 @@ from fairseq_cloze.generation.generate import GenerateTally, _default_workers, g
 from fairseq_cloze.generation.maker import balanced
 from fairseq_cloze.generation.prose import Cutter, find_texts, read_chunks
 from fairseq_cloze.generation.slots import WORDS_PER_BLANK
-from fairseq_cloze.passages.reading import LETTERS, Tally, read_passages
+from fairseq_cloze.passages.passage import LETTERS
+from fairseq_cloze.passages.reading import Tally, read_passages
 from fairseq_cloze.passages.text import BLANK
 
 from ..conftest import PASSAGES, ROOT, run, start

@@ -12,7 +12,7 @@ from fairseq_cloze.generation import judge
 from fairseq_cloze.generation.generate import GenerateTally, generate_passages
 from fairseq_cloze.generation.judge import MARGIN, Judge
 from fairseq_cloze.generation.slots import Blank, Slot
-from fairseq_cloze.passages.reading import Passage
+from fairseq_cloze.passages.passage import Passage
 from fairseq_cloze.ranking.ranker import Scorer
 
 from ..generation.test_generate import prose  # noqa: F401

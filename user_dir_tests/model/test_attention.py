@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import sys
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fairseq_cloze.model.attention import Rows, attend, attend_padded, rows_of
+from fairseq_cloze.model.attention import Rows, _varlen_attention, attend, attend_padded, rows_of
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 #: Largest difference from the formula in double precision, by type.
@@ -92,3 +94,20 @@ def test_dropout_takes_attention_weights(attend: Any, device: str, dtype: torch.
     assert 0.1 < float(by_row.std()) < 0.16  # sqrt(0.25 / 0.75 / 20) = 0.129
     assert 0.1 < float(by_row.std(dim=0).mean()) < 0.16  # rows have numbers of their own
     torch.testing.assert_close(attend(qkv, rows, 0.0), qkv[:, 2])
+
+
+def test_torchs_attention_for_packed_rows_takes_what_it_is_given() -> None:
+    """Its first seven arguments, which CUDA alone can compute with."""
+    varlen = pytest.importorskip("torch.nn.attention.varlen")
+    assert _varlen_attention() is varlen.varlen_attn
+    names = ["query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k"]
+    assert list(inspect.signature(varlen.varlen_attn).parameters)[:7] == names
+
+
+def test_rows_are_padded_where_torch_has_no_attention_for_packed_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", None)
+    _varlen_attention.cache_clear()
+    try:
+        assert _varlen_attention() is None
+    finally:
+        _varlen_attention.cache_clear()

@@ -14,16 +14,17 @@ from fairseq_cloze import register
 from fairseq_cloze.data.encoding import encode_passages
 from fairseq_cloze.data.store import Store
 from fairseq_cloze.data.vocabulary import BOS, EOS
-from fairseq_cloze.passages.reading import Passage, read_passages
+from fairseq_cloze.passages.passage import Passage
+from fairseq_cloze.passages.reading import read_passages
 
 from ..conftest import PASSAGES
 from ..views.test_making import make_view, odd_passages
 
 register()
 
+from fairseq_cloze.model.losses import LOSSES, ranking_losses  # noqa: E402
 from fairseq_cloze.model.names import HEAD_NAME  # noqa: E402
 from fairseq_cloze.model.scores import candidate_scores  # noqa: E402
-from fairseq_cloze.plugin.criterion import LOSSES, ranking_losses  # noqa: E402
 from fairseq_cloze.ranking.metrics import predictions  # noqa: E402
 from fairseq_cloze.ranking.ranker import Answers, Scorer  # noqa: E402
 from fairseq_cloze.views.settings import PartialSettings, Settings  # noqa: E402
@@ -182,6 +183,7 @@ def test_a_plain_roberta_gives_the_same_scores(scorer: Scorer, store: Store, kin
 
     class Plain(torch.nn.Module):
         def forward(self, *args: Any, **kwargs: Any) -> Any:
+            kwargs.pop("candidate_tokens", None)
             return RobertaModel.forward(scorer.model, *args, **kwargs)
 
     view = make_view("joint", store, scorer.vocabulary, 126, scorer=kind)

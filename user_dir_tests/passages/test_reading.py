@@ -14,16 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fairseq_cloze.errors import SKIP_HINT, ClozeError, NoBlankError, PassageError
-from fairseq_cloze.passages.reading import (
-    LETTERS,
-    UNLABELLED,
-    Passage,
-    Record,
-    Tally,
-    find_files,
-    parse_record,
-    read_passages,
-)
+from fairseq_cloze.passages.passage import LETTERS, UNLABELLED, Passage
+from fairseq_cloze.passages.reading import Record, Tally, find_files, parse_record, read_passages
 
 TWO = ["calm", "cold"]
 FOUR = ["calm", "cold", "old", "odd"]

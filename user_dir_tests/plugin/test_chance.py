@@ -24,8 +24,9 @@ from fairseq_cloze.plugin.chance import (
     Verdict,
     likely_causes,
 )
-from fairseq_cloze.ranking.metrics import MICRO, chance_interval
+from fairseq_cloze.ranking.metrics import MICRO
 from fairseq_cloze.runs.events import read_events
+from fairseq_cloze.statistics import chance_interval
 
 from ..conftest import PASSAGES, TRAIN_OPTIONS, Ran, free_port, start, train, write_passage
 
@@ -57,31 +58,6 @@ def simulated(accuracies: Any, blanks: int = 110, loss: float = 1.2, seed: int =
     rng = np.random.default_rng(seed)
     hits = rng.binomial(blanks, np.asarray(accuracies) / 100.0)
     return [stretch(blanks, 100.0 * hit / blanks, loss, number) for number, hit in enumerate(hits, 1)]
-
-
-# -- the interval ----------------------------------------------------------------------------------------------------
-
-
-def test_interval_by_hand() -> None:
-    assert chance_interval(25.0, 10_000) == pytest.approx((25 - 1.96 * 0.4330127, 25 + 1.96 * 0.4330127))
-    assert chance_interval(50.0, 1) == (0.0, 100.0)
-
-
-def test_guessing_stays_inside_in_95_of_100_cases() -> None:
-    hits = np.random.default_rng(1).binomial(1000, 0.25, size=20_000) / 10.0
-    low, high = chance_interval(25.0, 1000)
-    assert np.mean((hits >= low) & (hits <= high)) == pytest.approx(0.95, abs=0.01)
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.integers(2, 9), min_size=1, max_size=50))
-def test_mean_chance_never_makes_the_interval_narrower(options: list[int]) -> None:
-    """Blanks with different numbers of candidates: the exact variance is the sum of p(1-p)."""
-    p = [1 / count for count in options]
-    low, high = chance_interval(100.0 * sum(p) / len(p), len(p))
-    exact = 196.0 * math.sqrt(sum(q * (1 - q) for q in p)) / len(p)
-    mean = 100.0 * sum(p) / len(p)
-    assert low <= max(mean - exact, 0.0) + 1e-9 and high >= min(mean + exact, 100.0) - 1e-9
 
 
 # -- when it speaks --------------------------------------------------------------------------------------------------

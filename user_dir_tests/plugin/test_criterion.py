@@ -14,7 +14,8 @@ from fairseq_cloze.views.settings import Settings
 
 register()
 
-from fairseq_cloze.plugin.criterion import LOSSES, ClozeRankingCriterion, ranking_losses  # noqa: E402
+from fairseq_cloze.model.losses import LOSSES, ranking_losses  # noqa: E402
+from fairseq_cloze.plugin.criterion import ClozeRankingCriterion  # noqa: E402
 
 INF = float("inf")
 SCORES = torch.tensor([[2.0, 0.5, -1.0, 0.0], [0.0, 1.0, -INF, -INF], [3.0, 1.0, -INF, 2.0]])

@@ -39,10 +39,10 @@ def inputs(vocabulary: Vocabulary) -> Any:
 
 
 def reading(positions: torch.Tensor, candidates: torch.Tensor, **options: Any) -> Any:
-    """Every piece is scored at its blank's own mask; the first two blanks share a window, and the last two."""
+    """every token is scored at its blank's own mask; the first two blanks share a window, and the last two."""
     reads = torch.arange(5)[:, None, None].expand(candidates.shape)
     windows = torch.tensor([0, 0, 1, 2, 2])
-    return {"reads": positions, "candidate_tokens": candidates, "piece_reads": reads, "windows": windows, **options}
+    return {"reads": positions, "candidate_tokens": candidates, "token_reads": reads, "windows": windows, **options}
 
 
 def test_candidate_rows_equal_the_full_projection(model: ClozeRobertaModel, vocabulary: Vocabulary) -> None:

@@ -16,7 +16,7 @@ from fairseq_cloze import register
 from fairseq_cloze.data.encoding import encode_passages
 from fairseq_cloze.data.store import Store
 from fairseq_cloze.errors import ClozeError
-from fairseq_cloze.passages.reading import Passage
+from fairseq_cloze.passages.passage import Passage
 from fairseq_cloze.ranking.answers import (
     PassagePrediction,
     gold_of,

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,11 @@ from hypothesis import strategies as st
 
 from fairseq_cloze.data.encoding import encode_passages
 from fairseq_cloze.data.store import Store
-from fairseq_cloze.passages.reading import Passage, read_passages
+from fairseq_cloze.passages.passage import Passage
+from fairseq_cloze.passages.reading import read_passages
 from fairseq_cloze.ranking.answers import read_predictions
-from fairseq_cloze.ranking.breakdown import KINDS, break_down, breakdown_lines, kind_of, wilson_interval
+from fairseq_cloze.ranking.breakdown import KINDS, break_down, breakdown_lines, kind_of
+from fairseq_cloze.statistics import wilson_interval
 
 from ..conftest import PASSAGES, run
 
@@ -34,26 +35,6 @@ def make_store(vocabulary: Any, *passages: tuple[str, str, Sequence[Sequence[str
 def counts(groups: dict[str, dict[str, Any]]) -> dict[str, tuple[int, int]]:
     """Blanks answered rightly and all blanks, by group."""
     return {name: (round(row["accuracy"] * row["n_blanks"] / 100), row["n_blanks"]) for name, row in groups.items()}
-
-
-# -- intervals -------------------------------------------------------------------------------------------------------
-
-
-def test_wilson_by_hand() -> None:
-    """The interval holds the shares p with |share - p| <= z * sqrt(p * (1 - p) / n)."""
-    assert wilson_interval(0, 10) == (0.0, pytest.approx(1.959964**2 / (10 + 1.959964**2)))
-    assert wilson_interval(10, 10) == (pytest.approx(10 / (10 + 1.959964**2)), 1.0)
-    assert wilson_interval(50, 100) == (pytest.approx(0.403832, abs=1e-6), pytest.approx(0.596168, abs=1e-6))
-
-
-@given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(1, n), st.just(n))))
-def test_wilson_solves_its_equation(pair: tuple[int, int]) -> None:
-    right, blanks = pair
-    share = right / blanks
-    low, high = wilson_interval(right, blanks)
-    assert low <= share <= high
-    assert wilson_interval(blanks - right, blanks) == (pytest.approx(1 - high), pytest.approx(1 - low))
-    assert abs(share - low) == pytest.approx(1.959964 * math.sqrt(low * (1 - low) / blanks), rel=1e-4, abs=1e-7)
 
 
 # -- groups ----------------------------------------------------------------------------------------------------------
@@ -187,7 +168,7 @@ def test_every_blank_has_a_kind(options: list[str]) -> None:
 def test_the_command(tmp_path: Path, finetuned: Path, data_bin: Path, vocabulary: Any) -> None:
     """The table below the usual one, in the JSON as well; figures are those of the predictions beside it."""
     from fairseq_cloze.data.databin import DataBin
-    from fairseq_cloze.passages.reading import LETTERS
+    from fairseq_cloze.passages.passage import LETTERS
 
     out, predictions = tmp_path / "out.json", tmp_path / "predictions.json"
     options = ("--breakdown", "--json", out, "--predictions", predictions)

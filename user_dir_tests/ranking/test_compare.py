@@ -1,11 +1,7 @@
 from __future__ import annotations
 
 import json
-import math
-import random
 from dataclasses import replace
-from fractions import Fraction
-from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,7 +12,8 @@ from hypothesis import strategies as st
 
 from fairseq_cloze.errors import ClozeError
 from fairseq_cloze.ranking.answers import PassagePrediction, write_predictions
-from fairseq_cloze.ranking.compare import compare, mcnemar, paired_interval, sign_flip
+from fairseq_cloze.ranking.compare import compare
+from fairseq_cloze.statistics import paired_interval
 
 from ..conftest import run
 
@@ -29,68 +26,6 @@ def write(path: Path, **passages: Any) -> Path:
     }
     write_predictions(path, made)
     return path
-
-
-# -- the statistics --------------------------------------------------------------------------------------------------
-
-
-def test_mcnemar_by_hand() -> None:
-    """Tosses of a coin: both tails of C(n, k) / 2^n."""
-    assert mcnemar(0, 0) == mcnemar(3, 3) == mcnemar(3, 4) == 1.0
-    assert mcnemar(0, 5) == pytest.approx(2 / 32)
-    assert mcnemar(1, 7) == pytest.approx(2 * (1 + 8) / 256)
-    assert mcnemar(2, 10) == pytest.approx(2 * (1 + 12 + 66) / 4096)
-
-
-@given(st.integers(0, 300), st.integers(0, 300))
-def test_mcnemar_against_whole_numbers(only_a: int, only_b: int) -> None:
-    number = only_a + only_b
-    tail = Fraction(sum(math.comb(number, count) for count in range(min(only_a, only_b) + 1)), 2**number)
-    assert mcnemar(only_a, only_b) == pytest.approx(float(min(Fraction(1), 2 * tail)), rel=1e-9)
-    assert mcnemar(only_a, only_b) == mcnemar(only_b, only_a)
-
-
-def test_mcnemar_of_very_many() -> None:
-    """A million blanks: as the normal distribution with continuity correction says; and no overflow at the far end."""
-    z = (1000 - 1) / math.sqrt(1_000_000)
-    assert mcnemar(499_500, 500_500) == pytest.approx(math.erfc(z / math.sqrt(2)), rel=1e-3)
-    assert mcnemar(0, 1_000_000) == 0.0
-
-
-@given(st.lists(st.integers(-4, 4), max_size=9))
-def test_sign_flip_against_every_way_to_flip(differences: list[int]) -> None:
-    found = abs(sum(differences))
-    flips = [
-        abs(sum(sign * step for sign, step in zip(signs, differences))) >= found
-        for signs in product((1, -1), repeat=len(differences))
-    ]
-    assert sign_flip(differences) == pytest.approx(sum(flips) / len(flips))
-
-
-@given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 5))
-def test_passages_of_one_blank_are_mcnemars_case(only_a: int, only_b: int, same: int) -> None:
-    assert sign_flip([-1] * only_a + [1] * only_b + [0] * same) == pytest.approx(mcnemar(only_a, only_b))
-
-
-def test_paired_interval_by_hand() -> None:
-    """10 and 20 of 100: with half a blank in each cell, 10 of 102 to either side of the difference."""
-    difference = 10 / 102
-    margin = 1.959964 * math.sqrt(31 / 102 - difference**2) / math.sqrt(102)
-    assert paired_interval(10, 20, 100) == pytest.approx((difference - margin, difference + margin), rel=1e-6)
-    assert paired_interval(20, 10, 100) == pytest.approx((-difference - margin, -difference + margin), rel=1e-6)
-    low, high = paired_interval(0, 3, 3)
-    assert -1 <= low <= high <= 1
-
-
-def test_the_interval_holds_what_it_promises() -> None:
-    """Of 1,000 samples of 200 blanks with known shares, about 95 of 100 intervals hold the true difference."""
-    rng = random.Random(1)
-    held = 0
-    for _ in range(1000):
-        draws = [rng.random() for _ in range(200)]
-        low, high = paired_interval(sum(x < 0.1 for x in draws), sum(0.1 <= x < 0.25 for x in draws), 200)
-        held += low <= 0.05 <= high
-    assert 930 <= held <= 970
 
 
 # -- two files -------------------------------------------------------------------------------------------------------

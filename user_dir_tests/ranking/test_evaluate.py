@@ -14,7 +14,8 @@ from fairseq_cloze import register
 from fairseq_cloze.data.prepare import prepare
 from fairseq_cloze.data.vocabulary import FILES
 from fairseq_cloze.errors import CheckpointError, ClozeError
-from fairseq_cloze.passages.reading import LETTERS, read_passages
+from fairseq_cloze.passages.passage import LETTERS
+from fairseq_cloze.passages.reading import read_passages
 
 from ..conftest import PASSAGES, run, train
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fairseq_cloze.data.databin import DataBin
-from fairseq_cloze.passages.reading import LETTERS
+from fairseq_cloze.passages.passage import LETTERS
 from fairseq_cloze.ranking.answers import PassagePrediction, write_predictions
 from fairseq_cloze.report.page import Report, report, write_report
 

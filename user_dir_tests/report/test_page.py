@@ -18,12 +18,11 @@ import pytest
 from fairseq_cloze.data.databin import DataBin
 from fairseq_cloze.errors import ClozeError
 from fairseq_cloze.ranking.answers import PassagePrediction, make_predictions, write_predictions
-from fairseq_cloze.ranking.breakdown import wilson_interval
-from fairseq_cloze.ranking.metrics import chance_interval
 from fairseq_cloze.report.answer_figures import calibration, confusion
 from fairseq_cloze.report.page import embed, report
 from fairseq_cloze.report.run_figures import smoothed
 from fairseq_cloze.report.texts import open_passages
+from fairseq_cloze.statistics import chance_interval, wilson_interval
 
 from ..conftest import PASSAGES, run
 

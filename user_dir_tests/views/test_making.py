@@ -11,8 +11,9 @@ import torch
 from fairseq_cloze.data.encoding import encode_passages
 from fairseq_cloze.data.store import Store
 from fairseq_cloze.data.vocabulary import BOS, EOS, PAD, Vocabulary
-from fairseq_cloze.errors import ClozeError, DataBinError
-from fairseq_cloze.passages.reading import UNLABELLED, Passage, read_passages
+from fairseq_cloze.errors import DataBinError
+from fairseq_cloze.passages.passage import UNLABELLED, Passage
+from fairseq_cloze.passages.reading import read_passages
 from fairseq_cloze.views.filled import FilledView
 from fairseq_cloze.views.joint import JointView
 from fairseq_cloze.views.making import make_view as view_of_settings

@@ -17,6 +17,7 @@ from ..conftest import FINETUNE, PASSAGES, run, train, validate
 register()
 
 from fairseq_cloze.ranking.evaluate import evaluate  # noqa: E402
+from fairseq_cloze.weights.averaging import average_checkpoints  # noqa: E402
 from fairseq_cloze.weights.carried import STATE_KEY  # noqa: E402
 from fairseq_cloze.weights.checkpoint import Checkpoint  # noqa: E402
 

@@ -28,7 +28,8 @@ from ..conftest import PASSAGES, run, save_hf, train, validate
 
 register()
 
-from fairseq_cloze.ranking.ranker import Scorer, build_model  # noqa: E402
+from fairseq_cloze.model.roberta import Roberta  # noqa: E402
+from fairseq_cloze.ranking.ranker import load  # noqa: E402
 from fairseq_cloze.weights.checkpoint import Checkpoint  # noqa: E402
 
 TEXT = "It rained for a week, and nobody in the village could remember when the river had last been so high."
@@ -36,9 +37,9 @@ TEXT = "It rained for a week, and nobody in the village could remember when the 
 
 def logits(model_pt: Path, tokens: torch.Tensor, head: str | None = None) -> torch.Tensor:
     """Logits of a fairseq checkpoint through this project's model."""
-    scorer = Scorer(model_pt)
+    [member] = load(model_pt).members
     with torch.inference_mode():
-        return scorer.model(tokens)[0]
+        return member.model(tokens)[0]
 
 
 def batch(vocabulary: Vocabulary, mask: int | None = None) -> torch.Tensor:
@@ -333,7 +334,7 @@ def test_layout_of_the_releases(tmp_path: Path, vocabulary: Vocabulary, heads: b
     with torch.inference_mode():
         expected = model(tokens, attention_mask=tokens.ne(1).long()).logits
     assert (logits(old, tokens) - expected)[tokens.ne(1)].abs().max() < 1e-4
-    assert Scorer(old).notes == (["heads of the checkpoint that are not used: mnli"] if heads else [])
+    assert load(old).notes == (["heads of the checkpoint that are not used: mnli"] if heads else [])
     export_hf(Checkpoint.read(old), tmp_path / "exported")
     exported = RobertaForMaskedLM.from_pretrained(tmp_path / "exported").eval()
     with torch.inference_mode():
@@ -359,7 +360,7 @@ def test_a_release_is_trained_and_validated(tmp_path: Path, pretrained: Path, da
 def test_no_vocabulary_beside_a_release(tmp_path: Path, pretrained: Path) -> None:
     old = release(Checkpoint.read(pretrained / "model.pt").state, tmp_path)
     with pytest.raises(CheckpointError) as error:
-        Scorer(old)
+        load(old)
     assert str(error.value) == (
         f"{old}: carries no vocabulary and none lies beside it; put dict.txt, encoder.json, vocab.bpe into {tmp_path} "
         "(for fairseq's own releases, encoder.json and vocab.bpe are at "
@@ -447,7 +448,7 @@ def test_export_with_a_ranking_head(tmp_path: Path, pretrained: Path, vocabulary
     from fairseq_cloze.model.names import HEAD_NAME
 
     checkpoint = Checkpoint.read(pretrained / "model.pt")
-    model = build_model(checkpoint.architecture, vocabulary, head=True)
+    model = Roberta(checkpoint.architecture, len(vocabulary), ranking_head=True)
     model.load_state_dict(checkpoint.weights, strict=True)
     torch.nn.init.normal_(model.classification_heads[HEAD_NAME].out_proj.weight)
     torch.save({**checkpoint.state, "model": model.state_dict()}, tmp_path / "model.pt")
@@ -458,10 +459,11 @@ def test_export_with_a_ranking_head(tmp_path: Path, pretrained: Path, vocabulary
         found = model.eval()(tokens, features_only=True, classification_head_name=HEAD_NAME)[0][:, 0]
         expected = theirs(tokens[None], attention_mask=tokens.ne(1).long()[None]).logits[0]
     assert (found - expected).abs().max() < 1e-4
-    state["args"].pooler_activation_fn = "relu"
-    torch.save({**state, "model": model.state_dict()}, tmp_path / "relu.pt")
+    checkpoint.state["args"].pooler_activation_fn = "relu"
+    torch.save({**checkpoint.state, "model": model.state_dict()}, tmp_path / "relu.pt")
     with pytest.raises(CheckpointError) as error:
         export_hf(Checkpoint.read(tmp_path / "relu.pt"), tmp_path / "relu")
     assert str(error.value) == (
-        "pooler_activation_fn relu cannot be exported, the ranking head of Hugging Face's RoBERTa is always tanh"
+        f"{tmp_path / 'relu.pt'}: pooler_activation_fn relu cannot be exported, the ranking head of Hugging Face's "
+        "RoBERTa is always tanh"
     )

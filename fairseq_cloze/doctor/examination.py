@@ -1,4 +1,4 @@
-"""Doctor: is this checkpoint what it says?
+"""Examination: is this checkpoint what it says?
 
 The causes are checked first, so that what follows from them can say so: weights, vocabulary, then what a forward pass
 and a sample of real blanks show.  How the thresholds were chosen stands in ``docs/decisions.md``.
@@ -18,12 +18,13 @@ from ..data.vocabulary import FILES, UNK, Vocabulary
 from ..errors import ClozeError
 from ..files import PathLike
 from ..model.names import ENCODER
-from ..ranking.breakdown import wilson_interval
 from ..ranking.metrics import metrics_of
-from ..ranking.ranker import Answers, Scorer
+from ..ranking.ranker import Ranker
+from ..ranking.scores import Outcome
+from ..statistics import wilson_interval
 from ..weights.belonging import OtherVocabulary
 from ..weights.checkpoint import Checkpoint
-from .diagnosis import DOUBT, OK, UNFIT, Check, Diagnosis, WeightExamination
+from .diagnosis import DOUBT, OK, UNFIT, Check, Diagnosis
 from .measures import (
     ENGLISH,
     filled_texts,
@@ -37,6 +38,7 @@ from .measures import (
     shuffled,
     tied_blanks,
 )
+from .weight_checks import WeightExamination
 
 #: Least share of merges in order of their numbers, and of the dictionary's numbers that the BPE has.
 AGREEMENT = 0.9
@@ -52,21 +54,21 @@ BLANKS = 500
 _ACCENTS = "The café’s naïve owner asked for €12.50 – “cash only”."
 
 
-def doctor(
-    checkpoint: PathLike, data_bin: PathLike | None = None, announce: Callable[[Check], Any] = lambda check: None
+def examine(
+    checkpoint: Checkpoint, data_bin: PathLike | None = None, announce: Callable[[Check], Any] = lambda check: None
 ) -> Diagnosis:
     """Examine a checkpoint.
 
     Args:
-        checkpoint: RoBERTa of fairseq
+        checkpoint: of a RoBERTa
         data_bin: adds zero-shot accuracy and ties, and is where the text for the masked-LM loss comes from
         announce: called with each check as soon as it is done
 
     Raises:
-        ClozeError: checkpoint or data-bin cannot be read, or are something else
+        ClozeError: the checkpoint is no RoBERTa, or the data-bin cannot be read
     """
     data = DataBin(data_bin) if data_bin else None
-    examination = _Examination(Checkpoint.read(checkpoint), data, announce)
+    examination = _Examination(checkpoint, data, announce)
     examination.run()
     return examination.diagnosis
 
@@ -83,7 +85,7 @@ class _Examination(WeightExamination):
         super().__init__(checkpoint, Diagnosis(checkpoint.name, str(data.folder) if data else None), announce)
         self.data = data
         self.vocabulary: Vocabulary | None = None
-        self.scorer: Scorer | None = None
+        self.ranker: Ranker | None = None
         self.store = self._sample()
         self.texts: Sequence[str] = ENGLISH
         self.source = "built-in English text"
@@ -202,7 +204,7 @@ class _Examination(WeightExamination):
                 "loading", "no vocabulary that can be used" if self.finite else "weights are NaN or infinite"
             )
         try:
-            self.scorer = Scorer(self.checkpoint.path, self.vocabulary, self.vocabulary.origin)
+            self.ranker = Ranker([self.checkpoint], self.vocabulary, self.vocabulary.origin)
         except (ClozeError, RuntimeError) as error:  # torch names the weights that do not fit
             self.add_symptom("loading", UNFIT, " ".join(str(error).split())[:300], "every weight has its place",
                              fault="weights do not fit the model", advice="convert the checkpoint again")  # fmt: skip
@@ -211,11 +213,11 @@ class _Examination(WeightExamination):
 
     def check_half_precision(self) -> None:
         """Weights and activations stay in the range of fp16."""
-        if self.scorer is None or self.vocabulary is None:
+        if self.ranker is None or self.vocabulary is None:
             return self.skip("half precision", "the model could not be loaded")
         peaks = {name: float(value.abs().max()) for name, value in self.weights.items() if value.numel()}
-        positions = self.scorer.architecture.max_positions
-        peaks.update(largest_activations(self.scorer.model, self.vocabulary, self.texts[0], positions))
+        positions = self.checkpoint.architecture.max_positions
+        peaks.update(largest_activations(self.ranker.members[0].model, self.vocabulary, self.texts[0], positions))
         name = max(peaks, key=peaks.__getitem__)
         verdict = UNFIT if not peaks[name] <= HALF_LARGEST else DOUBT if peaks[name] > HALF_LARGEST / 4 else OK
         more = {} if verdict == OK else {
@@ -228,11 +230,11 @@ class _Examination(WeightExamination):
 
     def check_masked_lm_loss(self) -> None:
         """The model tells text from shuffled words."""
-        if self.scorer is None or self.vocabulary is None:
+        if self.ranker is None or self.vocabulary is None:
             return self.skip("masked-LM loss", "the model could not be loaded")
-        positions = self.scorer.architecture.max_positions
+        positions = self.checkpoint.architecture.max_positions
         real, mixed = (
-            masked_lm_losses(self.scorer.model, self.vocabulary, texts, positions)
+            masked_lm_losses(self.ranker.members[0].model, self.vocabulary, texts, positions)
             for texts in (self.texts, shuffled(self.texts))
         )
         blind = math.log(len(self.vocabulary))
@@ -259,22 +261,22 @@ class _Examination(WeightExamination):
 
     def check_scores(self) -> None:
         """Accuracy above chance, few ties."""
-        if self.scorer is None or self.store is None or self.data is None:
+        if self.ranker is None or self.store is None or self.data is None:
             why = "pass DATA-BIN with labelled passages" if self.store is None else "the model could not be loaded"
             self.skip("accuracy", why)
             return self.skip("ties", why)
-        own, other = self.scorer.vocabulary, self.data.vocabulary
+        own, other = self.ranker.vocabulary, self.data.vocabulary
         if (own.dictionary_digest, own.bpe_digest) != (other.dictionary_digest, other.bpe_digest):
             self.skip("accuracy", "DATA-BIN has another vocabulary")
             return self.skip("ties", "DATA-BIN has another vocabulary")
         try:
-            scores = self.scorer.score(self.store)
+            scores = self.ranker.score(self.store)
         except ClozeError as error:
             self.add_symptom(
                 "accuracy", UNFIT, str(error), fault="NaN scores", advice="fp16 overflow or damaged weights"
             )
             return self.skip("ties", "there are no scores")
-        found = Answers(scores.log_probabilities, self.store)
+        found = Outcome(scores, self.store)
         blanks, hits = found.counts["n_blanks"], found.counts["n_correct"]
         low, high = (100 * bound for bound in wilson_interval(hits, blanks))
         gold = self.store.columns["gold"]

@@ -12,21 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-from fairseq_cloze import register
 from fairseq_cloze.data.prepare import prepare
 from fairseq_cloze.data.vocabulary import DICTIONARY_FILE, ENCODER_FILE, FILES, MERGES_FILE, Vocabulary
+from fairseq_cloze.doctor import examination
+from fairseq_cloze.doctor.diagnosis import Diagnosis
+from fairseq_cloze.doctor.measures import ENGLISH
 from fairseq_cloze.errors import CheckpointError
+from fairseq_cloze.model.names import ENCODER, LM_HEAD
+from fairseq_cloze.weights.checkpoint import Checkpoint
 
 from ..conftest import PASSAGES, run
-
-register()
-
-from fairseq_cloze.doctor import doctor as doctor_module  # noqa: E402
-from fairseq_cloze.doctor.diagnosis import Diagnosis  # noqa: E402
-from fairseq_cloze.doctor.doctor import doctor  # noqa: E402
-from fairseq_cloze.doctor.measures import ENGLISH  # noqa: E402
-from fairseq_cloze.model.names import ENCODER, LM_HEAD  # noqa: E402
-from fairseq_cloze.weights.checkpoint import Checkpoint  # noqa: E402
 
 NAMES = [
     *("numbers", "layers", "encoder", "embeddings", "LM head", "tied weights", "vocabulary", "BPE", "dictionary"),
@@ -49,7 +44,7 @@ def broken(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> It
     """Writer of a changed roberta6: ``broken(edit, **files)``; with files, these lie beside it and it carries none."""
     folder = tmp_path / "broken"
     folder.mkdir()
-    monkeypatch.setattr(doctor_module, "ENGLISH", ENGLISH[:1])  # a third of the time
+    monkeypatch.setattr(examination, "ENGLISH", ENGLISH[:1])  # a third of the time
 
     def write(edit: Callable[[State], Any], **files: bytes) -> Path:
         state = Checkpoint.read(weights / "model.pt").state
@@ -64,6 +59,10 @@ def broken(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> It
 
     yield write
     shutil.rmtree(folder)
+
+
+def doctor(checkpoint: Path, data_bin: Path | None = None) -> Diagnosis:
+    return examination.examine(Checkpoint.read(checkpoint), data_bin)
 
 
 def verdicts(result: Diagnosis) -> dict[str, str]:

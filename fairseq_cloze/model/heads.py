@@ -1,0 +1,140 @@
+"""Heads: what stands on the encoder. The LM head scores tokens, the ranking head a whole text.
+
+Parameters and their names are fairseq's.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .architecture import Architecture
+from .encoder import activation_of
+
+
+class LMHead(nn.Module):
+    """The LM head of RoBERTa.
+
+    Args:
+        architecture: of the encoder
+        rows: entries of the vocabulary
+        weight: of the token embedding, ``(rows, width)``, where the head shares it
+    """
+
+    def __init__(self, architecture: Architecture, rows: int, weight: Tensor | None) -> None:
+        super().__init__()
+        width = architecture.encoder_embed_dim
+        self.dense = nn.Linear(width, width)
+        self.activation_fn = activation_of(architecture.activation_fn)
+        self.layer_norm = nn.LayerNorm(width, architecture.layer_norm_eps)
+        self.weight = nn.Linear(width, rows, bias=False).weight if weight is None else weight
+        self.bias = nn.Parameter(torch.zeros(rows))
+
+    def forward(self, features: Tensor, masked_tokens: Tensor | None = None) -> Tensor:
+        """Logits of the whole vocabulary.
+
+        Args:
+            features: encoder output, ``(..., width)``
+            masked_tokens: where to compute them, ``bool (...)``; everywhere without
+
+        Returns:
+            ``(..., rows)``, or ``(positions, rows)`` with *masked_tokens*
+        """
+        if masked_tokens is not None:
+            features = features[masked_tokens]
+        return F.linear(self._transform(features), self.weight) + self.bias
+
+    def _transform(self, features: Tensor) -> Tensor:
+        x = self.dense(features)
+        x = self.activation_fn(x.float()).to(x.dtype)  # as fairseq; there are few tokens here
+        return self.layer_norm(x)
+
+    def token_scores(
+        self,
+        features: Tensor,
+        candidate_tokens: Tensor,
+        token_reads: Tensor,
+        windows: Tensor,
+        contrast: float,
+        normalise: bool,
+    ) -> Tensor:
+        """Score the tokens of candidates by their embedding rows alone.
+
+        A token's score is its logit where it is read, less *contrast* times its mean logit at the masks of the window's
+        other blanks.  As logits are linear in what the LM head transforms, that is one product with a difference of
+        vectors.  With ``contrast`` 1 it is the pointwise mutual information of candidate and blank in the domain of the
+        window (cf. Holtzman et al., "Surface Form Competition: Why the Highest Probability Answer Isn't Always Right",
+        EMNLP 2021).
+
+        Args:
+            features: encoder output where something is read, the blanks' own masks first, ``(reads, width)``
+            candidate_tokens: embedding rows, ``int64 (blanks, candidates, tokens)``
+            token_reads: index into *features* for each token, ``int64 (blanks, candidates, tokens)``
+            windows: window of each blank, ``int64 (blanks,)``
+            contrast: 0 to 1; 0 is used in windows of one blank
+            normalise: log-probabilities instead of logits, which needs the logits of the whole vocabulary
+
+        Returns:
+            ``(blanks, candidates, tokens)``
+        """
+        x = self._transform(features)
+        share = contrast_shares(windows, contrast).to(x)
+        others = mean_of_others(x[: len(windows)], windows) * share[:, None]
+        flat, reads = candidate_tokens.flatten(1), token_reads.flatten(1)
+        rows = F.embedding(flat, self.weight)  # (blanks, candidates * tokens, width)
+        scores = ((x[reads] - others[:, None]) * rows).sum(dim=-1) + self.bias[flat] * (1 - share[:, None])
+        if normalise:
+            log_z = (F.linear(x, self.weight) + self.bias).float().logsumexp(dim=-1)
+            others_z = mean_of_others(log_z[: len(windows), None], windows)[:, 0] * share
+            scores = scores - (log_z[reads] - others_z[:, None])
+        return scores.view_as(candidate_tokens)
+
+
+def contrast_shares(windows: Tensor, contrast: float) -> Tensor:
+    """*contrast* for each blank, 0 where its window has no other, ``float32 (blanks,)``."""
+    return contrast * (torch.bincount(windows)[windows] > 1).float()
+
+
+def mean_of_others(values: Tensor, windows: Tensor) -> Tensor:
+    """Mean over the other blanks of the same window, 0 where there is none.
+
+    Args:
+        values: ``(blanks, width)``
+        windows: ``int64 (blanks,)``
+
+    Returns:
+        ``(blanks, width)``
+    """
+    count = torch.bincount(windows)
+    total = values.new_zeros(len(count), values.size(1)).index_add(0, windows, values)
+    return (total[windows] - values) / (count[windows] - 1).clamp(min=1)[:, None]
+
+
+class RankingHead(nn.Module):
+    """One score for a whole text, from its ``<s>``.
+
+    Args:
+        architecture: of the encoder
+        dropout: probability before each of the two products, in training
+    """
+
+    def __init__(self, architecture: Architecture, dropout: float = 0.0) -> None:
+        super().__init__()
+        width = architecture.encoder_embed_dim
+        self.dense = nn.Linear(width, width)
+        self.activation_fn = activation_of(architecture.pooler_activation_fn)
+        self.dropout = nn.Dropout(dropout)
+        self.out_proj = nn.Linear(width, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Score texts.
+
+        Args:
+            features: encoder output, ``(rows, length, width)``
+
+        Returns:
+            ``(rows, 1)``
+        """
+        x = self.activation_fn(self.dense(self.dropout(features[:, 0])))
+        return self.out_proj(self.dropout(x))

@@ -1,0 +1,144 @@
+"""Roberta: encoder and heads as one model, which knows no fairseq.
+
+``state_dict()`` has fairseq's names in fairseq's order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..data.vocabulary import PAD
+from .architecture import Architecture
+from .encoder import Encoder
+from .heads import LMHead, RankingHead
+from .names import ENCODER, HEAD_NAME
+
+
+class EncoderAndLMHead(nn.Module):
+    """The part of a model that fairseq calls its encoder."""
+
+    def __init__(self, architecture: Architecture, rows: int) -> None:
+        super().__init__()
+        embed_tokens = nn.Embedding(rows, architecture.encoder_embed_dim, padding_idx=PAD)
+        self.sentence_encoder = Encoder(architecture, embed_tokens)
+        self.lm_head = LMHead(architecture, rows, None if architecture.untie_weights_roberta else embed_tokens.weight)
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Inside, parameters get no first values: on the meta device those cost the import of torch's whole compiler."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
+
+
+class Roberta(nn.Module):
+    """RoBERTa that scores.
+
+    Args:
+        architecture: its shape
+        rows: entries of the vocabulary
+        ranking_head: with a ranking head
+        autocast: compute in bfloat16 where that is safe, on CPU and CUDA; weights stay as they are
+    """
+
+    def __init__(
+        self, architecture: Architecture, rows: int, ranking_head: bool = False, autocast: bool = False
+    ) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.autocast = autocast
+        self.encoder = EncoderAndLMHead(architecture, rows)
+        self.classification_heads = nn.ModuleDict({HEAD_NAME: RankingHead(architecture)} if ranking_head else {})
+
+    @classmethod
+    def from_weights(
+        cls, architecture: Architecture, weights: Mapping[str, Tensor], ranking_head: bool = False, **options: Any
+    ) -> Roberta:
+        """A model that holds *weights*, without time for random ones before; ready to score, on the CPU.
+
+        Args:
+            architecture: its shape
+            weights: under fairseq's names of today; they are copied, their types stay
+            ranking_head: with a ranking head
+            options: of the constructor
+
+        Raises:
+            RuntimeError: names or shapes do not fit
+        """
+        with torch.device("meta"), _Uninitialised():
+            model = cls(architecture, weights[f"{ENCODER}embed_tokens.weight"].size(0), ranking_head, **options)
+        model.load_state_dict({name: value.clone() for name, value in weights.items()}, strict=True, assign=True)
+        if not architecture.untie_weights_roberta:
+            model.encoder.lm_head.weight = model.encoder.sentence_encoder.embed_tokens.weight
+        return model.eval()
+
+    def forward(
+        self,
+        src_tokens: Tensor,
+        features_only: bool = False,
+        classification_head_name: str | None = None,
+        masked_tokens: Tensor | None = None,
+        candidate_tokens: Tensor | None = None,
+        **inputs: Any,
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """As fairseq's RoBERTa, and with *candidate_tokens* their scores alone.
+
+        Args:
+            src_tokens: ``int64 (rows, length)``
+            features_only: encoder output, ``(rows, length, width)``
+            classification_head_name: the output of that head
+            masked_tokens: where to compute logits, ``bool (rows, length)``; everywhere without
+            candidate_tokens: embedding rows to score, ``int64 (blanks, candidates, tokens)``
+            inputs: with *candidate_tokens*, what else :func:`scores_of_candidate_tokens` takes
+
+        Returns:
+            what was asked for; an empty dictionary, where fairseq's models return extras
+        """
+        device = src_tokens.device.type
+        with torch.autocast(device, torch.bfloat16) if self.autocast else nullcontext():
+            encoder, lm_head = self.encoder.sentence_encoder, self.encoder.lm_head
+            if candidate_tokens is not None:
+                return scores_of_candidate_tokens(encoder, lm_head, src_tokens, candidate_tokens, **inputs), {}
+            features = encoder(src_tokens)
+            if classification_head_name is not None:
+                return self.classification_heads[classification_head_name](features), {}
+            return features if features_only else lm_head(features, masked_tokens), {}
+
+    def max_positions(self) -> int:
+        """Most tokens of an input."""
+        return self.architecture.max_positions
+
+
+def scores_of_candidate_tokens(
+    encoder: Encoder,
+    lm_head: LMHead,
+    src_tokens: Tensor,
+    candidate_tokens: Tensor,
+    reads: Tensor,
+    token_reads: Tensor,
+    windows: Tensor,
+    contrast: float = 0.0,
+    normalise: bool = False,
+    **unused: Any,
+) -> Tensor:
+    """Scores of the tokens of candidates in a batch of :mod:`fairseq_cloze.views.joint`.
+
+    Args:
+        encoder, lm_head: of the model
+        src_tokens, candidate_tokens, reads, token_reads, windows: the batch's ``net_input``
+        contrast, normalise: see :meth:`fairseq_cloze.model.heads.LMHead.token_scores`
+        unused: the rest of ``net_input``
+
+    Returns:
+        ``(blanks, candidates, tokens)``
+    """
+    features = encoder(src_tokens).flatten(0, 1)
+    return lm_head.token_scores(features[reads], candidate_tokens, token_reads, windows, contrast, normalise)

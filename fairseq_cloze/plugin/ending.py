@@ -1,0 +1,71 @@
+"""Ending: how a training that cannot go on ends, alone or as one of several processes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, NoReturn
+
+from ..errors import ClozeError, Exit
+
+
+def print_errors_plainly() -> None:
+    """Print a :class:`ClozeError` that ends the process as its text alone, as our own command line does.
+
+    ``FAIRSEQ_CLOZE_TRACEBACK=1`` brings the traceback back.  Where a worker that torch has spawned ended with
+    :func:`end_run` or :func:`end_worker`, its parent ends with the same exit status, without a word of its own.
+    """
+    previous: Callable[..., Any] = sys.excepthook
+    if getattr(previous, "plain_cloze_errors", False):
+        return
+    own_codes = (Exit.AT_CHANCE, Exit.OUT_OF_MEMORY, Exit.REQUEUE)
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        code = error.exit_code if isinstance(error, ClozeError) else 1
+        if kind.__name__ == "ProcessExitedException" and getattr(error, "exit_code", 1) in own_codes:
+            code = getattr(error, "exit_code", 1)
+        elif isinstance(error, ClozeError) and not os.environ.get("FAIRSEQ_CLOZE_TRACEBACK"):
+            sys.stdout.flush()
+            print(f"Error: {error}", file=sys.stderr)
+        else:
+            previous(kind, error, trace)
+        if code != 1:  # Python's own after a hook
+            raise SystemExit(code)
+
+    hook.plain_cloze_errors = True  # type: ignore[attr-defined]
+    sys.excepthook = hook
+
+
+def end_run(status: int, text: str) -> NoReturn:
+    """End this process, one of those that train together, with an exit status and a last word.
+
+    All of them have to call it.  Any other exception than ``SystemExit`` would become status 1 and a traceback where
+    hydra or torch's spawn runs the training.
+
+    Raises:
+        SystemExit: always
+    """
+    from .distributed import gather, is_distributed, rank
+
+    if rank() == 0:
+        sys.stdout.flush()
+        print(text, file=sys.stderr, flush=True)
+    gather(None)  # torch kills spawned workers when the first one ends: not before the text was printed
+    if is_distributed():
+        import torch.distributed
+
+        torch.distributed.destroy_process_group()  # gloo's threads abort a process that ends without, now and then
+    raise SystemExit(status)
+
+
+def end_worker(status: int, text: str) -> NoReturn:
+    """End this process at once, without the others: of workers that torch has spawned, it ends the rest.
+
+    Raises:
+        SystemExit: always
+    """
+    sys.stdout.flush()
+    print(text, file=sys.stderr, flush=True)
+    raise SystemExit(status)

@@ -1,0 +1,221 @@
+"""Patches: all that this package changes in fairseq at run time.
+
+Each patch names the functions of fairseq it stands in for, by the SHA-256 of the source it was written for; a test
+compares them with the fairseq that is installed.  ``docs/decisions.md`` has a table.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from functools import wraps
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch.distributed
+
+from ..files import replacing
+from . import distributed, stopping
+
+Function = Callable[..., Any]
+
+
+class Patch(NamedTuple):
+    """A change to fairseq.
+
+    Attributes:
+        install: makes it, once, whatever is called how often
+        replaced: dotted name of each function of fairseq that it stands in for, and the SHA-256 of its source, without
+            indentation, blank lines and spaces at the ends of lines
+    """
+
+    install: Callable[[], None]
+    replaced: Mapping[str, str]
+
+
+PATCHES: list[Patch] = []
+
+
+def install_all() -> None:
+    """Change what is to be changed in what fairseq has loaded by now."""
+    for patch in PATCHES:
+        patch.install()
+
+
+def _patch(*replaced: tuple[str, str]) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    def add(install: Callable[[], None]) -> Callable[[], None]:
+        PATCHES.append(Patch(install, dict(replaced)))
+        return install
+
+    return add
+
+
+_MARK = "_patched_by_fairseq_cloze"
+
+
+def _replace(place: Any, name: str, make: Callable[[Function], Function]) -> None:
+    """Put what *make* makes of a function in its place, unless that was done already, by any copy of this package."""
+    plain = getattr(place, name)
+    if hasattr(plain, _MARK):
+        return
+    function = wraps(plain)(make(plain))
+    setattr(function, _MARK, True)
+    setattr(place, name, staticmethod(function) if isinstance(place, type) else function)
+
+
+@_patch(("fairseq.file_io.PathManager.copy", "b2a9696384ae72d80d8705d81de5a7c9325cda01931c45fc38738ab7f0fe08f1"))
+def copy_checkpoints_atomically() -> None:
+    """Copy ``checkpoint_best.pt`` and ``checkpoint_last.pt`` under a temporary name first.
+
+    fairseq writes the first file of a save by rename, but its copies in place: a run that is killed meanwhile leaves
+    half a ``checkpoint_last.pt`` and cannot resume, and a watcher can read half a file.
+    """
+    from fairseq.file_io import PathManager
+
+    def make(plain: Function) -> Function:
+        def copy(src_path: str, dst_path: str, overwrite: bool = False) -> Any:
+            if "://" in src_path or "://" in dst_path or (os.path.exists(dst_path) and not overwrite):
+                return plain(src_path, dst_path, overwrite)
+            with replacing(Path(dst_path)) as temporary:
+                shutil.copyfile(src_path, temporary)
+            return True
+
+        return copy
+
+    _replace(PathManager, "copy", make)
+
+
+@_patch(
+    (
+        "fairseq.checkpoint_utils.load_model_ensemble_and_task",
+        "35053fe527644d3a229581561a236717c33e78408d5d6f76ca0ae61fcef8bf35",
+    )
+)
+def check_before_building() -> None:
+    """Look at what a checkpoint says is to be built before fairseq builds it, see :mod:`fairseq_cloze.plugin.built`.
+
+    fairseq runs text of some configurations as code, and ``fairseq-validate`` builds whatever a file asks for.
+    """
+    from fairseq import checkpoint_utils
+
+    from .built import check_file
+
+    def make(plain: Function) -> Function:
+        def load(filenames: list[str], arg_overrides: Any = None, *args: Any, **kwargs: Any) -> Any:
+            for path in filenames:
+                check_file(path, arg_overrides or {}, kwargs.get("suffix", ""))
+            return plain(filenames, arg_overrides, *args, **kwargs)
+
+        return load
+
+    _replace(checkpoint_utils, "load_model_ensemble_and_task", make)
+
+
+@_patch(
+    (
+        "fairseq.distributed.utils._broadcast_object_slow",
+        "d76415381eb2472ce60035c4667d90e7ba86235e924e50a25c17cf5c58b7783b",
+    ),
+    ("fairseq.distributed.utils.all_gather_list", "723d0690c4d741692b36bea6084e00ad86e252f203cf03187e43d09b25404e1e"),
+)
+def exchange_by_torch() -> None:
+    """Let torch.distributed send objects from worker to worker.
+
+    fairseq sends a loaded checkpoint through ``torch.load``, which from torch 2.6 on refuses its own configuration:
+    every training on several GPUs that starts from a checkpoint would stop there.  Its way of gathering, with which
+    ``fairseq-validate`` adds up, wants CUDA and takes 16 kB.
+    """
+    from fairseq.distributed import utils
+
+    def make_broadcast(plain: Function) -> Function:
+        def broadcast(obj: Any, src_rank: int, group: Any, dist_device: Any) -> Any:
+            box = [obj]
+            torch.distributed.broadcast_object_list(box, src=src_rank, group=group, device=dist_device)
+            return box[0]
+
+        return broadcast
+
+    def make_gather(plain: Function) -> Function:
+        def all_gather(data: Any, group: Any = None, max_size: int = 0) -> list[Any]:
+            return distributed.gather(data)
+
+        return all_gather
+
+    _replace(utils, "_broadcast_object_slow", make_broadcast)
+    _replace(utils, "all_gather_list", make_gather)
+
+
+@_patch(("fairseq.distributed.utils.call_main", "0a9dd5c754d11bdb73fa5993721f7c98f36962f0708ffca4cefe73e8c4f6a04f"))
+def start_as_launched() -> None:
+    """Do as ``torchrun`` and ``srun`` say, and pass signals on to the workers that this process spawns.
+
+    fairseq looks at ``torchrun``'s variables only where it sees several GPUs: on CPUs, and where each process is given
+    one GPU, it starts as many complete trainings.  A process that only waits for its workers would die of a request to
+    stop before they have saved.
+    """
+    from fairseq.distributed import utils
+
+    def make(plain: Function) -> Function:
+        def call_main(cfg: Any, main: Function, **kwargs: Any) -> Any:
+            if hasattr(sys.modules.get(main.__module__), "validate_and_save"):  # a training
+                stopping.pass_on()
+            distributed.follow_launcher(cfg)
+            return plain(cfg, main, **kwargs)
+
+        return call_main
+
+    _replace(utils, "call_main", make)
+
+
+@_patch(
+    ("fairseq_cli.train.validate_and_save", "bbd3b0968103730ddf34034806626e0321efa619d6d7d74992db7296e04e66c0"),
+    ("fairseq_cli.train.train", "9dd23b583fbcffe478e9148fabee64d072a92e4eb0de602a1ed3b6990e1cce86"),
+)
+def save_when_told() -> None:
+    """Save and end after the update in which the task's ``stopping`` became true; tell the task's events.
+
+    fairseq has no hook there.  A training that is started again after its end ends again, without the one update more
+    that fairseq would do.
+    """
+
+    def make_validate(plain: Function) -> Function:
+        def validate_and_save(
+            cfg: Any, trainer: Any, task: Any, epoch_itr: Any, valid_subsets: Any, end_of_epoch: bool
+        ) -> Any:
+            if stopping.is_done(cfg, trainer) or not getattr(task, "stopping", False):
+                try:
+                    losses, should_stop = plain(cfg, trainer, task, epoch_itr, valid_subsets, end_of_epoch)
+                    if (end_of_epoch or should_stop) and hasattr(task, "events"):
+                        task.events.end_epoch()
+                    return losses, should_stop
+                except stopping.Stop:
+                    pass
+            stopping.save_and_end(cfg.checkpoint, trainer, task, epoch_itr)
+
+        return validate_and_save
+
+    def make_train(plain: Function) -> Function:
+        def train(cfg: Any, trainer: Any, task: Any, epoch_itr: Any) -> Any:
+            events = getattr(task, "events", None)  # another task has none
+            if events is not None:
+                events.begin(cfg, trainer.get_num_updates(), epoch_itr.next_epoch_idx)
+            if stopping.is_done(cfg, trainer):
+                stopping.say_done(cfg, trainer)
+                losses, should_stop = [None], True
+            else:
+                losses, should_stop = plain(cfg, trainer, task, epoch_itr)
+            last_epoch = cfg.optimization.max_epoch or math.inf
+            if events is not None and (should_stop or epoch_itr.next_epoch_idx > last_epoch):
+                events.tell("finished")
+            return losses, should_stop
+
+        return train
+
+    for name in ("fairseq_cli.train", "__main__"):
+        module: Any = sys.modules.get(name)
+        if hasattr(module, "validate_and_save"):
+            _replace(module, "validate_and_save", make_validate)
+            _replace(module, "train", make_train)

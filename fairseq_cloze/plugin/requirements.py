@@ -1,0 +1,70 @@
+"""Requirements: fairseq, torch and apex, or one line that says what to install."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import sys
+from pathlib import Path
+
+from ..errors import SetupError
+
+MINIMUM_TORCH = (2, 1)
+
+INSTALL_FAIRSEQ = "pip install ve-fairseq==0.12.3"
+
+
+def require_fairseq() -> None:
+    """Import fairseq, or say in one line what to install.
+
+    Raises:
+        SetupError: fairseq or torch is missing, they do not fit, or another project's ``apex`` is in the way
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise SetupError(f"torch cannot be imported ({error}): pip install 'torch>=2.1'") from error
+    if _version(torch.__version__) < MINIMUM_TORCH:
+        raise SetupError(f"torch {torch.__version__} is too old, 2.1 or newer is needed: pip install 'torch>=2.1'")
+    refuse_wrong_apex()
+    if importlib.util.find_spec("fairseq") is None:
+        raise SetupError(f"fairseq is not installed: {INSTALL_FAIRSEQ}")
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    try:
+        importlib.import_module("fairseq")
+    except Exception as error:  # whatever a package raises that does not fit its surroundings
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        python = ".".join(map(str, sys.version_info[:2]))
+        raise SetupError(
+            f"the installed fairseq does not work with Python {python} and torch {torch.__version__} ({reason}): "
+            f"pip uninstall -y fairseq ve-fairseq; {INSTALL_FAIRSEQ}"
+        ) from error
+    finally:  # one of its models turns on the debug output of every library
+        root.setLevel(level)
+        root.handlers[:] = handlers
+
+
+def refuse_wrong_apex() -> None:
+    """Refuse the ``apex`` of PyPI, a web toolkit that has nothing to do with NVIDIA's.
+
+    Raises:
+        SetupError: the installed ``apex`` is not NVIDIA's
+    """
+    spec = importlib.util.find_spec("apex")
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    if spec and not any(Path(folder, "optimizers").is_dir() for folder in folders):
+        raise SetupError(
+            "the installed 'apex' is not NVIDIA's but another project of that name from PyPI: pip uninstall -y apex "
+            "(NVIDIA's is optional: https://github.com/NVIDIA/apex)"
+        )
+
+
+def _version(text: str) -> tuple[int, ...]:
+    numbers: list[int] = []
+    for part in text.split("+")[0].split("."):
+        if not part.isdigit():
+            break
+        numbers.append(int(part))
+    return tuple(numbers)

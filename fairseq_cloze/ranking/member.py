@@ -1,0 +1,162 @@
+"""Member: one checkpoint of a ranker, its model on a device, and how it scores."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.store import Store
+from ..data.vocabulary import Vocabulary
+from ..errors import ClozeError
+from ..model.memory import Limit, cannot_split, in_pieces
+from ..model.names import HEAD_NAME, HEADS
+from ..model.roberta import Roberta
+from ..model.scores import candidate_scores
+from ..views.batches import cut_batches, longest_first
+from ..views.making import make_view
+from ..views.settings import PartialSettings
+from ..views.view import Item, View, to_device
+from ..weights.checkpoint import Checkpoint
+from . import sharing
+from .resources import Resources
+from .scores import Scores
+
+#: Most tokens of a batch where neither limit is given, unless one item alone costs more.
+DEFAULT_MAX_TOKENS = 4096
+
+
+class Member:
+    """A checkpoint, ready to score encoded passages.
+
+    Args:
+        checkpoint: of a RoBERTa
+        vocabulary: what the passages are encoded with
+        where: origin of *vocabulary*, for messages
+        settings: how to score; where something is left open, as the checkpoint was trained
+        resources: what it may use
+
+    Attributes:
+        name: of the checkpoint
+        settings: how it scores, complete
+        encoding: how the text it was trained on was encoded; ``None`` where the checkpoint does not say
+        architecture: shape of the model
+        model: the model, in evaluation mode
+        device: where it is
+        memory: what is known of the memory
+
+    Raises:
+        CheckpointError: it does not belong to the vocabulary, or has no ranking head to score with
+        ClozeError: the settings do not go together, or the device cannot be used
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        vocabulary: Vocabulary,
+        where: str,
+        settings: PartialSettings,
+        resources: Resources,
+    ) -> None:
+        self.name = checkpoint.name
+        self.settings = settings.completed(checkpoint.carried)
+        self.encoding = checkpoint.encoding
+        self.architecture = checkpoint.architecture
+        self.vocabulary = vocabulary
+        self.memory = Limit()
+        line, proved = checkpoint.check_vocabulary(vocabulary, where)
+        self._notes = [] if proved else [line]
+        self._fp16 = resources.fp16
+        self.device = resources.open_device()
+        head = self.settings.scorer == "head"
+        if head:
+            checkpoint.require_ranking_head()
+        unused = sorted(checkpoint.heads - {HEAD_NAME if head else ""})
+        if unused:
+            self._notes.append(f"heads of the checkpoint that are not used: {', '.join(unused)}")
+        prefixes = tuple(f"{HEADS}{name}." for name in unused)
+        weights = {name: value for name, value in checkpoint.weights.items() if not name.startswith(prefixes)}
+        model = Roberta.from_weights(self.architecture, weights, ranking_head=head, autocast=resources.bf16)
+        self.model = (model.half() if resources.fp16 else model.float()).to(self.device).eval()
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know of the checkpoint, and of the memory so far."""
+        return [*self._notes, *self.memory.notes()]
+
+    def score_share(self, store: Store, resources: Resources, progress: Any | None = None) -> Scores:
+        """Score the batches of a store that this worker is dealt, see :func:`fairseq_cloze.ranking.scores.merge`.
+
+        Where memory runs out, a batch is scored in halves, with the same scores; :attr:`memory` counts it.
+
+        Args:
+            store: encoded with the member's vocabulary
+            resources: for the limits of a batch
+            progress: a tqdm bar that counts blanks
+
+        Raises:
+            ClozeError: an item costs more than ``max_tokens``, or the model returns no numbers
+            OutOfMemory: an item does not fit into memory alone
+        """
+        view = make_view(self.settings, store, self.vocabulary, self.architecture.max_positions)
+        max_tokens = resources.max_tokens
+        if resources.batch_size is None and max_tokens is None:
+            max_tokens = max(DEFAULT_MAX_TOKENS, int(view.cost.max(initial=0)))
+        out = Scores.empty(store)
+        start = time.perf_counter()
+        shown = 0
+        batches = cut_batches(view, longest_first(view), max_tokens, resources.batch_size)
+        for number in sharing.deal(len(batches)):
+            blanks = self._score_batch(view, [view.item(int(index)) for index in batches[number]], out)
+            out.scored.append(blanks)
+            if progress is not None:  # others do as much meanwhile
+                step = min(sharing.size() * len(blanks), store.blanks - shown)
+                shown += step
+                progress.update(step)
+        out.seconds = time.perf_counter() - start
+        if progress is not None:
+            progress.update(store.blanks - shown)
+        return out
+
+    def _score_batch(self, view: View, items: list[Item], out: Scores) -> np.ndarray:
+        """Score the blanks of a batch into *out* and return their numbers."""
+
+        def cost(piece: Sequence[Item]) -> int:
+            numbers = [item["index"] for item in piece]
+            return int(view.row_length[numbers].max() * view.rows[numbers].sum())
+
+        def too_large(item: Item) -> NoReturn:
+            passage = view.store.id(view.passage_of(item["index"]))
+            advice = "--device cpu has more memory, --fp16 or --bf16 need less"
+            raise cannot_split(f"passage '{passage}'", cost([item]), advice)
+
+        return np.concatenate(
+            in_pieces(items, lambda piece: self._score_items(view, piece, out), cost, self.memory, too_large)
+        )
+
+    def _score_items(self, view: View, items: Sequence[Item], out: Scores) -> np.ndarray:
+        sample = view.collate(items)
+        with torch.inference_mode():
+            scores = candidate_scores(self.model, to_device(sample, self.device), self.settings).cpu()
+        blanks: np.ndarray = sample["blanks"].numpy()
+        self._check(scores, sample["distinct"], blanks, view.store)
+        out.add(sample)
+        out.raw[blanks, : scores.size(1)] = scores.numpy()
+        return blanks
+
+    def _check(self, scores: Tensor, expected: Tensor, blanks: np.ndarray, store: Store) -> None:
+        """Make sure that scores are numbers where they are *expected* to be."""
+        wrong = scores.isnan().any(dim=1) | (~scores.isfinite() & expected).any(dim=1)
+        if wrong.any():
+            blank = int(blanks[wrong.numpy()][0])
+            passage = int(np.searchsorted(store.blank_end, blank, side="right")) - 1
+            number = blank - int(store.blank_end[passage]) + 1
+            advice = "score without --fp16" if self._fp16 else "the weights are damaged, take another checkpoint"
+            raise ClozeError(
+                f"{self.name}: expected numbers as scores, found NaN or infinity for {int(wrong.sum())} blanks, "
+                f"first in passage '{store.id(passage)}', blank {number}; {advice}"
+            )

@@ -1,0 +1,131 @@
+"""Predict: answer raw passages."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, TypeVar
+
+from ..data.encoding import EncodingOptions, encode_passages
+from ..data.store import Store
+from ..data.vocabulary import Vocabulary
+from ..files import PathLike, split_paths
+from ..passages.passage import Passage
+from ..passages.reading import Tally, read_passages
+from ..views.settings import AS_TRAINED, PartialSettings
+from ..weights.finding import open_checkpoint
+from . import sharing
+from .answers import make_predictions, writing
+from .metrics import COUNTS
+from .ranker import Ranker
+from .resources import DEFAULT_RESOURCES, Resources
+from .scores import Outcome
+
+T = TypeVar("T")
+
+_CHUNK = 2048  # passages that are batched together
+_MOST_CHUNKS = 16  # that workers hold at a time, and wait for each other after
+
+
+@dataclass
+class Prediction:
+    """What was predicted.
+
+    Attributes:
+        answers: per passage id, or what :class:`fairseq_cloze.ranking.answers.PassagePrediction` holds; empty where
+            they were written to a file, and on workers other than the first
+        tally: what was read
+        counts: sums of :data:`fairseq_cloze.ranking.metrics.COUNTS`; of the first worker
+        seconds: wall time of scoring
+        notes: what is worth knowing
+    """
+
+    answers: dict[str, Any]
+    tally: Tally
+    counts: dict[str, int]
+    seconds: float
+    notes: list[str]
+
+
+def predict(
+    checkpoint: PathLike,
+    inputs: Sequence[PathLike],
+    with_probabilities: bool = False,
+    settings: PartialSettings = AS_TRAINED,
+    resources: Resources = DEFAULT_RESOURCES,
+    weights: Sequence[float] | None = None,
+    text_norm: str | None = None,
+    on_error: str = "stop",
+    out: PathLike | None = None,
+) -> Prediction:
+    """Answer raw passages, labelled or not.
+
+    Memory does not grow with the number of passages where the answers go to a file.  Inside
+    :func:`fairseq_cloze.ranking.sharing.joined` the work is shared: all workers read the passages, and each encodes
+    and scores a part of every chunk.
+
+    Args:
+        checkpoint: one, with its vocabulary in it or beside it, or several with colons between them
+        inputs: files or folders of passages
+        with_probabilities: add gold, where there is any, and the probability of every candidate
+        settings, resources, weights: as for :class:`fairseq_cloze.ranking.ranker.Ranker`
+        text_norm: see :class:`fairseq_cloze.data.encoding.EncodingOptions`; as in training where it is not given
+        on_error: ``stop`` or ``skip`` passages that do not fit
+        out: file to write the answers to as they come, whole or not at all
+
+    Raises:
+        ClozeError: nothing to read, a passage that does not fit, a checkpoint that cannot be used
+    """
+    checkpoints = [open_checkpoint(path) for path in split_paths(checkpoint)]
+    ranker = Ranker(checkpoints, settings=settings, resources=resources, weights=weights)
+    encoding, first = ranker.encoding, ranker.members[0]
+    other_encodings = [
+        f"{member.name}: its text was encoded with {member.encoding.to_dict()}, that of {first.name} with "
+        f"{encoding.to_dict()}, which is used"
+        for member in ranker.members[1:]
+        if member.encoding is not None and member.encoding != encoding
+    ]
+    if text_norm is not None:
+        encoding = replace(encoding, text_norm=text_norm)
+    tally = Tally()
+    answers: dict[str, Any] = {}
+    counts: Counter[str] = Counter({name: 0 for name in COUNTS})
+    seconds = 0.0
+    passages = read_passages(inputs, on_error, tally)
+    with ExitStack() as stack:
+        write = stack.enter_context(writing(out)) if out is not None and sharing.is_first() else answers.__setitem__
+        progress = stack.enter_context(sharing.progress("predict"))
+        for chunks in _chunks(_chunks(passages, _CHUNK), min(sharing.size(), _MOST_CHUNKS)):
+            stores = _encode(chunks, ranker.vocabulary, encoding)
+            for store, scores in zip(stores, ranker.score_stores(stores, progress), strict=True):
+                seconds += scores.seconds
+                if not sharing.is_first():
+                    continue
+                outcome = Outcome(scores, store)
+                counts.update(outcome.counts)
+                for key, prediction in make_predictions(store, outcome.best, outcome.probabilities).items():
+                    write(key, prediction.to_dict() if with_probabilities else prediction.answers)
+        tally.require_passages(inputs)
+    return Prediction(answers, tally, dict(counts), seconds, [*ranker.notes, *other_encodings])
+
+
+def _encode(chunks: Sequence[list[Passage]], vocabulary: Vocabulary, options: EncodingOptions) -> list[Store]:
+    """A store for each chunk; every worker encodes an equal part of each."""
+    parts = []
+    for chunk in chunks:
+        own = sharing.number()
+        start, end = (len(chunk) * number // sharing.size() for number in (own, own + 1))
+        parts.append(encode_passages(chunk[start:end], vocabulary, options) if start < end else None)
+    by_worker = sharing.everybodys(parts)
+    return [
+        Store.from_columns([part for part in chunk_parts if part is not None], len(vocabulary))
+        for chunk_parts in zip(*by_worker)
+    ]
+
+
+def _chunks(entries: Iterator[T], size: int) -> Iterator[list[T]]:
+    while chunk := list(islice(entries, size)):
+        yield chunk

@@ -1,0 +1,49 @@
+"""Finding: weights by path or by name, wherever they come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import CheckpointError
+from ..files import PathLike
+from ..runs.names import BEST_CHECKPOINT, LAST_CHECKPOINT
+from .checkpoint import Checkpoint
+from .hf_files import HUB_CONFIG
+from .hugging_face import read_hf
+from .saving import MODEL_FILE
+
+#: What is taken of a folder: pretrained weights, else the best checkpoint of a training, else its last one.
+CHECKPOINTS = (MODEL_FILE, BEST_CHECKPOINT, LAST_CHECKPOINT)
+
+
+def open_checkpoint(source: PathLike, gpt2_bpe: PathLike | None = None) -> Checkpoint:
+    """Read weights in place.
+
+    Args:
+        source: a checkpoint of fairseq; a folder with one of :data:`CHECKPOINTS`, such as fairseq's releases and the
+            save-dir of a training; a Hugging Face folder; or the name of a model on its hub
+        gpt2_bpe: see :func:`fairseq_cloze.weights.hugging_face.read_hf`
+
+    Raises:
+        CheckpointError: there is nothing of that kind, or it cannot be used
+    """
+    path = Path(source)
+    if path.is_dir():
+        for name in CHECKPOINTS:
+            if (path / name).is_file():
+                return Checkpoint.read(path / name)
+        if (path / HUB_CONFIG).is_file():
+            return read_hf(path, gpt2_bpe)
+        raise CheckpointError(
+            f"{path}: expected {', '.join(CHECKPOINTS)} or a Hugging Face model ({HUB_CONFIG}) in this folder, found "
+            "none of them"
+        )
+    if path.exists() or not _is_hub_name(str(source)):
+        return Checkpoint.read(path)
+    return read_hf(source, gpt2_bpe)
+
+
+def _is_hub_name(text: str) -> bool:
+    """Whether a text can be the name of a model: ``roberta-base``, ``owner/model``."""
+    parts = text.split("/")
+    return len(parts) <= 2 and all(part.strip(".") for part in parts) and not text.endswith((".pt", ".bin", ".pth"))
