@@ -6,14 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fairseq_cloze.data.encoding import encode_passages
-from fairseq_cloze.data.store import Store
 from fairseq_cloze.generation import judge
 from fairseq_cloze.generation.generate import GenerateTally, generate_passages
 from fairseq_cloze.generation.judge import MARGIN, Judge
 from fairseq_cloze.generation.slots import Blank, Slot
 from fairseq_cloze.passages.passage import Passage
-from fairseq_cloze.ranking.ranker import Scorer
+from fairseq_cloze.ranking.ranker import load
 
 from ..generation.test_generate import prose  # noqa: F401
 
@@ -32,9 +30,8 @@ def test_it_drops_what_the_model_finds_as_good(pretrained: Path) -> None:
     blanks = [blank("coffee", *proposals), blank("paper", *proposals)]
     article = TEXT.replace("coffee", "_").replace("paper", "_")
     passage = Passage("", "", article, (("coffee", *proposals), ("paper", *proposals)), (0, 0))
-    scorer = Scorer(pretrained / "model.pt")
-    columns = encode_passages([passage], scorer.vocabulary)
-    scores = scorer.score(Store.from_columns([columns], len(scorer.vocabulary))).log_probabilities
+    ranker = load(pretrained / "model.pt")
+    scores = ranker.score(ranker.encode([passage])).log_probabilities
     expected: list[Blank] = []
     fitting = 0
     for own, row in zip(blanks, scores):
