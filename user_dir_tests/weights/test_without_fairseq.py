@@ -10,7 +10,7 @@ import torch
 
 from fairseq_cloze.weights.checkpoint import Checkpoint
 
-from ..conftest import run
+from ..support.commands import run
 
 SCRIPT = """
 import json, sys
