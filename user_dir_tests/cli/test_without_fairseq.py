@@ -85,7 +85,8 @@ def test_commands_that_score(tmp_path: Path, pretrained: Path, data_bin: Path, h
     )
     assert found["predict"] == found["evaluate"] == found["average"] == ["torch"]
     assert found["export-hf"] == found["import-hf"] == ["torch", "safetensors"]
-    assert found["report"] == ["torch", "safetensors", "watchdog"]
+    drawing_and_listening = {"matplotlib", "watchdog"}  # of the watch
+    assert {*found["report"]} - drawing_and_listening == {"torch", "safetensors"}
     scored = json.loads((tmp_path / "save" / "validation.jsonl").read_text().splitlines()[-1])
     assert (scored["checkpoint"], scored["n_blanks"]) == ("checkpoint_last.pt", 102)
 
