@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from fairseq_cloze import register
 from fairseq_cloze.data.databin import DataBin
 from fairseq_cloze.model.architecture import Architecture
-from scripts.bench_flops import encoder_flops, forward_flops, training_flops
+
+from .support.commands import ROOT
+
+sys.path.insert(0, str(ROOT / "scripts"))
+from bench_flops import encoder_flops, forward_flops, training_flops
 
 register()
 

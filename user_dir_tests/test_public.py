@@ -13,7 +13,7 @@ import pytest
 
 import fairseq_cloze
 
-from .conftest import ROOT
+from .support.commands import ROOT
 
 
 def test_names() -> None:

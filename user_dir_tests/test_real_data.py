@@ -18,8 +18,9 @@ from fairseq_cloze.passages.passage import LETTERS
 from fairseq_cloze.passages.reading import read_passages
 from fairseq_cloze.passages.text import BLANK, NOTHING, normalise
 
-from .conftest import run
-from .data.test_vocabulary import fairseq_ids
+from .support.commands import run
+from .support.local import local, unpack
+from .support.models import fairseq_ids
 
 register()
 
@@ -167,9 +168,7 @@ def test_raw_text_costs_accuracy(tmp_path: Path, weights: Path, cloth: Path) -> 
 
 def test_every_ele_passage_is_read(tmp_path_factory: pytest.TempPathFactory, gpt2_bpe: Path) -> None:
     """Padded options, phrases, numbers beside blanks: nothing is skipped."""
-    from .conftest import _local, _unpack
-
-    folder = _unpack(_local("data", "ele-train-clean.tar.xz"), tmp_path_factory.mktemp("ele"))
+    folder = unpack(local("data", "ele-train-clean.tar.xz"), tmp_path_factory.mktemp("ele"))
     out = tmp_path_factory.mktemp("ele-bin") / "bin"
     [report] = prepare({"train": [folder]}, gpt2_bpe, out, workers=2)
     assert (report.read, report.tally.passages, report.tally.blanks, report.unknown_tokens) == (3668, 3668, 66519, 0)

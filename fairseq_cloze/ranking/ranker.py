@@ -156,7 +156,7 @@ class Ranker:
         store = self.encode(passages)
         scores = self.score(store)
         outcome = Outcome(scores, store)
-        ends = store.candidate_end.tolist()
+        ends = store.candidate_offsets.tolist()
         first = store.columns["candidate_first"]
         blank = 0
         for passage in passages:

@@ -8,7 +8,7 @@ from typing import Any
 from ..passages.passage import LETTERS
 from ..ranking.answers import Predictions
 from ..statistics import wilson_interval
-from .texts import Answers, PassageSet
+from .texts import FileOfSet, PassageSet
 
 JsonObject = dict[str, Any]
 
@@ -45,22 +45,22 @@ def set_figures(passages: PassageSet) -> JsonObject:
         entries.append(entry)
     names = list(passages.predictions)
     return {
-        "name": passages.passages.name if passages.passages else passages.answers[0].answered.path.name,
+        "name": passages.passages.name if passages.passages else passages.files[0].file.path.name,
         "texts": passages.passages is not None,
         "why_not": passages.why_not,
         "passages": entries,
-        "files": [_answer_figures(answers, names) for answers in passages.answers],
+        "files": [_answer_figures(one, names) for one in passages.files],
     }
 
 
-def _answer_figures(answers: Answers, names: Sequence[str]) -> JsonObject:
-    predictions = answers.answered.predictions
+def _answer_figures(one: FileOfSet, names: Sequence[str]) -> JsonObject:
+    predictions = one.file.predictions
     right, blanks, _ = count_right(predictions)
     with_probabilities = all(one.probabilities is not None for one in predictions.values())
     return {
-        "run": answers.run,
-        "label": answers.label,
-        "file": str(answers.answered.path),
+        "run": one.run,
+        "label": one.label,
+        "file": str(one.file.path),
         "right": right,
         "blanks": blanks,
         "interval": [rounded(100.0 * bound) for bound in wilson_interval(right, blanks)] if blanks else None,
@@ -77,7 +77,7 @@ def _answer_figures(answers: Answers, names: Sequence[str]) -> JsonObject:
                 group: [rounded(row[name]) for name in ("accuracy", "interval_low", "interval_high", "n_blanks")]
                 for group, row in groups.items()
             }
-            for grouping, groups in answers.breakdown.items()
+            for grouping, groups in one.breakdown.items()
         },
     }
 

@@ -173,9 +173,9 @@ def _best_by_split(run: Run) -> list[JsonObject]:
                 "chance": score["chance"],
                 "of": "watch",
             }
-    for answered in run.answered:
-        split = answered.split or "predictions"
-        right, blanks, chance = count_right(answered.predictions)
+    for file in run.prediction_files:
+        split = file.split or "predictions"
+        right, blanks, chance = count_right(file.predictions)
         if split not in found and blanks:
             found[split] = {
                 "split": split,

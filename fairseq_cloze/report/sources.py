@@ -26,7 +26,7 @@ _LOGS = ("*.log", "log.txt")
 
 
 @dataclass(frozen=True)
-class Answered:
+class PredictionFile:
     """A prediction file.
 
     Attributes:
@@ -50,7 +50,7 @@ class Run:
         files: what was read
         history: its training, from events or a log
         scores: lines of its ``validation.jsonl``
-        answered: its prediction files
+        prediction_files: with its answers
         data_bins: folders in which its passages may be, the likeliest first; none need exist
         notes: what is missing, in sentences
     """
@@ -60,7 +60,7 @@ class Run:
     files: list[Path] = field(default_factory=list)
     history: History | None = None
     scores: list[Record] = field(default_factory=list)
-    answered: list[Answered] = field(default_factory=list)
+    prediction_files: list[PredictionFile] = field(default_factory=list)
     data_bins: list[Path] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -200,7 +200,7 @@ def _read_answers(run: Run, path: Path) -> None:
             f"{path}: expected predictions, found no passage; write them with 'fairseq-cloze evaluate --predictions'"
         )
     split = path.stem[len(_PREDICTIONS) :] if run.path.is_dir() else None
-    run.answered.append(Answered(path, split, predictions))
+    run.prediction_files.append(PredictionFile(path, split, predictions))
     run.files.append(path)
 
 
@@ -208,7 +208,7 @@ def _find_data(run: Run) -> None:
     """Where a run's passages may be: what the run recorded itself, or the save-dir that its file lies in."""
     folder = run.path if run.path.is_dir() else run.path.parent
     found: list[Any] = [run_record(folder).get("data")] if run.history is None or run.path.is_dir() else []
-    scores = run.scores or (read_validation(folder / RECORDS) if run.answered else [])
+    scores = run.scores or (read_validation(folder / RECORDS) if run.prediction_files else [])
     found += [record.get("data_bin") for record in reversed(scores)]
     if run.history is not None:
         named = run.history.setting("task", "data")

@@ -21,7 +21,7 @@ from ..passages.reading import read_passages
 from ..passages.text import BLANK, NOTHING, normalise
 from ..ranking.answers import PassagePrediction, Predictions, gold_of
 from ..ranking.breakdown import break_down
-from .sources import Answered, Run
+from .sources import PredictionFile, Run
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Passages:
         answers = np.zeros(store.blanks, dtype=np.int64)
         gold = np.full(store.blanks, UNLABELLED, dtype=np.int8)
         for passage_id, prediction in predictions.items():
-            start, end = store.blank_end[self.numbers[passage_id] :][:2]
+            start, end = store.blank_offsets[self.numbers[passage_id] :][:2]
             answers[start:end] = [LETTERS.index(letter) for letter in prediction.answers]
             gold[start:end] = store.columns["gold"][start:end]
         return break_down(Store({**store.columns, "gold": gold}), vocabulary, answers)
@@ -150,7 +150,7 @@ def _split(data: DataBin, name: str) -> Passages:
         return Text(
             [vocabulary.decode(passage.tokens[start:end].tolist()) for start, end in zip(starts, ends)],
             [[vocabulary.decode(tokens.tolist()).strip() for tokens in choices] for choices in passage.candidates],
-            gold[store.blank_end[number] : store.blank_end[number + 1]].tolist(),
+            gold[store.blank_offsets[number] : store.blank_offsets[number + 1]].tolist(),
         )
 
     numbers = {store.id(number): number for number in range(len(store))}
@@ -182,12 +182,12 @@ def _shown(choice: str) -> str:
 
 
 @dataclass
-class Answers:
+class FileOfSet:
     """One prediction file within a set, under its run's label."""
 
     run: int
     label: str
-    answered: Answered
+    file: PredictionFile
     breakdown: dict[str, Any]
 
 
@@ -198,17 +198,17 @@ class PassageSet:
     Attributes:
         passages: their texts, or ``None``
         why_not: why there are no texts, and what to do, in sentences
-        answers: the files
+        files: of predictions
     """
 
     passages: Passages | None
     why_not: str
-    answers: list[Answers] = field(default_factory=list)
+    files: list[FileOfSet] = field(default_factory=list)
 
     @property
     def predictions(self) -> Predictions:
         """Those of the first file, which name passages and gold."""
-        return self.answers[0].answered.predictions
+        return self.files[0].file.predictions
 
 
 class Library:
@@ -217,18 +217,18 @@ class Library:
     def __init__(self) -> None:
         self._open: dict[tuple[Path, str | None], list[Passages]] = {}
 
-    def find(self, path: Path, answered: Answered) -> tuple[Passages | None, str]:
+    def find(self, path: Path, file: PredictionFile) -> tuple[Passages | None, str]:
         """The passages that a prediction file answers, or the first misfit of those that fit best.
 
         Raises:
             ClozeError: *path* cannot be read
         """
-        key = (path.resolve(), answered.split)
+        key = (path.resolve(), file.split)
         if key not in self._open:
-            self._open[key] = open_passages(path, answered.split)
+            self._open[key] = open_passages(path, file.split)
         closest, problem = -1, f"{path} holds no passages"
         for passages in self._open[key]:
-            misfit = passages.misfit(answered.predictions)
+            misfit = passages.misfit(file.predictions)
             if misfit is None:
                 return passages, ""
             if misfit[0] > closest:
@@ -249,42 +249,42 @@ def make_sets(runs: Sequence[Run], place: Path | None) -> list[PassageSet]:
     library = Library()
     sets: dict[Any, PassageSet] = {}
     for number, run in enumerate(runs):
-        for index, answered in enumerate(run.answered):
-            passages, why_not = _find(library, runs, run, answered, place)
+        for index, file in enumerate(run.prediction_files):
+            passages, why_not = _find(library, runs, run, file, place)
             if passages is not None:
-                answered = replace(answered, predictions=passages.with_gold(answered.predictions))
-                run.answered[index] = answered
-            key = tuple((name, tuple(one.gold)) for name, one in answered.predictions.items())
+                file = replace(file, predictions=passages.with_gold(file.predictions))
+                run.prediction_files[index] = file
+            key = tuple((name, tuple(one.gold)) for name, one in file.predictions.items())
             key = tuple(sorted(key, key=lambda pair: pair[0]))
             found = sets.setdefault(key, PassageSet(None, why_not))
             found.passages = found.passages or passages
-            label = run.label if len(run.answered) == 1 else f"{run.label}: {answered.split}"
-            breakdown = passages.break_down(answered.predictions) if passages else {}
-            found.answers.append(Answers(number, label, answered, breakdown))
+            label = run.label if len(run.prediction_files) == 1 else f"{run.label}: {file.split}"
+            breakdown = passages.break_down(file.predictions) if passages else {}
+            found.files.append(FileOfSet(number, label, file, breakdown))
     return list(sets.values())
 
 
 def _find(
-    library: Library, runs: Sequence[Run], run: Run, answered: Answered, place: Path | None
+    library: Library, runs: Sequence[Run], run: Run, file: PredictionFile, place: Path | None
 ) -> tuple[Passages | None, str]:
     own = [place] if place is not None else [path for path in run.data_bins if (path / MANIFEST).is_file()]
     problems = []
     for path in own:
-        passages, problem = library.find(path, answered)
+        passages, problem = library.find(path, file)
         if passages is not None:
             return passages, ""
         problems.append(problem)
     if problems:
         raise ClozeError(
-            f"{answered.path}: these are predictions for other passages than those of {problems[0]}; "
+            f"{file.path}: these are predictions for other passages than those of {problems[0]}; "
             "name theirs with --passages"
         )
     for path in dict.fromkeys(path for other in runs for path in other.data_bins if (path / MANIFEST).is_file()):
-        passages, _ = library.find(path, answered)  # the data-bin of another run: no error if it does not fit
+        passages, _ = library.find(path, file)  # the data-bin of another run: no error if it does not fit
         if passages is not None:
             return passages, ""
     gone = f" ({run.data_bins[0]} is gone)" if run.data_bins else ""
     return None, (
-        f"The prediction file {answered.path.name} does not say where its passages are{gone}, so blanks are shown "
+        f"The prediction file {file.path.name} does not say where its passages are{gone}, so blanks are shown "
         "without their text. Make the report again with --passages and the data-bin or the passages themselves."
     )

@@ -13,8 +13,6 @@ from fairseq_cloze.generation.slots import Blank, Slot
 from fairseq_cloze.passages.passage import Passage
 from fairseq_cloze.ranking.ranker import load
 
-from ..generation.test_generate import prose  # noqa: F401
-
 TEXT = "He opened the door. She drank a cup of coffee and read the paper in the garden."
 
 
@@ -45,7 +43,7 @@ def test_it_drops_what_the_model_finds_as_good(pretrained: Path) -> None:
     assert tally["proposed"] == 20 and tally["fitting"] == fitting and tally["given up"] == 2 - len(expected)
 
 
-def test_passages_with_a_model(prose: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_passages_with_a_model(prose: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The small model knows nothing, so nearly every margin is too wide for it."""
     monkeypatch.setattr(judge, "MARGIN", -0.5)
     tally = GenerateTally()
@@ -56,7 +54,7 @@ def test_passages_with_a_model(prose: Path, pretrained: Path, monkeypatch: pytes
 
 
 @pytest.mark.slow
-def test_workers_change_nothing_with_a_model(prose: Path, weights: Path) -> None:  # noqa: F811
+def test_workers_change_nothing_with_a_model(prose: Path, weights: Path) -> None:
     one, two = (
         list(generate_passages([prose], workers=workers, lm=weights / "model.pt", limit=8)) for workers in (1, 2)
     )

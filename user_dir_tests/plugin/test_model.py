@@ -13,7 +13,8 @@ from fairseq_cloze.weights.checkpoint import Checkpoint
 
 register()
 
-from fairseq_cloze.plugin.model import BASE, LARGE, ClozeRobertaModel, fill_config  # noqa: E402
+from fairseq_cloze.model.architecture import BASE, LARGE  # noqa: E402
+from fairseq_cloze.plugin.model import ClozeRobertaModel, fill_config  # noqa: E402
 from fairseq_cloze.ranking.ranker import build_model  # noqa: E402
 
 SMALL = Architecture(2, 32, 64, 4, max_positions=60)
@@ -171,6 +172,6 @@ def test_named_architectures_fill_what_is_not_given() -> None:
     from argparse import Namespace
 
     given = Namespace(encoder_layers=4)
-    fill_config(given, LARGE)
-    assert vars(given) == {**LARGE, "encoder_layers": 4}
-    assert (BASE["encoder_layers"], BASE["encoder_embed_dim"], LARGE["encoder_layers"]) == (12, 768, 24)
+    fill_config(given, vars(LARGE))
+    assert vars(given) == {**vars(LARGE), "encoder_layers": 4}
+    assert (BASE.encoder_layers, BASE.encoder_embed_dim, LARGE.encoder_layers) == (12, 768, 24)

@@ -18,7 +18,7 @@ from fairseq_cloze.ranking.predict import predict
 from fairseq_cloze.ranking.ranker import load
 from fairseq_cloze.ranking.scores import Scores
 
-from ..conftest import PASSAGES, run
+from ..support.commands import PASSAGES, run
 
 
 def test_probabilities_are_averaged(finetuned: Path, pretrained: Path, data_bin: Path) -> None:

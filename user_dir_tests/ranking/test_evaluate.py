@@ -20,7 +20,7 @@ from fairseq_cloze.ranking.resources import Resources
 from fairseq_cloze.views.settings import PartialSettings
 from fairseq_cloze.weights.checkpoint import Checkpoint
 
-from ..conftest import PASSAGES, run, train
+from ..support.commands import PASSAGES, run, train
 
 FOUR = ["calm", "cold", "old", "odd"]
 
@@ -196,7 +196,7 @@ def test_a_result_that_cannot_be_written(tmp_path: Path, finetuned: Path, data_b
 
 
 def test_joint_with_a_head(finetuned: Path, data_bin: Path) -> None:
-    with pytest.raises(ClozeError, match="--view joint needs --scorer mean, sum, kmask or l2r, found --scorer head"):
+    with pytest.raises(ClozeError, match="--view joint needs --scorer mean, kmask or l2r, found --scorer head"):
         evaluate(finetuned / "checkpoint_last.pt", data_bin, settings=PartialSettings(view="joint", scorer="head"))
 
 

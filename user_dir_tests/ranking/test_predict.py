@@ -15,7 +15,7 @@ from fairseq_cloze.passages.reading import read_passages
 from fairseq_cloze.ranking.evaluate import evaluate
 from fairseq_cloze.ranking.predict import predict
 
-from ..conftest import PASSAGES, run
+from ..support.commands import PASSAGES, run
 
 FOUR = ["calm", "cold", "old", "odd"]
 

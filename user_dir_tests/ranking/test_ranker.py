@@ -17,7 +17,7 @@ from fairseq_cloze.ranking import ranker as ranker_module
 from fairseq_cloze.ranking.predict import predict
 from fairseq_cloze.ranking.ranker import Ranked, Ranker
 
-from ..conftest import PASSAGES
+from ..support.commands import PASSAGES
 
 TEXT = "She ___ to school _ day, and was _ late."
 OPTIONS = [["went", "go", "went"], ["every", "/", "most of the"], ["never", "not ever"]]

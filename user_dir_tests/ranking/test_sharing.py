@@ -19,15 +19,21 @@ from fairseq_cloze.errors import SetupError
 from fairseq_cloze.ranking.sharing import Place, find_place
 from fairseq_cloze.runs.lock import RunState, run_state
 
-from ..conftest import FINETUNE, PASSAGES, ROOT, TRAIN_OPTIONS, Ran, free_port, run, start, train
-from ..plugin.test_stopping import read_until
+from ..support.commands import (
+    FINETUNE,
+    PASSAGES,
+    ROOT,
+    TRAIN_OPTIONS,
+    Ran,
+    free_port,
+    read_until,
+    run,
+    start,
+    torchrun,
+    train,
+)
 
 SLURM = ROOT / "user_dir_tests" / "support" / "slurm"  # stand-ins for srun and scontrol
-
-
-def torchrun(*command: Any, **kwargs: Any) -> Ran:
-    """Run a command in two processes under torchrun."""
-    return run("torchrun", "--nproc-per-node", "2", "--master-port", free_port(), *command, **kwargs)
 
 
 def slurm_environment(path: str = os.environ["PATH"]) -> dict[str, str]:

@@ -1,0 +1,111 @@
+"""Commands without the seconds that imports take: forked from a process that has them behind it.
+
+What is forked is a process of its own, with its own arguments, environment, folder, files, session and exit status, and
+it runs the same script.  Only what the environment does to a Python that starts, and the imports themselves, need a
+process from scratch.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from .warm_server import LENGTH, STATUS
+
+#: What the environment says to Python and to libraries when they start.
+_AT_START = ("PYTHON", "LD_", "OMP_", "MKL_", "MALLOC_", "ONEDNN_", "TORCH", "HF_", "LOGLEVEL", "CUDA_", "LANG", "LC_")
+
+#: Modules that our commands import.
+TORCH = ("torch", "click", "numpy", "safetensors.torch", "tokenizers.implementations", "tqdm")
+
+#: Modules that fairseq's commands import, ours aside.
+FAIRSEQ = (*TORCH, "torch._dynamo", "torch.distributed.fsdp", "fairseq", "fairseq.trainer")
+
+
+class WarmProcess(subprocess.Popen[str]):
+    """A ``Popen`` whose process is forked from one with *packages* imported, started in environment *base*."""
+
+    def __init__(self, packages: tuple[str, ...], base: dict[str, str], *args: Any, **kwargs: Any) -> None:
+        self._connection = _server(packages, tuple(base.items()))
+        super().__init__(*args, **kwargs)
+
+    def _execute_child(self, *args: Any) -> None:  # the hook that Popen has for each system
+        given = inspect.signature(subprocess.Popen._execute_child).bind(self, *args).arguments  # type: ignore[attr-defined]
+        assert given["preexec_fn"] is None and not given["pass_fds"] and not given["shell"]
+        reading, writing = os.pipe()
+        files = [given["p2cread"], given["c2pwrite"], given["errwrite"]]
+        files = [number if file == -1 else file for number, file in enumerate(files)]
+        script, *arguments = given["args"]
+        request = {
+            "script": script,
+            "arguments": arguments,
+            "cwd": str(given["cwd"]),
+            "env": given["env"],
+            "start_new_session": given["start_new_session"],
+        }
+        body = json.dumps(request).encode()
+        socket.send_fds(self._connection, [LENGTH.pack(len(body))], [*files, writing])
+        self._connection.sendall(body)
+        os.close(writing)
+        names = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
+        self._close_pipe_fds(*(given[name] for name in names))  # type: ignore[attr-defined]
+        self._ended = reading
+        answer = os.read(reading, STATUS.size)
+        assert answer, "the warm process has ended"
+        self.pid = STATUS.unpack(answer)[0]
+        self._child_created = True
+
+    def _try_wait(self, flags: int) -> tuple[int, int]:
+        if flags and not select.select([self._ended], [], [], 0)[0]:
+            return 0, 0
+        answer = os.read(self._ended, STATUS.size)
+        assert answer, "the warm process has ended"
+        os.close(self._ended)
+        pid, status = STATUS.unpack(answer)
+        return pid, status
+
+    def _internal_poll(self, _deadstate: int | None = None, **_: Any) -> int | None:
+        if self.returncode is None and self._waitpid_lock.acquire(False):  # type: ignore[attr-defined]
+            try:
+                pid, status = self._try_wait(os.WNOHANG) if self.returncode is None else (0, 0)
+                if pid:
+                    self._handle_exitstatus(status)  # type: ignore[attr-defined]
+            finally:
+                self._waitpid_lock.release()  # type: ignore[attr-defined]
+        return self.returncode
+
+
+def packages_for(name: str, env: dict[str, str], base: dict[str, str]) -> tuple[str, ...]:
+    """What the process is to have imported that a command can be forked from; nothing if it needs one from scratch.
+
+    Args:
+        name: of the command
+        env: its environment
+        base: that of warm processes
+    """
+    if sys.platform != "linux" or _at_start(env) != _at_start(base):
+        return ()
+    return {"fairseq-train": FAIRSEQ, "fairseq-validate": FAIRSEQ, "fairseq-cloze": TORCH}.get(name, ())
+
+
+def _at_start(env: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in env.items() if name.startswith(_AT_START)}
+
+
+@cache
+def _server(packages: tuple[str, ...], env: tuple[tuple[str, str], ...]) -> socket.socket:
+    """The connection to a warm process, which ends with this one."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        command = [sys.executable, str(Path(__file__).with_name("warm_server.py")), str(theirs.fileno()), *packages]
+        null = subprocess.DEVNULL
+        subprocess.Popen(command, env=dict(env), pass_fds=[theirs.fileno()], stdin=null, stdout=null, stderr=null)
+    return ours

@@ -1,0 +1,122 @@
+"""A process that has imported torch (and fairseq) and forks a child for each command; see :mod:`.warm`.
+
+    python warm_server.py SOCKET PACKAGE...
+
+SOCKET is the number of an open socket.  Each request on it comes with four files: standard input, output and error of
+the command, and a pipe that gets its process id and, at its end, what ``waitpid`` says of it.  The server ends when the
+other end of the socket is closed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import struct
+import sys
+from typing import Any
+
+LENGTH = struct.Struct("!Q")
+STATUS = struct.Struct("!qq")
+
+
+def preload(packages: list[str]) -> None:
+    """Import what commands need, and undo what that does to a process besides."""
+    import gc
+    import logging
+
+    before = list(logging.root.handlers), logging.root.level
+    for package in packages:
+        importlib.import_module(package)
+    logging.root.handlers[:], logging.root.level = before  # fairseq's commands set up the log themselves
+    [threads] = [line.split()[1] for line in open("/proc/self/status") if line.startswith("Threads:")]
+    assert threads == "1", f"{threads} threads: a fork would lose all but one"
+    gc.freeze()
+
+
+def serve(connection: socket.socket) -> dict[str, Any]:
+    """Fork a child for each request; return in the children only, with the request."""
+    told, wake = os.pipe()
+    os.set_blocking(told, False)
+    os.set_blocking(wake, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    running: dict[int, int] = {}
+    while True:
+        ready, _, _ = select.select([connection.fileno(), told], [], [])
+        if told in ready:
+            os.read(told, 4096)
+            for pid in list(running):
+                ended, status = os.waitpid(pid, os.WNOHANG)
+                if ended:
+                    _tell(running[pid], pid, status)
+                    os.close(running.pop(pid))
+        if connection.fileno() in ready:
+            head, files, _, _ = socket.recv_fds(connection, LENGTH.size, 4)
+            if not head:
+                os._exit(0)
+            [length] = LENGTH.unpack(head)
+            request: dict[str, Any] = json.loads(connection.recv(length, socket.MSG_WAITALL))
+            pid = os.fork()
+            if pid == 0:
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                for number, file in enumerate(files[:3]):
+                    os.dup2(file, number)
+                for file in (*files, told, wake, *running.values()):
+                    os.close(file)
+                connection.close()
+                return request
+            for file in files[:3]:
+                os.close(file)
+            running[pid] = files[3]
+            _tell(files[3], pid, 0)
+
+
+def _tell(pipe: int, pid: int, status: int) -> None:
+    try:
+        os.write(pipe, STATUS.pack(pid, status))
+    except BrokenPipeError:  # nobody wants to know
+        pass
+
+
+def become(request: dict[str, Any]) -> None:
+    """Look like a process that has just been started."""
+    if request["start_new_session"]:
+        os.setsid()
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["env"])
+    sys.stdin = sys.__stdin__ = _standard(0, "r", "strict")  # type: ignore[misc]
+    sys.stdout = sys.__stdout__ = _standard(1, "w", "strict")  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = _standard(2, "w", "backslashreplace")  # type: ignore[misc]
+    if "numpy" in sys.modules:
+        import numpy
+
+        numpy.random.seed()
+    sys.argv = [request["script"], *request["arguments"]]
+    sys.path.insert(0, os.path.dirname(request["script"]))
+
+
+def _standard(file: int, mode: str, errors: str) -> io.TextIOWrapper:
+    raw = io.FileIO(file, mode, closefd=False)
+    buffer = io.BufferedReader(raw) if mode == "r" else io.BufferedWriter(raw)
+    return io.TextIOWrapper(
+        buffer,
+        encoding="utf-8",
+        errors=errors,
+        newline=None if mode == "r" else "\n",
+        line_buffering=file == 2 or raw.isatty(),
+    )
+
+
+if __name__ == "__main__":
+    del sys.path[0]
+    preload(sys.argv[2:])
+    become(serve(socket.socket(fileno=int(sys.argv[1]))))
+    runpy.run_path(sys.argv[0], run_name="__main__")
