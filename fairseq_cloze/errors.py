@@ -7,6 +7,7 @@ Everything a user can put right (a file that does not fit, a missing package, a 
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Any
 
 
 class Exit(IntEnum):
@@ -28,6 +29,16 @@ class ClozeError(Exception):
     """Something the user can put right; the text says where, what was expected, what was found and what to do."""
 
     exit_code: int = Exit.FAILED
+
+    def __reduce__(self) -> Any:
+        """An error comes out of another process as it was raised there, with its fields."""
+        return _rebuilt, (type(self), self.args, vars(self))
+
+
+def _rebuilt(kind: type[ClozeError], args: tuple[Any, ...], fields: dict[str, Any]) -> ClozeError:
+    error = kind.__new__(kind, *args)
+    vars(error).update(fields)
+    return error
 
 
 class SetupError(ClozeError):

@@ -1,17 +1,30 @@
-"""Files: paths and whole-or-nothing writing."""
+"""Files: paths, and the one way in which files are written."""
 
 from __future__ import annotations
 
 import os
+import re
+import secrets
+import shutil
+import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Union
+from typing import BinaryIO, Union
 
 from .errors import ClozeError
 
 PathLike = Union[str, "os.PathLike[str]"]
+
+#: What the names of unfinished files begin with; the rest is drawn by lot, so that nobody else has the name.
+UNFINISHED = ".fairseq-cloze-"
+
+#: Standard output, where a file is asked for.
+STDOUT = "-"
+
+_STANDARD = {STDOUT: 1, "/dev/stdout": 1, "/dev/stderr": 2}
 
 
 def split_paths(paths: PathLike) -> list[str]:
@@ -20,50 +33,128 @@ def split_paths(paths: PathLike) -> list[str]:
     return [text] if os.path.exists(text) else text.split(":")
 
 
+def is_stdout(path: PathLike | None) -> bool:
+    """Whether what is written to *path* goes to standard output, where nothing else should go then."""
+    return path is not None and _descriptor(Path(path)) == 1
+
+
+def unused(folder: Path) -> Path:
+    """A hidden name in a folder that no file there has, and no other writer will take."""
+    return folder / f"{UNFINISHED}{secrets.token_hex(8)}"
+
+
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside *path* that replaces it at the end, or is removed where something goes wrong."""
-    temporary = path.with_name(path.name + ".tmp")
+def replacing(path: PathLike) -> Iterator[Path]:
+    """A new, empty file to write; at the end its content becomes that of *path*, whole or not at all.
+
+    A plain file is replaced at once, and where *path* is a link, the file that it leads to.  Anything else, such as a
+    device or a pipe, is opened and written to; ``-`` is standard output.  The mode is that of a new file.  Open the
+    file for ``torch.save``, which would else write its name, another one each time, into it.
+
+    Raises:
+        ClozeError: *path* cannot be written
+    """
+    path = Path(path)
+    with _explained(path):
+        streams = _is_stream(path)
+        target = Path(os.path.realpath(path))
+        if not streams:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        temporary, mode = _create(Path(tempfile.gettempdir()) if streams else target.parent)
     try:
         yield temporary
-        temporary.replace(path)
-    except BaseException:
+        with _explained(path):
+            if streams:
+                with open(temporary, "rb") as source, _open_stream(path) as stream:
+                    shutil.copyfileobj(source, stream, 1 << 20)
+            else:
+                temporary.chmod(mode)  # some writers make a file of their own
+                temporary.replace(target)
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
+
+
+def write_bytes(path: PathLike, content: bytes) -> None:
+    """Write a file as :func:`replacing` does; its folder is made where it is missing.
+
+    Raises:
+        ClozeError: it cannot be written
+    """
+    with replacing(path) as temporary, _explained(Path(path)):
+        temporary.write_bytes(content)
 
 
 def write_text(path: PathLike, text: str) -> None:
-    """Write a UTF-8 file whole or not at all; its folder is made where it is missing.
-
-    Raises:
-        ClozeError: it cannot be written
-    """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise cannot_write(path, error.strerror or str(error)) from error
+    """As :func:`write_bytes`, in UTF-8."""
+    write_bytes(path, text.encode("utf-8"))
 
 
 def check_writable(path: PathLike) -> None:
-    """Make sure, before long work, that :func:`write_text` will be able to write *path*.
+    """Make sure, before long work, that :func:`write_text` will be able to write *path*; nothing is written.
 
     Raises:
         ClozeError: it cannot be written
     """
     path = Path(path)
-    if path.is_dir():
-        raise cannot_write(path, "Is a directory")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
+    with _explained(path):
+        if _is_stream(path):
+            number = _descriptor(path)
+            if number is not None:
+                os.fstat(number)
+            elif not os.access(path, os.W_OK):  # to open a pipe would wait for its reader
+                raise cannot_write(path, "Permission denied")
+            return
+        if path.is_dir():
+            raise cannot_write(path, "Is a directory")
+        folder = Path(os.path.realpath(path)).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
             pass
+
+
+def cannot_write(path: PathLike, reason: str) -> ClozeError:
+    """The error of a file that cannot be written."""
+    return ClozeError(f"{path}: cannot be written ({reason}); choose another file")
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise cannot_write(path, error.strerror or str(error)) from error
 
 
-def cannot_write(path: Path, reason: str) -> ClozeError:
-    """The error of a file that cannot be written."""
-    return ClozeError(f"{path}: cannot be written ({reason}); choose another file")
+def _create(folder: Path) -> tuple[Path, int]:
+    """A new file and its mode, which the umask or the folder decides."""
+    path = unused(folder)
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    try:
+        return path, stat.S_IMODE(os.fstat(descriptor).st_mode)
+    finally:
+        os.close(descriptor)
+
+
+def _descriptor(path: Path) -> int | None:
+    """The open file that *path* stands for: another one of the same name would begin at its start once more."""
+    found = re.fullmatch(r"(?:/dev|/proc/self)/fd/(\d+)", str(path))
+    return int(found[1]) if found else _STANDARD.get(str(path))
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether *path* is something to write to, rather than a file to replace."""
+    if _descriptor(path) is not None:
+        return True
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def _open_stream(path: Path) -> BinaryIO:
+    number = _descriptor(path)
+    if number is None:
+        return open(path, "wb", buffering=0)
+    (sys.stderr if number == 2 else sys.stdout).flush()
+    return os.fdopen(os.dup(number), "wb")

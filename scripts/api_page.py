@@ -32,6 +32,9 @@ Several checkpoints are averaged: `fairseq_cloze.load("a.pt", "b.pt", weights=[2
 this. All names below are in `fairseq_cloze`; everything else in the package may change from version to version.
 """
 
+#: Of a class, what is shown; all that is public where nothing is said.
+MEMBERS = {"Ranker": ("rank", "rank_many", "notes")}
+
 #: Sections of docstrings → their titles here.
 SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises")
 
@@ -48,8 +51,9 @@ def page() -> str:
     assert not missing, f"public names without a place on the page: {missing}"
     parts.append("## Errors\n")
     for name in sorted(errors, key=lambda name: (len(objects[name].__mro__), name)):
-        base = objects[name].__bases__[0].__name__
-        parts.append(f"- `{name}` (a `{base}`): {_first_paragraph(objects[name])}")
+        base = objects[name].__bases__[0]
+        of = "" if base is Exception else f" (a `{base.__name__}`)"
+        parts.append(f"- `{name}`{of}: {_first_paragraph(objects[name])}")
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -64,9 +68,9 @@ def _describe(name: str, value: Any, level: int = 2) -> Iterator[str]:
     yield f"{title}\n"
     yield _markdown(inspect.getdoc(value) or "") + "\n"
     if isinstance(value, type):
-        for key, member in vars(value).items():
-            if key.startswith("_") or not inspect.getdoc(member):
-                continue
+        shown = MEMBERS.get(name) or [key for key in vars(value) if not key.startswith("_")]
+        for key in shown:
+            member = vars(value)[key]
             if inspect.isfunction(member):
                 yield from _describe(f"{name}.{key}", member, level + 1)
             elif isinstance(member, property):
@@ -94,7 +98,7 @@ def _first_paragraph(value: Any) -> str:
 
 
 def _inline(text: str) -> str:
-    text = re.sub(r":\w+:`~?(?:fairseq_cloze\.)?([^`]+)`", r"`\1`", text)
+    text = re.sub(r":\w+:`(?:fairseq_cloze\.(?=\w+`))?([^`]+)`", r"`\1`", text)
     return re.sub(r"``([^`]*)``", r"`\1`", text)
 
 

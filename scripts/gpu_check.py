@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 import tempfile
@@ -23,13 +22,9 @@ from typing import Any
 
 import torch
 from gpu_measure import Measures
+from gpu_runs import PLUGIN, ROOT, SHAPES, log_rows, summarise
 
-ROOT = Path(__file__).resolve().parent.parent
 PASSAGES = ROOT / "user_dir_tests" / "support" / "passages"  # a fixed half of the examples
-PLUGIN = ("--user-dir", ROOT / "fairseq_cloze", "--task", "cloze_ranking")
-
-#: Shapes to train, by name: layers, width, feed-forward width, attention heads.
-SHAPES = {"tiny": (2, 64, 256, 4), "base": (12, 768, 3072, 12), "large": (24, 1024, 4096, 16)}
 
 #: Options by type to compute in; half precision is trained on CUDA only.
 PRECISIONS: dict[str, Sequence[str]] = {
@@ -229,7 +224,7 @@ class Check:
 
     def suite(self) -> None:
         """Those tests of the suite that know a GPU."""
-        files = ("test_attention.py", "test_optimizer.py")
+        files = ("model/test_attention.py", "plugin/test_optimizer.py")
         options = ("-p", "no:cacheprovider", "-q", "-k", "cuda")
         ran = self.python("suite", "-m", "pytest", *options, *(ROOT / "user_dir_tests" / file for file in files))
         if ran.returncode:
@@ -289,35 +284,6 @@ class Check:
             self.expect(f"accuracy on {name} is the CPU's within 0.1 points", abs(accuracy - exact) <= 0.1)
             self.expect(f"probabilities on {name} are the CPU's", off <= (0.05 if fp16 else 0.001))
         self.record("evaluation", found)
-
-
-def summarise(text: str) -> dict[str, Any]:
-    """Losses, loss scale and overflows of a training."""
-    rows = log_rows(text, "train_inner")
-    out: dict[str, Any] = {"updates": len(rows), "first_loss": rows[0]["loss"], "last_loss": rows[-1]["loss"]}
-    scales = [row["loss_scale"] for row in rows if "loss_scale" in row]
-    if scales:
-        out["overflows"] = text.count("gradient overflow detected")
-        out["loss_scale"] = {"min": min(scales), "max": max(scales), "last": scales[-1]}
-    return out
-
-
-def log_rows(text: str, tag: str) -> list[dict[str, Any]]:
-    """JSON log lines of a tag."""
-    rows = []
-    for line in text.splitlines():
-        match = re.search(rf"\| {tag} \| (\{{.*\}})$", line)
-        if match:
-            rows.append({key: number(value) for key, value in json.loads(match.group(1)).items()})
-    return rows
-
-
-def number(value: Any) -> Any:
-    """A number where the text is one."""
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return value
 
 
 def environment() -> dict[str, Any]:

@@ -12,8 +12,10 @@ from functools import partial
 from typing import Any
 
 import torch
+from bench_flops import forward_flops
 from bench_measure import gemm_rate, gemm_shapes, synchronize
 from bench_transformers import rows_of, score_with_transformers, train_step_with_transformers, transformers_model
+from gpu_runs import PLUGIN, SHAPES, log_rows, summarise
 
 POSITIONS = 512
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -83,8 +85,6 @@ class Measures:
 
     def training(self, shape: str) -> None:
         """``fairseq-train``: tokens per second, share of the limit, and of the largest run whether it is stable."""
-        from gpu_check import log_rows, summarise
-
         found = self.results[shape]["training"] = {}
         for name, (dtype, options, updates) in RUNS[shape].items():
             options = (*options, "--lr", 2e-5, "--lr-scheduler", "polynomial_decay", "--warmup-updates", 20)
@@ -102,8 +102,6 @@ class Measures:
 
     def memory(self, shape: str) -> None:
         """``fit-batch``: the peak that it predicts, and the one that it measures then."""
-        from gpu_check import PLUGIN, SHAPES
-
         from fairseq_cloze.plugin.fitting import fit_batch
 
         layers, width, inner, heads = SHAPES[shape]
@@ -184,8 +182,6 @@ class Measures:
     # -- shapes ------------------------------------------------------------------------------------------------------
 
     def _architecture(self, shape: str) -> Any:
-        from gpu_check import SHAPES
-
         from fairseq_cloze.model.architecture import Architecture
 
         layers, width, inner, heads = SHAPES[shape]
@@ -198,11 +194,9 @@ class Measures:
 
     def _speed(self, shape: str, dtype: str, tokens_per_second: float, times_forward: int) -> dict[str, float]:
         """Speed, and the share of the rate of matrix products that it makes."""
-        from bench_flops import forward_flops
-
         store = self.view.store
         lengths = self.view.row_length
-        pieces = int(store.columns["candidate_length"][-1])
+        pieces = int(store.candidate_token_offsets[-1])
         each = forward_flops(self._architecture(shape), lengths, store.blanks, pieces) / int(lengths.sum())
         rate = times_forward * each * tokens_per_second
         limit = self.results[shape]["tflops of matrix products"][dtype]

@@ -15,16 +15,8 @@ fi
 echo "== installing into $venv (once)"
 "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv "$venv"
 pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
-if "$venv/bin/python" -c 'import sys; sys.exit(sys.version_info >= (3, 11))'; then
-    "${pip[@]}" 'pip<24.1' # later ones refuse the omegaconf that fairseq 0.12.2 asks for
-fi
 if ! "$venv/bin/python" -c 'import torch' 2>/dev/null; then
-    # First and by version: unpinned, other packages would pull in whatever build is newest.
-    if "$venv/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
-        "${pip[@]}" torch==2.13.0
-    else
-        "${pip[@]}" torch==2.8.0
-    fi
+    "${pip[@]}" torch==2.13.0 # first and by version: unpinned, other packages would pull in whatever build is newest
 fi
 "${pip[@]}" -e ".[$extras]"
 kept=$(grep -F " ${wanted#* }" "$venv/installed" 2>/dev/null || true) # other extras of this pyproject.toml

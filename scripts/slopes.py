@@ -22,11 +22,9 @@ from fairseq_cloze import register
 register()
 
 from fairseq_cloze.data.databin import DataBin  # noqa: E402
-from fairseq_cloze.data.store import Store  # noqa: E402
+from fairseq_cloze.data.store import OFFSETS, Store  # noqa: E402
 from fairseq_cloze.plugin.dataset import ClozeDataset  # noqa: E402
 from fairseq_cloze.views.joint import JointView  # noqa: E402
-
-TOTALS = ("id_length", "token_count", "sentence_count", "blank_count", "candidate_count", "candidate_length")
 
 
 def repeat(store: Store, passages: int) -> Store:
@@ -34,7 +32,7 @@ def repeat(store: Store, passages: int) -> Store:
     times = -(-passages // len(store))
     columns: dict[str, np.ndarray] = {}
     for name, values in store.columns.items():
-        if name in TOTALS:
+        if name in OFFSETS.values():
             lengths = np.tile(np.diff(values), times)
             columns[name] = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
         else:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import BIN, PASSAGES, ROOT, run
+from .support.commands import BIN, PASSAGES, ROOT, run
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 

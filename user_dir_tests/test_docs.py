@@ -2,7 +2,8 @@
 
 Code blocks marked ``bash`` are run; those marked ``bash long`` with four updates, ``bash gpu`` besides without
 ``--fp16`` where there is no GPU, ``bash slow`` by ``--all`` only. ``bash again`` is run for another page; ``bash
-install`` is what scripts/setup.sh does.
+install`` is what scripts/setup.sh does. Blocks marked ``python`` are run, too; those marked ``python shown`` need more
+than is there.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from .conftest import PASSAGES, ROOT, run
+from .support.commands import PASSAGES, ROOT, run
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -59,6 +60,12 @@ def _shortened(command: str) -> str:
     return command if torch.cuda.is_available() else command.replace("--fp16", "")
 
 
+def _command(kind: str, text: str) -> str:
+    if kind == "python":
+        return f"cat > example.py <<'END OF EXAMPLE'\n{text}END OF EXAMPLE\npython example.py"
+    return text if kind == "bash" else _shortened(text)
+
+
 @pytest.mark.parametrize(
     "page",
     [pytest.param(page, marks=[pytest.mark.slow] if page.name in SLOW else []) for page in PAGES],
@@ -74,10 +81,11 @@ def test_commands(page: Path, sandbox: Path) -> None:
         "json",
         "mermaid",
         "python",
+        "python shown",
         "text",
         "toml",
     }, kinds
-    commands = [text if kind == "bash" else _shortened(text) for kind, text in blocks(page) if kind in RUN]
+    commands = [_command(kind, text) for kind, text in blocks(page) if kind in (*RUN, "python")]
     if not commands:
         pytest.skip(f"{page.name} has no commands")
     script = "set -euo pipefail\n" + "\n".join(commands)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from fairseq_cloze import register
 from fairseq_cloze.data.databin import DataBin
 from fairseq_cloze.model.architecture import Architecture
-from scripts.bench_flops import encoder_flops, forward_flops, training_flops
+
+from .support.commands import ROOT
+
+sys.path.insert(0, str(ROOT / "scripts"))
+from bench_flops import encoder_flops, forward_flops, training_flops
 
 register()
 
 from fairseq_cloze.model.scores import candidate_scores  # noqa: E402
-from fairseq_cloze.ranking.ranker import Scorer  # noqa: E402
+from fairseq_cloze.ranking.ranker import load  # noqa: E402
 from fairseq_cloze.views.making import make_view  # noqa: E402
 
 
@@ -46,13 +51,13 @@ def test_our_model(pretrained: Path, data_bin: Path) -> None:
     The counter knows products of matrices; the candidates' rows are multiplied element by element.
     """
     data = DataBin(data_bin)
-    scorer = Scorer(pretrained / "model.pt", data.vocabulary, device="cpu")
-    view = make_view(scorer.settings, data.open("valid"), data.vocabulary, scorer.architecture.max_positions)
+    [member] = load(pretrained / "model.pt", device="cpu").members
+    view = make_view(member.settings, data.open("valid"), data.vocabulary, member.architecture.max_positions)
     for index in (0, len(view) // 2, len(view) - 1):
         sample = view.collate([view.item(index)])
-        arguments = (scorer.architecture, [int(view.row_length[index])], len(sample["blanks"]), 0)
+        arguments = (member.architecture, [int(view.row_length[index])], len(sample["blanks"]), 0)
         scores: list[torch.Tensor] = []
-        forward = counted(lambda s=sample, out=scores: out.append(candidate_scores(scorer.model, s, scorer.settings)))
+        forward = counted(lambda s=sample, out=scores: out.append(candidate_scores(member.model, s, member.settings)))
         assert forward == forward_flops(*arguments)
         loss = scores[0].masked_fill(~sample["distinct"], 0.0).sum()
         assert forward + counted(loss.backward) == training_flops(*arguments)

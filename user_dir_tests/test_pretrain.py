@@ -15,7 +15,7 @@ from fairseq_cloze.model.architecture import Architecture
 from fairseq_cloze.ranking.evaluate import evaluate
 from fairseq_cloze.weights.checkpoint import Checkpoint
 
-from .conftest import PASSAGES, ROOT, run
+from .support.commands import PASSAGES, ROOT, run, train
 
 PRETRAIN = ROOT / "examples" / "pretrain"
 MINI = ROOT / "examples" / "pretrained" / "mini"
@@ -97,8 +97,6 @@ def test_mini_knows_english(tmp_path: Path) -> None:
 @pytest.mark.slow  # the quickstart does it, too
 def test_mini_fine_tunes_from_float16(tmp_path: Path) -> None:
     """The proof of load holds, and the weights are trained in float32."""
-    from .conftest import train
-
     prepare({"train": [PASSAGES / "valid"]}, MINI, tmp_path / "bin", workers=1)
     options = ("--arch", "cloze_roberta", "--finetune-from-model", MINI / "model.pt", "--batch-size", 8)
     ran = train(tmp_path / "bin", tmp_path / "out", *options, "--max-update", 1, "--disable-validation")

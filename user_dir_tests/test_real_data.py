@@ -18,13 +18,16 @@ from fairseq_cloze.passages.passage import LETTERS
 from fairseq_cloze.passages.reading import read_passages
 from fairseq_cloze.passages.text import BLANK, NOTHING, normalise
 
-from .conftest import run
-from .data.test_vocabulary import fairseq_ids
+from .support.commands import run
+from .support.local import local, unpack
+from .support.models import fairseq_ids
 
 register()
 
-from fairseq_cloze.ranking.evaluate import evaluate, predict  # noqa: E402
-from fairseq_cloze.ranking.ranker import Scorer  # noqa: E402
+from fairseq_cloze.ranking.evaluate import evaluate  # noqa: E402
+from fairseq_cloze.ranking.predict import predict  # noqa: E402
+from fairseq_cloze.ranking.ranker import load  # noqa: E402
+from fairseq_cloze.ranking.resources import Resources  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -85,16 +88,16 @@ def test_logits_of_real_weights_equal_transformers(weights: Path, roberta6: Path
     from transformers import RobertaForMaskedLM
 
     theirs = RobertaForMaskedLM.from_pretrained(roberta6, torch_dtype=torch.float32).eval()
-    scorer = Scorer(weights / "model.pt")
+    [member] = load(weights / "model.pt").members
     passages = list(read_passages([cloth / "valid" / "high"]))[:3]
-    rows = [[0, *encode_passages([p], scorer.vocabulary)["tokens"].tolist(), 2] for p in passages]
+    rows = [[0, *encode_passages([p], member.vocabulary)["tokens"].tolist(), 2] for p in passages]
     tokens = torch.full((3, max(map(len, rows))), 1)
     for row, values in zip(tokens, rows):
         row[: len(values)] = torch.tensor(values)
     real = tokens.ne(1)
     with torch.inference_mode():
         expected = theirs(tokens, attention_mask=real.long()).logits
-        found = scorer.model(tokens)[0]
+        found = member.model(tokens)[0]
     assert (found - expected)[real].abs().max() <= 1e-4
 
 
@@ -143,7 +146,7 @@ def test_predictions_equal_a_transformers_loop(weights: Path, roberta6: Path, gp
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_zero_shot_at_every_batch_size(weights: Path, cloth_bin: Path) -> None:
-    results = [evaluate(weights / "model.pt", cloth_bin, batch_size=size) for size in (1, 7, 64)]
+    results = [evaluate(weights / "model.pt", cloth_bin, resources=Resources(batch_size=size)) for size in (1, 7, 64)]
     assert [result.n_blanks for result in results] == [11067] * 3
     assert len({result.accuracy for result in results}) == 1
     assert results[0].accuracy == pytest.approx(43.41, abs=0.05)
@@ -165,9 +168,7 @@ def test_raw_text_costs_accuracy(tmp_path: Path, weights: Path, cloth: Path) -> 
 
 def test_every_ele_passage_is_read(tmp_path_factory: pytest.TempPathFactory, gpt2_bpe: Path) -> None:
     """Padded options, phrases, numbers beside blanks: nothing is skipped."""
-    from .conftest import _local, _unpack
-
-    folder = _unpack(_local("data", "ele-train-clean.tar.xz"), tmp_path_factory.mktemp("ele"))
+    folder = unpack(local("data", "ele-train-clean.tar.xz"), tmp_path_factory.mktemp("ele"))
     out = tmp_path_factory.mktemp("ele-bin") / "bin"
     [report] = prepare({"train": [folder]}, gpt2_bpe, out, workers=2)
     assert (report.read, report.tally.passages, report.tally.blanks, report.unknown_tokens) == (3668, 3668, 66519, 0)

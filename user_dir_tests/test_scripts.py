@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from .conftest import BIN, PASSAGES, ROOT, run, start
+from .support.commands import BIN, PASSAGES, ROOT, run, start
 
 
 def test_gpu_check_without_a_gpu(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_quickstart_in_a_copy(tmp_path: Path) -> None:
     venv.mkdir()
     (venv / "bin").symlink_to(BIN)
     checksum = run("cksum", cwd=copy, stdin=open(copy / "pyproject.toml")).text.strip()
-    (venv / "installed").write_text(f"fairseq,hub,test {checksum}\nfairseq,generate {checksum}\n")
+    (venv / "installed").write_text(f"fairseq,hub,plot,test {checksum}\nfairseq,generate {checksum}\n")
     out = copy / "work" / "quickstart"
     left = out / "checkpoints" / "checkpoint_last.pt"
     left.parent.mkdir(parents=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from .options import echo_beside
+
 
 @click.command("average")
 @click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...")
@@ -12,4 +14,4 @@ def command(checkpoints: tuple[str, ...], out: str) -> None:
     """Average the weights of several checkpoints of one run."""
     from ..weights.averaging import average_checkpoints
 
-    click.echo(f"wrote {average_checkpoints(checkpoints, out)}, the mean of {len(checkpoints)} checkpoints")
+    echo_beside(out)(f"wrote {average_checkpoints(checkpoints, out)}, the mean of {len(checkpoints)} checkpoints")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import click
 
+from .options import echo_beside
+
 
 @click.command("doctor")
 @click.argument("checkpoint")
 @click.argument("data_bin", metavar="[DATA-BIN]", required=False)
-@click.option("--json", "json_path", metavar="OUT", help="File to write the diagnosis to as JSON.")
+@click.option("--json", "json_path", metavar="OUT", help="File to write the diagnosis to as JSON; - for stdout.")
 @click.pass_context
 def command(ctx: click.Context, checkpoint: str, data_bin: str | None, json_path: str | None) -> None:
     """Is this checkpoint what it says?  Names the part at fault; exit status 3 if unfit."""
@@ -19,8 +21,9 @@ def command(ctx: click.Context, checkpoint: str, data_bin: str | None, json_path
 
     if json_path:
         check_writable(json_path)
-    diagnosis = examine(open_checkpoint(checkpoint), data_bin, lambda check: click.echo(check.line()))
-    click.echo(diagnosis.verdict_line())
+    echo = echo_beside(json_path)
+    diagnosis = examine(open_checkpoint(checkpoint), data_bin, lambda check: echo(check.line()))
+    echo(diagnosis.verdict_line())
     if json_path:
         write_text(json_path, diagnosis.to_json())
     ctx.exit(Exit.DONE if diagnosis.fit else Exit.UNFIT)

@@ -6,7 +6,7 @@ import click
 
 from ..ranking.resources import Resources
 from ..views.settings import PartialSettings
-from .options import scoring_options
+from .options import echo_beside, scoring_options
 
 
 @click.command("evaluate")
@@ -14,7 +14,7 @@ from .options import scoring_options
 @click.argument("data_bin", metavar="DATA-BIN")
 @click.option("--split", default="valid", show_default=True, help="Split of the data-bin.")
 @click.option("--fit-weights", "fit_on", metavar="SPLIT", help="Fit the weights of several checkpoints on this split.")
-@click.option("--json", "json_path", metavar="OUT", help="File to write the result to as JSON.")
+@click.option("--json", "json_path", metavar="OUT", help="File to write the result to as JSON; - for stdout.")
 @click.option("--breakdown", is_flag=True, help="Add accuracy by groups of blanks.")
 @click.option("--predictions", metavar="OUT", help="File to write answers, gold and probabilities to, for compare.")
 @scoring_options
@@ -44,7 +44,8 @@ def command(
         result = evaluate(checkpoint, data_bin, split, settings, resources, weights, fit_on, predictions, breakdown)
         if not sharing.is_first():
             return
+        echo = echo_beside(json_path, predictions)
         for line in result.lines():
-            click.echo(line)
+            echo(line)
         if json_path:
             write_text(json_path, result.to_json())

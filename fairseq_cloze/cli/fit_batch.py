@@ -5,13 +5,14 @@ from __future__ import annotations
 import click
 
 from ..plugin.fitting import SHARE
+from .options import echo_beside
 
 
 @click.command("fit-batch", context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", metavar="DATA-BIN [OPTIONS OF FAIRSEQ-TRAIN]", nargs=-1, type=click.UNPROCESSED)
 @click.option("--memory-limit", metavar="GIB", type=float, help="Most memory to use; default: all that is free.")
 @click.option("--share", default=SHARE, show_default=True, help="Share of the memory that may be filled.")
-@click.option("--json", "json_path", metavar="OUT", help="File to write the result to as JSON.")
+@click.option("--json", "json_path", metavar="OUT", help="File to write the result to as JSON; - for stdout.")
 def command(arguments: tuple[str, ...], memory_limit: float | None, share: float, json_path: str | None) -> None:
     """Find the largest --max-tokens whose training steps fit into memory.
 
@@ -25,7 +26,8 @@ def command(arguments: tuple[str, ...], memory_limit: float | None, share: float
         check_writable(json_path)
     limit = None if memory_limit is None else int(memory_limit * 2**30)
     result = fit_batch(arguments, limit, share, say=lambda line: click.echo(line, err=True))
+    echo = echo_beside(json_path)
     for line in result.lines():
-        click.echo(line)
+        echo(line)
     if json_path:
         write_text(json_path, result.to_json())

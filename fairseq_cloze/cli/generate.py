@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import click
 
+from .options import echo_beside
+
 
 @click.command("generate")
 @click.argument("texts", nargs=-1, required=True, metavar="TEXT...")
-@click.option("--out", required=True, metavar="FILE", help="Passages to write: a .jsonl or .jsonl.gz file.")
+@click.option("--out", required=True, metavar="FILE", help="Passages to write: a .jsonl or .jsonl.gz file, or -.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Another seed makes other blanks.")
 @click.option("--workers", type=click.IntRange(min=1),
               help="Processes.  [default: one per core, with --lm on a GPU one]")  # fmt: skip
@@ -20,6 +22,7 @@ def command(
     from ..generation.generate import generate
 
     tally = generate(texts, out, seed, workers, lm, limit)
+    echo = echo_beside(out)
     for line in tally.lines():
-        click.echo(line)
-    click.echo(f"wrote {out}")
+        echo(line)
+    echo(f"wrote {out}")

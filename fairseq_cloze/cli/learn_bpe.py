@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from .options import on_error_option
@@ -25,6 +23,5 @@ def command(passages: tuple[str, ...], size: int, out: str, on_error: str) -> No
     for source, reason in tally.skipped:
         click.echo(f"skipped {source}: {reason}")
     tally.require_passages(passages)
-    Path(out).mkdir(parents=True, exist_ok=True)
     vocabulary.save(out)
     click.echo(f"{tally.summary()}; wrote {out}, {len(vocabulary):,} rows")

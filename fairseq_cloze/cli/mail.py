@@ -21,6 +21,7 @@ def test() -> None:
 @command.command("flush")
 def flush() -> None:
     """Send the mail that could not be sent before."""
+    from ..errors import Exit
     from ..mail.mailer import flush
 
     flushed = flush()
@@ -31,4 +32,4 @@ def flush() -> None:
     for problem in flushed.problems:
         click.echo(problem, err=True)
     if flushed.problems or flushed.kept:
-        raise SystemExit(1)
+        raise SystemExit(Exit.FAILED)

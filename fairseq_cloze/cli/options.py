@@ -5,13 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import fields
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import click
 
+from ..files import is_stdout
 from ..ranking.resources import Resources
 from ..views.settings import CARRIED, OTHER_BLANKS, SCORERS, VIEWS, PartialSettings
+
+
+def echo_beside(*paths: str | None) -> Callable[[str], None]:
+    """What prints lines for people: to standard error where one of the files to write is standard output."""
+    return partial(click.echo, err=any(map(is_stdout, paths)))
+
 
 on_error_option = click.option(
     "--on-error",

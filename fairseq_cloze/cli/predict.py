@@ -7,13 +7,13 @@ import click
 from ..passages.text import TEXT_NORMS
 from ..ranking.resources import Resources
 from ..views.settings import PartialSettings
-from .options import on_error_option, scoring_options
+from .options import echo_beside, on_error_option, scoring_options
 
 
 @click.command("predict")
 @click.argument("checkpoint")
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
-@click.option("--out", required=True, metavar="FILE", help="JSON file to write: the answers by passage id.")
+@click.option("--out", required=True, metavar="FILE", help="JSON file to write, or -: the answers by passage id.")
 @click.option("--scores", is_flag=True, help="Add gold, where there is any, and the probability of every candidate.")
 @click.option("--text-norm", type=click.Choice(TEXT_NORMS), help="Text normalisation.  [default: as in training]")
 @on_error_option
@@ -44,14 +44,13 @@ def command(
         result = predict(checkpoint, inputs, scores, settings, resources, weights, text_norm, on_error, out)
         if not sharing.is_first():
             return
+        echo = echo_beside(out)
         for note in result.notes:
-            click.echo(note)
+            echo(note)
         for source, reason in result.tally.skipped:
-            click.echo(f"skipped {source}: {reason}")
-        click.echo(f"{result.tally.summary()}; wrote {out}")
+            echo(f"skipped {source}: {reason}")
+        echo(f"{result.tally.summary()}; wrote {out}")
         if result.counts["n_blanks"]:
             metrics = metrics_of(result.counts)
             blanks = result.counts["n_blanks"]
-            click.echo(
-                f"accuracy {metrics['accuracy']:.2f}% of {blanks:,} labelled blanks, chance {metrics['chance']:.2f}%"
-            )
+            echo(f"accuracy {metrics['accuracy']:.2f}% of {blanks:,} labelled blanks, chance {metrics['chance']:.2f}%")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import click
 
+from .options import echo_beside
+
 
 @click.command("report")
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True)
-@click.option("--out", required=True, help="Page to write, one HTML file.")
+@click.option("--out", required=True, help="Page to write, one HTML file, or -.")
 @click.option("--png", metavar="DIR", help="Folder to write curves and confusion to as PNG.")
 @click.option("--passages", metavar="PATH", help="Data-bin or raw passages of the predictions; as the runs name them.")
 @click.option("--human", type=float, metavar="PERCENT", help="Accuracy of people, drawn in.  [default: 85.9, on CLOTH]")
@@ -20,11 +22,12 @@ def command(runs: tuple[str, ...], out: str, png: str | None, passages: str | No
     from ..report.page import report, write_report
 
     check_writable(out)
+    echo = echo_beside(out)
     made = report(runs, passages, human)
     if png:
         from ..report.png import write_pngs
 
         for path in write_pngs(made.data, png):
-            click.echo(f"wrote {path}")
+            echo(f"wrote {path}")
     write_report(made, out)
-    click.echo(f"wrote {out}: {made.summary}")
+    echo(f"wrote {out}: {made.summary}")

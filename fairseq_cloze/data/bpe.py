@@ -7,8 +7,9 @@ make up nearly all of its texts, so that most of the work is one regular express
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from itertools import chain
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ _KEPT = 16_000_000  # bytes of words that are remembered, some 80,000 of them
 _WORD_BYTES = 200  # what a word takes beside its characters
 
 
-class Words:
+class WordEncoder:
     """Encode texts with a ``tokenizers.Tokenizer``, remembering words.
 
     Args:
@@ -34,17 +35,17 @@ class Words:
     def __init__(self, tokenizer: Any, row_of_number: np.ndarray) -> None:
         self._tokenizer = tokenizer
         self._row_of_number = row_of_number
-        self._known: Dict[str, bytes] = {}
+        self._known: dict[str, bytes] = {}
         self._bytes = 0
 
-    def encode(self, texts: Sequence[str]) -> List[bytes]:
+    def encode(self, texts: Sequence[str]) -> list[bytes]:
         """The embedding rows of each text as raw bytes; a text of other characters counts as one word."""
         if self._bytes > _KEPT:
             self._known.clear()
             self._bytes = 0
         look_up, rows = self._known.get, self._known.__getitem__
-        encoded: List[bytes] = []
-        late: List[Tuple[int, List[str]]] = []  # texts with words that are new
+        encoded: list[bytes] = []
+        late: list[tuple[int, list[str]]] = []  # texts with words that are new
         for text in texts:
             found = look_up(text)
             if found is None:

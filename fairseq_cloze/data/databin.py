@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Dict, Mapping
+from typing import Any
 
-from .encoding import EncodingOptions
 from ..errors import DataBinError
 from ..files import PathLike
+from .encoding import COLUMNS, EncodingOptions
 from .store import Store
-from .vocabulary import Vocabulary
+from .vocabulary import FILES, Vocabulary
 
 MANIFEST = "manifest.json"
 FORMAT = "fairseq-cloze data-bin"
@@ -41,7 +42,7 @@ class DataBin:
                 )
 
     @property
-    def splits(self) -> Dict[str, Any]:
+    def splits(self) -> dict[str, Any]:
         """Manifest entries by split name."""
         return self.manifest["splits"]
 
@@ -83,7 +84,26 @@ def write_manifest(
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _read_manifest(folder: Path) -> Dict[str, Any]:
+def check_replaceable(folder: Path) -> None:
+    """Make sure that a folder is a data-bin and holds nothing but what ``prepare`` wrote.
+
+    Raises:
+        DataBinError: it is none, or holds something else; names it
+    """
+    splits = DataBin(folder).splits
+    written = {Path(name) for name in (MANIFEST, *FILES)}
+    written |= {Path(split, f"{column}.bin") for split in splits for column in COLUMNS}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        is_split = str(name) in splits and path.is_dir() and not path.is_symlink()
+        if not is_split and (name not in written or (path.is_dir() and not path.is_symlink())):
+            raise DataBinError(
+                f"{path}: was not written by 'fairseq-cloze prepare' and would be lost with {folder}; move it away, or "
+                "choose another --out"
+            )
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))

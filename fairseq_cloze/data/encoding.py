@@ -5,8 +5,9 @@ Encoded passages travel and rest as *columns*: flat numpy arrays over many passa
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import Any
 
 import numpy as np
 
@@ -15,10 +16,10 @@ from ..passages.passage import Passage
 from ..passages.text import BLANK, NOTHING, TEXT_NORMS, capitalise, normalise, opens_sentence, sentence_breaks
 from .vocabulary import Vocabulary, token_type
 
-Columns = Dict[str, np.ndarray]
+Columns = dict[str, np.ndarray]
 
 #: Name of a column → its type and what one entry of it is.  Lists are flat, their lengths are a column of their own.
-COLUMNS: Mapping[str, Tuple[str, str]] = {
+COLUMNS: Mapping[str, tuple[str, str]] = {
     "id_bytes": ("uint8", "byte of a passage id, UTF-8"),
     "id_length": ("int64", "passage"),
     "tokens": ("token", "token of a passage: embedding row, a blank is one <mask>, no <s> and </s>"),
@@ -52,7 +53,7 @@ class EncodingOptions:
         if self.text_norm not in TEXT_NORMS:
             raise ClozeError(f"text_norm: expected one of {', '.join(TEXT_NORMS)}, found '{self.text_norm}'")
 
-    def to_dict(self) -> Dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As JSON writes it."""
         return asdict(self)
 
@@ -77,22 +78,22 @@ def encode_passages(
     Returns:
         the arrays of :data:`COLUMNS`
     """
-    texts: List[str] = []
+    texts: list[str] = []
     plans = [_plan(passage, options, texts) for passage in passages]
     encoded = iter(vocabulary.encode_raw(texts))
     size = vocabulary.token_type.itemsize
     mask = np.array([vocabulary.mask], dtype=vocabulary.token_type).tobytes()
-    tokens: List[bytes] = []
-    candidate_tokens: List[bytes] = []
-    out: Dict[str, List[Any]] = {name: [] for name in COLUMNS}
+    tokens: list[bytes] = []
+    candidate_tokens: list[bytes] = []
+    out: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     for passage, (plan, candidates) in zip(passages, plans):
-        sentences: List[int] = []
-        positions: List[int] = []
+        sentences: list[int] = []
+        positions: list[int] = []
         length = 0
-        for piece in plan:
-            if piece is _SENTENCE:
+        for part in plan:
+            if part is _SENTENCE:
                 sentences.append(length)
-            elif piece is _BLANK:
+            elif part is _BLANK:
                 positions.append(length)
                 tokens.append(mask)
                 length += 1
@@ -132,23 +133,23 @@ def column_dtype(name: str, rows: int) -> np.dtype:
     return token_type(rows) if dtype == "token" else np.dtype(dtype)
 
 
-#: Pieces of a passage: a text that is encoded, a blank, and the place where a sentence starts.
+#: Parts of a passage: a text that is encoded, a blank, and the place where a sentence starts.
 _TEXT, _BLANK, _SENTENCE = range(3)
 
 
-def _plan(passage: Passage, options: EncodingOptions, texts: List[str]) -> Tuple[List[int], List[List[str]]]:
-    """Append the texts of a passage to *texts*: pieces of the article, then candidates.
+def _plan(passage: Passage, options: EncodingOptions, texts: list[str]) -> tuple[list[int], list[list[str]]]:
+    """Append the texts of a passage to *texts*: parts of the article, then candidates.
 
     Returns:
-        the order of the pieces, and the candidates of each blank as they are compared, empty for "nothing"
+        the order of the parts, and the candidates of each blank as they are compared, empty for "nothing"
     """
     article = normalise(passage.article, options.text_norm)
     blanks = [match.span() for match in BLANK.finditer(article)]
     breaks = iter([*sentence_breaks(article), len(article) + 1])
     upcoming = next(breaks)
     plan = [_SENTENCE]
-    candidates: List[List[str]] = []
-    candidate_texts: List[str] = []
+    candidates: list[list[str]] = []
+    candidate_texts: list[str] = []
     start = 0
     for number, (blank_start, blank_end) in enumerate([*blanks, (len(article), len(article))]):
         segment = article[start:blank_start]

@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
-from typing import Optional, Type
 
 from ..errors import ClozeError
+from .databin import check_replaceable
+
+#: A file by which a folder is known to be one of these: only then is anything in it touched.
+MARKER = ".fairseq-cloze-prepare"
+
+_SHARDS = re.compile(r"shards-[0-9a-f]{32}")
 
 
 class Partial:
@@ -31,6 +38,7 @@ class Partial:
 
     was_empty = True
     goes_on = False
+    _finished = False
 
     def __init__(self, out: Path) -> None:
         self._out = out
@@ -39,6 +47,8 @@ class Partial:
 
     def __enter__(self) -> Partial:
         self.folder.parent.mkdir(parents=True, exist_ok=True)
+        if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
+            raise self._in_the_way()
         self.folder.mkdir(exist_ok=True)
         self._lock = os.open(self.folder, os.O_RDONLY)
         try:
@@ -50,8 +60,19 @@ class Partial:
             raise ClozeError(
                 f"{self._out}: another 'prepare' is writing it; wait for it, or choose another --out"
             ) from error
-        self.was_empty = not any(self.folder.iterdir())
+        found = {path.name for path in self.folder.iterdir()}
+        if found and MARKER not in found:
+            os.close(self._lock)
+            raise self._in_the_way()
+        (self.folder / MARKER).touch()
+        self.was_empty = not found - {MARKER}
         return self
+
+    def _in_the_way(self) -> ClozeError:
+        return ClozeError(
+            f"{self.folder}: is in the way, as the data-bin would grow under that name, and was not written by "
+            "'fairseq-cloze prepare'; move it away, or choose another --out"
+        )
 
     def claim(self, command: str) -> Path:
         """Remove all that is not of a command, and begin the data-bin anew.
@@ -64,16 +85,22 @@ class Partial:
         """
         shards = self.folder / f"shards-{command[:32]}"
         self.goes_on = shards.exists()
-        for left_over in self.folder.iterdir():
+        for left_over in self._own():
             if left_over != shards:
-                shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
+                shutil.rmtree(left_over)
         shards.mkdir(exist_ok=True)
         self.data_bin.mkdir()
         return shards
 
     def publish(self) -> None:
-        """Give the finished data-bin its name; an old one of that name goes only then."""
+        """Give the finished data-bin its name; an old one of that name goes only then.
+
+        Raises:
+            DataBinError: the old one now holds something that would be lost; what is done stays
+        """
+        self._finished = True
         if self._out.exists():
+            check_replaceable(self._out)
             old = Path(tempfile.mkdtemp(prefix=f"{self._out.name}.replaced.", dir=self._out.parent))
             os.rename(self._out, old)  # onto the empty folder
             try:
@@ -84,9 +111,20 @@ class Partial:
             shutil.rmtree(old, ignore_errors=True)
         else:
             os.rename(self.data_bin, self._out)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._remove()
 
-    def __exit__(self, kind: Optional[Type[BaseException]], *_: object) -> None:
-        if kind is not None and issubclass(kind, ClozeError):
-            shutil.rmtree(self.folder, ignore_errors=True)
+    def _own(self) -> list[Path]:
+        """What was made here; anything else that lies there is somebody's."""
+        return [path for path in self.folder.iterdir() if path == self.data_bin or _SHARDS.fullmatch(path.name)]
+
+    def _remove(self) -> None:
+        for path in self._own():
+            shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):  # somebody's file is in it
+            (self.folder / MARKER).unlink(missing_ok=True)
+            self.folder.rmdir()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, ClozeError) and not self._finished:
+            self._remove()
         os.close(self._lock)

@@ -9,25 +9,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Any
 
 from tqdm import tqdm
 
-from ..version import __version__
-from .databin import FORMAT_VERSION, DataBin, write_manifest
-from .encoding import DEFAULT_ENCODING, EncodingOptions
 from ..errors import ClozeError
 from ..files import PathLike
-from .partial import Partial
 from ..passages.passage import UNLABELLED
 from ..passages.reading import Tally, check_unique_id, find_files, read_passages
-from .pool import Pool
-from .shards import EncodedShard, IdDigests, Shard, Work, can_be_read_again, is_sound, plan, stamp
-from .store import StoreWriter
 from ..passages.text import BLANK, normalise
+from ..processes import BrokenProcessPool, Pool, cores
+from ..version import __version__
+from .databin import FORMAT_VERSION, check_replaceable, write_manifest
+from .encoding import DEFAULT_ENCODING, EncodingOptions
+from .partial import Partial
+from .shards import EncodedShard, IdDigests, Shard, ShardEncoder, Work, can_be_read_again, is_sound, plan, stamp
+from .store import StoreWriter
 from .vocabulary import Vocabulary
 
 #: Splits whose passages must be labelled.
@@ -46,9 +46,9 @@ class SplitReport:
     read: int = 0
     tokens: int = 0
     unknown_tokens: int = 0
-    columns: Dict[str, Any] = field(default_factory=dict)
+    columns: dict[str, Any] = field(default_factory=dict)
 
-    def to_dict(self) -> Dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The split's entry in the manifest."""
         return {
             "read": self.read,
@@ -65,7 +65,7 @@ class SplitReport:
             "columns": self.columns,
         }
 
-    def lines(self) -> List[str]:
+    def lines(self) -> list[str]:
         """Counts for people; skipped passages by name, the first ten of them."""
         skipped = self.tally.skipped
         counts = f"{self.read:,} passages, {self.tally.blanks:,} blanks, {len(skipped):,} skipped"
@@ -88,12 +88,16 @@ class _Split:
 
     name: str
     paths: Sequence[PathLike]
-    files: List[Tuple[Path, str]]
+    files: list[tuple[Path, str]]
     tally: Tally
 
-    def shards(self, folder: Path) -> Iterator[Tuple[Shard, Path]]:
+    def shards(self, folder: Path) -> Iterator[tuple[Shard, Path]]:
         """The shards and where each is encoded to."""
         return ((shard, folder / f"{self.name}-{number:06d}.npz") for number, shard in enumerate(plan(self.files)))
+
+    def tasks(self, folder: Path, work: Work) -> Iterator[tuple[Shard, Path, Work]]:
+        """What :class:`fairseq_cloze.data.shards.ShardEncoder` takes."""
+        return ((shard, target, work) for shard, target in self.shards(folder))
 
 
 def prepare(
@@ -101,11 +105,11 @@ def prepare(
     pretrained: PathLike,
     out: PathLike,
     options: EncodingOptions = DEFAULT_ENCODING,
-    workers: Optional[int] = None,
+    workers: int | None = None,
     on_error: str = "stop",
     overwrite: bool = False,
     tell: Callable[[str], None] = lambda line: None,
-) -> List[SplitReport]:
+) -> list[SplitReport]:
     """Encode passages into a data-bin.
 
     A run that was cut off is taken up by the same call; the data-bin is the same, byte for byte, however often that
@@ -118,14 +122,15 @@ def prepare(
         options: text normalisation and capitalisation
         workers: processes that encode; default one per core
         on_error: ``stop`` or ``skip`` passages that do not fit
-        overwrite: replace an existing data-bin
+        overwrite: replace an existing data-bin, unless it holds anything that was not written here
         tell: given a line about what an earlier run has left
 
     Returns:
         a report per split, in the order of *inputs*
 
     Raises:
-        ClozeError: input that does not fit, a full disk, *out* exists; nothing is left under *out*'s name
+        ClozeError: input that does not fit, a full disk, *out* exists or holds what would be lost; nothing new is left
+            under *out*'s name
     """
     out = Path(out)
     if not inputs:
@@ -133,7 +138,7 @@ def prepare(
     if out.exists() and not overwrite:
         raise ClozeError(f"{out}: already exists; choose another --out, or pass --overwrite to replace it")
     if out.exists():
-        DataBin(out)  # refuses to replace anything that is not a data-bin
+        check_replaceable(out)
     for path in (path for paths in inputs.values() for path in paths):
         if Path(path).resolve() in out.resolve().parents:
             raise ClozeError(f"{out}: lies inside {path}, whose passages are read; choose an --out outside it")
@@ -148,14 +153,13 @@ def prepare(
                 tell(_take_up(splits, shards))
             elif not partial.was_empty:
                 tell(f"starting over: {partial.folder} was left by another command, other input or another version")
-            vocabulary.save(partial.data_bin)
-            with Pool(vocabulary, workers or _cores()) as encoder:
+            for name, content in vocabulary.files.items():
+                (partial.data_bin / name).write_bytes(content)
+            with Pool(workers or cores(), ShardEncoder(vocabulary)) as pool:
                 reports = [
                     _prepare_split(
                         split,
-                        encoder.encode(
-                            split.shards(shards), Work(options, split.name in LABELLED_SPLITS, on_error == "stop")
-                        ),
+                        pool.run(split.tasks(shards, Work(options, split.name in LABELLED_SPLITS, on_error == "stop"))),
                         partial.data_bin / split.name,
                         len(vocabulary),
                     )
@@ -179,14 +183,8 @@ def prepare(
     return reports
 
 
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def passage_texts(
-    paths: Sequence[PathLike], norm: str = "standard", on_error: str = "stop", tally: Optional[Tally] = None
+    paths: Sequence[PathLike], norm: str = "standard", on_error: str = "stop", tally: Tally | None = None
 ) -> Iterator[str]:
     """Texts of passages, gold candidates filled in where they are known, for learning a vocabulary.
 
@@ -237,12 +235,12 @@ def _prepare_split(split: _Split, encoded: Iterator[Path], folder: Path, rows: i
     tally = split.tally
     report = SplitReport(split.name, tally)
     digests = IdDigests()
-    done: List[Path] = []
+    done: list[Path] = []
     with tqdm(desc=f"prepare {split.name}", unit=" passages", disable=None) as progress:
         for path in encoded:
             done.append(path)
             shard = EncodedShard(path)
-            tally.skipped += [(problem.source, problem.text) for problem in shard.problems]
+            tally.skipped += shard.problems
             repeated = digests.add(shard.id_digests)
             if len(repeated):
                 _check_unique_ids(done, set(repeated.tolist()))
@@ -265,9 +263,9 @@ def _prepare_split(split: _Split, encoded: Iterator[Path], folder: Path, rows: i
     return report
 
 
-def _check_unique_ids(paths: Sequence[Path], digests: Set[int]) -> None:
+def _check_unique_ids(paths: Sequence[Path], digests: set[int]) -> None:
     """Compare the ids that have one of *digests*; those of different ids can be equal, too."""
-    seen: Dict[str, str] = {}
+    seen: dict[str, str] = {}
     for path in paths:
         shard = EncodedShard(path)
         if digests.isdisjoint(shard.id_digests.tolist()):

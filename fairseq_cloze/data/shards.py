@@ -13,16 +13,16 @@ import os
 import stat
 import zipfile
 import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from .encoding import COLUMNS, Columns, EncodingOptions, encode_passages
 from ..errors import NoBlankError, PassageError
 from ..passages.passage import UNLABELLED, Passage
 from ..passages.reading import Record, is_lines, line_record, open_file, parse_record
+from .encoding import COLUMNS, Columns, EncodingOptions, encode_passages
 from .vocabulary import UNK, Vocabulary
 
 #: Input of a shard, a line or a document more at most: half a second of work, a few MB of memory.
@@ -36,14 +36,14 @@ _UNREADABLE = (OSError, EOFError, zlib.error)
 
 
 @dataclass(frozen=True)
-class Piece:
+class Span:
     """A file, or a part of one.
 
     Attributes:
         path: the file
         id: its default passage id
         first_line: number of the first line, 0 for a file that is one document
-        span: start and end of the lines in the file
+        start, end: place of the lines in the file, in bytes
         data: the lines themselves, of a file that can only be read from its start
         problem: why the file cannot be read
     """
@@ -51,25 +51,26 @@ class Piece:
     path: str
     id: str
     first_line: int = 0
-    span: Tuple[int, int] = (0, 0)
-    data: Optional[bytes] = None
-    problem: Optional[str] = None
+    start: int = 0
+    end: int = 0
+    data: bytes | None = None
+    problem: str | None = None
 
 
-Shard = Tuple[Piece, ...]
+Shard = tuple[Span, ...]
 
 
-def plan(files: Iterable[Tuple[Path, str]]) -> Iterator[Shard]:
+def plan(files: Iterable[tuple[Path, str]]) -> Iterator[Shard]:
     """Cut files into shards, in order; reads JSONL once, to find its lines.
 
     Args:
         files: files with their default passage ids, see :func:`fairseq_cloze.passages.reading.find_files`
     """
-    shard: List[Piece] = []
+    shard: list[Span] = []
     size = 0
     for path, default_id in files:
-        for piece, length in _pieces(path, default_id):
-            shard.append(piece)
+        for span, length in _spans(path, default_id):
+            shard.append(span)
             size += length
             if size >= SHARD_BYTES:
                 yield tuple(shard)
@@ -78,20 +79,20 @@ def plan(files: Iterable[Tuple[Path, str]]) -> Iterator[Shard]:
         yield tuple(shard)
 
 
-def _pieces(path: Path, default_id: str) -> Iterator[Tuple[Piece, int]]:
-    """The pieces of a file, and what each counts."""
+def _spans(path: Path, default_id: str) -> Iterator[tuple[Span, int]]:
+    """The spans of a file, and what each counts."""
     if not is_lines(path):
         try:
             size = path.stat().st_size
         except OSError:  # the worker will say it
             size = 0
-        yield Piece(str(path), default_id), max(size, _DOCUMENT_BYTES)
+        yield Span(str(path), default_id), max(size, _DOCUMENT_BYTES)
         return
     first, start, size = 1, 0, 0
-    held: List[bytes] = []
+    held: list[bytes] = []
 
-    def piece() -> Tuple[Piece, int]:
-        return Piece(str(path), default_id, first, (start, start + size), b"".join(held) if held else None), size
+    def lines_so_far() -> tuple[Span, int]:
+        return Span(str(path), default_id, first, start, start + size, b"".join(held) if held else None), size
 
     try:
         seekable = stat.S_ISREG(path.stat().st_mode) and path.suffix.lower() != ".gz"
@@ -101,35 +102,35 @@ def _pieces(path: Path, default_id: str) -> Iterator[Tuple[Piece, int]]:
                 if not seekable:
                     held.append(line)
                 if size >= SHARD_BYTES:
-                    yield piece()
+                    yield lines_so_far()
                     first, start, size, held = number + 1, start + size, 0, []
     except _UNREADABLE as error:
         if size:
-            yield piece()
-        yield Piece(str(path), default_id, problem=_why(error)), _DOCUMENT_BYTES
+            yield lines_so_far()
+        yield Span(str(path), default_id, problem=_why(error)), _DOCUMENT_BYTES
         return
     if size:
-        yield piece()
+        yield lines_so_far()
 
 
 def _records(shard: Shard) -> Iterator[Record]:
-    for piece in shard:
-        if piece.problem is not None:
-            yield Record(piece.path, piece.id, b"", piece.problem)
+    for span in shard:
+        if span.problem is not None:
+            yield Record(span.path, span.id, b"", span.problem)
             continue
         try:
-            if not piece.first_line:
-                with open_file(Path(piece.path)) as document:
+            if not span.first_line:
+                with open_file(Path(span.path)) as document:
                     content = document.read()
-                yield Record(piece.path, piece.id, content)
+                yield Record(span.path, span.id, content)
                 continue
-            content = piece.data if piece.data is not None else _read(piece.path, *piece.span)
+            content = span.data if span.data is not None else _read(span.path, span.start, span.end)
         except _UNREADABLE as error:
-            yield Record(piece.path, piece.id, b"", _why(error))
+            yield Record(span.path, span.id, b"", _why(error))
             continue
-        for number, line in enumerate(io.BytesIO(content), piece.first_line):
+        for number, line in enumerate(io.BytesIO(content), span.first_line):
             if line.strip():
-                yield line_record(piece.path, piece.id, number, line)
+                yield line_record(span.path, span.id, number, line)
 
 
 def _read(path: str, start: int, end: int) -> bytes:
@@ -142,7 +143,7 @@ def _why(error: Exception) -> str:
     return f"cannot be read ({error}); check the file"
 
 
-def stamp(files: Sequence[Tuple[Path, str]]) -> str:
+def stamp(files: Sequence[tuple[Path, str]]) -> str:
     """A digest of what is to be read and how it is cut: paths, default ids, sizes and times of change."""
     digest = hashlib.sha256(f"{SHARD_BYTES}\n".encode())
     for path, default_id in files:
@@ -155,20 +156,12 @@ def stamp(files: Sequence[Tuple[Path, str]]) -> str:
     return digest.hexdigest()
 
 
-def can_be_read_again(files: Sequence[Tuple[Path, str]]) -> bool:
+def can_be_read_again(files: Sequence[tuple[Path, str]]) -> bool:
     """Whether all are plain files, and none a pipe."""
     return all(path.is_file() for path, _ in files)
 
 
 # -- encoding a shard ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Why a passage was skipped; text, so that it crosses processes."""
-
-    source: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -186,14 +179,28 @@ class Work:
     stop: bool
 
 
-def encode_shard(shard: Shard, target: Path, work: Work, vocabulary: Vocabulary) -> Optional[Problem]:
+class ShardEncoder:
+    """Encodes shards with a vocabulary."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+
+    def __call__(self, task: tuple[Shard, Path, Work]) -> Path:
+        """Encode a shard into a file, unless that is there; see :func:`encode_shard`."""
+        shard, target, work = task
+        if not target.exists():
+            encode_shard(shard, target, work, self._vocabulary)
+        return target
+
+
+def encode_shard(shard: Shard, target: Path, work: Work, vocabulary: Vocabulary) -> None:
     """Encode a shard into the file *target*.
 
-    Returns:
-        the problem for which it gave up; nothing is written then
+    Raises:
+        PassageError: a passage does not fit and *work* says to stop then; nothing is written
     """
-    passages: List[Passage] = []
-    problems: List[Problem] = []
+    passages: list[Passage] = []
+    problems: list[tuple[str, str]] = []
     read = 0
     for record in _records(shard):
         read += 1
@@ -205,16 +212,16 @@ def encode_shard(shard: Shard, target: Path, work: Work, vocabulary: Vocabulary)
                 )
             passages.append(passage)
         except PassageError as error:
-            problems.append(Problem(error.source, error.problem))
             if work.stop and not isinstance(error, NoBlankError):
-                return problems[-1]
+                raise
+            problems.append((error.source, error.problem))
     columns = encode_passages(passages, vocabulary, work.options)
     sources = [passage.source.encode("utf-8", "surrogateescape") for passage in passages]
     report = {
         "read": read,
         "labelled": int((columns["gold"] != UNLABELLED).sum()),
         "unknown_tokens": int((columns["tokens"] == UNK).sum()),
-        "problems": [[problem.source, problem.text] for problem in problems],
+        "problems": problems,
     }
     arrays = {
         **columns,
@@ -231,7 +238,6 @@ def encode_shard(shard: Shard, target: Path, work: Work, vocabulary: Vocabulary)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    return None
 
 
 def id_digest(passage_id: str) -> int:
@@ -249,7 +255,7 @@ class EncodedShard:
         read: records met
         labelled: blanks with an answer
         unknown_tokens: tokens that are not in the dictionary
-        problems: passages that were skipped
+        problems: sources of the passages that were skipped, and why
         id_digests: see :func:`id_digest`, ``uint64 (passages,)``
     """
 
@@ -261,16 +267,16 @@ class EncodedShard:
         self.read: int = report["read"]
         self.labelled: int = report["labelled"]
         self.unknown_tokens: int = report["unknown_tokens"]
-        self.problems = [Problem(*problem) for problem in report["problems"]]
+        self.problems: list[tuple[str, str]] = [(source, reason) for source, reason in report["problems"]]
 
     def columns(self) -> Columns:
         """The encoded passages."""
         with np.load(self._path) as arrays:
             return {name: arrays[name] for name in COLUMNS}
 
-    def ids(self) -> List[Tuple[str, str]]:
+    def ids(self) -> list[tuple[str, str]]:
         """Id and source of each passage."""
-        texts: Dict[str, List[str]] = {}
+        texts: dict[str, list[str]] = {}
         with np.load(self._path) as arrays:
             for name in ("id", "source"):
                 content, ends = arrays[f"{name}_bytes"].tobytes(), np.cumsum(arrays[f"{name}_length"]).tolist()
@@ -293,7 +299,7 @@ class IdDigests:
     """Digests of the ids met so far; eight bytes each, in a few sorted runs that are merged as they grow."""
 
     def __init__(self) -> None:
-        self._runs: List[np.ndarray] = []
+        self._runs: list[np.ndarray] = []
 
     def add(self, digests: np.ndarray) -> np.ndarray:
         """Add digests.

@@ -1,30 +1,32 @@
 """Store: encoded passages in memory-mapped files.
 
 A split is a folder with one ``<column>.bin`` per column of :data:`fairseq_cloze.data.encoding.COLUMNS`, plain arrays
-without a header; lengths are kept as running totals, so that any passage is found without reading the others.  Types
-and counts stand in the manifest of the data-bin.
+without a header.  Where encoding gives lengths, a store keeps offsets (see :data:`OFFSETS`), so that any passage is
+found without reading the others.  Types and counts stand in the manifest of the data-bin.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from .encoding import COLUMNS, Columns, column_dtype
 from ..errors import DataBinError
+from .encoding import COLUMNS, Columns, column_dtype
 
-#: Length columns and what they measure: stored as running totals that start with 0.
-_TOTALS = {
-    "id_length": "id_bytes",
-    "token_count": "tokens",
-    "sentence_count": "sentence_start",
-    "blank_count": "blank_position",
-    "candidate_count": "candidate_length",
-    "candidate_length": "candidate_tokens",
+#: Columns of lengths → columns of offsets, running totals that start with 0, which a store has in their place.  In
+#: files and manifests (format version 1) offsets go by the names of the lengths.
+OFFSETS: Mapping[str, str] = {
+    "id_length": "id_offsets",
+    "token_count": "token_offsets",
+    "sentence_count": "sentence_offsets",
+    "blank_count": "blank_offsets",
+    "candidate_count": "candidate_offsets",
+    "candidate_length": "candidate_token_offsets",
 }
 
 
@@ -38,17 +40,17 @@ class StoreWriter:
 
     def __init__(self, folder: Path, rows: int) -> None:
         self._dtypes = {name: column_dtype(name, rows) for name in COLUMNS}
-        self._files: Dict[str, BinaryIO] = {name: open(folder / f"{name}.bin", "wb") for name in COLUMNS}
-        self.counts: Dict[str, int] = {name: 0 for name in COLUMNS}
-        self._totals = {name: 0 for name in _TOTALS}
-        for name in _TOTALS:
+        self._files: dict[str, BinaryIO] = {name: open(folder / f"{name}.bin", "wb") for name in COLUMNS}
+        self.counts: dict[str, int] = {name: 0 for name in COLUMNS}
+        self._totals = {name: 0 for name in OFFSETS}
+        for name in OFFSETS:
             self._write(name, np.zeros(1, dtype=self._dtypes[name]))
 
     def append(self, columns: Columns) -> None:
         """Write the passages of *columns* after those already there."""
         for name in COLUMNS:
             values = columns[name]
-            if name in _TOTALS:
+            if name in OFFSETS:
                 values = np.cumsum(values, dtype=np.int64) + self._totals[name]
                 self._totals[name] = int(values[-1]) if len(values) else self._totals[name]
             self._write(name, values)
@@ -64,7 +66,7 @@ class StoreWriter:
             os.fsync(file.fileno())
             file.close()
 
-    def describe(self) -> Dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """Type and entries of each column, for the manifest."""
         return {name: {"dtype": self._dtypes[name].name, "entries": self.counts[name]} for name in COLUMNS}
 
@@ -87,26 +89,26 @@ class EncodedPassage:
     sentence_starts: np.ndarray
     blank_positions: np.ndarray
     gold: np.ndarray
-    candidates: List[List[np.ndarray]]
+    candidates: list[list[np.ndarray]]
 
 
 class Store:
     """Random access to the encoded passages of one split.
 
     Args:
-        columns: arrays by column name, memory-mapped or not, with lengths as running totals
+        columns: arrays by column name, memory-mapped or not, with :data:`OFFSETS` in place of lengths
         origin: folder and description the columns were mapped from
     """
 
-    def __init__(self, columns: Mapping[str, np.ndarray], origin: Optional[Tuple[Path, Any]] = None) -> None:
+    def __init__(self, columns: Mapping[str, np.ndarray], origin: tuple[Path, Any] | None = None) -> None:
         self.columns = columns
         self._origin = origin
-        self.id_end = columns["id_length"]
-        self.token_end = columns["token_count"]
-        self.sentence_end = columns["sentence_count"]
-        self.blank_end = columns["blank_count"]
-        self.candidate_end = columns["candidate_count"]
-        self.candidate_token_end = columns["candidate_length"]
+        self.id_offsets = columns["id_offsets"]
+        self.token_offsets = columns["token_offsets"]
+        self.sentence_offsets = columns["sentence_offsets"]
+        self.blank_offsets = columns["blank_offsets"]
+        self.candidate_offsets = columns["candidate_offsets"]
+        self.candidate_token_offsets = columns["candidate_token_offsets"]
 
     @classmethod
     def open(cls, folder: Path, description: Mapping[str, Mapping[str, Any]]) -> Store:
@@ -115,7 +117,7 @@ class Store:
         Raises:
             DataBinError: a file is missing or has another size than the manifest says
         """
-        columns: Dict[str, np.ndarray] = {}
+        columns: dict[str, np.ndarray] = {}
         for name in COLUMNS:
             path = folder / f"{name}.bin"
             try:
@@ -128,7 +130,8 @@ class Store:
                     f"{path}: expected {dtype.itemsize * entries:,} bytes, found {size:,}; "
                     "the data-bin is damaged, run 'fairseq-cloze prepare' again"
                 )
-            columns[name] = np.memmap(path, dtype, "r", shape=(entries,)) if entries else np.empty(0, dtype)
+            values = np.memmap(path, dtype, "r", shape=(entries,)) if entries else np.empty(0, dtype)
+            columns[OFFSETS.get(name, name)] = values
         return cls(columns, (folder, description))
 
     def __reduce__(self) -> Any:
@@ -138,17 +141,17 @@ class Store:
     @classmethod
     def from_columns(cls, chunks: Sequence[Columns], rows: int) -> Store:
         """A store in memory, from the chunks that :func:`fairseq_cloze.data.encoding.encode_passages` returned."""
-        columns: Dict[str, np.ndarray] = {}
+        columns: dict[str, np.ndarray] = {}
         for name in COLUMNS:
             values = np.concatenate([chunk[name] for chunk in chunks]).astype(column_dtype(name, rows))
-            if name in _TOTALS:
+            if name in OFFSETS:
                 values = np.concatenate([np.zeros(1, np.int64), np.cumsum(values, dtype=np.int64)])
-            columns[name] = values
+            columns[OFFSETS.get(name, name)] = values
         return cls(columns)
 
     def __len__(self) -> int:
         """Number of passages."""
-        return len(self.token_end) - 1
+        return len(self.token_offsets) - 1
 
     @property
     def blanks(self) -> int:
@@ -157,30 +160,51 @@ class Store:
 
     def id(self, passage: int) -> str:
         """Id of a passage."""
-        return bytes(self.columns["id_bytes"][self.id_end[passage] : self.id_end[passage + 1]]).decode("utf-8")
+        return bytes(self.columns["id_bytes"][self.id_offsets[passage] : self.id_offsets[passage + 1]]).decode("utf-8")
 
     def candidate_tokens(self, candidate: int) -> np.ndarray:
         """Tokens of a candidate, counted over the whole split."""
-        start, end = self.candidate_token_end[candidate : candidate + 2]
+        start, end = self.candidate_token_offsets[candidate : candidate + 2]
         return self.columns["candidate_tokens"][start:end]
 
     def filling(self, blank: int, candidate: int) -> np.ndarray:
         """Tokens of a candidate of a blank."""
-        return self.candidate_tokens(int(self.candidate_end[blank]) + candidate)
+        return self.candidate_tokens(int(self.candidate_offsets[blank]) + candidate)
 
-    def distinct_candidates(self) -> Tuple[np.ndarray, np.ndarray]:
+    def chunk(self, passage: int) -> Columns:
+        """A passage as :func:`fairseq_cloze.data.encoding.encode_passages` returned it."""
+        passages = slice(passage, passage + 1)
+        blanks = slice(*self.blank_offsets[passage : passage + 2])
+        candidates = slice(*self.candidate_offsets[[blanks.start, blanks.stop]])
+        spans = {
+            "id_bytes": slice(*self.id_offsets[passage : passage + 2]),
+            "tokens": slice(*self.token_offsets[passage : passage + 2]),
+            "sentence_start": slice(*self.sentence_offsets[passage : passage + 2]),
+            "candidate_tokens": slice(*self.candidate_token_offsets[[candidates.start, candidates.stop]]),
+            **dict.fromkeys(("id_length", "token_count", "sentence_count", "blank_count"), passages),
+            **dict.fromkeys(("blank_position", "gold", "candidate_count"), blanks),
+            **dict.fromkeys(("candidate_first", "candidate_rank", "candidate_length"), candidates),
+        }
+        return {
+            name: np.diff(self.columns[OFFSETS[name]][span.start : span.stop + 1])
+            if name in OFFSETS
+            else np.asarray(self.columns[name][span])
+            for name, span in ((name, spans[name]) for name in COLUMNS)
+        }
+
+    def distinct_candidates(self) -> tuple[np.ndarray, np.ndarray]:
         """The blank of each candidate, and whether it repeats no earlier one; ``int64`` and ``bool (candidates,)``."""
-        owner = np.repeat(np.arange(self.blanks), np.diff(self.candidate_end))
-        order = np.arange(len(owner)) - self.candidate_end[owner]
+        owner = np.repeat(np.arange(self.blanks), np.diff(self.candidate_offsets))
+        order = np.arange(len(owner)) - self.candidate_offsets[owner]
         return owner, self.columns["candidate_first"] == order
 
     def __getitem__(self, passage: int) -> EncodedPassage:
         if not 0 <= passage < len(self):
             raise IndexError(f"passage {passage} of {len(self)}")
-        tokens = slice(self.token_end[passage], self.token_end[passage + 1])
-        sentences = slice(self.sentence_end[passage], self.sentence_end[passage + 1])
-        blanks = slice(self.blank_end[passage], self.blank_end[passage + 1])
-        ends = self.candidate_end[blanks.start : blanks.stop + 1]
+        tokens = slice(self.token_offsets[passage], self.token_offsets[passage + 1])
+        sentences = slice(self.sentence_offsets[passage], self.sentence_offsets[passage + 1])
+        blanks = slice(self.blank_offsets[passage], self.blank_offsets[passage + 1])
+        ends = self.candidate_offsets[blanks.start : blanks.stop + 1]
         return EncodedPassage(
             self.id(passage),
             self.columns["tokens"][tokens],

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
+from typing import Any
 
 import numpy as np
 
-from .bpe import Words
 from ..errors import ClozeError
-from ..files import PathLike
+from ..files import PathLike, write_bytes
+from .bpe import WordEncoder
 
 DICTIONARY_FILE = "dict.txt"
 ENCODER_FILE = "encoder.json"
@@ -46,10 +47,10 @@ class Vocabulary:
     def __init__(self, files: Mapping[str, bytes], origin: str) -> None:
         self.files = {name: bytes(files[name]) for name in FILES}
         self.origin = origin
-        self._numbers: Dict[str, int] = _parse_json(self.files[ENCODER_FILE], f"{origin}: {ENCODER_FILE}")
+        self._numbers: dict[str, int] = _parse_json(self.files[ENCODER_FILE], f"{origin}: {ENCODER_FILE}")
         self._merges = _parse_merges(self.files[MERGES_FILE], f"{origin}: {MERGES_FILE}")
         #: dictionary symbols by embedding row, special symbols and ``<mask>`` included
-        self.symbols: List[str] = [
+        self.symbols: list[str] = [
             *SPECIAL_SYMBOLS,
             *_parse_dictionary(self.files[DICTIONARY_FILE], f"{origin}: {DICTIONARY_FILE}"),
         ]
@@ -72,6 +73,10 @@ class Vocabulary:
                 "take all three files from the folder of the weights"
             )
 
+    def __reduce__(self) -> Any:
+        """Other processes read the files anew rather than get what was made of them."""
+        return Vocabulary, (self.files, self.origin)
+
     # -- files -------------------------------------------------------------------------------------------------------
 
     @classmethod
@@ -93,10 +98,10 @@ class Vocabulary:
     def save(self, folder: PathLike) -> None:
         """Write the three files, byte for byte as they were read."""
         for name, content in self.files.items():
-            Path(folder, name).write_bytes(content)
+            write_bytes(Path(folder, name), content)
 
     @classmethod
-    def build(cls, tokens: Sequence[str], merges: Sequence[Tuple[str, str]], origin: str) -> Vocabulary:
+    def build(cls, tokens: Sequence[str], merges: Sequence[tuple[str, str]], origin: str) -> Vocabulary:
         """Make the three files from a Hugging Face style vocabulary.
 
         BPE numbers follow GPT-2's rule (the 256 bytes in GPT-2's order, then one per merge, then the end of text),
@@ -107,7 +112,7 @@ class Vocabulary:
             merges: pairs in order of rank
             origin: where they came from, for messages
         """
-        numbers: Dict[str, int] = {}
+        numbers: dict[str, int] = {}
         for token in [*_byte_alphabet(), *(left + right for left, right in merges), END_OF_TEXT]:
             numbers.setdefault(token, len(numbers))
         # The second column counts occurrences in fairseq's own files; only the order of the rows matters to a model.
@@ -183,17 +188,17 @@ class Vocabulary:
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         return tokenizer
 
-    def encode(self, texts: Sequence[str]) -> List[np.ndarray]:
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Embedding rows of each text, without special symbols; ``int64`` arrays of shape ``(tokens,)``."""
         return [np.frombuffer(rows, self.token_type).astype(np.int64) for rows in self.encode_raw(texts)]
 
-    def encode_raw(self, texts: Sequence[str]) -> List[bytes]:
+    def encode_raw(self, texts: Sequence[str]) -> list[bytes]:
         """:meth:`encode` as raw bytes of :attr:`token_type`."""
-        return self._words.encode(texts)
+        return self._encoder.encode(texts)
 
     @cached_property
-    def _words(self) -> Words:
-        return Words(self.tokenizer, self._row_of_number.astype(self.token_type))
+    def _encoder(self) -> WordEncoder:
+        return WordEncoder(self.tokenizer, self._row_of_number.astype(self.token_type))
 
     @property
     def token_type(self) -> np.dtype:
@@ -202,7 +207,7 @@ class Vocabulary:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of embedding rows; special symbols appear by name."""
-        pieces: List[str] = []
+        parts: list[str] = []
         run = bytearray()
         for token in tokens:
             symbol = self.symbols[token]
@@ -210,9 +215,9 @@ class Vocabulary:
             if text is not None:
                 run += text
             else:
-                pieces += [run.decode("utf-8", "replace"), symbol]
+                parts += [run.decode("utf-8", "replace"), symbol]
                 run = bytearray()
-        return "".join([*pieces, run.decode("utf-8", "replace")])
+        return "".join([*parts, run.decode("utf-8", "replace")])
 
     @cached_property
     def nothing(self) -> np.ndarray:
@@ -220,7 +225,7 @@ class Vocabulary:
         return self.encode([" /"])[0]
 
     @cached_property
-    def _text_of_symbol(self) -> Dict[str, bytes]:
+    def _text_of_symbol(self) -> dict[str, bytes]:
         byte_of = {character: byte for byte, character in enumerate(_byte_characters())}
         return {
             str(number): bytes(byte_of[character] for character in token)
@@ -231,11 +236,11 @@ class Vocabulary:
     # -- Hugging Face ------------------------------------------------------------------------------------------------
 
     @property
-    def merges(self) -> List[Tuple[str, str]]:
+    def merges(self) -> list[tuple[str, str]]:
         """Merges in order of rank."""
         return list(self._merges)
 
-    def token_rows(self) -> Dict[str, int]:
+    def token_rows(self) -> dict[str, int]:
         """Tokens as Hugging Face writes them (``vocab.json``) → embedding rows."""
         token_of = {str(number): token for token, number in self._numbers.items()}
         return {token_of.get(symbol, symbol): row for row, symbol in enumerate(self.symbols)}
@@ -246,14 +251,14 @@ def token_type(rows: int) -> np.dtype:
     return np.dtype("uint16" if rows <= 1 << 16 else "uint32")
 
 
-def _byte_alphabet() -> List[str]:
+def _byte_alphabet() -> list[str]:
     """The 256 byte characters in GPT-2's numbering: printable bytes first, the others after them."""
     characters = _byte_characters()
     printable = [byte for byte in range(256) if ord(characters[byte]) < 256]
     return [characters[byte] for byte in printable] + [characters[byte] for byte in range(256) if byte not in printable]
 
 
-def _byte_characters() -> List[str]:
+def _byte_characters() -> list[str]:
     """The visible character that byte-level BPE writes for each byte."""
     characters = []
     stand_in = 256
@@ -266,7 +271,7 @@ def _byte_characters() -> List[str]:
     return characters
 
 
-def _parse_json(content: bytes, where: str) -> Dict[str, int]:
+def _parse_json(content: bytes, where: str) -> dict[str, int]:
     try:
         numbers = json.loads(content.decode("utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -276,7 +281,7 @@ def _parse_json(content: bytes, where: str) -> Dict[str, int]:
     return numbers
 
 
-def _parse_merges(content: bytes, where: str) -> List[Tuple[str, str]]:
+def _parse_merges(content: bytes, where: str) -> list[tuple[str, str]]:
     lines = content.decode("utf-8", "replace").split("\n")
     merges = []
     for number, line in enumerate(lines, 1):
@@ -292,7 +297,7 @@ def _parse_merges(content: bytes, where: str) -> List[Tuple[str, str]]:
     return merges
 
 
-def _parse_dictionary(content: bytes, where: str) -> List[str]:
+def _parse_dictionary(content: bytes, where: str) -> list[str]:
     symbols = []
     for number, line in enumerate(content.decode("utf-8", "replace").split("\n"), 1):
         if not line:

@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data.encoding import COLUMNS
 from ..data.store import Store
 from ..data.vocabulary import BOS, ENCODER_FILE, EOS, Vocabulary
 from ..model.encoder import EncoderLayer
@@ -236,31 +235,10 @@ def _activations(layer: EncoderLayer, x: Tensor) -> dict[str, tuple[Tensor, ...]
 def sample_passages(store: Store, blanks: int) -> Store:
     """Passages drawn with a fixed seed until they have *blanks* blanks; all where there are fewer."""
     order = np.random.default_rng(_SEED).permutation(len(store))
-    counts = np.diff(store.blank_end)[order]
+    counts = np.diff(store.blank_offsets)[order]
     chosen = np.sort(order[: int(np.searchsorted(np.cumsum(counts), blanks)) + 1])
-    chunks = [_columns(store, int(passage)) for passage in chosen]
+    chunks = [store.chunk(int(passage)) for passage in chosen]
     return Store.from_columns(chunks, int(store.columns["tokens"].max(initial=0)) + 1)
-
-
-def _columns(store: Store, passage: int) -> dict[str, np.ndarray]:
-    """One passage as :func:`fairseq_cloze.data.encoding.encode_passages` returns it."""
-    blanks = slice(int(store.blank_end[passage]), int(store.blank_end[passage + 1]))
-    candidates = slice(int(store.candidate_end[blanks.start]), int(store.candidate_end[blanks.stop]))
-    spans = {
-        "id_bytes": slice(*store.id_end[passage : passage + 2]),
-        "tokens": slice(*store.token_end[passage : passage + 2]),
-        "sentence_start": slice(*store.sentence_end[passage : passage + 2]),
-        "candidate_tokens": slice(*store.candidate_token_end[[candidates.start, candidates.stop]]),
-    }
-    spans.update({name: blanks for name in ("blank_position", "gold")})
-    spans.update({name: candidates for name in ("candidate_first", "candidate_rank")})
-    columns = {name: np.asarray(store.columns[name][span]) for name, span in spans.items()}
-    lengths = {"id_length": store.id_end, "token_count": store.token_end, "sentence_count": store.sentence_end}
-    lengths["blank_count"] = store.blank_end
-    columns.update({name: np.diff(total[passage : passage + 2]) for name, total in lengths.items()})
-    columns["candidate_count"] = np.diff(store.candidate_end[blanks.start : blanks.stop + 1])
-    columns["candidate_length"] = np.diff(store.candidate_token_end[candidates.start : candidates.stop + 1])
-    return {name: columns[name] for name in COLUMNS}
 
 
 def filled_texts(store: Store, vocabulary: Vocabulary, count: int, words: int) -> list[str]:
@@ -289,7 +267,7 @@ def tied_blanks(probabilities: np.ndarray, store: Store) -> int:
     tied = 0
     first = store.columns["candidate_first"]
     for blank, row in enumerate(probabilities):
-        start, end = store.candidate_end[blank : blank + 2]
+        start, end = store.candidate_offsets[blank : blank + 2]
         distinct = row[: end - start][first[start:end] == np.arange(end - start)]
         tied += int((distinct == distinct.max()).sum() > 1)
     return tied

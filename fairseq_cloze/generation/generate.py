@@ -8,17 +8,11 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-import signal
 import tempfile
-import threading
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +20,8 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import ClozeError, Exit
-from ..files import PathLike, cannot_write, check_writable, replacing
+from ..files import PathLike, cannot_write, check_writable, is_stdout, replacing
+from ..processes import BrokenProcessPool, Pool, cores
 from .maker import OPTIONS, Made, Maker, count_chunk
 from .prose import TEMPORARY, Chunk, find_texts, read_chunks, spool
 from .wordcounts import Counting
@@ -41,9 +36,9 @@ class GenerateTally:
 
     Attributes:
         passages, blanks, content: made; content are the blanks that ask for a content word
-        pieces: texts of a passage's length that were found
+        excerpts: texts of a passage's length that were found
         paragraphs: skipped, whole or in part, by reason
-        dropped: pieces that became no passage, by reason
+        dropped: excerpts that became no passage, by reason
         judged: counts of :meth:`fairseq_cloze.generation.judge.Judge.pick`
         notes: what the user should know of the checkpoint
     """
@@ -51,7 +46,7 @@ class GenerateTally:
     passages: int = 0
     blanks: int = 0
     content: int = 0
-    pieces: int = 0
+    excerpts: int = 0
     paragraphs: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
     judged: Counter[str] = field(default_factory=Counter)
@@ -71,7 +66,7 @@ class GenerateTally:
                 f"that fit too well, and {self.judged['given up']:,} blanks where fewer than {OPTIONS - 1} were left"
             )
         out.append(
-            f"skipped {self.pieces - self.passages:,} of {self.pieces:,} texts{_reasons(self.dropped)}; "
+            f"skipped {self.excerpts - self.passages:,} of {self.excerpts:,} texts{_reasons(self.dropped)}; "
             f"{sum(self.paragraphs.values()):,} paragraphs or parts of them{_reasons(self.paragraphs)}"
         )
         return out
@@ -95,14 +90,14 @@ def generate(
     """Write passages made from raw prose, whole or not at all.
 
     Args:
-        out: a .jsonl or .jsonl.gz file, replaced where it exists
+        out: a .jsonl or .jsonl.gz file, replaced where it exists; ``-`` for standard output
         paths, seed, workers, lm, limit: as for :func:`generate_passages`
 
     Raises:
         ClozeError: as :func:`generate_passages`; *out* cannot be written, or the run was interrupted
     """
     out = Path(out)
-    if not out.name.lower().endswith((".jsonl", ".jsonl.gz")):
+    if not is_stdout(out) and not out.name.lower().endswith((".jsonl", ".jsonl.gz")):
         raise ClozeError(f"{out}: expected a name that ends in .jsonl or .jsonl.gz, found '{out.name}'; rename --out")
     check_writable(out)
     tally = GenerateTally()
@@ -162,10 +157,16 @@ def generate_passages(
 
             tally.notes += judge.check(lm)
         rows = folder / "pairs.npy"
-        pools, pieces = _count(files, workers, rows, tally)
-        tally.pieces = sum(pieces)
-        if tally.pieces:
-            yield from _make(files, workers, (pools, rows, seed, lm), _quotas(pieces, limit), tally)
+        try:
+            pools, excerpts = _count(files, workers, rows, tally)
+            tally.excerpts = sum(excerpts)
+            if tally.excerpts:
+                yield from _make(files, workers, (pools, rows, seed, lm), _quotas(excerpts, limit), tally)
+        except BrokenProcessPool as error:
+            raise ClozeError(
+                "generate: a worker process died (out of memory, or a script without if __name__ == '__main__':); "
+                "use fewer --workers"
+            ) from error
     if not tally.passages:
         named = ["standard input" if str(path) == "-" else str(path) for path in paths]
         raise ClozeError(
@@ -180,7 +181,7 @@ def _default_workers(lm: PathLike | None) -> int:
 
         if torch.cuda.is_available():
             return 1  # each worker would load a model of its own
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores()
 
 
 @contextmanager
@@ -201,31 +202,30 @@ def _temporary(folder: Callable[[], Any]) -> Iterator[None]:
 def _count(
     files: Sequence[tuple[Path, str]], workers: int, rows: Path, tally: GenerateTally
 ) -> tuple[dict[str, list[tuple[int, str]]], list[int]]:
-    """Count the words of the text into *rows* and pools, and the pieces of each chunk."""
+    """Count the words of the text into *rows* and pools, and the excerpts of each chunk."""
     size = sum(file.stat().st_size * (1 if file.suffix.lower() == ".txt" else 3) for file, _ in files)
     every = -(-size // _COUNTED)
     counting = Counting()
-    pieces: list[int] = []
+    excerpts: list[int] = []
     chunks = ((chunk, number % max(every, 1) == 0) for number, chunk in enumerate(read_chunks(files)))
-    with _Workers(workers, None) as pool, _progress("count", files) as progress:
-        for found in pool.run(count_chunk, chunks):
+    with Pool(workers, count_chunk) as pool, _progress("count", files) as progress:
+        for found in pool.run(chunks):
             if found.counts is not None:
                 counting.add(found.counts)
-            pieces.append(found.pieces)
+            excerpts.append(found.excerpts)
             tally.paragraphs.update(found.skipped)
             progress.update(found.size)
     with _temporary(lambda: rows.parent):
         np.save(rows, counting.rows)
-    return counting.pools(), pieces
+    return counting.pools(), excerpts
 
 
 def _make(
     files: Sequence[tuple[Path, str]], workers: int, state: tuple[Any, ...], quotas: Sequence[int], tally: GenerateTally
 ) -> Iterator[dict[str, Any]]:
     chunks = ((chunk, quota) for chunk, quota in zip(read_chunks(files), quotas))
-    make = _make_chunk if workers > 1 else Maker(*state).make_task
-    with _Workers(workers, state) as pool, _progress("generate", files) as progress:
-        for made in pool.run(make, chunks):
+    with Pool(workers, _ChunkMaker(state)) as pool, _progress("generate", files) as progress:
+        for made in pool.run(chunks):
             for passage in made.passages:
                 tally.passages += 1
                 tally.blanks += len(passage["answers"])
@@ -236,14 +236,27 @@ def _make(
             progress.update(made.size)
 
 
-def _quotas(pieces: Sequence[int], limit: int | None) -> list[int]:
+class _ChunkMaker:
+    """Makes passages of chunks; its :class:`Maker` is made by the process that has to, at its first chunk."""
+
+    def __init__(self, state: tuple[Any, ...]) -> None:
+        self._state = state
+        self._maker: Maker | None = None
+
+    def __call__(self, task: tuple[Chunk, int]) -> Made:
+        if self._maker is None:
+            self._maker = Maker(*self._state)
+        return self._maker.make(*task)
+
+
+def _quotas(excerpts: Sequence[int], limit: int | None) -> list[int]:
     """How many passages each chunk is to make."""
-    total = sum(pieces)
+    total = sum(excerpts)
     if limit is None or limit >= total:
-        return list(pieces)
+        return list(excerpts)
     quotas = []
     before = 0
-    for number in pieces:
+    for number in excerpts:
         quotas.append((before + number) * limit // total - before * limit // total)
         before += number
     return quotas
@@ -253,77 +266,3 @@ def _progress(name: str, files: Sequence[tuple[Path, str]]) -> Any:
     plain = all(file.suffix.lower() not in (".gz", ".xz") for file, _ in files)
     total = sum(file.stat().st_size for file, _ in files) if plain else None
     return tqdm(total=total, desc=name, unit="B", unit_scale=True, disable=None)
-
-
-# -- worker processes --------------------------------------------------------------------------------------------------
-
-_state: dict[str, Any] = {}  # of a worker process
-
-
-def _start_process(state: tuple[Any, ...] | None) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops its workers
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _state["arguments"] = state
-
-
-def _end_with_parent() -> None:
-    """End this worker where its parent was killed, which would leave it waiting for ever."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _make_chunk(task: tuple[Chunk, int]) -> Made:
-    if "maker" not in _state:  # here, so that its errors reach the parent
-        _state["maker"] = Maker(*_state["arguments"])
-    made: Made = _state["maker"].make_task(task)
-    return made
-
-
-class _Workers:
-    """Runs a function over tasks in order, in this process or in several."""
-
-    def __init__(self, workers: int, state: tuple[Any, ...] | None) -> None:
-        self._workers = workers
-        self._pool: ProcessPoolExecutor | None = None
-        if workers > 1:
-            self._pool = ProcessPoolExecutor(
-                workers, mp_context=get_context("spawn"), initializer=_start_process, initargs=(state,)
-            )
-
-    def __enter__(self) -> _Workers:
-        return self
-
-    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        if self._pool is None:
-            return
-        if error is not None:  # what is under way is of no use
-            for process in list((self._pool._processes or {}).values()):
-                process.terminate()
-            # or the thread that sends chunks would wait for ever for somebody to read them
-            self._pool._call_queue._reader.close()  # type: ignore[attr-defined]
-        self._pool.shutdown(cancel_futures=True)
-
-    def run(self, function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
-        """Results in the order of *tasks*; a bounded number is under way at any time."""
-        if self._pool is None:
-            yield from map(function, tasks)
-            return
-        try:
-            yield from self._run(self._pool, function, tasks)
-        except BrokenProcessPool as error:
-            raise ClozeError(
-                "generate: a worker process died (out of memory, or a script without if __name__ == '__main__':); "
-                "use fewer --workers"
-            ) from error
-
-    def _run(self, pool: ProcessPoolExecutor, function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
-        under_way: deque[Future[Any]] = deque()
-        for task in tasks:
-            under_way.append(pool.submit(function, task))
-            if len(under_way) > 2 * self._workers:
-                yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()

@@ -1,7 +1,7 @@
-"""Prose: text files of any size as chunks of paragraphs, and paragraphs as pieces of a passage's length.
+"""Prose: text files of any size as chunks of paragraphs, and paragraphs as excerpts of a passage's length.
 
 A line is a paragraph, or, in files whose lines are wrapped by hand, what stands between two blank lines.  Paragraphs
-that are not English prose (headings, lists, tables, verse, other scripts) are left out with a reason, and no piece
+that are not English prose (headings, lists, tables, verse, other scripts) are left out with a reason, and no excerpt
 reaches across one.
 """
 
@@ -30,7 +30,7 @@ SUFFIXES = (".txt", ".txt.gz", ".txt.xz")
 #: How the name of the temporary folder begins.
 TEMPORARY = "fairseq-cloze-generate."
 
-#: Words of a piece: at least, at most; it ends after 200 to 280 where sentences allow.
+#: Words of an excerpt: at least, at most; it ends after 200 to 280 where sentences allow.
 MIN_WORDS, MAX_WORDS = 150, 350
 
 _SPOOLED = "stdin.txt"
@@ -78,7 +78,7 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Piece:
+class Excerpt:
     """Text of a passage's length: its id, and its paragraphs with blank lines between them."""
 
     id: str
@@ -292,7 +292,7 @@ def unsuitable(text: str) -> str:
     return ""
 
 
-# -- pieces ----------------------------------------------------------------------------------------------------------
+# -- excerpts -------------------------------------------------------------------------------------------------------
 
 
 def sentences(text: str) -> list[tuple[int, int]]:
@@ -314,7 +314,7 @@ def sentences(text: str) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class _Held:
-    """A paragraph or a part of one: the line, the text, its words, and what to count where it is in no piece."""
+    """A paragraph or a part of one: the line, the text, its words, and what to count where it is in no excerpt."""
 
     line: int
     text: str
@@ -326,10 +326,10 @@ _WHOLE, _END, _COUNTED = "", "ends of paragraphs", "counted"
 
 
 class Cutter:
-    """Cuts the paragraphs of a chunk into pieces of :data:`MIN_WORDS` to :data:`MAX_WORDS` words.
+    """Cuts the paragraphs of a chunk into excerpts of :data:`MIN_WORDS` to :data:`MAX_WORDS` words.
 
     Attributes:
-        skipped: paragraphs, and ends of paragraphs, that are in no piece, by reason
+        skipped: paragraphs, and ends of paragraphs, that are in no excerpt, by reason
     """
 
     def __init__(self) -> None:
@@ -338,8 +338,8 @@ class Cutter:
         self._words = 0
         self._ids: Counter[str] = Counter()
 
-    def cut(self, chunk: Chunk) -> Iterator[Piece]:
-        """Yield the pieces of a chunk, in order."""
+    def cut(self, chunk: Chunk) -> Iterator[Excerpt]:
+        """Yield the excerpts of a chunk, in order."""
         self._ids.clear()
         for paragraph in chunk.paragraphs:
             if paragraph.problem:
@@ -355,8 +355,8 @@ class Cutter:
             yield from self._split(chunk.name, paragraph)
         yield from self._flush(chunk.name)
 
-    def _split(self, name: str, paragraph: Paragraph) -> Iterator[Piece]:
-        """Cut a paragraph that does not fit between its sentences; what is left over begins the next piece."""
+    def _split(self, name: str, paragraph: Paragraph) -> Iterator[Excerpt]:
+        """Cut a paragraph that does not fit between its sentences; what is left over begins the next excerpt."""
         begin = 0
         words = 0
         for start, end in sentences(paragraph.text):
@@ -390,7 +390,7 @@ class Cutter:
         first = self._held[0].line if self._held else line
         return 200 + zlib.crc32(f"{name}:{first}".encode()) % 81
 
-    def _flush(self, name: str) -> Iterator[Piece]:
+    def _flush(self, name: str) -> Iterator[Excerpt]:
         held, words = self._held, self._words
         self._held, self._words = [], 0
         while held and _OPEN_END.search(held[-1].text):
@@ -403,7 +403,7 @@ class Cutter:
             name = f"{name}:{held[0].line}"
             self._ids[name] += 1
             number = self._ids[name]
-            yield Piece(name if number == 1 else f"{name}.{number}", "\n\n".join(part.text for part in held))
+            yield Excerpt(name if number == 1 else f"{name}.{number}", "\n\n".join(part.text for part in held))
 
 
 def spool(folder: Path) -> Path:

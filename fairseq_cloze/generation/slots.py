@@ -1,4 +1,4 @@
-"""Blanks: which words of a text to ask for.
+"""Slots: which words of a text to ask for.
 
 About one word in seventeen, spread evenly, none in the first sentence, none near another; two thirds content words and
 one third function words, as in the exams of CLOTH.

@@ -8,22 +8,9 @@ from pathlib import Path
 
 from ..files import PathLike
 from .delivery import Outcome, deliver, longest
-from .message import Mail, compose, last_lines
-from .settings import MailError, MailSettings, load_settings, settings_path, state_path
+from .message import Mail, compose
+from .settings import MailError, MailSettings, load_settings, state_path
 from .spool import Entry, waiting
-
-__all__ = [
-    "Flushed",
-    "Mail",
-    "MailError",
-    "MailSettings",
-    "Mailer",
-    "flush",
-    "last_lines",
-    "load_settings",
-    "send_test",
-    "settings_path",
-]
 
 ATTEMPTS = 3
 

@@ -33,6 +33,7 @@ LINES = 50
 
 _MOST_TEXT = 200_000  # characters of the body
 _MOST_SUBJECT = 200
+_MOST_NAME = 60  # characters
 
 _TEXTS = (".log", ".txt", ".out", ".err", ".json", ".jsonl", ".csv", ".tsv", ".md", ".toml", ".yaml", ".yml", "")
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # colours and cursor movements
@@ -87,7 +88,7 @@ def compose(mail: Mail, settings: MailSettings) -> Letter:
     from email.utils import localtime, make_msgid
 
     def header(addresses: Sequence[tuple[str, str]]) -> tuple[Address, ...]:
-        return tuple(Address(_one_line(name), addr_spec=address) for name, address in addresses)
+        return tuple(Address(_display_name(name), addr_spec=address) for name, address in addresses)
 
     sender = split_address(settings.sender)
     to = list({address: (name, address) for name, address in map(split_address, mail.to or settings.to)}.values())
@@ -140,7 +141,13 @@ def last_lines(path: Path, lines: int = LINES) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(clean(text).split())
+    """Text as a header may hold it: one line, without the ``=?`` by which it could spell other headers in code."""
+    return " ".join(clean(text).split()).replace("=?", "= ?")
+
+
+def _display_name(name: str) -> str:
+    """The name before an address: short, without the characters at which Python breaks long names wrongly."""
+    return " ".join(re.sub(r'[()<>@:;\\"=?\[\],]', " ", _one_line(name))[:_MOST_NAME].split())
 
 
 def _cut(text: str) -> str:

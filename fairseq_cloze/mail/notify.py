@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .mailer import Mail, Mailer, MailError
-from .settings import split_address
+from ..errors import ClozeError
+from .mailer import Mailer
+from .message import Mail
+from .settings import MailError, split_address
 
 KINDS = ("start", "success", "failure", "best", "stalled", "chance", "ended")
 
@@ -71,12 +73,8 @@ class Notifier:
         self._pending: list[tuple[float, Event]] = []
         self._changed = threading.Condition()
         self._closed = False
+        self._problem = ""  # with the picture, told last
         self._thread: threading.Thread | None = None
-
-    @property
-    def active(self) -> bool:
-        """Whether events become mails at all."""
-        return self._mailer is not None
 
     def tell(self, event: Event) -> None:
         """Have an event mailed; returns at once."""
@@ -182,7 +180,10 @@ class Notifier:
                 try:
                     picture = event.picture()
                 except Exception as error:
-                    text = f"{text.rstrip()}\n\nThe picture could not be drawn: {type(error).__name__}: {error}"
+                    problem = str(error) if isinstance(error, ClozeError) else f"{type(error).__name__}: {error}"
+                    if problem != self._problem:
+                        self._problem = problem
+                        text = f"{text.rstrip()}\n\nThe picture could not be drawn: {problem}"
                 break
         return Mail(subject, text, self._to, attachments, picture)
 

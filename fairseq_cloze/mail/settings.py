@@ -5,7 +5,6 @@ Nothing here asks questions: what is missing is an error, as jobs run where nobo
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import ipaddress
 import os
@@ -13,6 +12,7 @@ import re
 import stat
 import subprocess
 import sys
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -196,10 +196,9 @@ def _read_file(path: Path) -> dict[str, Any]:
         return {}
     except (OSError, UnicodeDecodeError) as error:
         raise MailError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or 'it is not UTF-8'})") from None
-    toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
-        table = toml.loads(text)
-    except toml.TOMLDecodeError as error:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         # never chained: a traceback of the parser shows the text, and with it the password
         raise MailError(f'{path}: not TOML: {error}; strings stand in quotes, as in host = "smtp.gmail.com"') from None
     return {key: _checked(str(path), key, value) for key, value in table.items()}

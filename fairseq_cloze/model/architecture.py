@@ -28,3 +28,8 @@ class Architecture:
             if found is not None and found != expected:
                 out.append(f"{entry.name} {expected} in the checkpoint, {found} in the model")
         return out
+
+
+#: RoBERTa-base and RoBERTa-large.
+BASE = Architecture(12, 768, 3072, 12, max_positions=512)
+LARGE = Architecture(24, 1024, 4096, 16, max_positions=512)

@@ -6,8 +6,6 @@ earlier one.  Softmax over a row gives the probabilities.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,18 +19,6 @@ from .names import HEAD_NAME
 Sample = dict[str, Any]
 
 
-class Average(nn.Module):
-    """Several models that :func:`candidate_scores` scores with as one: the mean of their probabilities."""
-
-    def __init__(self, models: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.models = nn.ModuleList(models)
-
-    def max_positions(self) -> int:
-        """Most tokens that every model can take."""
-        return min(int(model.max_positions()) for model in self.models)  # type: ignore[operator]
-
-
 def candidate_scores(model: nn.Module, sample: Sample, settings: Settings) -> Tensor:
     """Score every candidate of a batch.
 
@@ -40,7 +26,6 @@ def candidate_scores(model: nn.Module, sample: Sample, settings: Settings) -> Te
 
     - ``mean``: mean over the candidate's tokens of their logits at the blank's one ``<mask>``.  With a softmax over the
       candidates that is the same as the mean log-probability, as the normaliser is common to all.
-    - ``sum``: sum of their log-probabilities there.
     - ``kmask``: as many masks as tokens, mean log-probability of each token at its own.
     - ``l2r``: the same with the tokens before it filled in, mean log-probability: the within-word left-to-right
       pseudo-log-likelihood of Kauf & Ivanova, "A Better Way to Do Masked Language Model Scoring" (ACL 2023), with the
@@ -62,13 +47,10 @@ def candidate_scores(model: nn.Module, sample: Sample, settings: Settings) -> Te
     Returns:
         ``float32 (blanks, candidates)``
     """
-    if isinstance(model, Average):
-        scores = torch.stack([candidate_scores(each, sample, settings).log_softmax(dim=1) for each in model.models])
-        return scores.logsumexp(dim=0) - math.log(len(scores))
     if settings.view == "joint":
         scores = _scores_at_masks(model, sample, settings)
     else:
-        by_row = _head_scores(model, sample) if settings.scorer == "head" else filled_scores(model, sample)
+        by_row = _head_scores(model, sample) if settings.scorer == "head" else _filled_scores(model, sample)
         scores = by_row[sample["row"].clamp(min=0)]
     return scores.masked_fill(~sample["distinct"], float("-inf"))
 
@@ -81,10 +63,7 @@ def _scores_at_masks(model: nn.Module, sample: Sample, settings: Settings) -> Te
     if scores.dim() == 2:  # a plain RoBERTa projects to the whole vocabulary: (reads, vocabulary)
         scores = _tokens_of_vocabulary(scores.float(), inputs, contrast, normalise)
     present = inputs["candidate_tokens"].ne(PAD)
-    scores = scores.float().masked_fill(~present, 0.0).sum(dim=-1)
-    if settings.scorer != "sum":
-        scores = scores / present.sum(dim=-1).clamp(min=1)
-    return scores
+    return scores.float().masked_fill(~present, 0.0).sum(dim=-1) / present.sum(dim=-1).clamp(min=1)
 
 
 def _tokens_of_vocabulary(logits: Tensor, inputs: Sample, contrast: float, normalise: bool) -> Tensor:
@@ -97,7 +76,7 @@ def _tokens_of_vocabulary(logits: Tensor, inputs: Sample, contrast: float, norma
     return (logits[inputs["token_reads"].flatten(1), flat] - others.gather(1, flat)).view_as(tokens)
 
 
-def filled_scores(model: nn.Module, sample: Sample) -> Tensor:
+def _filled_scores(model: nn.Module, sample: Sample) -> Tensor:
     """Mean log-probability of what is filled in and of its neighbours, ``float32 (rows,)``."""
     source = sample["net_input"]["src_tokens"]
     spans = sample["spans"]

@@ -10,7 +10,6 @@ from fairseq.data import FairseqDataset
 
 from ..passages.passage import UNLABELLED
 from ..views.batches import cut_batches, fillers, longest_first, shuffled
-from ..views.joint import JointView
 from ..views.view import Item, Sample, View
 
 
@@ -21,17 +20,14 @@ class ClozeDataset(FairseqDataset):
         view: the items
         shuffle: whether these are training data
         seed: start of the shuffling
-        teacher_blanks: share of the blanks that stand filled with gold, drawn anew in every epoch, and are not scored;
-            for view ``joint``
         name: the split, which batches carry as ``split``
     """
 
-    def __init__(self, view: View, shuffle: bool, seed: int = 1, teacher_blanks: float = 0.0, name: str = "") -> None:
+    def __init__(self, view: View, shuffle: bool, seed: int = 1, name: str = "") -> None:
         super().__init__()
         self.view = view
         self.shuffle = shuffle
         self.seed = seed
-        self.teacher_blanks = teacher_blanks
         self.name = name
         self.epoch = 1
         #: the number of batches is made a multiple of this, by fillers that count for nothing
@@ -44,9 +40,6 @@ class ClozeDataset(FairseqDataset):
         """An item; ``-1 - n`` is item ``n`` as a filler."""
         if index < 0:
             return {**self.view.item(-1 - int(index)), "filler": True}
-        if self.teacher_blanks and isinstance(self.view, JointView):
-            generator = np.random.default_rng([self.seed, self.epoch, int(index)])
-            return self.view.item(int(index), self.view.draw_gold(int(index), self.teacher_blanks, generator))
         return self.view.item(int(index))
 
     def collater(self, samples: Sequence[Item]) -> Sample:

@@ -23,15 +23,15 @@ def print_errors_plainly() -> None:
     own_codes = (Exit.AT_CHANCE, Exit.OUT_OF_MEMORY, Exit.REQUEUE)
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        code = error.exit_code if isinstance(error, ClozeError) else 1
-        if kind.__name__ == "ProcessExitedException" and getattr(error, "exit_code", 1) in own_codes:
-            code = getattr(error, "exit_code", 1)
+        code = error.exit_code if isinstance(error, ClozeError) else Exit.FAILED
+        if kind.__name__ == "ProcessExitedException" and getattr(error, "exit_code", Exit.FAILED) in own_codes:
+            code = error.exit_code  # type: ignore[attr-defined]
         elif isinstance(error, ClozeError) and not os.environ.get("FAIRSEQ_CLOZE_TRACEBACK"):
             sys.stdout.flush()
             print(f"Error: {error}", file=sys.stderr)
         else:
             previous(kind, error, trace)
-        if code != 1:  # Python's own after a hook
+        if code != Exit.FAILED:  # Python's own after a hook
             raise SystemExit(code)
 
     hook.plain_cloze_errors = True  # type: ignore[attr-defined]

@@ -98,10 +98,6 @@ class FitResult:
     probes: list[Probe] = field(default_factory=list)
     seconds: float = 0.0
 
-    def predict(self, max_tokens: int) -> int:
-        """Peak of a training with that many tokens, in bytes."""
-        return max(self.update, int(self.fixed + self.per_token * max_tokens))
-
     @property
     def options(self) -> str:
         """What to pass to ``fairseq-train``."""

@@ -21,31 +21,12 @@ from fairseq.modules.transformer_sentence_encoder import init_bert_params
 from omegaconf import DictConfig, open_dict
 from torch import Tensor, nn
 
-from ..model.architecture import Architecture
+from ..model.architecture import BASE, LARGE, Architecture
 from ..model.encoder import Attention, Encoder, TrainingOptions
 from ..model.heads import LMHead
 from ..model.roberta import scores_of_candidate_tokens
 from ..weights.upgrading import upgraded_weights
 from .names import MODEL_NAME
-
-BASE: dict[str, Any] = {
-    "encoder_layers": 12,
-    "encoder_embed_dim": 768,
-    "encoder_ffn_embed_dim": 3072,
-    "encoder_attention_heads": 12,
-    "max_positions": 512,
-    "activation_fn": "gelu",
-    "layer_norm_eps": 1e-5,
-    "untie_weights_roberta": False,
-    "pooler_activation_fn": "tanh",
-}
-LARGE: dict[str, Any] = {
-    **BASE,
-    "encoder_layers": 24,
-    "encoder_embed_dim": 1024,
-    "encoder_ffn_embed_dim": 4096,
-    "encoder_attention_heads": 16,
-}
 
 _FROM_CHECKPOINT = "(default: as in the checkpoint; {} from scratch)"
 
@@ -55,19 +36,20 @@ class ClozeRobertaConfig(FairseqDataclass):
     """Options of ``--arch cloze_roberta``; what is ``None`` comes from the checkpoint."""
 
     encoder_layers: Optional[int] = field(
-        default=None, metadata={"help": "number of layers " + _FROM_CHECKPOINT.format(12)}
+        default=None, metadata={"help": "number of layers " + _FROM_CHECKPOINT.format(BASE.encoder_layers)}
     )
     encoder_embed_dim: Optional[int] = field(
-        default=None, metadata={"help": "width of the encoder " + _FROM_CHECKPOINT.format(768)}
+        default=None, metadata={"help": "width of the encoder " + _FROM_CHECKPOINT.format(BASE.encoder_embed_dim)}
     )
     encoder_ffn_embed_dim: Optional[int] = field(
-        default=None, metadata={"help": "width of the feed-forward layers " + _FROM_CHECKPOINT.format(3072)}
+        default=None,
+        metadata={"help": "width of the feed-forward layers " + _FROM_CHECKPOINT.format(BASE.encoder_ffn_embed_dim)},
     )
     encoder_attention_heads: Optional[int] = field(
-        default=None, metadata={"help": "attention heads " + _FROM_CHECKPOINT.format(12)}
+        default=None, metadata={"help": "attention heads " + _FROM_CHECKPOINT.format(BASE.encoder_attention_heads)}
     )
     max_positions: Optional[int] = field(
-        default=None, metadata={"help": "tokens of the longest input " + _FROM_CHECKPOINT.format(512)}
+        default=None, metadata={"help": "tokens of the longest input " + _FROM_CHECKPOINT.format(BASE.max_positions)}
     )
     activation_fn: Optional[str] = field(
         default=None, metadata={"help": "activation function " + _FROM_CHECKPOINT.format("gelu")}
@@ -149,7 +131,7 @@ class ClozeRobertaModel(RobertaModel):
     @classmethod
     def build_model(cls, args: Any, task: Any) -> "ClozeRobertaModel":
         """Build a model; what its configuration leaves open is as in RoBERTa-base."""
-        fill_config(args, BASE)
+        fill_config(args, vars(BASE))
         with open_dict(args) if isinstance(args, DictConfig) else nullcontext():
             base_architecture(args)  # what fairseq's RoBERTa has options for and ours has not
             return cls(args, ClozeRobertaEncoder(args, task.source_dictionary))
@@ -252,10 +234,10 @@ def fill_config(config: Any, values: dict[str, Any]) -> None:
 @register_model_architecture(MODEL_NAME, "cloze_roberta_base")
 def cloze_roberta_base(args: Any) -> None:
     """RoBERTa-base: 12 layers of 768."""
-    fill_config(args, BASE)
+    fill_config(args, vars(BASE))
 
 
 @register_model_architecture(MODEL_NAME, "cloze_roberta_large")
 def cloze_roberta_large(args: Any) -> None:
     """RoBERTa-large: 24 layers of 1024."""
-    fill_config(args, LARGE)
+    fill_config(args, vars(LARGE))

@@ -55,7 +55,7 @@ class FusedAdamW(FairseqOptimizer):
 
             self._optimizer = FusedAdam(params, adam_w_mode=True, **self.optimizer_config)
         else:
-            self._optimizer = torch.optim.AdamW(params, fused=on_cuda or _fuses_on_cpu(), **self.optimizer_config)
+            self._optimizer = torch.optim.AdamW(params, fused=True, **self.optimizer_config)
 
     @property
     def optimizer_config(self) -> dict[str, Any]:
@@ -100,11 +100,3 @@ def _two_numbers(value: Any) -> Any:
         return float(first), float(second)
     except (TypeError, ValueError, SyntaxError) as error:
         raise ClozeError(f"--adam-betas: expected two numbers such as '(0.9, 0.98)', found '{value}'") from error
-
-
-def _fuses_on_cpu() -> bool:
-    try:
-        torch.optim.AdamW([nn.Parameter(torch.zeros(1))], fused=True)
-    except RuntimeError:  # torch before 2.4
-        return False
-    return True

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import SetupError
 
-MINIMUM_TORCH = (2, 1)
+MINIMUM_TORCH = (2, 6)
 
 INSTALL_FAIRSEQ = "pip install ve-fairseq==0.12.3"
 
@@ -24,9 +24,9 @@ def require_fairseq() -> None:
     try:
         import torch
     except ImportError as error:
-        raise SetupError(f"torch cannot be imported ({error}): pip install 'torch>=2.1'") from error
+        raise SetupError(f"torch cannot be imported ({error}): pip install 'torch>=2.6'") from error
     if _version(torch.__version__) < MINIMUM_TORCH:
-        raise SetupError(f"torch {torch.__version__} is too old, 2.1 or newer is needed: pip install 'torch>=2.1'")
+        raise SetupError(f"torch {torch.__version__} is too old, 2.6 or newer is needed: pip install 'torch>=2.6'")
     refuse_wrong_apex()
     if importlib.util.find_spec("fairseq") is None:
         raise SetupError(f"fairseq is not installed: {INSTALL_FAIRSEQ}")

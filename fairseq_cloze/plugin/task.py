@@ -17,8 +17,8 @@ from torch import nn
 
 from ..data.databin import DataBin
 from ..data.vocabulary import Vocabulary
-from ..errors import CheckpointError, ClozeError, DataBinError, Exit
-from ..files import split_paths
+from ..errors import ClozeError, DataBinError, Exit
+from ..model.architecture import BASE
 from ..model.names import HEAD_NAME
 from ..runs.lock import RUN_FILE, RunLock
 from ..runs.names import LAST_CHECKPOINT
@@ -35,7 +35,7 @@ from .dataset import ClozeDataset
 from .distributed import rank, refuse_independent_processes
 from .ending import end_run
 from .events import figures
-from .model import BASE, ClozeRobertaModel, rest_lm_head, set_layer_norm_eps
+from .model import ClozeRobertaModel, rest_lm_head, set_layer_norm_eps
 from .names import CRITERION_NAME, TASK_NAME
 from .recovery import RecoveringTask, RecoveryConfig
 from .source import find_source, fit_model, prove_everywhere, value_of
@@ -63,7 +63,7 @@ class ClozeRankingConfig(RecoveryConfig):
     scorer: ChoiceEnum(SCORERS) = field(  # type: ignore[valid-type]
         default=Settings.scorer,
         metadata={
-            "help": "how the LM head scores a candidate of several tokens. mean, sum: over the tokens, at one mask; "
+            "help": "how the LM head scores a candidate of several tokens. mean: over the tokens, at one mask; "
             "kmask: as many masks as tokens; l2r: and the tokens before filled in; head: a new ranking head instead of "
             "the LM head (views full and neighbors, which else need mean)"
         },
@@ -76,13 +76,6 @@ class ClozeRankingConfig(RecoveryConfig):
         metadata={
             "help": "share of a candidate's mean score at the passage's other blanks that its score is reduced by "
             "(view joint)"
-        },
-    )
-    teacher_blanks: float = field(
-        default=0.0,
-        metadata={
-            "help": "share of the blanks that stand filled with the right answer in training, drawn anew in every "
-            "epoch; they are not scored then (view joint)"
         },
     )
     from_scratch: bool = field(
@@ -114,17 +107,12 @@ class ClozeRankingTask(RecoveringTask):
         super().__init__(cfg, **kwargs)
         #: how candidates are scored
         self.settings = Settings(**{name: value_of(getattr(cfg, name)) for name in CARRIED})
-        if not 0.0 <= cfg.teacher_blanks < 1.0 or (cfg.teacher_blanks and self.settings.view != "joint"):
-            raise ClozeError(
-                f"--teacher-blanks: expected a share below 1, with --view joint, found {cfg.teacher_blanks} "
-                f"with --view {self.settings.view}"
-            )
         self.shards = [DataBin(path) for path in utils.split_paths(cfg.data)]
         self.vocabulary: Vocabulary = self.shards[0].vocabulary
         for shard in self.shards[1:]:
             _check_shard(shard, self.shards[0])
         self._dictionary = make_dictionary(self.vocabulary)
-        self._max_positions: int = BASE["max_positions"]
+        self._max_positions: int = BASE.max_positions
         self._source: Checkpoint | None = None  # what training starts from, until that is proved
         self._loads_checkpoint = False  # a model was built for a checkpoint that fairseq loads, not for training
         self._beginning = Beginning(self.settings.scorer, self.shards[0].encoding.text_norm, cfg.from_scratch)
@@ -161,8 +149,7 @@ class ClozeRankingTask(RecoveringTask):
             shard = self.shards[(epoch - 1) % len(self.shards)]
         view = make_view(self.settings, shard.open(split), self.vocabulary, self._max_positions)
         shuffle = split == self.cfg.train_subset
-        teacher_blanks = self.cfg.teacher_blanks if shuffle else 0.0
-        self.datasets[split] = ClozeDataset(view, shuffle, self.cfg.seed, teacher_blanks, split)
+        self.datasets[split] = ClozeDataset(view, shuffle, self.cfg.seed, split)
 
     def get_batch_iterator(
         self, dataset: ClozeDataset, max_positions: Any = None, required_batch_size_multiple: int = 1, **kwargs: Any
@@ -199,7 +186,7 @@ class ClozeRankingTask(RecoveringTask):
                 self._check_vocabulary(self._source)
                 fit_model(self._source, cfg)
         elif self.cfg.path:  # fairseq-validate
-            self._check_validated([Path(path) for path in split_paths(self.cfg.path)])
+            self._check_validated(Path(self.cfg.path))
         model = super().build_model(cfg, from_checkpoint)
         eps = getattr(cfg, "layer_norm_eps", None)
         if eps is not None and not isinstance(model, ClozeRobertaModel):
@@ -228,19 +215,12 @@ class ClozeRankingTask(RecoveringTask):
 
     # -- the checkpoint training starts from -------------------------------------------------------------------------
 
-    def _check_validated(self, paths: list[Path]) -> None:
-        """Make sure that checkpoints can be validated, several as an average."""
-        for path in filter(Path.is_file, paths):  # fairseq says it if one is missing
-            checkpoint = Checkpoint.read(path)
-            self._check_vocabulary(checkpoint)
-            if self.settings.scorer == "head":
-                checkpoint.require_ranking_head()
-            view = checkpoint.carried.view or self.settings.view
-            if len(paths) > 1 and view != self.settings.view:
-                raise CheckpointError(
-                    f"{path}: was trained with view {view}, and fairseq-validate scores all checkpoints of an average "
-                    f"in one, here {self.settings.view}; take 'fairseq-cloze evaluate', which gives each its own"
-                )
+    def _check_validated(self, path: Path) -> None:
+        """Make sure that a checkpoint can be validated."""
+        checkpoint = Checkpoint.read(path)
+        self._check_vocabulary(checkpoint)
+        if self.settings.scorer == "head":
+            checkpoint.require_ranking_head()
 
     def _check_vocabulary(self, checkpoint: Checkpoint) -> None:
         line, proved = checkpoint.check_vocabulary(self.vocabulary, f"data-bin {self.shards[0].folder}")

@@ -59,7 +59,7 @@ def gold_of(store: Store) -> np.ndarray:
     """Index of the right candidate, the first of equal ones, -1 where unlabelled; ``int64 (blanks,)``."""
     gold = np.asarray(store.columns["gold"], dtype=np.int64)
     labelled = gold != UNLABELLED
-    first = store.columns["candidate_first"][np.asarray(store.candidate_end[:-1]) + np.where(labelled, gold, 0)]
+    first = store.columns["candidate_first"][np.asarray(store.candidate_offsets[:-1]) + np.where(labelled, gold, 0)]
     return np.where(labelled, first, UNLABELLED).astype(np.int64)
 
 
@@ -71,8 +71,8 @@ def make_predictions(store: Store, answers: np.ndarray, probabilities: np.ndarra
         answers: index of the predicted candidate, the first of equal ones, ``int64 (blanks,)``
         probabilities: of each candidate, 0 where there is none, ``float32 (blanks, candidates)``; kept to six digits
     """
-    gold, ends = gold_of(store).tolist(), store.blank_end.tolist()
-    count = np.diff(store.candidate_end).tolist()
+    gold, ends = gold_of(store).tolist(), store.blank_offsets.tolist()
+    count = np.diff(store.candidate_offsets).tolist()
     out = {}
     for passage in range(len(store)):
         blanks = range(ends[passage], ends[passage + 1])
@@ -112,7 +112,6 @@ def writing(path: PathLike) -> Iterator[Callable[[str, Any], None]]:
 
     with replacing(path) as temporary:
         with explained():
-            path.parent.mkdir(parents=True, exist_ok=True)
             file = temporary.open("w", encoding="utf-8")
         try:
             yield write

@@ -40,12 +40,12 @@ def break_down(store: Store, vocabulary: Vocabulary, answers: np.ndarray) -> Bre
     gold = gold_of(store)
     labelled = gold != UNLABELLED
     right = labelled & (answers == gold)
-    passage = np.repeat(np.arange(len(store)), np.diff(store.blank_end))
+    passage = np.repeat(np.arange(len(store)), np.diff(store.blank_offsets))
     groupings = {
         "token class": _token_classes(store),
         "position of the blank": _positions(store, passage),
-        "blanks in the passage": _bins(np.diff(store.blank_end)[passage], (5, 10, 15, 20)),
-        "tokens in the passage": _bins(np.diff(store.token_end)[passage], (200, 300, 400, 510)),
+        "blanks in the passage": _bins(np.diff(store.blank_offsets)[passage], (5, 10, 15, 20)),
+        "tokens in the passage": _bins(np.diff(store.token_offsets)[passage], (200, 300, 400, 510)),
         "kind of the options": _kinds(store, vocabulary),
     }
     folders = _folders(store, passage)
@@ -86,14 +86,14 @@ def _count(grouping: _Grouping, right: np.ndarray, labelled: np.ndarray) -> dict
 
 
 def _token_classes(store: Store) -> _Grouping:
-    several = np.diff(store.candidate_token_end) > 1
-    multi = np.logical_or.reduceat(several, store.candidate_end[:-1]) if len(several) else several
+    several = np.diff(store.candidate_token_offsets) > 1
+    multi = np.logical_or.reduceat(several, store.candidate_offsets[:-1]) if len(several) else several
     return ("one-token candidates", "multi-token candidates"), multi.astype(np.int64)
 
 
 def _positions(store: Store, passage: np.ndarray) -> _Grouping:
-    count = np.diff(store.blank_end)[passage]
-    number = np.arange(store.blanks) - store.blank_end[passage]
+    count = np.diff(store.blank_offsets)[passage]
+    number = np.arange(store.blanks) - store.blank_offsets[passage]
     third = 1 + 3 * number // count
     group = np.where(number == 0, 0, np.where(number == count - 1, 4, third))
     return ("first blank", "first third", "middle third", "last third", "last blank"), group
@@ -113,7 +113,7 @@ def _folders(store: Store, passage: np.ndarray) -> _Grouping:
 
 def _kinds(store: Store, vocabulary: Vocabulary) -> _Grouping:
     texts: dict[bytes, str] = {}
-    ends = store.candidate_end.tolist()
+    ends = store.candidate_offsets.tolist()
     group = np.zeros(store.blanks, dtype=np.int64)
     for blank, (start, end) in enumerate(zip(ends[:-1], ends[1:])):
         options = []

@@ -17,6 +17,7 @@ from ..files import PathLike, split_paths
 from ..passages.passage import LETTERS
 from ..statistics import chance_interval
 from ..views.settings import AS_TRAINED, CARRIED, PartialSettings
+from ..weights.checkpoint import Checkpoint
 from ..weights.finding import open_checkpoint
 from . import sharing
 from .answers import make_predictions, write_predictions
@@ -101,7 +102,7 @@ class Evaluation:
 
 
 def evaluate(
-    checkpoint: PathLike,
+    checkpoint: PathLike | Checkpoint,
     data_bin: PathLike,
     split: str = "valid",
     settings: PartialSettings = AS_TRAINED,
@@ -116,7 +117,8 @@ def evaluate(
     Inside :func:`fairseq_cloze.ranking.sharing.joined` the work is shared, and all workers get the result.
 
     Args:
-        checkpoint: one, or several with colons between them, whose probabilities are averaged
+        checkpoint: one, as a path or read already, or paths of several with colons between them, whose probabilities
+            are averaged
         data_bin: what ``fairseq-cloze prepare`` wrote
         split: name of a split
         settings, resources, weights: as for :class:`fairseq_cloze.ranking.ranker.Ranker`
@@ -131,7 +133,10 @@ def evaluate(
         raise ClozeError("--weights and --fit-weights: expected one of them, as fitting chooses the weights")
     data = DataBin(data_bin)
     store = data.open(split)
-    checkpoints = [open_checkpoint(path) for path in split_paths(checkpoint)]
+    if isinstance(checkpoint, Checkpoint):
+        checkpoints, name = [checkpoint], checkpoint.name
+    else:
+        checkpoints, name = [open_checkpoint(path) for path in split_paths(checkpoint)], str(checkpoint)
     ranker = Ranker(checkpoints, data.vocabulary, f"data-bin {data.folder}", settings, resources, weights)
     if fit_on is not None:
         fitted = data.open(fit_on)
@@ -139,7 +144,7 @@ def evaluate(
             ranker.fit(fitted, fit_on, progress)
     with sharing.progress(f"evaluate {split}", store.blanks * len(ranker.members)) as progress:
         scores = ranker.score(store, progress)
-    given = {"checkpoint": str(checkpoint), "data_bin": str(data_bin), "split": split}
+    given = {"checkpoint": name, "data_bin": str(data_bin), "split": split}
     return sharing.from_first(lambda: _judge(ranker, data, store, scores, given, predictions_path, with_breakdown))
 
 

@@ -153,8 +153,8 @@ class Member:
         wrong = scores.isnan().any(dim=1) | (~scores.isfinite() & expected).any(dim=1)
         if wrong.any():
             blank = int(blanks[wrong.numpy()][0])
-            passage = int(np.searchsorted(store.blank_end, blank, side="right")) - 1
-            number = blank - int(store.blank_end[passage]) + 1
+            passage = int(np.searchsorted(store.blank_offsets, blank, side="right")) - 1
+            number = blank - int(store.blank_offsets[passage]) + 1
             advice = "score without --fp16" if self._fp16 else "the weights are damaged, take another checkpoint"
             raise ClozeError(
                 f"{self.name}: expected numbers as scores, found NaN or infinity for {int(wrong.sum())} blanks, "

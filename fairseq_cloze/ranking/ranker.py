@@ -156,7 +156,7 @@ class Ranker:
         store = self.encode(passages)
         scores = self.score(store)
         outcome = Outcome(scores, store)
-        ends = store.candidate_end.tolist()
+        ends = store.candidate_offsets.tolist()
         first = store.columns["candidate_first"]
         blank = 0
         for passage in passages:
@@ -230,6 +230,7 @@ def load(
     scorer: str | None = None,
     other_blanks: str | None = None,
     contrast: float | None = None,
+    gpt2_bpe: PathLike | None = None,
 ) -> Ranker:
     """Load weights to rank with, in place: nothing is converted or written.
 
@@ -247,6 +248,8 @@ def load(
         scorer: ``mean``, ``kmask``, ``l2r`` or ``head``
         other_blanks: ``remove``, ``mask`` or ``gold``, for view ``full``
         contrast: 0 to 1, for view ``joint``
+        gpt2_bpe: folder with ``encoder.json``, ``vocab.bpe`` and ``dict.txt``, for Hugging Face models without
+            tokenizer files
 
     Returns:
         a ranker
@@ -256,7 +259,7 @@ def load(
         ClozeError: settings or weights that do not fit, a device that cannot be used
     """
     return Ranker(
-        [open_checkpoint(each) for each in (path, *more)],
+        [open_checkpoint(each, gpt2_bpe) for each in (path, *more)],
         settings=PartialSettings(view, scorer, other_blanks, contrast),
         resources=Resources(device, batch_size, max_tokens, fp16, bf16),
         weights=weights,

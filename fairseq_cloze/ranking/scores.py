@@ -39,7 +39,7 @@ class Scores:
     @classmethod
     def empty(cls, store: Store) -> Scores:
         """Of a store that is still to be scored."""
-        width = int(np.diff(store.candidate_end).max(initial=1))
+        width = int(np.diff(store.candidate_offsets).max(initial=1))
         return cls(np.full((store.blanks, width), -np.inf, dtype=np.float32))
 
     @property

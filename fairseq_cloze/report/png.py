@@ -8,7 +8,7 @@ from typing import Any
 
 from ..files import PathLike, cannot_write, replacing
 from ..passages.passage import LETTERS
-from ..runs.drawing import COLOURS
+from ..runs.drawing import COLOURS, new_figure
 
 _STYLES: Mapping[str, dict[str, Any]] = {
     "train": {"linestyle": "--", "linewidth": 1.0},
@@ -29,6 +29,7 @@ def write_pngs(data: Mapping[str, Any], folder: PathLike) -> list[Path]:
         the files, 100 pixels per inch
 
     Raises:
+        SetupError: matplotlib is missing
         ClozeError: they cannot be written
     """
     folder = Path(folder)
@@ -42,7 +43,6 @@ def write_pngs(data: Mapping[str, Any], folder: PathLike) -> list[Path]:
     for name, figure in figures.items():
         path = folder / f"{name}.png"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             with replacing(path) as temporary:
                 figure.savefig(temporary, format="png")
         except OSError as error:
@@ -51,14 +51,8 @@ def write_pngs(data: Mapping[str, Any], folder: PathLike) -> list[Path]:
     return written
 
 
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.figure import Figure  # without pyplot there is no global state, and no display is looked for
-
-    return Figure(figsize=(width, height), dpi=100, layout="constrained")
-
-
 def _curves(data: Mapping[str, Any], metric: str) -> Any:
-    figure = _figure(8.0, 4.5)
+    figure = new_figure(8.0, 4.5)
     axes = figure.add_subplot()
     for number, run in enumerate(data["runs"]):
         for curve in run["curves"][metric]:
@@ -91,7 +85,7 @@ def _levels(data: Mapping[str, Any], metric: str) -> list[tuple[str, float]]:
 def _confusions(files: list[Mapping[str, Any]]) -> Any:
     columns = min(len(files), 3)
     rows = -(-len(files) // columns)
-    figure = _figure(4.0 * columns, 4.2 * rows)
+    figure = new_figure(4.0 * columns, 4.2 * rows)
     for number, file in enumerate(files):
         counts = file["confusion"]
         shares = [[count / max(sum(row), 1) for count in row] for row in counts]

@@ -98,7 +98,7 @@ class Passages:
         answers = np.zeros(store.blanks, dtype=np.int64)
         gold = np.full(store.blanks, UNLABELLED, dtype=np.int8)
         for passage_id, prediction in predictions.items():
-            start, end = store.blank_end[self.numbers[passage_id] :][:2]
+            start, end = store.blank_offsets[self.numbers[passage_id] :][:2]
             answers[start:end] = [LETTERS.index(letter) for letter in prediction.answers]
             gold[start:end] = store.columns["gold"][start:end]
         return break_down(Store({**store.columns, "gold": gold}), vocabulary, answers)
@@ -150,7 +150,7 @@ def _split(data: DataBin, name: str) -> Passages:
         return Text(
             [vocabulary.decode(passage.tokens[start:end].tolist()) for start, end in zip(starts, ends)],
             [[vocabulary.decode(tokens.tolist()).strip() for tokens in choices] for choices in passage.candidates],
-            gold[store.blank_end[number] : store.blank_end[number + 1]].tolist(),
+            gold[store.blank_offsets[number] : store.blank_offsets[number + 1]].tolist(),
         )
 
     numbers = {store.id(number): number for number in range(len(store))}

@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..errors import SetupError
 from .curves import History
 
 #: Okabe and Ito's palette, which most colour-blind people can tell apart.
@@ -26,6 +27,9 @@ def curves_png(
 
     Returns:
         a PNG of 800 x 450 pixels
+
+    Raises:
+        SetupError: matplotlib is missing
     """
     figure, (axes,) = _figure(1, title)
     _draw(axes, curves, "accuracy, %")
@@ -38,6 +42,9 @@ def history_png(history: History, title: str = "") -> bytes | None:
 
     Returns:
         a PNG, 1200 x 450 pixels with accuracy and 800 x 450 without; ``None`` where it has no figures
+
+    Raises:
+        SetupError: matplotlib is missing
     """
     parts = {metric: curves for metric in ("loss", "accuracy") if (curves := history.curves(metric))}
     if not parts:
@@ -51,10 +58,22 @@ def history_png(history: History, title: str = "") -> bytes | None:
     return _png(figure)
 
 
-def _figure(parts: int, title: str) -> tuple[Any, list[Any]]:
-    from matplotlib.figure import Figure  # without pyplot there is no global state, and no display is looked for
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure, so many inches of 100 pixels.
 
-    figure = Figure(figsize=(8.0 if parts == 1 else 12.0, 4.5), dpi=100, layout="constrained")
+    Raises:
+        SetupError: matplotlib is missing
+    """
+    try:
+        from matplotlib.figure import Figure  # without pyplot there is no global state, and no display is looked for
+    except ImportError as error:
+        raise SetupError(f"pictures need matplotlib ({error}): pip install 'fairseq-cloze[plot]'") from error
+
+    return Figure(figsize=(width, height), dpi=100, layout="constrained")
+
+
+def _figure(parts: int, title: str) -> tuple[Any, list[Any]]:
+    figure = new_figure(8.0 if parts == 1 else 12.0, 4.5)
     if title:
         figure.suptitle(title.replace("$", r"\$"))
     return figure, [figure.add_subplot(1, parts, number + 1) for number in range(parts)]

@@ -23,10 +23,10 @@ class FilledView(View):
 
     def __init__(self, store: Store, vocabulary: Vocabulary, max_positions: int) -> None:
         super().__init__(store, vocabulary, max_positions)
-        self._passage = np.repeat(np.arange(len(store)), np.diff(store.blank_end))
+        self._passage = np.repeat(np.arange(len(store)), np.diff(store.blank_offsets))
         owner, distinct = store.distinct_candidates()
         self.rows = np.bincount(owner[distinct], minlength=store.blanks)
-        longest = np.maximum.reduceat(np.diff(store.candidate_token_end), store.candidate_end[:-1])
+        longest = np.maximum.reduceat(np.diff(store.candidate_token_offsets), store.candidate_offsets[:-1])
         self.row_length = self._context_length() + longest + 2
         for number in np.flatnonzero(self.row_length > max_positions).tolist():
             self.row_length[number] = max(map(len, self.item(number)["rows"]))
@@ -47,7 +47,7 @@ class FilledView(View):
         """Rows of one blank, and where in each its candidate stands."""
         store = self.store
         left, right, sentence_starts = self._context(index)
-        first, last = store.candidate_end[index : index + 2]
+        first, last = store.candidate_offsets[index : index + 2]
         candidates = [
             store.candidate_tokens(candidate)
             for candidate in range(first, last)
@@ -95,18 +95,18 @@ class FullView(FilledView):
 
     def _context_length(self) -> np.ndarray:
         store, passage = self.store, self._passage
-        length = np.diff(store.token_end)[passage] - np.diff(store.blank_end)[passage]
+        length = np.diff(store.token_offsets)[passage] - np.diff(store.blank_offsets)[passage]
         if self._other == "mask":
-            length = np.diff(store.token_end)[passage] - 1
+            length = np.diff(store.token_offsets)[passage] - 1
         elif self._other == "gold":
-            candidate = store.candidate_end[:-1] + store.columns["gold"]
-            gold = np.diff(store.candidate_token_end)[candidate]
-            length = length + np.add.reduceat(gold, store.blank_end[:-1])[passage] - gold
+            candidate = store.candidate_offsets[:-1] + store.columns["gold"]
+            gold = np.diff(store.candidate_token_offsets)[candidate]
+            length = length + np.add.reduceat(gold, store.blank_offsets[:-1])[passage] - gold
         return length
 
     def _context(self, blank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         passage = self.store[self.passage_of(blank)]
-        first = int(self.store.blank_end[self.passage_of(blank)])
+        first = int(self.store.blank_offsets[self.passage_of(blank)])
         sides: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
         shift = np.zeros(len(passage.tokens) + 1, dtype=np.int64)  # how far a token moves
         start = 0
@@ -135,7 +135,7 @@ class NeighborsView(FilledView):
         position = np.asarray(store.columns["blank_position"], dtype=np.int64)
         start = np.zeros(len(position), dtype=np.int64)
         start[1:] = np.where(passage[1:] == passage[:-1], position[:-1] + 1, 0)
-        end = np.diff(store.token_end)[passage]
+        end = np.diff(store.token_offsets)[passage]
         end[:-1] = np.where(passage[1:] == passage[:-1], position[1:], end[:-1])
         return start, end
 

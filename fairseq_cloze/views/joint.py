@@ -6,7 +6,7 @@ one per blank and number of masks, and for ``l2r`` one per further token, with t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,6 @@ import torch
 
 from ..data.store import Store
 from ..data.vocabulary import BOS, EOS, PAD, Vocabulary
-from ..passages.passage import UNLABELLED
 from .view import Item, Sample, View
 from .windows import cut_passages
 
@@ -42,20 +41,17 @@ class JointView(View):
         store: the split
         vocabulary: what it was encoded with
         max_positions: most tokens of a row, ``<s>`` and ``</s>`` included
-        scorer: ``mean``, ``sum``, ``kmask`` or ``l2r``
-        room: leave room for the longest candidate of the passage, so that :meth:`row_around` can be filled
+        scorer: ``mean``, ``kmask`` or ``l2r``
     """
 
-    def __init__(
-        self, store: Store, vocabulary: Vocabulary, max_positions: int, scorer: str = "mean", room: bool = False
-    ) -> None:
+    def __init__(self, store: Store, vocabulary: Vocabulary, max_positions: int, scorer: str = "mean") -> None:
         super().__init__(store, vocabulary, max_positions)
         self.scorer = scorer
         self._copies_rows = scorer in ("kmask", "l2r")
         self._limits = np.full(len(store), self.limit)
-        if self._copies_rows or room:
+        if self._copies_rows:
             longest = self._longest_candidates()
-            self._limits += 1 - np.maximum.reduceat(longest, store.blank_end[:-1])
+            self._limits += 1 - np.maximum.reduceat(longest, store.blank_offsets[:-1])
             self._check_limits()
         self._windows = self._cut()
         self.row_length = self._windows[:, 2] - self._windows[:, 1] + 2
@@ -66,12 +62,12 @@ class JointView(View):
 
     def _longest_candidates(self) -> np.ndarray:
         """Tokens of the longest candidate of each blank, ``int64 (blanks,)``."""
-        return np.maximum.reduceat(self._pieces(), self.store.candidate_end[:-1])
+        return np.maximum.reduceat(self._candidate_lengths(), self.store.candidate_offsets[:-1])
 
-    def _pieces(self) -> np.ndarray:
+    def _candidate_lengths(self) -> np.ndarray:
         """Tokens of each candidate, ``int64 (candidates,)``."""
-        pieces = np.diff(self.store.candidate_token_end)
-        return np.where(pieces == 0, len(self.vocabulary.nothing), pieces)
+        lengths = np.diff(self.store.candidate_token_offsets)
+        return np.where(lengths == 0, len(self.vocabulary.nothing), lengths)
 
     def _check_limits(self) -> None:
         """Make sure that beside the longest candidate of each passage there is room for text."""
@@ -82,12 +78,12 @@ class JointView(View):
     def _count_copies(self) -> np.ndarray:
         """Number of copies for each blank, ``int64 (blanks,)``."""
         owner, distinct = self.store.distinct_candidates()
-        pieces = self._pieces()
-        several = np.flatnonzero(distinct & (pieces > 1))
+        lengths = self._candidate_lengths()
+        several = np.flatnonzero(distinct & (lengths > 1))
         number = np.zeros(self.store.blanks, dtype=np.int64)
-        np.add.at(number, np.unique(np.stack([owner[several], pieces[several]]), axis=1)[0], 1)
+        np.add.at(number, np.unique(np.stack([owner[several], lengths[several]]), axis=1)[0], 1)
         if self.scorer == "l2r":
-            np.add.at(number, owner[several], pieces[several] - 1)
+            np.add.at(number, owner[several], lengths[several] - 1)
         return number
 
     def _cut(self) -> np.ndarray:
@@ -97,29 +93,29 @@ class JointView(View):
             passage, start, end, first blank, last blank of each window, ``int64 (windows, 5)``
         """
         store = self.store
-        lengths = np.diff(store.token_end)
+        lengths = np.diff(store.token_offsets)
         fits = lengths <= self._limits
+        blanks = store.blank_offsets
         whole = np.stack(
-            [np.arange(len(store)), np.zeros(len(store), np.int64), lengths, store.blank_end[:-1], store.blank_end[1:]],
-            axis=1,
+            [np.arange(len(store)), np.zeros(len(store), np.int64), lengths, blanks[:-1], blanks[1:]], axis=1
         )[fits]
-        pieces = []
+        parts = []
         for start in range(0, len(store), _BLOCK):
             long = start + np.flatnonzero(~fits[start : start + _BLOCK])
             if len(long):
-                pieces.append(self._cut_long(long, lengths[long]))
-        if pieces:
-            whole = np.concatenate([whole, *pieces])
+                parts.append(self._cut_long(long, lengths[long]))
+        if parts:
+            whole = np.concatenate([whole, *parts])
             whole = whole[np.argsort(whole[:, 0], kind="stable")]
         return whole
 
     def _cut_long(self, passages: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """The windows of some passages, in order, ``int64 (windows, 5)``."""
         store = self.store
-        sentences, sentence_ends = _gather(store.columns["sentence_start"], store.sentence_end, passages)
-        blanks, blank_ends = _gather(store.columns["blank_position"], store.blank_end, passages)
+        sentences, sentence_ends = _gather(store.columns["sentence_start"], store.sentence_offsets, passages)
+        blanks, blank_ends = _gather(store.columns["blank_position"], store.blank_offsets, passages)
         windows = cut_passages(lengths, self._limits[passages], sentences, sentence_ends, blanks, blank_ends)
-        windows[:, 3:] += (store.blank_end[passages] - blank_ends[:-1])[windows[:, :1]]
+        windows[:, 3:] += (store.blank_offsets[passages] - blank_ends[:-1])[windows[:, :1]]
         windows[:, 0] = passages[windows[:, 0]]
         return windows
 
@@ -127,84 +123,20 @@ class JointView(View):
         """Number of the passage an item comes from."""
         return int(self._windows[item, 0])
 
-    def item(self, index: int, filled: Mapping[int, int] | None = None) -> Item:
-        """Tokens of one window, positions of its blanks, and the copies.
-
-        Args:
-            index: number of the window
-            filled: blanks that are not scored, as they hold a candidate: blank → candidate; one that would make the
-                row too long stays a mask and is scored
-        """
+    def item(self, index: int) -> Item:
+        """Tokens of one window, positions of its blanks, and the copies."""
         passage, start, end, first_blank, last_blank = self._windows[index].tolist()
         store = self.store
-        offset = int(store.token_end[passage])
+        offset = int(store.token_offsets[passage])
         text = store.columns["tokens"][offset + start : offset + end]
         blanks = np.arange(first_blank, last_blank)
         positions = np.asarray(store.columns["blank_position"][first_blank:last_blank], dtype=np.int64) - start
-        if filled:
-            text, positions, blanks = self._fill(text, positions, blanks, filled, int(self._limits[passage]))
         tokens = np.empty(len(text) + 2, dtype=np.int64)
         tokens[0], tokens[-1] = BOS, EOS
         tokens[1:-1] = text
         item: Item = {"index": index, "tokens": tokens, "positions": positions + 1, "blanks": blanks}
         item["copies"] = self._copies(blanks) if self._copies_rows else []
         return item
-
-    def blanks_of(self, index: int) -> np.ndarray:
-        """Numbers of the blanks of a window, ``int64 (blanks,)``."""
-        return np.arange(self._windows[index, 3], self._windows[index, 4])
-
-    def row_around(self, index: int, blank: int, filled: Mapping[int, int]) -> tuple[np.ndarray, int]:
-        """A window with candidates filled in around one blank, and the position of that blank's mask.
-
-        Args:
-            index: number of the window
-            blank: number of the blank
-            filled: other blanks and their candidates, see :meth:`item`
-        """
-        item = self.item(index, filled)
-        return item["tokens"], int(item["positions"][item["blanks"].tolist().index(blank)])
-
-    def _fill(
-        self, text: np.ndarray, positions: np.ndarray, blanks: np.ndarray, filled: Mapping[int, int], limit: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        parts: list[np.ndarray] = []
-        kept: list[int] = []
-        where: list[int] = []
-        done = grown = 0
-        for blank, position in zip(blanks.tolist(), positions.tolist()):
-            fill = None
-            if blank in filled:
-                fill = self.store.filling(blank, filled[blank])
-                if len(text) + grown + len(fill) - 1 > limit:
-                    fill = None
-            if fill is None:
-                kept.append(blank)
-                where.append(position + grown)
-                continue
-            parts += [text[done:position], fill]
-            done = position + 1
-            grown += len(fill) - 1
-        parts.append(text[done:])
-        return np.concatenate(parts), np.array(where, dtype=np.int64), np.array(kept, dtype=np.int64)
-
-    def draw_gold(self, index: int, share: float, generator: np.random.Generator) -> dict[int, int]:
-        """Draw blanks of a window that stand filled with gold, at least one of those left is scored.
-
-        Args:
-            index: number of the window
-            share: probability that a labelled blank is filled
-
-        Returns:
-            blank → gold
-        """
-        first, last = self._windows[index, 3:].tolist()
-        gold = np.asarray(self.store.columns["gold"][first:last])
-        drawn = (generator.random(last - first) < share) & (gold != UNLABELLED)
-        spared = int(generator.integers(last - first))
-        if drawn.all():
-            drawn[spared] = False
-        return {first + int(blank): int(gold[blank]) for blank in np.flatnonzero(drawn)}
 
     def _copies(self, blanks: np.ndarray) -> list[Copy]:
         """What stands in for the blanks that have candidates of several tokens."""
@@ -225,7 +157,7 @@ class JointView(View):
     def _distinct_tokens(self, blank: int) -> list[tuple[int, np.ndarray]]:
         """Order and tokens of the candidates of a blank that repeat no earlier one."""
         store, nothing = self.store, np.asarray(self.vocabulary.nothing, dtype=np.int64)
-        start, end = store.candidate_end[blank : blank + 2].tolist()
+        start, end = store.candidate_offsets[blank : blank + 2].tolist()
         first = store.columns["candidate_first"][start:end].tolist()
         tokens = (store.candidate_tokens(candidate).astype(np.int64) for candidate in range(start, end))
         return [(n, t if len(t) else nothing) for n, (t, repeats) in enumerate(zip(tokens, first)) if repeats == n]
@@ -281,13 +213,13 @@ class JointView(View):
 
     def _candidate_tokens(self, blanks: np.ndarray) -> np.ndarray:
         store, nothing = self.store, self.vocabulary.nothing
-        start = np.asarray(store.candidate_end[blanks])
-        count = np.asarray(store.candidate_end[blanks + 1]) - start
+        start = np.asarray(store.candidate_offsets[blanks])
+        count = np.asarray(store.candidate_offsets[blanks + 1]) - start
         order = np.arange(count.max(initial=1))
         exists = order < count[:, None]
         index = np.where(exists, start[:, None] + order, 0)
-        begin = np.asarray(store.candidate_token_end[index])
-        length = np.where(exists, np.asarray(store.candidate_token_end[index + 1]) - begin, 0)
+        begin = np.asarray(store.candidate_token_offsets[index])
+        length = np.where(exists, np.asarray(store.candidate_token_offsets[index + 1]) - begin, 0)
         empty = exists & (length == 0)
         pieces = np.arange(max(length.max(initial=1), len(nothing) if empty.any() else 1))
         filled = pieces < length[..., None]

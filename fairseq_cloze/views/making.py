@@ -20,7 +20,7 @@ def make_view(settings: Settings, store: Store, vocabulary: Vocabulary, max_posi
         max_positions: most tokens of a row, ``<s>`` and ``</s>`` included
     """
     if settings.view == "joint":
-        return JointView(store, vocabulary, max_positions, settings.scorer, room=settings.cascade > 0)
+        return JointView(store, vocabulary, max_positions, settings.scorer)
     if settings.view == "full":
         return FullView(store, vocabulary, max_positions, settings.other_blanks)
     return NeighborsView(store, vocabulary, max_positions)

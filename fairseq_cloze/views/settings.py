@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import ClozeError
 
 VIEWS = ("joint", "full", "neighbors")
-SCORERS = ("mean", "sum", "kmask", "l2r", "head")
+SCORERS = ("mean", "kmask", "l2r", "head")
 OTHER_BLANKS = ("remove", "mask", "gold")
 
 
@@ -25,9 +25,6 @@ class Settings:
         other_blanks: one of :data:`OTHER_BLANKS`, for view ``full``
         contrast: share of a candidate's mean score at the other blanks that its score is reduced by, 0 to 1, in
             view ``joint``
-        refine: rounds that commit the most certain blanks and score the rest again, in view ``joint``
-        cascade: forwards per passage that compare the two best candidates of uncertain blanks in the filled text, in
-            view ``joint``
 
     Raises:
         ClozeError: a value is none of those, or view and scorer do not go together
@@ -37,8 +34,6 @@ class Settings:
     scorer: str = "mean"
     other_blanks: str = "remove"
     contrast: float = 0.7
-    refine: int = 0
-    cascade: int = 0
 
     def __post_init__(self) -> None:
         for name, known in (("view", VIEWS), ("scorer", SCORERS), ("other_blanks", OTHER_BLANKS)):
@@ -46,14 +41,10 @@ class Settings:
                 option = name.replace("_", "-")
                 raise ClozeError(f"--{option}: expected one of {', '.join(known)}, found '{getattr(self, name)}'")
         if not fits(self.view, self.scorer):
-            needs = "mean, sum, kmask or l2r" if self.view == "joint" else "mean or head"
+            needs = "mean, kmask or l2r" if self.view == "joint" else "mean or head"
             raise ClozeError(f"--view {self.view} needs --scorer {needs}, found --scorer {self.scorer}")
         if not 0.0 <= self.contrast <= 1.0:
             raise ClozeError(f"--contrast: expected a number from 0 to 1, found {self.contrast}")
-        if self.view != "joint" and (self.refine or self.cascade):
-            raise ClozeError(f"refine and cascade need view joint, found view {self.view}")
-        if self.cascade == 1:
-            raise ClozeError("--cascade 1: expected 0 or at least 2, one forward for each of two candidates")
 
 
 #: Settings that training fixes and checkpoints carry.
@@ -68,8 +59,6 @@ class PartialSettings:
     scorer: str | None = None
     other_blanks: str | None = None
     contrast: float | None = None
-    refine: int = 0
-    cascade: int = 0
 
     def completed(self, carried: PartialSettings | None = None) -> Settings:
         """What is in force: what was chosen, else what the checkpoint carries, else the default of training.
@@ -85,6 +74,11 @@ class PartialSettings:
         values: dict[str, Any] = asdict(Settings())
         for settings in (carried or AS_TRAINED, self):
             values.update({name: value for name, value in asdict(settings).items() if value is not None})
+        if self.scorer is None and values["scorer"] not in SCORERS:
+            raise ClozeError(
+                f"--scorer: expected one of {', '.join(SCORERS)}, found '{values['scorer']}', which the checkpoint was "
+                "trained with; choose one, such as --scorer mean"
+            )
         if self.scorer is None and not fits(values["view"], values["scorer"]):
             values["scorer"] = Settings.scorer
         return Settings(**values)

@@ -110,8 +110,8 @@ def blank_fields(store: Store, blanks: np.ndarray) -> Sample:
         - multi_token: some candidate has more than one token, ``bool (blanks,)``
     """
     columns = store.columns
-    start = np.asarray(store.candidate_end[blanks])
-    count = np.asarray(store.candidate_end[blanks + 1]) - start
+    start = np.asarray(store.candidate_offsets[blanks])
+    count = np.asarray(store.candidate_offsets[blanks + 1]) - start
     order = np.arange(count.max(initial=1))
     exists = order < count[:, None]
     index = np.where(exists, start[:, None] + order, start[:, None])
@@ -121,7 +121,7 @@ def blank_fields(store: Store, blanks: np.ndarray) -> Sample:
     labelled = gold != UNLABELLED
     gold = np.where(labelled, first[np.arange(len(blanks)), gold], UNLABELLED)
     right = (exists & (first == gold[:, None])).sum(axis=1)
-    lengths = np.diff(store.candidate_token_end[np.stack([index, index + 1])], axis=0)[0]
+    lengths = np.diff(store.candidate_token_offsets[np.stack([index, index + 1])], axis=0)[0]
     relevance = np.full(exists.shape, -np.inf)
     np.maximum.at(relevance, (np.arange(len(blanks))[:, None], first), columns["candidate_rank"][index])
     return {

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..files import write_bytes
 from .records import (
     AT_CHANCE,
     PICTURE,
@@ -47,6 +47,7 @@ class Announcer:
         self._folder, self._report = folder, report
         self._changed = False
         self._pictured = -math.inf
+        self._problem = ""  # with table and picture, reported last
         self._notifier: Any = None
         if emails:
             from ..mail.notify import Notifier
@@ -67,12 +68,12 @@ class Announcer:
         try:
             picture = draw(write_table(self._folder), str(self._folder))
             if picture:
-                path = self._folder / PICTURE
-                temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-                temporary.write_bytes(picture)
-                temporary.replace(path)
+                write_bytes(self._folder / PICTURE, picture)
         except Exception as error:  # matplotlib raises many kinds
-            self._report(f"table and picture could not be written ({error})")
+            problem = f"table or picture could not be written ({error})"
+            if problem != self._problem:
+                self._problem = problem
+                self._report(problem)
 
     def tell(self, kind: str, text: str, say: bool = True) -> None:
         """Tell an event by mail and, unless that was done in other words, as a line."""

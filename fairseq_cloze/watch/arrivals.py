@@ -218,11 +218,6 @@ class Arrivals:
         epoch, updates = progress_of(path, name)
         return Arrival(path, name, key, digest(path), epoch, updates)
 
-    @property
-    def unsettled(self) -> int:
-        """Number of files that are not whole so far."""
-        return sum(path not in self.waiting for path in self.queue.iterdir())
-
     def drop(self, path: Path) -> None:
         """Give up a private link."""
         self.waiting.pop(path, None)

@@ -24,6 +24,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ..files import unused
+
 #: Names that count as checkpoints; the best by accuracy is a second name that the watch itself gives.
 CANDIDATE = re.compile(r"checkpoint(?!_best_accuracy).*\.pt")
 
@@ -159,13 +161,16 @@ def give_name(path: Path, target: Path) -> None:
     """Give a file a second name, which may be taken; a copy where there are no hard links."""
     if target.exists() and os.path.samefile(path, target):
         return
-    temporary = target.with_name(target.name + ".tmp")
-    temporary.unlink(missing_ok=True)
+    target = Path(os.path.realpath(target))
+    temporary = unused(target.parent)
     try:
-        os.link(path, temporary)
-    except OSError:
-        shutil.copy2(path, temporary)
-    temporary.replace(target)
+        try:
+            os.link(path, temporary)
+        except OSError:
+            shutil.copy2(path, temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 # -- events ----------------------------------------------------------------------------------------------------------

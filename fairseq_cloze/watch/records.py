@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data.encoding import COLUMNS
+from ..data.store import OFFSETS
 from ..errors import ClozeError
 from ..files import PathLike, cannot_write, write_text
 from ..statistics import chance_interval
@@ -220,8 +222,8 @@ def data_digest(data: Any, split: str) -> str:
     if not (store.columns["gold"] >= 0).any():
         raise ClozeError(f"split '{split}' of {data.folder}: expected labelled blanks, found none; name another split")
     found = hashlib.sha256(json.dumps(data.manifest["vocabulary"], sort_keys=True).encode())
-    for name in sorted(store.columns):
-        column = store.columns[name]
+    for name in sorted(COLUMNS):  # as files are called, so that digests of earlier versions hold
+        column = store.columns[OFFSETS.get(name, name)]
         found.update(f"\n{name} {column.dtype.name} {len(column)}\n".encode())
         found.update(column)
     return found.hexdigest()

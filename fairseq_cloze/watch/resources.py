@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 
 from ..files import PathLike
+from ..processes import cores
 from ..ranking.resources import Resources
 from ..runs.lock import RunState, run_record, run_state
 
@@ -32,7 +33,7 @@ def prepare_torch(resources: Resources, save_dir: PathLike) -> tuple[Resources, 
     if device != "cpu":
         return replace(resources, device=device), device
     if "OMP_NUM_THREADS" not in os.environ and run_state(save_dir) is not RunState.ENDED:
-        torch.set_num_threads(max(1, _cores() // 2))
+        torch.set_num_threads(max(1, cores() // 2))
     return replace(resources, device=device), f"cpu{why}, threads: {torch.get_num_threads()}"
 
 
@@ -48,7 +49,3 @@ def choose_device(device: str | None, save_dir: PathLike) -> tuple[str | None, s
     if state is RunState.ENDED or (state is RunState.RUNNING and host != socket.gethostname()):
         return None, ""
     return "cpu", " (the GPU is left to the run, --device cuda takes it)"
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

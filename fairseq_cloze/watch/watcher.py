@@ -209,12 +209,17 @@ class Watcher:
 
     def _score(self, checkpoint: Arrival) -> None:
         from ..ranking.evaluate import evaluate
+        from ..weights.checkpoint import Checkpoint
 
         start = time.perf_counter()
         predictions = self.private / "predictions.json"
         try:
             evaluation = evaluate(
-                checkpoint.private, self.data_bin, self.split, resources=self.resources, predictions_path=predictions
+                Checkpoint.read(checkpoint.private, checkpoint.name),
+                self.data_bin,
+                self.split,
+                resources=self.resources,
+                predictions_path=predictions,
             )
         except Exception as error:  # whatever torch raises: out of memory, a device that went away
             self._fail(checkpoint, error)
@@ -258,7 +263,6 @@ class Watcher:
 
     def _fail(self, checkpoint: Arrival, error: Exception) -> None:
         problem = str(error) if isinstance(error, ClozeError) else f"{type(error).__name__}: {error}"
-        problem = problem.replace(str(checkpoint.private), checkpoint.name)
         trial = try_again(self._failures.get(checkpoint.content), checkpoint.key, problem)
         self._failures[checkpoint.content] = trial
         from ..model.memory import empty_cuda_cache

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError
-from ..files import PathLike
+from ..files import PathLike, replacing, write_text
 from ..model.architecture import Architecture
 from .checkpoint import Checkpoint
 from .hf_files import find_folder, read_config, read_tokenizer, read_weights
@@ -71,7 +71,6 @@ def import_hf(source: PathLike, out: PathLike, gpt2_bpe: PathLike | None = None)
     """
     checkpoint = read_hf(source, gpt2_bpe)
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     checkpoint.require_vocabulary().save(out)
     save_state(checkpoint.state, out / MODEL_FILE)
     return out / MODEL_FILE
@@ -109,18 +108,14 @@ def export_hf(checkpoint: Checkpoint, out: PathLike) -> str:
         )
     name = "RobertaForMultipleChoice" if checkpoint.has_ranking_head else "RobertaForMaskedLM"
     converted = to_hugging_face(checkpoint.weights, architecture, checkpoint.has_ranking_head)
-    out.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {key: value.contiguous().clone() for key, value in converted.items()},
-        out / "model.safetensors",
-        {"format": "pt"},
-    )
-    (out / "config.json").write_text(json.dumps(_hf_config(architecture, len(vocabulary), name), indent=1) + "\n")
-    (out / "vocab.json").write_text(json.dumps(vocabulary.token_rows(), ensure_ascii=False), encoding="utf-8")
+    with replacing(out / "model.safetensors") as temporary:
+        save_file({key: value.contiguous().clone() for key, value in converted.items()}, temporary, {"format": "pt"})
+    write_text(out / "config.json", json.dumps(_hf_config(architecture, len(vocabulary), name), indent=1) + "\n")
+    write_text(out / "vocab.json", json.dumps(vocabulary.token_rows(), ensure_ascii=False))
     merges = "".join(["#version: 0.2\n", *(f"{left} {right}\n" for left, right in vocabulary.merges)])
-    (out / "merges.txt").write_text(merges, encoding="utf-8")
+    write_text(out / "merges.txt", merges)
     tokenizer = {"tokenizer_class": "RobertaTokenizer", "model_max_length": architecture.max_positions}
-    (out / "tokenizer_config.json").write_text(json.dumps(tokenizer, indent=1) + "\n")
+    write_text(out / "tokenizer_config.json", json.dumps(tokenizer, indent=1) + "\n")
     return name
 
 

@@ -22,15 +22,14 @@ DEAD_PARAMETERS = tuple(
 def allow_checkpoint_types() -> None:
     """Let ``torch.load`` read fairseq's checkpoints without trusting them with code.
 
-    From torch 2.6 on, ``torch.load`` admits plain data only; older RoBERTa checkpoints, and new ones of ``--arch
-    roberta_base``, hold an ``argparse.Namespace``.
+    ``torch.load`` admits plain data only; older RoBERTa checkpoints, and new ones of ``--arch roberta_base``, hold an
+    ``argparse.Namespace``.
     """
-    if hasattr(torch.serialization, "add_safe_globals"):
-        torch.serialization.add_safe_globals([Namespace])
+    torch.serialization.add_safe_globals([Namespace])
 
 
 def load_checkpoint(path: Path, name: str | None = None) -> Any:
-    """Read a checkpoint into CPU memory, mapped where its format allows; code in it does not run from torch 2.6 on.
+    """Read a checkpoint into CPU memory, mapped where its format allows; code in it does not run.
 
     Args:
         path: the file
@@ -43,9 +42,8 @@ def load_checkpoint(path: Path, name: str | None = None) -> Any:
     name = name or str(path)
     if not path.is_file():
         raise CheckpointError(f"{name}: no such checkpoint; check the path")
-    safe = {"weights_only": True} if hasattr(torch.serialization, "add_safe_globals") else {}
     try:
-        return torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), **safe)
+        return torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged files
         refused = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if refused:

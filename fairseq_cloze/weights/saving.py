@@ -73,7 +73,7 @@ def save_state(state: State, path: PathLike) -> None:
         ClozeError: it cannot be written
     """
     try:
-        with replacing(Path(path)) as temporary:
-            torch.save(state, temporary)
+        with replacing(Path(path)) as temporary, open(temporary, "wb") as file:
+            torch.save(state, file)
     except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
         raise cannot_write(Path(path), str(error).strip().splitlines()[0]) from error

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any, List
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fairseq_cloze.data import bpe
-from fairseq_cloze.data.bpe import Words
+from fairseq_cloze.data.bpe import WordEncoder
 
 TYPOGRAPHY = "".join(map(chr, range(0x2010, 0x2028)))
 ALPHABET = [
@@ -21,22 +21,22 @@ ALPHABET = [
 ]
 
 
-def words(vocabulary: Any) -> Words:
-    return Words(vocabulary.tokenizer, np.arange(len(vocabulary.tokenizer.get_vocab()), dtype=np.uint16))
+def words(vocabulary: Any) -> WordEncoder:
+    return WordEncoder(vocabulary.tokenizer, np.arange(len(vocabulary.tokenizer.get_vocab()), dtype=np.uint16))
 
 
-def by_tokenizer(vocabulary: Any, texts: List[str]) -> List[List[int]]:
+def by_tokenizer(vocabulary: Any, texts: list[str]) -> list[list[int]]:
     return [encoding.ids for encoding in vocabulary.tokenizer.encode_batch(texts)]
 
 
-def as_lists(encoded: List[bytes]) -> List[List[int]]:
+def as_lists(encoded: list[bytes]) -> list[list[int]]:
     return [np.frombuffer(rows, np.uint16).tolist() for rows in encoded]
 
 
 @settings(max_examples=1000, deadline=None)
 @given(texts=st.lists(st.lists(st.sampled_from(ALPHABET), max_size=12).map("".join), max_size=4))
 @example(texts=["it's 'tis he'll I'D ''s", "a  b \t\n c ", " ", "", "x\x1cy\x85z", "5\u00bd 3rd 4\u2013 5"])
-def test_rows_are_the_tokenizers(vocabulary: Any, texts: List[str]) -> None:
+def test_rows_are_the_tokenizers(vocabulary: Any, texts: list[str]) -> None:
     """Of text in ASCII and typography, of other text and of both at once."""
     encoder = words(vocabulary)
     expected = by_tokenizer(vocabulary, texts)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any, Dict, List
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,17 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairseq_cloze.data.encoding import COLUMNS, EncodingOptions, column_dtype, encode_passages
+from fairseq_cloze.data.store import EncodedPassage, Store
+from fairseq_cloze.data.vocabulary import Vocabulary
 from fairseq_cloze.errors import ClozeError
 from fairseq_cloze.passages.passage import UNLABELLED, Passage
 from fairseq_cloze.passages.reading import read_passages
-from fairseq_cloze.data.store import EncodedPassage, Store
 from fairseq_cloze.passages.text import BLANK, normalise
-from fairseq_cloze.data.vocabulary import Vocabulary
 
-from ..conftest import PASSAGES
+from ..support.commands import PASSAGES
 
 
-def make(article: str, *options: List[str], gold: Any = None, **fields: Any) -> Passage:
+def make(article: str, *options: list[str], gold: Any = None, **fields: Any) -> Passage:
     labels = tuple(gold) if gold is not None else (UNLABELLED,) * len(options)
     return Passage("p", "p.json", article, tuple(map(tuple, options)), labels, **fields)
 
@@ -28,7 +28,7 @@ def encode(passage: Passage, vocabulary: Vocabulary, **options: Any) -> EncodedP
     return Store.from_columns([columns], len(vocabulary))[0]
 
 
-def texts(encoded: EncodedPassage, vocabulary: Vocabulary) -> Dict[str, Any]:
+def texts(encoded: EncodedPassage, vocabulary: Vocabulary) -> dict[str, Any]:
     return {
         "article": vocabulary.decode(encoded.tokens),
         "candidates": [[vocabulary.decode(tokens) for tokens in row] for row in encoded.candidates],
@@ -49,7 +49,7 @@ def texts(encoded: EncodedPassage, vocabulary: Vocabulary) -> Dict[str, Any]:
         ("it took _ 20 minutes", "it took<mask> 20 minutes", [" calm", " cold"]),
     ],
 )
-def test_spaces_around_a_blank(vocabulary: Vocabulary, article: str, decoded: str, candidates: List[str]) -> None:
+def test_spaces_around_a_blank(vocabulary: Vocabulary, article: str, decoded: str, candidates: list[str]) -> None:
     encoded = encode(make(article, ["calm", "cold"]), vocabulary)
     assert texts(encoded, vocabulary) == {"article": decoded, "candidates": [candidates]}
 
@@ -141,9 +141,9 @@ def whole(article: str, vocabulary: Vocabulary, norm: str = "standard") -> str:
     return "<mask>".join([*(segment.rstrip() for segment in segments[:-1]), segments[-1]])
 
 
-def uncut(article: str, vocabulary: Vocabulary, norm: str = "standard") -> List[int]:
+def uncut(article: str, vocabulary: Vocabulary, norm: str = "standard") -> list[int]:
     segments = BLANK.split(normalise(article, norm))
-    tokens: List[int] = []
+    tokens: list[int] = []
     for segment in segments[:-1]:
         tokens += [*vocabulary.encode([segment.rstrip()])[0].tolist(), vocabulary.mask]
     return tokens + vocabulary.encode([segments[-1]])[0].tolist()

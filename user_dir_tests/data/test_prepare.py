@@ -5,19 +5,22 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any
 
 import pytest
 
+import fairseq_cloze.data.prepare as prepare_module
 from fairseq_cloze import __version__
 from fairseq_cloze.data.databin import DataBin
 from fairseq_cloze.data.encoding import EncodingOptions
-from fairseq_cloze.errors import SKIP_HINT, ClozeError, DataBinError, PassageError
+from fairseq_cloze.data.partial import Partial
 from fairseq_cloze.data.prepare import passage_texts, prepare
+from fairseq_cloze.errors import SKIP_HINT, ClozeError, DataBinError, PassageError
 
-from ..conftest import PASSAGES, run, start
-from ..data.test_store import as_lists
+from ..support.commands import PASSAGES, run, start
+from ..support.stores import as_lists
 
 FOUR = ["calm", "cold", "old", "odd"]
 
@@ -81,7 +84,7 @@ def test_order_over_many_chunks(tmp_path: Path, pretrained: Path) -> None:
 def test_command_and_report(tmp_path: Path, pretrained: Path) -> None:
     source = tmp_path / "in"
     source.mkdir()
-    lines: List[Dict[str, Any]] = [{"article": "It was _ .", "options": [FOUR], "answers": ["A"]}] * 3
+    lines: list[dict[str, Any]] = [{"article": "It was _ .", "options": [FOUR], "answers": ["A"]}] * 3
     lines[1] = {**lines[1], "answers": ["E"]}
     (source / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
     (source / "b.json").write_text(json.dumps({"article": "No gap.", "options": [], "answers": []}))
@@ -175,6 +178,91 @@ def test_overwrite_replaces_a_data_bin(tmp_path: Path, pretrained: Path) -> None
     prepare({"valid": [PASSAGES / "valid"]}, pretrained, out, workers=1, overwrite=True)
     assert list(DataBin(out).splits) == ["valid"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bin"]
+
+
+@pytest.mark.parametrize("name", ["raw/one.json", "empty/", "test/notes.txt", "checkpoint_best.pt", "test/tokens.bin/"])
+def test_overwrite_deletes_nothing_of_the_users(tmp_path: Path, pretrained: Path, name: str) -> None:
+    """Nor does it begin; a link to a split is somebody's, too."""
+    out = tmp_path / "bin"
+    prepare({"test": [PASSAGES / "test"]}, pretrained, out, workers=1)
+    if name.endswith("bin/"):
+        (out / "test" / "tokens.bin").unlink()
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).mkdir() if name.endswith("/") else (out / name).write_text("mine")
+    before = sorted(out.rglob("*"))
+    with pytest.raises(DataBinError) as error:
+        prepare({"valid": [PASSAGES / "valid"]}, pretrained, out, workers=1, overwrite=True)
+    path = out / "raw" if name.startswith("raw") else out / name
+    assert str(error.value) == (
+        f"{path}: was not written by 'fairseq-cloze prepare' and would be lost with {out}; move it away, or choose "
+        "another --out"
+    )
+    assert sorted(out.rglob("*")) == before and sorted(path.name for path in tmp_path.iterdir()) == ["bin"]
+
+
+def test_a_split_behind_a_link_is_not_replaced(tmp_path: Path, pretrained: Path) -> None:
+    out = tmp_path / "bin"
+    prepare({"test": [PASSAGES / "test"]}, pretrained, out, workers=1)
+    (out / "test").rename(tmp_path / "elsewhere")
+    (out / "test").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataBinError, match=f"^{out / 'test'}: was not written by"):
+        prepare({"valid": [PASSAGES / "valid"]}, pretrained, out, workers=1, overwrite=True)
+    assert list(DataBin(out).splits) == ["test"]
+
+
+def test_what_comes_into_a_data_bin_meanwhile_is_not_deleted(
+    tmp_path: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the work is not lost: the same command goes on once it is moved away."""
+    out = tmp_path / "bin"
+    prepare({"test": [PASSAGES / "test"]}, pretrained, out, workers=1)
+    told: list[str] = []
+    write = prepare_module.write_manifest
+
+    def write_late(*arguments: Any) -> None:
+        (out / "late.txt").write_text("mine")
+        write(*arguments)
+
+    def again() -> None:
+        prepare({"valid": [PASSAGES / "valid"]}, pretrained, out, workers=1, overwrite=True, tell=told.append)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_module, "write_manifest", write_late)
+        with pytest.raises(DataBinError, match=f"^{out / 'late.txt'}: was not written by"):
+            again()
+    assert (out / "late.txt").read_text() == "mine" and list(DataBin(out).splits) == ["test"]
+    (out / "late.txt").rename(tmp_path / "late.txt")
+    again()
+    assert told == ["resuming: 1 of 1 shards were done"] and list(DataBin(out).splits) == ["valid"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "link"])
+def test_a_partial_of_the_users_is_not_touched(tmp_path: Path, pretrained: Path, kind: str) -> None:
+    out, mine = tmp_path / "bin", tmp_path / "bin.partial"
+    place = mine if kind == "folder" else tmp_path / "mine"
+    place.mkdir()
+    (place / "thesis.txt").write_text("precious")
+    if kind == "link":
+        mine.symlink_to(place)
+    elif kind == "file":
+        mine.write_text("precious")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ClozeError) as error:
+        prepare({"test": [PASSAGES / "test"]}, pretrained, out, workers=1)
+    assert str(error.value) == (
+        f"{mine}: is in the way, as the data-bin would grow under that name, and was not written by "
+        "'fairseq-cloze prepare'; move it away, or choose another --out"
+    )
+    assert sorted(tmp_path.rglob("*")) == before and (place / "thesis.txt").read_text() == "precious"
+
+
+def test_a_file_of_the_users_in_a_partial_of_ours_stays(tmp_path: Path, pretrained: Path) -> None:
+    with Partial(tmp_path / "bin") as partial:
+        partial.claim("0" * 32)
+        (partial.folder / "thesis.txt").write_text("precious")
+    prepare({"test": [PASSAGES / "test"]}, pretrained, tmp_path / "bin", workers=1)
+    assert [path.name for path in (tmp_path / "bin.partial").iterdir()] == ["thesis.txt"]
+    assert list(DataBin(tmp_path / "bin").splits) == ["test"]
 
 
 def test_folders_of_like_names_are_the_users(tmp_path: Path, pretrained: Path) -> None:
@@ -276,7 +364,7 @@ def test_no_such_split(data_bin: Path) -> None:
         ({"format": "other"}, "not the manifest of a fairseq-cloze data-bin; give the folder 'prepare' wrote"),
     ],
 )
-def test_other_formats(tmp_path: Path, data_bin: Path, change: Dict[str, Any], message: str) -> None:
+def test_other_formats(tmp_path: Path, data_bin: Path, change: dict[str, Any], message: str) -> None:
     shutil.copytree(data_bin, tmp_path / "bin")
     path = tmp_path / "bin" / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
@@ -314,3 +402,13 @@ def test_learn_bpe_counts_and_names(tmp_path: Path, passage: Callable[..., Path]
         f"skipped {bad}: {why}",
         f"1 passages, 1 blanks, 1 skipped; wrote {tmp_path / 'bpe'}, 269 rows",
     ]
+
+
+def test_the_room_needs_no_torch() -> None:
+    code = (
+        "import pkgutil, sys, fairseq_cloze.data as room\n"
+        "for module in pkgutil.iter_modules(room.__path__):\n"
+        "    __import__(f'fairseq_cloze.data.{module.name}')\n"
+        "print(*sorted({'torch', 'fairseq', 'sklearn', 'matplotlib'} & set(sys.modules)), 'prepare' in dir(room))"
+    )
+    assert run(sys.executable, "-c", code).text == "True\n"

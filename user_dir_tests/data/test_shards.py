@@ -11,7 +11,7 @@ import subprocess
 import time
 from functools import partial as partial_function
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any
 
 import numpy as np
 import psutil
@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 
 from fairseq_cloze.data import shards
 from fairseq_cloze.data.databin import DataBin
-from fairseq_cloze.errors import ClozeError, DataBinError
 from fairseq_cloze.data.prepare import prepare
 from fairseq_cloze.data.shards import EncodedShard, IdDigests, plan
+from fairseq_cloze.errors import ClozeError, DataBinError
 
-from ..conftest import PASSAGES, run, start
-from ..data.test_store import as_lists
+from ..support.commands import PASSAGES, run, start
+from ..support.stores import as_lists
 
 FOUR = ["calm", "cold", "old", "odd"]
 COUNT = 3300
@@ -37,7 +37,7 @@ def line(**fields: Any) -> str:
     return json.dumps(record) + "\n"
 
 
-def contents(folder: Path) -> Dict[str, bytes]:
+def contents(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
@@ -51,7 +51,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory, source: Path, pretrained: Path) -> Dict[str, bytes]:
+def expected(tmp_path_factory: pytest.TempPathFactory, source: Path, pretrained: Path) -> dict[str, bytes]:
     """The data-bin of a run that nothing disturbed."""
     out = tmp_path_factory.mktemp("expected") / "bin"
     prepare({"train": [source], "valid": [PASSAGES / "valid"]}, pretrained, out, workers=1)
@@ -64,14 +64,14 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "SHARD_BYTES", 3000)
 
 
-def command(source: Path, pretrained: Path, out: Path, workers: int) -> Tuple[Any, ...]:
+def command(source: Path, pretrained: Path, out: Path, workers: int) -> tuple[Any, ...]:
     return (
         *("fairseq-cloze", "prepare", "--train", source, "--valid", PASSAGES / "valid", "--pretrained", pretrained),
         *("--out", out, "--workers", workers),
     )
 
 
-def done_shards(partial: Path) -> List[str]:
+def done_shards(partial: Path) -> list[str]:
     return sorted(path.name for path in partial.glob("shards-*/*.npz"))
 
 
@@ -87,7 +87,7 @@ def wait_for_shards(process: Any, partial: Path, count: int) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_killed_run_goes_on(
-    tmp_path: Path, source: Path, pretrained: Path, expected: Dict[str, bytes], workers: int
+    tmp_path: Path, source: Path, pretrained: Path, expected: dict[str, bytes], workers: int
 ) -> None:
     """``kill -9`` of the command alone: its workers end, nothing opens, and the same command goes on."""
     out, partial = tmp_path / "bin", tmp_path / "bin.partial"
@@ -108,7 +108,7 @@ def test_a_killed_run_goes_on(
     assert not partial.exists()
 
 
-def test_ctrl_c(tmp_path: Path, source: Path, pretrained: Path, expected: Dict[str, bytes]) -> None:
+def test_ctrl_c(tmp_path: Path, source: Path, pretrained: Path, expected: dict[str, bytes]) -> None:
     out, partial = tmp_path / "bin", tmp_path / "bin.partial"
     heed = partial_function(signal.signal, signal.SIGINT, signal.SIG_DFL)  # shells have background jobs ignore it
     process = start(*command(source, pretrained, out, 2), start_new_session=True, preexec_fn=heed)
@@ -150,7 +150,7 @@ def small_disk(tmp_path: Path) -> Any:
     subprocess.run(["umount", folder], check=True)
 
 
-def test_full_disk(small_disk: Path, source: Path, pretrained: Path, expected: Dict[str, bytes]) -> None:
+def test_full_disk(small_disk: Path, source: Path, pretrained: Path, expected: dict[str, bytes]) -> None:
     out, partial = small_disk / "bin", small_disk / "bin.partial"
     assert run(*command(source, pretrained, out, 2), code=1).text == (
         f"Error: {out}: cannot be written (No space left on device); what is done stays in {partial}; "
@@ -167,7 +167,7 @@ def test_full_disk(small_disk: Path, source: Path, pretrained: Path, expected: D
 # -- what belongs to the same command --------------------------------------------------------------------------------
 
 
-def cut_off(inputs: Any, pretrained: Path, out: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> List[str]:
+def cut_off(inputs: Any, pretrained: Path, out: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[str]:
     """Prepare until the end, where publishing fails as if the process had been cut off."""
     with monkeypatch.context() as patch:
 
@@ -180,9 +180,9 @@ def cut_off(inputs: Any, pretrained: Path, out: Path, monkeypatch: pytest.Monkey
     return done_shards(out.with_name(f"{out.name}.partial"))
 
 
-def again(inputs: Any, pretrained: Path, out: Path, **options: Any) -> List[str]:
+def again(inputs: Any, pretrained: Path, out: Path, **options: Any) -> list[str]:
     """What a run tells of an earlier one."""
-    told: List[str] = []
+    told: list[str] = []
     prepare(inputs, pretrained, out, workers=1, tell=told.append, **options)
     return told
 
@@ -239,7 +239,7 @@ def test_a_damaged_shard_is_done_again(
         encoded.append(target)
         return encode(shard, target, *args)
 
-    monkeypatch.setattr("fairseq_cloze.data.pool.encode_shard", count)
+    monkeypatch.setattr("fairseq_cloze.data.shards.encode_shard", count)
     assert again(inputs, pretrained, out) == [f"resuming: {total - 4} of {total} shards were done"]
     assert encoded == files[:4]
     assert as_lists(DataBin(out).open("train")) == as_lists(DataBin(data_bin).open("train"))
@@ -255,7 +255,7 @@ def test_input_that_changes_while_it_is_read(tmp_path: Path, pretrained: Path, m
         os.utime(sorted(folder.rglob("*.json"))[0], (1, 1))
         return encode(*args)
 
-    monkeypatch.setattr("fairseq_cloze.data.pool.encode_shard", change)
+    monkeypatch.setattr("fairseq_cloze.data.shards.encode_shard", change)
     with pytest.raises(ClozeError) as error:
         prepare({"train": [folder]}, pretrained, tmp_path / "bin", workers=1)
     assert str(error.value) == "the input was changed while it was read; nothing was kept, run the command again"
@@ -351,7 +351,7 @@ def test_an_id_that_occurs_twice(
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 30), max_size=6), max_size=12))
-def test_digests_met_before(batches: List[List[int]]) -> None:
+def test_digests_met_before(batches: list[list[int]]) -> None:
     digests, seen = IdDigests(), set()
     for batch in batches:
         expected = {value for value in batch if value in seen or batch.count(value) > 1}

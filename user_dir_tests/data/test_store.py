@@ -3,26 +3,27 @@ from __future__ import annotations
 import pickle
 import resource
 from pathlib import Path
-from typing import Any, List
+from typing import Any
 
 import numpy as np
 import pytest
 
-from fairseq_cloze.data.encoding import COLUMNS, encode_passages
+from fairseq_cloze.data.encoding import encode_passages
+from fairseq_cloze.data.store import Store, StoreWriter
 from fairseq_cloze.errors import DataBinError
 from fairseq_cloze.passages.passage import Passage
 from fairseq_cloze.passages.reading import read_passages
-from fairseq_cloze.data.store import Store, StoreWriter
 
-from ..conftest import PASSAGES
+from ..support.commands import PASSAGES
+from ..support.stores import as_lists
 
 
 @pytest.fixture(scope="module")
-def passages() -> List[Passage]:
+def passages() -> list[Passage]:
     return list(read_passages([PASSAGES / "train"]))
 
 
-def write(folder: Path, chunks: List[Any], rows: int) -> Any:
+def write(folder: Path, chunks: list[Any], rows: int) -> Any:
     folder.mkdir()
     writer = StoreWriter(folder, rows)
     for chunk in chunks:
@@ -31,22 +32,8 @@ def write(folder: Path, chunks: List[Any], rows: int) -> Any:
     return writer.describe()
 
 
-def as_lists(store: Store) -> List[Any]:
-    return [
-        (
-            item.id,
-            item.tokens.tolist(),
-            item.sentence_starts.tolist(),
-            item.blank_positions.tolist(),
-            item.gold.tolist(),
-            [[tokens.tolist() for tokens in row] for row in item.candidates],
-        )
-        for item in (store[number] for number in range(len(store)))
-    ]
-
-
 def test_chunks_make_the_same_store_on_disk_and_in_memory(
-    tmp_path: Path, passages: List[Passage], vocabulary: Any
+    tmp_path: Path, passages: list[Passage], vocabulary: Any
 ) -> None:
     whole = encode_passages(passages, vocabulary)
     parts = [encode_passages(passages[a:b], vocabulary) for a, b in ((0, 1), (1, 20), (20, 32))]
@@ -60,11 +47,12 @@ def test_chunks_make_the_same_store_on_disk_and_in_memory(
     for store in stores:
         assert (len(store), store.blanks) == (32, 405)
         assert [store.id(number) for number in range(32)] == [passage.id for passage in passages]
-    for name in COLUMNS:
-        assert stores[0].columns[name].tolist() == stores[1].columns[name].tolist()
+    again = Store.from_columns([stores[0].chunk(number) for number in range(32)], len(vocabulary))
+    for name in stores[0].columns:
+        assert stores[0].columns[name].tolist() == stores[1].columns[name].tolist() == again.columns[name].tolist()
 
 
-def test_a_stored_passage_is_the_passage(tmp_path: Path, passages: List[Passage], vocabulary: Any) -> None:
+def test_a_stored_passage_is_the_passage(tmp_path: Path, passages: list[Passage], vocabulary: Any) -> None:
     store = Store.open(tmp_path / "a", write(tmp_path / "a", [encode_passages(passages, vocabulary)], len(vocabulary)))
     for number, passage in enumerate(passages):
         item = store[number]
@@ -74,14 +62,14 @@ def test_a_stored_passage_is_the_passage(tmp_path: Path, passages: List[Passage]
         assert decoded == [list(row) for row in passage.candidates]
 
 
-def test_no_such_passage(passages: List[Passage], vocabulary: Any) -> None:
+def test_no_such_passage(passages: list[Passage], vocabulary: Any) -> None:
     store = Store.from_columns([encode_passages(passages[:2], vocabulary)], len(vocabulary))
     for number in (-1, 2):
         with pytest.raises(IndexError, match=f"passage {number} of 2"):
             store[number]
 
 
-def test_damaged_files_do_not_open(tmp_path: Path, passages: List[Passage], vocabulary: Any) -> None:
+def test_damaged_files_do_not_open(tmp_path: Path, passages: list[Passage], vocabulary: Any) -> None:
     folder = tmp_path / "a"
     description = write(folder, [encode_passages(passages, vocabulary)], len(vocabulary))
     tokens = folder / "tokens.bin"
@@ -98,7 +86,7 @@ def test_damaged_files_do_not_open(tmp_path: Path, passages: List[Passage], voca
         Store.open(folder, description)
 
 
-def test_opening_takes_no_memory(tmp_path: Path, passages: List[Passage], vocabulary: Any) -> None:
+def test_opening_takes_no_memory(tmp_path: Path, passages: list[Passage], vocabulary: Any) -> None:
     """A store of 200 MB opens, and gives a passage, while the process grows by a few MB."""
     chunk = encode_passages(passages, vocabulary)
     description = write(tmp_path / "a", [chunk] * 4000, len(vocabulary))
@@ -110,7 +98,7 @@ def test_opening_takes_no_memory(tmp_path: Path, passages: List[Passage], vocabu
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 * 1024  # KiB
 
 
-def test_other_processes_map_the_files_themselves(tmp_path: Path, passages: List[Passage], vocabulary: Any) -> None:
+def test_other_processes_map_the_files_themselves(tmp_path: Path, passages: list[Passage], vocabulary: Any) -> None:
     """Data loader workers are sent a path, not the passages."""
     chunk = encode_passages(passages, vocabulary)
     store = Store.open(tmp_path / "a", write(tmp_path / "a", [chunk] * 50, len(vocabulary)))
@@ -128,3 +116,46 @@ def test_zero_length_columns_open(tmp_path: Path, vocabulary: Any) -> None:
     assert store.columns["candidate_tokens"].shape == (0,)
     assert [[tokens.tolist() for tokens in row] for row in store[0].candidates] == [[[], []]]
     assert np.asarray(store[0].tokens).tolist() == [vocabulary.mask]
+
+
+#: Two passages as files of format version 1 hold them: name → type and values.  Data-bins out there have these names.
+FORMAT_1: dict[str, tuple[str, list[Any]]] = {
+    "id_bytes": ("uint8", list(b"ab/c")),
+    "id_length": ("int64", [0, 1, 4]),
+    "tokens": ("uint16", [7, 50, 8, 50, 50, 9]),
+    "token_count": ("int64", [0, 4, 6]),
+    "sentence_start": ("int32", [0, 2, 0]),
+    "sentence_count": ("int64", [0, 2, 3]),
+    "blank_position": ("int32", [1, 3, 0]),
+    "blank_count": ("int64", [0, 2, 3]),
+    "gold": ("int8", [1, 0, -1]),
+    "candidate_count": ("int64", [0, 2, 5, 7]),
+    "candidate_first": ("int8", [0, 1, 0, 1, 0, 0, 1]),
+    "candidate_rank": ("float32", [0, 1, 1, 0, 0, 0, 0]),
+    "candidate_tokens": ("uint16", [4, 5, 6, 7, 4, 8, 9]),
+    "candidate_length": ("int64", [0, 1, 3, 4, 4, 5, 6, 7]),
+}
+
+
+def test_format_1_is_read_and_written(tmp_path: Path) -> None:
+    for name, (dtype, values) in FORMAT_1.items():
+        (tmp_path / f"{name}.bin").write_bytes(np.array(values, dtype).tobytes())
+    description = {name: {"dtype": dtype, "entries": len(values)} for name, (dtype, values) in FORMAT_1.items()}
+    store = Store.open(tmp_path, description)
+    assert as_lists(store) == [
+        ("a", [7, 50, 8, 50], [0, 2], [1, 3], [1, 0], [[[4], [5, 6]], [[7], [], [4]]]),
+        ("b/c", [50, 9], [0], [0], [-1], [[[8], [9]]]),
+    ]
+    assert store.candidate_token_offsets.tolist() == FORMAT_1["candidate_length"][1]
+    lengths = {  # as encoding has them
+        "id_length": [1, 3],
+        "token_count": [4, 2],
+        "sentence_count": [2, 1],
+        "blank_count": [2, 1],
+        "candidate_count": [2, 3, 2],
+        "candidate_length": [1, 2, 1, 0, 1, 1, 1],
+    }
+    columns = {name: np.array(lengths.get(name, values), dtype) for name, (dtype, values) in FORMAT_1.items()}
+    assert write(tmp_path / "again", [columns], 51) == description
+    files = {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
+    assert files == {f"{name}.bin": (tmp_path / f"{name}.bin").read_bytes() for name in FORMAT_1}

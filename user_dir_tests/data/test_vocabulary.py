@@ -3,34 +3,19 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fairseq_cloze.data.vocabulary import DICTIONARY_FILE, ENCODER_FILE, FILES, MERGES_FILE, Vocabulary
 from fairseq_cloze.errors import ClozeError
 from fairseq_cloze.passages.reading import read_passages
 from fairseq_cloze.passages.text import BLANK, normalise
-from fairseq_cloze.data.vocabulary import DICTIONARY_FILE, ENCODER_FILE, FILES, MERGES_FILE, Vocabulary
 
-from ..conftest import PASSAGES
-
-
-def fairseq_ids(folder: Path) -> Any:
-    """Text → embedding rows through fairseq's own GPT-2 BPE and dictionary."""
-    from fairseq.data import Dictionary
-    from fairseq.data.encoders.gpt2_bpe import GPT2BPE, GPT2BPEConfig
-
-    bpe = GPT2BPE(GPT2BPEConfig(gpt2_encoder_json=str(folder / ENCODER_FILE), gpt2_vocab_bpe=str(folder / MERGES_FILE)))
-    dictionary = Dictionary.load(str(folder / DICTIONARY_FILE))
-    dictionary.add_symbol("<mask>")
-
-    def encode(text: str) -> list:
-        return dictionary.encode_line(bpe.encode(text), append_eos=False, add_if_not_exist=False).tolist()
-
-    return encode, dictionary
+from ..support.commands import PASSAGES
+from ..support.models import fairseq_ids
 
 
 def own_ids(vocabulary: Vocabulary, text: str) -> list:

@@ -21,7 +21,7 @@ from fairseq_cloze.errors import CheckpointError
 from fairseq_cloze.model.names import ENCODER, LM_HEAD
 from fairseq_cloze.weights.checkpoint import Checkpoint
 
-from ..conftest import PASSAGES, run
+from ..support.commands import PASSAGES, run
 
 NAMES = [
     *("numbers", "layers", "encoder", "embeddings", "LM head", "tied weights", "vocabulary", "BPE", "dictionary"),

@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fairseq_cloze.errors import CheckpointError, ClozeError
+from fairseq_cloze.files import UNFINISHED
 from fairseq_cloze.generation.generate import GenerateTally, _default_workers, generate, generate_passages
 from fairseq_cloze.generation.maker import balanced
 from fairseq_cloze.generation.prose import Cutter, find_texts, read_chunks
@@ -29,21 +30,7 @@ from fairseq_cloze.passages.passage import LETTERS
 from fairseq_cloze.passages.reading import Tally, read_passages
 from fairseq_cloze.passages.text import BLANK
 
-from ..conftest import PASSAGES, ROOT, run, start
-
-
-@pytest.fixture(scope="session")
-def prose(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the texts of the example passages, the right words filled in, a line per paragraph."""
-    folder = tmp_path_factory.mktemp("prose")
-    for split in ("train", "valid"):
-        with open(folder / f"{split}.txt", "w", encoding="utf-8") as out:
-            for passage in read_passages([PASSAGES / split]):
-                segments = BLANK.split(passage.article)
-                for segment, options, gold in zip(segments, passage.candidates, passage.gold):
-                    out.write(segment + options[gold])
-                out.write(segments[-1] + "\n")
-    return folder
+from ..support.commands import ROOT, run, start
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +47,7 @@ def records(file: Path) -> list[dict[str, Any]]:
 def test_passages_are_passages_and_hold_the_text(prose: Path, made: Path) -> None:
     tally = Tally()
     passages = list(read_passages([made], tally=tally))
-    texts = {piece.id: piece.text for chunk in read_chunks(find_texts([prose])) for piece in Cutter().cut(chunk)}
+    texts = {excerpt.id: excerpt.text for chunk in read_chunks(find_texts([prose])) for excerpt in Cutter().cut(chunk)}
     assert len(passages) == len(texts) > 25 and not tally.skipped and tally.labelled == tally.blanks
     for passage in passages:
         segments = BLANK.split(passage.article)
@@ -83,7 +70,7 @@ def test_counts_are_exact(prose: Path, made: Path) -> None:
     assert passages == records(made)
     assert tally.passages == len(passages) and tally.blanks == sum(len(passage["answers"]) for passage in passages)
     assert 0.6 < tally.content / tally.blanks < 0.72
-    assert tally.pieces == tally.passages + sum(tally.dropped.values())
+    assert tally.excerpts == tally.passages + sum(tally.dropped.values())
     assert tally.lines()[0].startswith(f"{len(passages):,} passages, {tally.blanks:,} blanks (")
 
 
@@ -226,8 +213,7 @@ def test_interrupted(tmp_path: Path, prose: Path, sent: signal.Signals) -> None:
     out = tmp_path / "out.jsonl"
     out.write_text("old\n")
     process = start("fairseq-cloze", "generate", tmp_path / "long.txt", "--out", out, "--workers", "2")
-    temporary = tmp_path / "out.jsonl.tmp"
-    while not (temporary.exists() and temporary.stat().st_size):
+    while not any(path.stat().st_size for path in tmp_path.glob(f"{UNFINISHED}*")):
         assert process.poll() is None
         time.sleep(0.05)
     workers = children_of(process)
@@ -237,7 +223,7 @@ def test_interrupted(tmp_path: Path, prose: Path, sent: signal.Signals) -> None:
     if sent == signal.SIGINT:
         message = f"Error: {out}: interrupted, nothing was kept; the same command makes the same passages again\n"
         assert process.returncode == 130 and text.endswith(message) and "Traceback" not in text
-        assert not temporary.exists()
+        assert not list(tmp_path.glob(f"{UNFINISHED}*"))
     _, alive = psutil.wait_procs(workers, timeout=20)
     assert not alive
 

@@ -6,16 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fairseq_cloze.data.encoding import encode_passages
-from fairseq_cloze.data.store import Store
 from fairseq_cloze.generation import judge
 from fairseq_cloze.generation.generate import GenerateTally, generate_passages
 from fairseq_cloze.generation.judge import MARGIN, Judge
 from fairseq_cloze.generation.slots import Blank, Slot
 from fairseq_cloze.passages.passage import Passage
-from fairseq_cloze.ranking.ranker import Scorer
-
-from ..generation.test_generate import prose  # noqa: F401
+from fairseq_cloze.ranking.ranker import load
 
 TEXT = "He opened the door. She drank a cup of coffee and read the paper in the garden."
 
@@ -32,9 +28,8 @@ def test_it_drops_what_the_model_finds_as_good(pretrained: Path) -> None:
     blanks = [blank("coffee", *proposals), blank("paper", *proposals)]
     article = TEXT.replace("coffee", "_").replace("paper", "_")
     passage = Passage("", "", article, (("coffee", *proposals), ("paper", *proposals)), (0, 0))
-    scorer = Scorer(pretrained / "model.pt")
-    columns = encode_passages([passage], scorer.vocabulary)
-    scores = scorer.score(Store.from_columns([columns], len(scorer.vocabulary))).log_probabilities
+    ranker = load(pretrained / "model.pt")
+    scores = ranker.score(ranker.encode([passage])).log_probabilities
     expected: list[Blank] = []
     fitting = 0
     for own, row in zip(blanks, scores):
@@ -48,7 +43,7 @@ def test_it_drops_what_the_model_finds_as_good(pretrained: Path) -> None:
     assert tally["proposed"] == 20 and tally["fitting"] == fitting and tally["given up"] == 2 - len(expected)
 
 
-def test_passages_with_a_model(prose: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_passages_with_a_model(prose: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The small model knows nothing, so nearly every margin is too wide for it."""
     monkeypatch.setattr(judge, "MARGIN", -0.5)
     tally = GenerateTally()
@@ -59,7 +54,7 @@ def test_passages_with_a_model(prose: Path, pretrained: Path, monkeypatch: pytes
 
 
 @pytest.mark.slow
-def test_workers_change_nothing_with_a_model(prose: Path, weights: Path) -> None:  # noqa: F811
+def test_workers_change_nothing_with_a_model(prose: Path, weights: Path) -> None:
     one, two = (
         list(generate_passages([prose], workers=workers, lm=weights / "model.pt", limit=8)) for workers in (1, 2)
     )

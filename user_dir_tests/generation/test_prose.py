@@ -159,25 +159,25 @@ PROBLEM = st.sampled_from(["", "", "", "", "heading"])
 def test_pieces_keep_the_text_in_order(given_paragraphs: list[tuple[str, str]]) -> None:
     chunk = Chunk("t", tuple(Paragraph(at, *entry) for at, entry in enumerate(given_paragraphs, 1)), 0)
     cutter = Cutter()
-    pieces = list(cutter.cut(chunk))
-    assert all(MIN_WORDS <= len(piece.text.split()) <= MAX_WORDS for piece in pieces)
-    assert len({piece.id for piece in pieces}) == len(pieces)
+    excerpts = list(cutter.cut(chunk))
+    assert all(MIN_WORDS <= len(excerpt.text.split()) <= MAX_WORDS for excerpt in excerpts)
+    assert len({excerpt.id for excerpt in excerpts}) == len(excerpts)
     good = "\n\n".join(paragraph.text for paragraph in chunk.paragraphs if not paragraph.problem).split()
     at = 0
-    for piece in pieces:  # each is a stretch of the text, after the one before
-        words = piece.text.split()
+    for excerpt in excerpts:  # each is a stretch of the text, after the one before
+        words = excerpt.text.split()
         starts = [start for start in range(at, len(good)) if good[start : start + len(words)] == words]
         assert starts
         at = starts[0] + len(words)
-        assert all(part.endswith(".") and part == part.strip() for part in piece.text.split("\n\n"))
+        assert all(part.endswith(".") and part == part.strip() for part in excerpt.text.split("\n\n"))
     assert cutter.skipped["heading"] == sum(bool(paragraph.problem) for paragraph in chunk.paragraphs)
-    assert list(Cutter().cut(chunk)) == pieces
+    assert list(Cutter().cut(chunk)) == excerpts
 
 
 def test_nothing_is_dropped_in_silence() -> None:
     entries = [Paragraph(1, PROSE), Paragraph(2, "CHAPTER", "heading"), Paragraph(3, " ".join([PROSE] * 12))]
     cutter = Cutter()
-    assert [piece.id for piece in cutter.cut(Chunk("t", tuple(entries), 0))] == ["t:3"]
+    assert [excerpt.id for excerpt in cutter.cut(Chunk("t", tuple(entries), 0))] == ["t:3"]
     assert cutter.skipped == {"heading": 1, "too little text in one place": 1}
     cutter = Cutter()
     assert not list(cutter.cut(Chunk("t", (Paragraph(1, "word " * 400 + "end."),), 0)))
@@ -189,14 +189,14 @@ def test_nothing_is_dropped_in_silence() -> None:
     assert cutter.skipped == {"too little text in one place": 2, "sentence too long": 1}
     cutter = Cutter()
     entries[0] = Paragraph(1, " ".join([PROSE] * 9))
-    assert [piece.text.count(PROSE) for piece in cutter.cut(Chunk("t", tuple(entries), 0))] == [10]
+    assert [excerpt.text.count(PROSE) for excerpt in cutter.cut(Chunk("t", tuple(entries), 0))] == [10]
     assert cutter.skipped == {"sentence too long": 1, "too little text in one place": 1}
     cutter = Cutter()
-    [piece] = cutter.cut(Chunk("t", (Paragraph(1, " ".join([PROSE] * 18)),), 0))
-    assert len(piece.text.split()) < 20 * 18 and cutter.skipped == {"ends of paragraphs": 1}
+    [excerpt] = cutter.cut(Chunk("t", (Paragraph(1, " ".join([PROSE] * 18)),), 0))
+    assert len(excerpt.text.split()) < 20 * 18 and cutter.skipped == {"ends of paragraphs": 1}
     cutter = Cutter()
     entries = [Paragraph(1, " ".join([PROSE] * 9)), Paragraph(2, "He said:"), Paragraph(3, "", "verse or list")]
-    assert [piece.text for piece in cutter.cut(Chunk("t", tuple(entries), 0))] == [entries[0].text]
+    assert [excerpt.text for excerpt in cutter.cut(Chunk("t", tuple(entries), 0))] == [entries[0].text]
     assert cutter.skipped == {"with an open end": 1, "verse or list": 1}
     cutter = Cutter()
     assert not list(cutter.cut(Chunk("t", tuple(Paragraph(line, "He sang a song.") for line in range(60)), 0)))

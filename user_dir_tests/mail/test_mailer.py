@@ -21,10 +21,12 @@ from click.testing import CliRunner
 from fairseq_cloze.cli import main
 from fairseq_cloze.mail import mailer as mail_module
 from fairseq_cloze.mail import spool as mail_spool
-from fairseq_cloze.mail.mailer import Flushed, Mail, Mailer, MailError, MailSettings, flush, send_test
+from fairseq_cloze.mail.mailer import Flushed, Mailer, flush, send_test
+from fairseq_cloze.mail.message import Mail
+from fairseq_cloze.mail.settings import MailError, MailSettings
 from fairseq_cloze.mail.spool import Entry, waiting
 
-from ..conftest import environment, free_port
+from ..support.commands import environment, free_port
 from ..support.mail_server import DROP, HANG, LATE, TAKEN, Server, Silent, fresh_home, until
 
 pytestmark = [
@@ -527,7 +529,7 @@ def test_the_message_of_a_process_killed_before_it_removed_the_file(tmp_path: Pa
 
 SEND = """
 import resource, sys
-from fairseq_cloze.mail.mailer import mailer as mail
+from fairseq_cloze.mail import mailer as mail
 mail.PAUSE = 0.05
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), -1))
 settings = mail.MailSettings("127.0.0.1", int(sys.argv[1]), "plain", sender="me@example.org", to=("you@example.org",))

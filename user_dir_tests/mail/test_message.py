@@ -3,20 +3,24 @@ from __future__ import annotations
 import gzip
 import os
 import random
+import re
 import socket
-import struct
-import zlib
+import tempfile
 from email import message_from_bytes
 from email.message import EmailMessage
-from email.policy import default
+from email.policy import compat32, default
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fairseq_cloze.mail import message as mail_message
 from fairseq_cloze.mail.message import Mail, clean, compose, last_lines
 from fairseq_cloze.mail.settings import MailError, MailSettings
+
+from ..support.pictures import png
 
 SETTINGS = MailSettings("localhost", 25, "plain", sender="Zoë <me@example.org>", to=("you@example.org",))
 
@@ -42,15 +46,6 @@ def attachments(message: EmailMessage) -> list[tuple[str, str, bytes]]:
         (str(part["Content-Type"]), str(part.get_filename()), part.get_payload(decode=True))
         for part in message.iter_attachments()
     ]
-
-
-def png(width: int = 2, height: int = 2) -> bytes:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    rows = zlib.compress((b"\0" + b"\xff\0\0" * width) * height)
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
 # -- the body ----------------------------------------------------------------------------------------------------------
@@ -301,3 +296,54 @@ def test_last_lines_of_one_endless_line(tmp_path: Path) -> None:
     path = tmp_path / "train.log"
     path.write_bytes(b"a" * 5000 + b"b" * 2000)
     assert last_lines(path, 2) == "b" * 2000
+
+
+# -- headers -----------------------------------------------------------------------------------------------------------
+
+PIECES = st.sampled_from(
+    ["=?utf-8?q?=0d=0aReply-To:_x?=", "=?utf-8?b?DQpCY2M6IGF0dGFja2VyQGV4YW1wbGUub3Jn?=", "=?", "?=", "=\udc80", "=\0?"]
+    + ["\r\nBcc: attacker@example.org", "\n\nbody", "\r", "\x85", "\u2028", "%0d%0a", "utf-8''%0d%0aX:", '"', "\\", ";"]
+    + [" filename=x", ",", "<", ">", "@", "(", ")", ":", " ", "\t", "語", "ü", "checkpoint_1_100.pt", "a" * 90]
+)
+NAMES = st.lists(st.one_of(PIECES, st.text(max_size=5)), max_size=8).map("".join)
+HEADERS = ["From", "To", "Subject", "Date", "Message-ID", "Auto-Submitted", "MIME-Version", "Content-Type"]
+
+
+def plain(text: str) -> str:
+    """What is left of a name in a header: letters, in order."""
+    return re.sub(r"[\W_]", "", text)
+
+
+@settings(max_examples=300, deadline=None)
+@given(subject=NAMES, name=NAMES)
+def test_no_name_spells_a_header(subject: str, name: str) -> None:
+    """The message has the headers we mean, none else, and each stays what it is."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, re.sub("[/\0]", "", name.encode("utf-8", "replace").decode())[:40] + ".log")
+        file.write_text("content")
+        shown = re.sub(r"[<>@\x00-\x1f]", "", name)
+        written = MailSettings("localhost", 25, "plain", sender=f"{shown} <me@example.org>", to=SETTINGS.to)
+        letter = compose(Mail(subject, "text", attachments=(file,)), written)
+    for policy in (default, compat32):
+        message = message_from_bytes(letter.message, policy=policy)
+        assert message.keys() == HEADERS and not message.defects
+    message = message_from_bytes(letter.message, policy=default)
+    assert isinstance(message, EmailMessage)
+    [sender] = message["From"].addresses
+    assert sender.addr_spec == "me@example.org" and plain(clean(shown)).startswith(plain(sender.display_name))
+    assert str(message["To"]) == "you@example.org"
+    assert len(str(message["Subject"]).splitlines()) == 1
+    assert plain(str(message["Subject"])) == plain(letter.subject)
+    [attachment] = message.iter_attachments()
+    expected = ["Content-Disposition", "Content-Transfer-Encoding", "Content-Type", "MIME-Version"]
+    assert sorted(attachment.keys()) == expected
+    assert [len(str(value).splitlines()) for value in attachment.values()] == [1] * 4
+    assert attachment.get_content() == "content" and attachment.get_content_disposition() == "attachment"
+    assert plain(str(attachment.get_filename())) == plain(clean(file.name))
+    assert letter.to == ("you@example.org",)
+
+
+def test_an_encoded_word_is_read_as_it_is_written() -> None:
+    message = composed("best checkpoint=?utf-8?q?=0d=0aReply-To:_x?=.pt")
+    assert message["Reply-To"] is None
+    assert message["Subject"] == "best checkpoint= ?utf-8?q?=0d=0aReply-To:_x?=.pt"

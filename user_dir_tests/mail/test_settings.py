@@ -16,7 +16,7 @@ import pytest
 from fairseq_cloze.mail import settings as mail_settings
 from fairseq_cloze.mail.settings import MailError, MailSettings, load_settings, settings_path, split_address, state_path
 
-from ..conftest import environment
+from ..support.commands import environment
 from ..support.mail_server import fresh_home
 
 

@@ -10,27 +10,26 @@ import pytest
 import torch
 from transformers import RobertaForMaskedLM
 
-from fairseq_cloze import register
 from fairseq_cloze.data.encoding import encode_passages
 from fairseq_cloze.data.store import Store
-from fairseq_cloze.data.vocabulary import BOS, EOS
+from fairseq_cloze.model.heads import RankingHead
+from fairseq_cloze.model.losses import LOSSES, ranking_losses
+from fairseq_cloze.model.names import HEAD_NAME
+from fairseq_cloze.model.scores import candidate_scores
 from fairseq_cloze.passages.passage import Passage
 from fairseq_cloze.passages.reading import read_passages
+from fairseq_cloze.ranking.member import Member
+from fairseq_cloze.ranking.metrics import predictions
+from fairseq_cloze.ranking.ranker import load
+from fairseq_cloze.ranking.scores import Outcome
+from fairseq_cloze.views.settings import Settings
 
-from ..conftest import PASSAGES
-from ..views.test_making import make_view, odd_passages
-
-register()
-
-from fairseq_cloze.model.losses import LOSSES, ranking_losses  # noqa: E402
-from fairseq_cloze.model.names import HEAD_NAME  # noqa: E402
-from fairseq_cloze.model.scores import candidate_scores  # noqa: E402
-from fairseq_cloze.ranking.metrics import predictions  # noqa: E402
-from fairseq_cloze.ranking.ranker import Answers, Scorer  # noqa: E402
-from fairseq_cloze.views.settings import PartialSettings, Settings  # noqa: E402
+from ..support.commands import PASSAGES
+from ..support.stores import make_view
+from ..support.texts import odd_passages
 
 VIEWS = [
-    *(("joint", kind) for kind in ("mean", "sum", "kmask", "l2r")),
+    *(("joint", kind) for kind in ("mean", "kmask", "l2r")),
     *((view, kind) for view in ("full", "neighbors") for kind in ("mean", "head")),
 ]
 
@@ -40,15 +39,15 @@ def chosen(name: str, kind: str, contrast: float = 0.7) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def scorer(pretrained: Path) -> Scorer:
-    return Scorer(pretrained / "model.pt")
+def member(pretrained: Path) -> Member:
+    return load(pretrained / "model.pt").members[0]
 
 
 @pytest.fixture(scope="module")
-def headed(pretrained: Path) -> Scorer:
-    built = Scorer(pretrained / "model.pt")
+def headed(pretrained: Path) -> Member:
+    [built] = load(pretrained / "model.pt").members
     torch.manual_seed(5)
-    built.model.register_classification_head(HEAD_NAME, num_classes=1)
+    built.model.classification_heads[HEAD_NAME] = RankingHead(built.architecture).eval()
     return built
 
 
@@ -58,19 +57,19 @@ def passages() -> list[Passage]:
 
 
 @pytest.fixture(scope="module")
-def store(passages: list[Passage], scorer: Scorer) -> Store:
-    return Store.from_columns([encode_passages(passages, scorer.vocabulary)], len(scorer.vocabulary))
+def store(passages: list[Passage], member: Member) -> Store:
+    return Store.from_columns([encode_passages(passages, member.vocabulary)], len(member.vocabulary))
 
 
-def scores_of(scorer: Scorer, store: Store, name: str, kind: str, batch_size: int) -> dict[int, list[float]]:
+def scores_of(member: Member, store: Store, name: str, kind: str, batch_size: int) -> dict[int, list[float]]:
     """Log-probabilities of the distinct candidates of each blank, batched as asked."""
-    view = make_view(name, store, scorer.vocabulary, 126, scorer=kind)
+    view = make_view(name, store, member.vocabulary, 126, scorer=kind)
     out = {}
     order = torch.randperm(len(view), generator=torch.Generator().manual_seed(batch_size)).tolist()
     for start in range(0, len(order), batch_size):
         sample = view.collate([view.item(index) for index in order[start : start + batch_size]])
         with torch.inference_mode():
-            scores = candidate_scores(scorer.model, sample, chosen(name, kind))
+            scores = candidate_scores(member.model, sample, chosen(name, kind))
         assert scores.dtype == torch.float32
         assert scores.isfinite().equal(sample["distinct"])
         for blank, row in zip(sample["blanks"].tolist(), scores.log_softmax(dim=1).tolist()):
@@ -79,7 +78,7 @@ def scores_of(scorer: Scorer, store: Store, name: str, kind: str, batch_size: in
 
 
 @pytest.mark.parametrize(("name", "kind"), VIEWS)
-def test_scores_of_half_precision_are_float32(headed: Scorer, store: Store, name: str, kind: str) -> None:
+def test_scores_of_half_precision_are_float32(headed: Member, store: Store, name: str, kind: str) -> None:
     """Sums and softmaxes are made in float32, whatever the model computes in."""
     view = make_view(name, store, headed.vocabulary, 126, scorer=kind)
     sample = view.collate([view.item(index) for index in range(4)])
@@ -93,7 +92,7 @@ def test_scores_of_half_precision_are_float32(headed: Scorer, store: Store, name
 
 
 @pytest.mark.parametrize(("name", "kind"), VIEWS)
-def test_scores_do_not_depend_on_the_batch(headed: Scorer, store: Store, name: str, kind: str) -> None:
+def test_scores_do_not_depend_on_the_batch(headed: Member, store: Store, name: str, kind: str) -> None:
     alone = scores_of(headed, store, name, kind, 1)
     assert sorted(alone) == list(range(store.blanks))
     for batch_size in (3, 7, 100):
@@ -103,16 +102,16 @@ def test_scores_do_not_depend_on_the_batch(headed: Scorer, store: Store, name: s
 
 
 @pytest.mark.parametrize("contrast", [0.0, 0.7])
-@pytest.mark.parametrize("kind", ["mean", "sum", "kmask", "l2r"])
+@pytest.mark.parametrize("kind", ["mean", "kmask", "l2r"])
 def test_joint_equals_a_transformers_loop(
-    hf_folder: Path, scorer: Scorer, store: Store, kind: str, contrast: float
+    hf_folder: Path, member: Member, store: Store, kind: str, contrast: float
 ) -> None:
     """One row of text at a time, the whole vocabulary at every mask, one candidate after the other."""
     model = RobertaForMaskedLM.from_pretrained(hf_folder).eval()
-    view = make_view("joint", store, scorer.vocabulary, 126, scorer=kind)
+    view = make_view("joint", store, member.vocabulary, 126, scorer=kind)
     sample = view.collate([view.item(index) for index in range(len(view))])
     with torch.inference_mode():
-        found = candidate_scores(scorer.model, sample, chosen("joint", kind, contrast)).log_softmax(dim=1)
+        found = candidate_scores(member.model, sample, chosen("joint", kind, contrast)).log_softmax(dim=1)
     rows = iter(found.tolist())
     several = 0
     for index in range(len(view)):
@@ -122,13 +121,13 @@ def test_joint_equals_a_transformers_loop(
         for number, (blank, position) in enumerate(zip(item["blanks"].tolist(), positions)):
             expected = []
             for tokens in distinct(by_blank(store)[blank]):
-                tokens = tokens or scorer.vocabulary.nothing.tolist()
+                tokens = tokens or member.vocabulary.nothing.tolist()
                 several += len(tokens) > 1
-                pieces = slow_pieces(model, text, position, tokens, kind, scorer.vocabulary.mask)
+                pieces = slow_pieces(model, text, position, tokens, kind, member.vocabulary.mask)
                 others = [row[torch.tensor(tokens)] for other, row in enumerate(at_masks) if other != number]
                 if others:
                     pieces = pieces - contrast * torch.stack(others).mean(dim=0)
-                expected.append((pieces.sum() if kind == "sum" else pieces.mean()).item())
+                expected.append(pieces.mean().item())
             row = [value for value in next(rows) if value != float("-inf")]
             assert row == pytest.approx(torch.tensor(expected).log_softmax(dim=0).tolist(), abs=1e-4)
     assert several > 20 and next(rows, None) is None
@@ -141,7 +140,7 @@ def log_p(model: Any, tokens: list[int]) -> torch.Tensor:
 
 def slow_pieces(model: Any, text: list[int], position: int, tokens: list[int], kind: str, mask: int) -> torch.Tensor:
     """Log-probability of each token of a candidate."""
-    if kind in ("mean", "sum"):
+    if kind == "mean":
         return log_p(model, text)[position][torch.tensor(tokens)]
     pieces = []
     for piece, token in enumerate(tokens):
@@ -160,11 +159,11 @@ def by_blank(store: Store) -> list[list[list[int]]]:
 
 
 @pytest.mark.parametrize("name", ["full", "neighbors"])
-def test_filled_text_equals_a_transformers_loop(hf_folder: Path, scorer: Scorer, store: Store, name: str) -> None:
+def test_filled_text_equals_a_transformers_loop(hf_folder: Path, member: Member, store: Store, name: str) -> None:
     """One row at a time: mean log-probability of the candidate's tokens and of one neighbour on each side."""
     model = RobertaForMaskedLM.from_pretrained(hf_folder).eval()
-    found = scores_of(scorer, store, name, "mean", 5)
-    view = make_view(name, store, scorer.vocabulary, 126, "remove")
+    found = scores_of(member, store, name, "mean", 5)
+    view = make_view(name, store, member.vocabulary, 126, "remove")
     for index in range(len(view)):
         item = view.item(index)
         expected = []
@@ -176,54 +175,46 @@ def test_filled_text_equals_a_transformers_loop(hf_folder: Path, scorer: Scorer,
         assert found[index] == pytest.approx(torch.tensor(expected).log_softmax(dim=0).tolist(), abs=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["mean", "sum", "kmask", "l2r"])
-def test_a_plain_roberta_gives_the_same_scores(scorer: Scorer, store: Store, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["mean", "kmask", "l2r"])
+def test_a_plain_roberta_gives_the_same_scores(member: Member, store: Store, kind: str) -> None:
     """``--arch roberta_base`` projects to the whole vocabulary."""
-    from fairseq.models.roberta import RobertaModel
 
     class Plain(torch.nn.Module):
-        def forward(self, *args: Any, **kwargs: Any) -> Any:
-            kwargs.pop("candidate_tokens", None)
-            return RobertaModel.forward(scorer.model, *args, **kwargs)
+        def forward(self, src_tokens: torch.Tensor, masked_tokens: torch.Tensor, **others: Any) -> Any:
+            return member.model(src_tokens, masked_tokens=masked_tokens)
 
-    view = make_view("joint", store, scorer.vocabulary, 126, scorer=kind)
+    view = make_view("joint", store, member.vocabulary, 126, scorer=kind)
     sample = view.collate([view.item(index) for index in range(len(view))])
     with torch.inference_mode():
-        one, two = (candidate_scores(model, sample, chosen("joint", kind)) for model in (scorer.model, Plain()))
+        one, two = (candidate_scores(model, sample, chosen("joint", kind)) for model in (member.model, Plain()))
     assert (one - two)[sample["distinct"]].abs().max() < 1e-5
 
 
-def test_repeated_candidates_are_one(scorer: Scorer, store: Store) -> None:
+def test_repeated_candidates_are_one(pretrained: Path, store: Store) -> None:
     """The second blank of the first passage offers one word twice; the first wins and may be gold."""
-    found = Answers(scorer.score(store).log_probabilities, store)
+    found = Outcome(load(pretrained / "model.pt").score(store), store)
     shares = found.probabilities[1]
     assert shares[0] == shares[2] > 0
     assert shares[:4].sum() == pytest.approx(1.0, abs=1e-6)
-    assert found.answers[1] != 2
+    assert found.best[1] != 2
 
 
 @pytest.mark.parametrize(("name", "kind"), [entry for entry in VIEWS if entry[1] != "head"])
-@pytest.mark.parametrize(("refine", "cascade"), [(0, 0), (2, 5)])
-def test_scorer_settings_and_counts(
-    pretrained: Path, store: Store, name: str, kind: str, refine: int, cascade: int
-) -> None:
-    if refine and name in ("full", "neighbors"):
-        pytest.skip("full and neighbors have neither")
-    settings = PartialSettings(name, kind, refine=refine, cascade=cascade)
-    scorer = Scorer(pretrained / "model.pt", settings=settings)
-    scored = [scorer.score(store, batch_size=size) for size in (1, 7, 64)]
+def test_settings_and_counts(pretrained: Path, store: Store, name: str, kind: str) -> None:
+    path = pretrained / "model.pt"
+    scored = [load(path, view=name, scorer=kind, batch_size=size).score(store) for size in (1, 7, 64)]
     assert scored[0].forwards == scored[1].forwards == scored[2].forwards
-    results = [Answers(scores.log_probabilities, store) for scores in scored]
+    results = [Outcome(scores, store) for scores in scored]
     assert [result.counts["n_blanks"] for result in results] == [store.blanks - 1] * 3
     assert [result.counts["n_unlabelled"] for result in results] == [1] * 3
     assert results[0].counts == results[1].counts == results[2].counts
-    assert results[0].answers.tolist() == results[2].answers.tolist()
+    assert results[0].best.tolist() == results[2].best.tolist()
     assert abs(results[0].probabilities - results[2].probabilities).max() < 1e-5
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize(("name", "kind"), VIEWS)
-def test_a_batch_can_be_learned(headed: Scorer, store: Store, name: str, kind: str, loss: str) -> None:
+def test_a_batch_can_be_learned(headed: Member, store: Store, name: str, kind: str, loss: str) -> None:
     """Gradients reach the weights by every way of scoring: forty steps take most of the loss of one batch."""
     model = copy.deepcopy(headed.model)
     view = make_view(name, store, headed.vocabulary, 126, scorer=kind)
@@ -244,93 +235,3 @@ def test_a_batch_can_be_learned(headed: Scorer, store: Store, name: str, kind: s
         floor = float(torch.special.entr(target).sum(dim=1).mean())
     assert history[-1] - floor < 0.25 * (history[0] - floor)
     assert predictions(scores).tolist() == sample["gold"].tolist()
-
-
-# -- more forwards, by hand ------------------------------------------------------------------------------------------
-
-SHORT = Passage(
-    "short",
-    "short",
-    "He _ to the _ and _ a _ there, which _ him.",
-    (
-        ("went", "came back", "saw"),
-        ("house", "old town", "/"),
-        ("bought", "was", "looked for", "had"),
-        ("dog", "friend"),
-        ("made", "pleased", "let down"),
-    ),
-    (0, 1, 2, 1, 1),
-)
-
-
-@pytest.fixture(scope="module")
-def short(scorer: Scorer) -> Store:
-    return Store.from_columns([encode_passages([SHORT], scorer.vocabulary)], len(scorer.vocabulary))
-
-
-def spliced(passage: Any, fills: dict[int, list[int]]) -> tuple[list[int], dict[int, int]]:
-    """Tokens with some blanks filled, ``<s>`` and ``</s>`` around them, and where each blank or its fill begins."""
-    tokens, starts = [BOS], {}
-    blanks = {position: number for number, position in enumerate(passage.blank_positions.tolist())}
-    for position, token in enumerate(passage.tokens.tolist()):
-        if position in blanks:
-            starts[blanks[position]] = len(tokens)
-        tokens += fills.get(blanks.get(position, -1), [token])
-    return [*tokens, EOS], starts
-
-
-def by_hand(model: Any, passage: Any, filled: dict[int, int], nothing: list[int]) -> dict[int, torch.Tensor]:
-    """Log-probabilities at the masks that are left, with the candidates of *filled* in the others."""
-    text, starts = spliced(
-        passage, {blank: passage.candidates[blank][answer].tolist() for blank, answer in filled.items()}
-    )
-    rows = log_p(model, text)
-    out = {}
-    for blank in sorted(set(starts) - set(filled)):
-        choices = [torch.tensor(tokens.tolist() or nothing) for tokens in passage.candidates[blank]]
-        out[blank] = torch.stack([rows[starts[blank]][choice].mean() for choice in choices]).log_softmax(dim=0)
-    return out
-
-
-def test_refining_by_hand(hf_folder: Path, pretrained: Path, short: Store) -> None:
-    """Five blanks, two rounds: one, then three stand filled, the most certain first."""
-    model = RobertaForMaskedLM.from_pretrained(hf_folder).eval()
-    scorer = Scorer(pretrained / "model.pt", settings=PartialSettings(contrast=0.0, refine=2))
-    nothing = scorer.vocabulary.nothing.tolist()
-    expected: dict[int, torch.Tensor] = {}
-    filled: dict[int, int] = {}
-    for number in (0, 1, 3):
-        while len(filled) < number:
-            best = max(set(expected) - set(filled), key=lambda blank: float(expected[blank].max()))
-            filled[best] = int(expected[best].argmax())
-        expected.update(by_hand(model, short[0], filled, nothing))
-    found = scorer.score(short)
-    assert found.forwards == 3
-    for blank, row in expected.items():
-        assert found.log_probabilities[blank, : len(row)] == pytest.approx(row.numpy(), abs=1e-4)
-
-
-def test_the_cascade_by_hand(hf_folder: Path, pretrained: Path, short: Store) -> None:
-    """Four forwards: the two least certain blanks, the two best candidates of each, all other answers filled in."""
-    model = RobertaForMaskedLM.from_pretrained(hf_folder).eval()
-    scorer = Scorer(pretrained / "model.pt", settings=PartialSettings(contrast=0.0, cascade=5))
-    passage = short[0]
-    expected = by_hand(model, passage, {}, scorer.vocabulary.nothing.tolist())
-    answers = {blank: int(row.argmax()) for blank, row in expected.items()}
-    margin = {blank: float(row.exp().topk(2).values.diff().abs()) for blank, row in expected.items()}
-    for blank in sorted(margin, key=margin.__getitem__)[:2]:
-        row, pair = expected[blank].clone(), expected[blank].topk(2).indices
-        filled = []
-        for candidate in pair.tolist():
-            fills = {other: passage.candidates[other][answer].tolist() for other, answer in answers.items()}
-            fills[blank] = passage.candidates[blank][candidate].tolist()
-            text, starts = spliced(passage, fills)
-            span = range(starts[blank] - 1, starts[blank] + len(fills[blank]) + 1)
-            rows = log_p(model, text)
-            filled.append(torch.stack([rows[position, text[position]] for position in span]).mean())
-        row[pair] = (row[pair] + torch.stack(filled)).log_softmax(dim=0) + row[pair].logsumexp(dim=0)
-        expected[blank] = row
-    found = scorer.score(short)
-    assert found.forwards == 5
-    for blank, row in expected.items():
-        assert found.log_probabilities[blank, : len(row)] == pytest.approx(row.numpy(), abs=1e-4)

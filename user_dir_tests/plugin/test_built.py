@@ -15,7 +15,7 @@ from fairseq_cloze import register
 from fairseq_cloze.errors import CheckpointError
 from fairseq_cloze.weights.checkpoint import Checkpoint
 
-from ..conftest import validate
+from ..support.commands import validate
 
 register()
 

@@ -28,7 +28,8 @@ from fairseq_cloze.ranking.metrics import MICRO
 from fairseq_cloze.runs.events import read_events
 from fairseq_cloze.statistics import chance_interval
 
-from ..conftest import PASSAGES, TRAIN_OPTIONS, Ran, free_port, start, train, write_passage
+from ..support.commands import PASSAGES, TRAIN_OPTIONS, Ran, free_port, start, train
+from ..support.texts import write_passage
 
 LOG4 = math.log(4)
 

@@ -10,9 +10,9 @@ from fairseq_cloze.data.store import Store
 from fairseq_cloze.passages.reading import read_passages
 from fairseq_cloze.plugin.dataset import ClozeDataset
 
-from ..conftest import PASSAGES
+from ..support.commands import PASSAGES
 from ..support.costs import Costs
-from ..views.test_making import make_view
+from ..support.stores import make_view
 
 
 @pytest.fixture(scope="module")
@@ -77,16 +77,3 @@ def test_collated_batches_are_the_views(store: Store, vocabulary: Any, view: str
         assert sample["id"].tolist() == batch.tolist()
         blanks += sample["blanks"].tolist()
     assert sorted(blanks) == list(range(405))
-
-
-def test_teacher_blanks_are_drawn_anew_in_every_epoch(store: Store, vocabulary: Any) -> None:
-    view = make_view("joint", store, vocabulary, 10_000)
-    drawn = []
-    for epoch in (1, 2, 1):
-        dataset = ClozeDataset(view, shuffle=True, seed=3, teacher_blanks=0.5)
-        dataset.set_epoch(epoch)
-        drawn.append([dataset[index]["blanks"].tolist() for index in range(len(dataset))])
-    assert drawn[0] == drawn[2] != drawn[1]
-    scored = sum(map(len, drawn[0]))
-    assert 0.4 * store.blanks < scored < 0.65 * store.blanks
-    assert all(drawn[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from ..conftest import run
+from ..support.commands import run
 
 
 def test_errors_print_as_one_line_and_others_as_ever(tmp_path: Path) -> None:

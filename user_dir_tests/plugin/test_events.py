@@ -17,7 +17,7 @@ from fairseq_cloze.plugin.events import TrainingEvents
 from fairseq_cloze.runs.curves import History, history_of
 from fairseq_cloze.runs.events import read_events
 
-from ..conftest import FINETUNE, TRAIN_OPTIONS, Ran, start, train
+from ..support.commands import FINETUNE, TRAIN_OPTIONS, Ran, start, train
 
 SPEEDS = {"bps", "wps", "ups", "wall", "train_wall"}
 TAGS = {"train_inner": "update", "valid": "validation", "train": "epoch"}

@@ -13,7 +13,7 @@ from fairseq_cloze.errors import ClozeError, OutOfMemory
 from fairseq_cloze.plugin import fitting
 from fairseq_cloze.plugin.fitting import fit_batch
 
-from ..conftest import ROOT, run
+from ..support.commands import ROOT, run
 
 GIB = 2**30
 
@@ -46,8 +46,8 @@ def test_a_line_needs_four_sizes() -> None:
     found = search(device)
     assert device.tried == [512, 1024, 2048, 6336]  # (9.2 - 3) GiB of 1 MiB each, in steps of 32
     assert (found.max_tokens, found.peak, found.predicted) == (6336, 3 * GIB + 6336 * 2**20, 3 * GIB + 6336 * 2**20)
-    assert found.predict(100) == 4 * GIB  # the optimizer's step
-    assert found.predict(7000) == pytest.approx(3 * GIB + 7000 * 2**20, rel=1e-6)
+    assert found.update == 4 * GIB  # the optimizer's step
+    assert found.fixed + 7000 * found.per_token == pytest.approx(3 * GIB + 7000 * 2**20, rel=1e-6)
     assert found.options == "--max-tokens 6336"
     assert found.lines() == [
         "GPU: 10.000 GiB, of which 92% may be filled",

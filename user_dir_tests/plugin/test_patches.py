@@ -16,7 +16,7 @@ import pytest
 
 from fairseq_cloze import register
 
-from ..conftest import ROOT, free_port, start
+from ..support.commands import ROOT, free_port, start
 
 register()
 

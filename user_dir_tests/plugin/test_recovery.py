@@ -13,9 +13,10 @@ import torch
 
 from fairseq_cloze import register
 
-from ..conftest import PLUGIN, TRAIN_OPTIONS, Ran, free_port, run, start, train, write_passage
-from ..plugin.test_task import build
+from ..support.commands import PLUGIN, TRAIN_OPTIONS, Ran, free_port, run, start, train
 from ..support.limited import FIXED_MMAP
+from ..support.models import FailingOptimizer, build
+from ..support.texts import write_passage
 
 register()
 
@@ -106,7 +107,7 @@ def test_one_passage_that_does_not_fit(tmp_path: Path, pretrained: Path) -> None
 
 def test_evaluate(tmp_path: Path, pretrained: Path, data_bin: Path) -> None:
     command = ("fairseq-cloze", "evaluate", pretrained / "model.pt", data_bin, "--split", "train")
-    command += ("--max-tokens", "40000", "--refine", "1", "--cascade", "2", "--predictions")
+    command += ("--max-tokens", "40000", "--predictions")
     run(*command, tmp_path / "plain.json")
     short = limited(44, *command, tmp_path / "short.json")
     expected, found = (
@@ -132,28 +133,11 @@ def test_validate(pretrained: Path, data_bin: Path) -> None:
 # -- without a process of its own ------------------------------------------------------------------------------------
 
 
-class Optimizer:
-    """Backward passes that run out of memory when they are done; some of them."""
-
-    def __init__(self, model: Any, fails: list[int]) -> None:
-        self.parameters, self.fails, self.calls = list(model.parameters()), fails, 0
-
-    def backward(self, loss: Any) -> None:
-        loss.backward()
-        self.calls += 1
-        if self.calls in self.fails:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-
-    def zero_grad(self) -> None:
-        for parameter in self.parameters:
-            parameter.grad = None
-
-
 def update(task: Any, model: Any, fails: list[int], sizes: tuple[int, ...]) -> tuple[list[Any], dict[str, Any], int]:
     """One update of some batches: gradients, sums of the logging outputs, and number of backward passes."""
     from fairseq_cloze.plugin.criterion import ClozeRankingCriterion
 
-    optimizer, dataset = Optimizer(model, fails), task.dataset("train")
+    optimizer, dataset = FailingOptimizer(model, fails), task.dataset("train")
     criterion = ClozeRankingCriterion(task, "softmax", 1.0)
     optimizer.zero_grad()
     logs, start = [], 0
@@ -168,7 +152,7 @@ def update(task: Any, model: Any, fails: list[int], sizes: tuple[int, ...]) -> t
 @pytest.fixture
 def trained(tmp_path: Path, data_bin: Path) -> Any:
     """Task and model, without dropout."""
-    options = {"encoder_layers": 1, "encoder_embed_dim": 24, "encoder_attention_heads": 2, "teacher_blanks": 0.3}
+    options = {"encoder_layers": 1, "encoder_embed_dim": 24, "encoder_attention_heads": 2}
     task, model = build(data_bin, tmp_path, from_scratch=True, dropout=0.0, attention_dropout=0.0, **options)
     task.load_dataset("train")
     return task, model

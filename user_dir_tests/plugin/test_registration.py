@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ..conftest import PLUGIN, run
+from ..support.commands import PLUGIN, run
 
 REGISTERED = """
 from fairseq.tasks import TASK_REGISTRY

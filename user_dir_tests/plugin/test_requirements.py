@@ -12,7 +12,7 @@ from fairseq_cloze.errors import SetupError
 from fairseq_cloze.plugin import requirements
 from fairseq_cloze.plugin.requirements import INSTALL_FAIRSEQ
 
-from ..conftest import PLUGIN, run
+from ..support.commands import PLUGIN, run
 
 PYTHON = ".".join(map(str, sys.version_info[:2]))
 
@@ -55,16 +55,16 @@ def test_fairseq_does_not_fit_python(tmp_path: Path) -> None:
 
 
 def test_old_torch(tmp_path: Path) -> None:
-    package(tmp_path, "torch", "__version__ = '2.0.1+cu117'")
+    package(tmp_path, "torch", "__version__ = '2.5.1+cu117'")
     assert failing(tmp_path) == (
-        "Error: torch 2.0.1+cu117 is too old, 2.1 or newer is needed: pip install 'torch>=2.1'"
+        "Error: torch 2.5.1+cu117 is too old, 2.6 or newer is needed: pip install 'torch>=2.6'"
     )
 
 
 def test_broken_torch(tmp_path: Path) -> None:
     package(tmp_path, "torch", "raise ImportError('libcudart.so.12: cannot open shared object file')")
     assert failing(tmp_path) == (
-        "Error: torch cannot be imported (libcudart.so.12: cannot open shared object file): pip install 'torch>=2.1'"
+        "Error: torch cannot be imported (libcudart.so.12: cannot open shared object file): pip install 'torch>=2.6'"
     )
 
 

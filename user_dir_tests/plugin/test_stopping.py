@@ -16,7 +16,7 @@ from fairseq_cloze.data.prepare import prepare
 from fairseq_cloze.runs.events import read_events
 from fairseq_cloze.runs.lock import RunState, run_state
 
-from ..conftest import FINETUNE, PASSAGES, TRAIN_OPTIONS, free_port, run, start, train
+from ..support.commands import FINETUNE, PASSAGES, TRAIN_OPTIONS, free_port, read_until, run, start, train
 
 
 def training(data_bin: Path, save_dir: Path, pretrained: Path, *options: Any) -> subprocess.Popen[str]:
@@ -24,16 +24,6 @@ def training(data_bin: Path, save_dir: Path, pretrained: Path, *options: Any) ->
         *("fairseq-train", data_bin, *TRAIN_OPTIONS, *FINETUNE, "--finetune-from-model", pretrained / "model.pt"),
         *("--save-dir", save_dir, *options),
     )
-
-
-def read_until(process: subprocess.Popen[str], words: str) -> str:
-    assert process.stdout is not None
-    text = ""
-    for line in process.stdout:
-        text += line
-        if words in line:
-            return text
-    raise AssertionError(f"never said {words}:\n{text}")
 
 
 def told(process: subprocess.Popen[str], words: str, number: int) -> tuple[int, str]:

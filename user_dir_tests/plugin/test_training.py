@@ -17,7 +17,7 @@ from fairseq_cloze.data.prepare import prepare
 from fairseq_cloze.errors import Exit
 from fairseq_cloze.runs.lock import RunState, run_state
 
-from ..conftest import BIN, PASSAGES, PLUGIN, ROOT, TRAIN_OPTIONS, Ran, free_port, run, start, train, validate
+from ..support.commands import BIN, PASSAGES, PLUGIN, ROOT, TRAIN_OPTIONS, Ran, free_port, run, start, train, validate
 
 register()
 

@@ -25,7 +25,7 @@ from fairseq_cloze.ranking.answers import (
     write_predictions,
 )
 
-from ..conftest import PASSAGES, run
+from ..support.commands import PASSAGES, run
 
 register()
 

@@ -18,7 +18,7 @@ from fairseq_cloze.ranking.answers import read_predictions
 from fairseq_cloze.ranking.breakdown import KINDS, break_down, breakdown_lines, kind_of
 from fairseq_cloze.statistics import wilson_interval
 
-from ..conftest import PASSAGES, run
+from ..support.commands import PASSAGES, run
 
 LONG = "night"  # two tokens in the vocabulary of the tests; "a", "the", "and", "to" are one each
 

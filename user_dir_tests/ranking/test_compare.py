@@ -15,7 +15,7 @@ from fairseq_cloze.ranking.answers import PassagePrediction, write_predictions
 from fairseq_cloze.ranking.compare import compare
 from fairseq_cloze.statistics import paired_interval
 
-from ..conftest import run
+from ..support.commands import run
 
 
 def write(path: Path, **passages: Any) -> Path:

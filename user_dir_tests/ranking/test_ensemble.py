@@ -9,28 +9,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairseq_cloze import register
 from fairseq_cloze.data.databin import DataBin
 from fairseq_cloze.errors import ClozeError
 from fairseq_cloze.files import split_paths
+from fairseq_cloze.ranking.ensemble import fit_weights, mix
+from fairseq_cloze.ranking.evaluate import evaluate
+from fairseq_cloze.ranking.predict import predict
+from fairseq_cloze.ranking.ranker import load
+from fairseq_cloze.ranking.scores import Scores
 
-from ..conftest import PASSAGES, run, validate
-
-register()
-
-from fairseq_cloze.ranking.ensemble import Ensemble, average, fit  # noqa: E402
-from fairseq_cloze.ranking.evaluate import evaluate, predict  # noqa: E402
-from fairseq_cloze.ranking.ranker import Scorer  # noqa: E402
-from fairseq_cloze.views.settings import AS_TRAINED  # noqa: E402
+from ..support.commands import PASSAGES, run
 
 
 def test_probabilities_are_averaged(finetuned: Path, pretrained: Path, data_bin: Path) -> None:
     data = DataBin(data_bin)
     store = data.open("valid")
     paths = [str(finetuned / "checkpoint_last.pt"), str(pretrained / "model.pt")]
-    scored = [Scorer(path).score(store) for path in paths]
-    ensemble = Ensemble(paths, data.vocabulary, "data", AS_TRAINED, weights=[3, 1])
-    found = ensemble.score(store)
+    scored = [load(path).score(store) for path in paths]
+    found = load(*paths, weights=[3, 1]).score(store)
     expected = 0.75 * np.exp(scored[0].log_probabilities) + 0.25 * np.exp(scored[1].log_probabilities)
     assert np.exp(found.log_probabilities) == pytest.approx(expected, abs=1e-6)
     assert found.forwards == scored[0].forwards + scored[1].forwards
@@ -44,8 +40,8 @@ def test_probabilities_are_averaged(finetuned: Path, pretrained: Path, data_bin:
 def test_weights_are_fitted_on_a_named_split(finetuned: Path, pretrained: Path, data_bin: Path) -> None:
     paths = f"{pretrained / 'model.pt'}:{finetuned / 'checkpoint_last.pt'}"
     with pytest.raises(ClozeError, match="^--weights and --fit-weights: expected one of them"):
-        evaluate(paths, data_bin, weights=[1.0, 1.0], fit_weights="train")
-    result = evaluate(paths, data_bin, fit_weights="train")
+        evaluate(paths, data_bin, weights=[1.0, 1.0], fit_on="train")
+    result = evaluate(paths, data_bin, fit_on="train")
     assert result.weights[1] > 0.9 and sum(result.weights) == pytest.approx(1.0)
     assert f"weights of the checkpoints: {result.weights[0]:.3f} {result.weights[1]:.3f}" in result.lines()
 
@@ -58,16 +54,15 @@ def test_no_other_weights_make_the_answers_more_probable(shares: list) -> None:
     def likelihood(weight: float) -> float:
         return float(np.log(weight * np.exp(log_p[0]) + (1 - weight) * np.exp(log_p[1])).sum())
 
-    assert likelihood(fit(log_p)[0]) >= max(map(likelihood, grid)) - 1e-2
+    assert likelihood(fit_weights(log_p)[0]) >= max(map(likelihood, grid)) - 1e-2
 
 
 def test_no_candidate_stays_impossible() -> None:
     scores = np.log(
         np.array([[0.5, 0.5, 0.0]], dtype=np.float32), where=[[True, True, False]], out=np.full((1, 3), -np.inf)
     )
-    assert average([scores.astype(np.float32)] * 2, [0.5, 0.5]).tolist() == [
-        pytest.approx([np.log(0.5)] * 2 + [-np.inf])
-    ]
+    mixed = mix([Scores(scores.astype(np.float32))] * 2, [0.5, 0.5])
+    assert mixed.log_probabilities.tolist() == [pytest.approx([np.log(0.5)] * 2 + [-np.inf])]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +75,7 @@ def test_no_candidate_stays_impossible() -> None:
 )
 def test_weights_that_do_not_fit(pretrained: Path, weights: list, message: str) -> None:
     with pytest.raises(ClozeError) as error:
-        Ensemble([pretrained / "model.pt"] * 2, None, "data", AS_TRAINED, weights=weights)
+        load(*[pretrained / "model.pt"] * 2, weights=weights)
     assert str(error.value) == message
 
 
@@ -89,13 +84,6 @@ def test_paths(tmp_path: Path) -> None:
     odd.touch()
     assert split_paths(odd) == [str(odd)]
     assert split_paths("a.pt:b.pt") == ["a.pt", "b.pt"]
-
-
-def test_fairseq_validate_averages(finetuned: Path, pretrained: Path, data_bin: Path) -> None:
-    paths = f"{finetuned / 'checkpoint_last.pt'}:{pretrained / 'model.pt'}"
-    [row] = validate(data_bin, Path(paths), "--batch-size", 8).metrics("valid")
-    result = evaluate(paths, data_bin)
-    assert (row["n_blanks"], row["accuracy"]) == (102, pytest.approx(result.accuracy, abs=1e-3))
 
 
 def test_evaluate_and_predict_take_several(tmp_path: Path, finetuned: Path, pretrained: Path, data_bin: Path) -> None:

@@ -4,27 +4,23 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from fairseq_cloze import register
 from fairseq_cloze.data.prepare import prepare
 from fairseq_cloze.data.vocabulary import FILES
 from fairseq_cloze.errors import CheckpointError, ClozeError
 from fairseq_cloze.passages.passage import LETTERS
 from fairseq_cloze.passages.reading import read_passages
+from fairseq_cloze.ranking.evaluate import evaluate
+from fairseq_cloze.ranking.ranker import load
+from fairseq_cloze.ranking.resources import Resources
+from fairseq_cloze.views.settings import PartialSettings
+from fairseq_cloze.weights.checkpoint import Checkpoint
 
-from ..conftest import PASSAGES, run, train
-
-register()
-
-from fairseq_cloze.ranking.evaluate import evaluate, predict  # noqa: E402
-from fairseq_cloze.ranking.ranker import Scorer  # noqa: E402
-from fairseq_cloze.views.settings import PartialSettings  # noqa: E402
-from fairseq_cloze.weights.checkpoint import Checkpoint  # noqa: E402
+from ..support.commands import PASSAGES, run, train
 
 FOUR = ["calm", "cold", "old", "odd"]
 
@@ -52,8 +48,6 @@ def test_the_command_and_its_json(tmp_path: Path, finetuned: Path, data_bin: Pat
         "scorer": "mean",
         "other_blanks": "remove",
         "contrast": 0.7,
-        "refine": 0,
-        "cascade": 0,
         "weights": [1.0],
         "forwards_per_passage": pytest.approx(result["forwards_per_passage"]),
         "encoding": {"text_norm": "standard", "sentence_case": False},
@@ -91,15 +85,15 @@ def test_the_command_and_its_json(tmp_path: Path, finetuned: Path, data_bin: Pat
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_every_batch_size_gives_the_same(finetuned: Path, data_bin: Path, split: str) -> None:
     checkpoint = finetuned / "checkpoint_last.pt"
-    results = [evaluate(checkpoint, data_bin, split, batch_size=size) for size in (1, 7, 64)]
-    results.append(evaluate(checkpoint, data_bin, split, max_tokens=1000))
+    results = [evaluate(checkpoint, data_bin, split, resources=Resources(batch_size=size)) for size in (1, 7, 64)]
+    results.append(evaluate(checkpoint, data_bin, split, resources=Resources(max_tokens=1000)))
     assert len({(result.accuracy, result.mrr, result.n_blanks) for result in results}) == 1
     assert results[0].n_blanks == {"train": 405, "test": 98}[split]
 
 
 def test_half_precision(finetuned: Path, data_bin: Path) -> None:
     checkpoint = finetuned / "checkpoint_last.pt"
-    half, full = (evaluate(checkpoint, data_bin, "train", fp16=fp16) for fp16 in (True, False))
+    half, full = (evaluate(checkpoint, data_bin, "train", resources=Resources(fp16=fp16)) for fp16 in (True, False))
     assert (half.n_blanks, half.fp16) == (405, True)
     assert abs(half.accuracy - full.accuracy) <= 100 * 2 / 405
 
@@ -141,124 +135,11 @@ def test_weights_that_are_no_numbers(tmp_path: Path, pretrained: Path, data_bin:
     weights["encoder.lm_head.dense.bias"] = torch.full((48,), float("nan"))
     torch.save({**state, "model": weights}, tmp_path / "model.pt")
     with pytest.raises(ClozeError) as error:
-        evaluate(tmp_path / "model.pt", data_bin, batch_size=1)
+        evaluate(tmp_path / "model.pt", data_bin, resources=Resources(batch_size=1))
     text = str(error.value)
     assert text.startswith(f"{tmp_path / 'model.pt'}: expected numbers as scores, found NaN or infinity for ")
     assert text.endswith("the weights are damaged, take another checkpoint")
     assert ", first in passage '" in text and "', blank " in text
-
-
-# -- predict ---------------------------------------------------------------------------------------------------------
-
-
-def test_predict_command(tmp_path: Path, finetuned: Path, data_bin: Path) -> None:
-    """Raw passages answered as the data-bin's are; ids from the files' names; accuracy where there are answers."""
-    checkpoint = finetuned / "checkpoint_last.pt"
-    done = run("fairseq-cloze", "predict", checkpoint, PASSAGES / "test", "--out", tmp_path / "answers.json")
-    answers = json.loads((tmp_path / "answers.json").read_text())
-    passages = list(read_passages([PASSAGES / "test"]))
-    assert list(answers) == [passage.id for passage in passages]
-    hits = sum(
-        letter == LETTERS[gold] for passage in passages for letter, gold in zip(answers[passage.id], passage.gold)
-    )
-    result = evaluate(checkpoint, data_bin, "test")
-    assert hits == round(result.accuracy * 98 / 100)
-    lines = [line for line in done.text.splitlines() if "tensorboardX" not in line]
-    assert lines == [
-        f"8 passages, 98 blanks, 0 skipped; wrote {tmp_path / 'answers.json'}",
-        f"accuracy {100 * hits / 98:.2f}% of 98 labelled blanks, chance 25.00%",
-    ]
-
-
-def test_predict_with_probabilities(tmp_path: Path, finetuned: Path, passage: Callable[..., Path]) -> None:
-    """Unlabelled, with repeated options, 'nothing', and numbers of options that differ."""
-    passage("deep/one.json", "She _ to _ school .", [["went", "go", "went"], ["/", "the", "a", "\\", "an"]])
-    path = passage("two.json", "No _ .", [FOUR])
-    folder = path.parent
-    done = run(
-        "fairseq-cloze", "predict", finetuned / "checkpoint_last.pt", folder, "--out", tmp_path / "a.json", "--scores"
-    )
-    answers = json.loads((tmp_path / "a.json").read_text())
-    assert list(answers) == ["deep/one", "two"]
-    one = answers["deep/one"]
-    assert [len(row) for row in one["probabilities"]] == [3, 5]
-    for letters, rows in ((entry["answers"], entry["probabilities"]) for entry in answers.values()):
-        for letter, row in zip(letters, rows):
-            assert sum(row) == pytest.approx(1.0, abs=1e-5)
-            assert LETTERS.index(letter) < len(row)
-    first, second = one["probabilities"]
-    assert first[0] == first[2] and second[0] == second[3]
-    assert one["answers"][0] != "C" and one["answers"][1] != "D"  # the first of equal options wins
-    assert "accuracy" not in done.text  # nothing is labelled
-
-
-def test_predict_uses_the_training_encoding(tmp_path: Path, finetuned: Path) -> None:
-    """A checkpoint trained on raw text reads raw text; --text-norm changes that, and nothing else."""
-
-    def variant(name: str, encoding: dict[str, Any]) -> Path:
-        state = torch.load(finetuned / "checkpoint_last.pt", weights_only=True)
-        state["task_state"]["fairseq_cloze"]["encoding"] = encoding
-        torch.save(state, tmp_path / name)
-        return tmp_path / name
-
-    raw = variant("raw.pt", {"text_norm": "none", "sentence_case": True})
-    standard = variant("standard.pt", {"text_norm": "standard", "sentence_case": True})
-    spaced, clean = tmp_path / "spaced.jsonl", tmp_path / "clean.jsonl"
-    fields = {"article": "It rained. _ , we stayed, and it was _ .", "options": [["then", "now"], FOUR]}
-    clean.write_text(json.dumps({**fields, "id": "one"}))
-    spaced.write_text(json.dumps({**fields, "id": "one", "article": fields["article"].replace(" ", "  \n ")}))
-
-    def answers(checkpoint: Path, source: Path, **options: Any) -> Any:
-        return predict(checkpoint, [source], with_probabilities=True, **options).answers
-
-    expected = answers(standard, clean)
-    assert answers(standard, spaced) == expected
-    assert answers(raw, spaced) != expected
-    assert answers(raw, spaced, text_norm="standard") == expected
-    assert answers(finetuned / "checkpoint_last.pt", clean) != expected  # "Then" is not "then"
-    run("fairseq-cloze", "predict", raw, spaced, "--scores", "--text-norm", "standard", "--out", tmp_path / "out.json")
-    assert json.loads((tmp_path / "out.json").read_text()) == expected
-
-
-def test_predict_needs_no_data_bin(tmp_path: Path, finetuned: Path) -> None:
-    """The checkpoint alone, in another folder, answers as before: it carries its vocabulary."""
-    shutil.copy(finetuned / "checkpoint_last.pt", tmp_path / "alone.pt")
-    moved = predict(tmp_path / "alone.pt", [PASSAGES / "test"])
-    assert moved.answers == predict(finetuned / "checkpoint_last.pt", [PASSAGES / "test"]).answers
-
-
-def test_predict_over_many_chunks(pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = predict(pretrained / "model.pt", [PASSAGES / "train"], with_probabilities=True)
-    monkeypatch.setattr("fairseq_cloze.ranking.evaluate._CHUNK", 5)
-    chunked = predict(pretrained / "model.pt", [PASSAGES / "train"], with_probabilities=True)
-    assert list(chunked.answers) == list(whole.answers)
-    assert chunked.counts == whole.counts
-    for key, entry in whole.answers.items():
-        assert chunked.answers[key]["answers"] == entry["answers"]
-        rows: list[Any] = [pytest.approx(row, abs=2e-6) for row in entry["probabilities"]]
-        assert chunked.answers[key]["probabilities"] == rows
-
-
-def test_predict_skips_and_names(tmp_path: Path, finetuned: Path, passage: Callable[..., Path]) -> None:
-    bad = passage("bad.json", "It was _ .", [["one"]])
-    empty = passage("empty.json", "No gap.", [])
-    good = passage("good.json", "It was _ .", [FOUR])
-    options = ("--out", tmp_path / "a.json", "--on-error", "skip")
-    done = run("fairseq-cloze", "predict", finetuned / "checkpoint_last.pt", good.parent, *options)
-    lines = [line for line in done.text.splitlines() if "tensorboardX" not in line]
-    assert lines == [
-        f"skipped {bad}: blank 1, field 'options': expected a list of 2 to 26 strings, found 1",
-        f"skipped {empty}: no blank: the article holds no underscore",
-        f"1 passages, 1 blanks (1 unlabelled), 2 skipped; wrote {tmp_path / 'a.json'}",
-    ]
-    assert list(json.loads((tmp_path / "a.json").read_text())) == ["good"]
-
-
-def test_nothing_to_predict(finetuned: Path, passage: Callable[..., Path]) -> None:
-    path = passage("empty.json", "No gap.", [])
-    with pytest.raises(ClozeError) as error:
-        predict(finetuned / "checkpoint_last.pt", [path])
-    assert str(error.value) == (f"{path}: expected passages with blanks, found none (0 passages, 0 blanks, 1 skipped)")
 
 
 # -- checkpoints that do not fit -------------------------------------------------------------------------------------
@@ -291,9 +172,9 @@ def test_another_activation_in_the_ranking_head(tmp_path: Path, data_bin: Path) 
     schedule = ("--lr", 0.02, "--batch-size", 32, "--max-update", 12)  # until scores differ by more than rounding does
     ran = train(data_bin, tmp_path, *options, "--pooler-activation-fn", "relu", *schedule)
     checkpoint = tmp_path / "checkpoint_last.pt"
-    scorer = Scorer(checkpoint)
-    assert scorer.architecture.pooler_activation_fn == "relu"
-    assert scorer.model.classification_heads["cloze_ranking"].activation_fn is torch.nn.functional.relu
+    [member] = load(checkpoint).members
+    assert member.architecture.pooler_activation_fn == "relu"
+    assert member.model.classification_heads["cloze_ranking"].activation_fn is torch.nn.functional.relu
     result = evaluate(checkpoint, data_bin)
     [row] = ran.metrics("valid")
     assert (result.accuracy, result.mrr) == (pytest.approx(row["accuracy"], 1e-4), pytest.approx(row["mrr"], 1e-4))
@@ -302,7 +183,7 @@ def test_another_activation_in_the_ranking_head(tmp_path: Path, data_bin: Path) 
 @pytest.mark.parametrize("device", ["gpu", "meta:x", "cuda:99"])
 def test_a_device_that_is_not_there(finetuned: Path, data_bin: Path, device: str) -> None:
     with pytest.raises(ClozeError, match=rf"device {device} cannot be used \(.*\); take cpu, cuda, or cuda:N"):
-        evaluate(finetuned / "checkpoint_last.pt", data_bin, device=device)
+        evaluate(finetuned / "checkpoint_last.pt", data_bin, resources=Resources(device=device))
 
 
 @pytest.mark.parametrize("command", ["predict", "evaluate"])
@@ -315,7 +196,7 @@ def test_a_result_that_cannot_be_written(tmp_path: Path, finetuned: Path, data_b
 
 
 def test_joint_with_a_head(finetuned: Path, data_bin: Path) -> None:
-    with pytest.raises(ClozeError, match="--view joint needs --scorer mean, sum, kmask or l2r, found --scorer head"):
+    with pytest.raises(ClozeError, match="--view joint needs --scorer mean, kmask or l2r, found --scorer head"):
         evaluate(finetuned / "checkpoint_last.pt", data_bin, settings=PartialSettings(view="joint", scorer="head"))
 
 

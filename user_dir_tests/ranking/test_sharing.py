@@ -19,15 +19,21 @@ from fairseq_cloze.errors import SetupError
 from fairseq_cloze.ranking.sharing import Place, find_place
 from fairseq_cloze.runs.lock import RunState, run_state
 
-from ..conftest import FINETUNE, PASSAGES, ROOT, TRAIN_OPTIONS, Ran, free_port, run, start, train
-from ..plugin.test_stopping import read_until
+from ..support.commands import (
+    FINETUNE,
+    PASSAGES,
+    ROOT,
+    TRAIN_OPTIONS,
+    Ran,
+    free_port,
+    read_until,
+    run,
+    start,
+    torchrun,
+    train,
+)
 
 SLURM = ROOT / "user_dir_tests" / "support" / "slurm"  # stand-ins for srun and scontrol
-
-
-def torchrun(*command: Any, **kwargs: Any) -> Ran:
-    """Run a command in two processes under torchrun."""
-    return run("torchrun", "--nproc-per-node", "2", "--master-port", free_port(), *command, **kwargs)
 
 
 def slurm_environment(path: str = os.environ["PATH"]) -> dict[str, str]:
@@ -93,27 +99,25 @@ SCORE = """
 import sys
 from pathlib import Path
 from fairseq_cloze import cli
-from fairseq_cloze.ranking import evaluate
+from fairseq_cloze.ranking import predict
 from fairseq_cloze.ranking import sharing as workers
 
 out, model, other, data, passages = sys.argv[1:]
 if workers.find_place():
     out += " two"
 Path(out).mkdir(exist_ok=True)
-evaluate_module = sys.modules["fairseq_cloze.ranking.evaluate"]
-evaluate_module._CHUNK = 7
+predict._CHUNK = 7
 
 def scored(self, *args):
-    sys.stdout.write(f"worker {workers.rank()} of {workers.size()} scored a batch" + chr(10))
+    sys.stdout.write(f"worker {workers.number()} of {workers.size()} scored a batch" + chr(10))
     sys.stdout.flush()
     return plain(self, *args)
 
-from fairseq_cloze.ranking.ranker import Scorer
-plain, Scorer._score_items = Scorer._score_items, scored
+from fairseq_cloze.ranking.member import Member
+plain, Member._score_batch = Member._score_batch, scored
 small = ["--batch-size", "3"]
 for command in (
     ["evaluate", model, data, "--json", f"{out}/joint.json", "--predictions", f"{out}/joint", "--breakdown", *small],
-    ["evaluate", model, data, "--refine", "2", "--cascade", "4", "--json", f"{out}/refined.json", *small],
     ["evaluate", f"{model}:{other}", data, "--fit-weights", "test", "--json", f"{out}/fitted.json", *small],
     ["evaluate", model, data, "--view", "full", "--split", "test", "--predictions", f"{out}/full"],
     ["predict", f"{model}:{other}", passages, "--scores", "--out", f"{out}/scores", *small],
@@ -133,7 +137,7 @@ def test_two_workers_score_as_one(tmp_path: Path, finetuned: Path, pretrained: P
     alone = run(sys.executable, *script, data_bin, passages, env={"PYTHONPATH": str(ROOT)})
     two = torchrun(*script, data_bin, passages, env={"PYTHONPATH": str(ROOT)})
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        *("fitted.json", "full", "joint", "joint.json", "one", "refined.json", "scores")
+        *("fitted.json", "full", "joint", "joint.json", "one", "scores")
     ]
     for path in (tmp_path / "out").iterdir():
         found = (tmp_path / "out two" / path.name).read_text()
@@ -163,20 +167,19 @@ def _shown(ran: Ran) -> list[str]:
 #: ``evaluate`` whose worker 1 is killed at its second batch.
 EVALUATE = """
 import os, signal, sys
-from fairseq_cloze import cli, register
+from fairseq_cloze import cli
 from fairseq_cloze.ranking import sharing as workers
-register()
-from fairseq_cloze.ranking.ranker import Scorer
+from fairseq_cloze.ranking.member import Member
 
-plain, batches = Scorer._score_items, []
+plain, batches = Member._score_batch, []
 
 def scored(self, *args):
     batches.append(1)
-    if workers.rank() == 1 and len(batches) == 2:
+    if workers.number() == 1 and len(batches) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     return plain(self, *args)
 
-Scorer._score_items = scored
+Member._score_batch = scored
 cli.main()
 """
 
@@ -195,7 +198,7 @@ def work(what):
     with workers.joined():
         if what == "both":
             raise ClozeError("no such checkpoint")
-        if workers.rank() == 1:
+        if workers.number() == 1:
             raise ChanceError("worker 1 found something; mend it")
         workers.everybodys(1)
         print("never comes here")

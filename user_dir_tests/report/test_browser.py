@@ -16,8 +16,8 @@ from fairseq_cloze.passages.passage import LETTERS
 from fairseq_cloze.ranking.answers import PassagePrediction, write_predictions
 from fairseq_cloze.report.page import Report, report, write_report
 
-from ..conftest import write_passage
-from ..report.test_page import CAUSES, answer, hostile, log_text
+from ..support.reported import CHANCE, answer, hostile, log_text, training_events, write_events
+from ..support.texts import write_passage
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
@@ -80,9 +80,9 @@ def opened(browser: Any) -> Iterator[Any]:
 def two(tmp_path_factory: pytest.TempPathFactory, data_bin: Path) -> tuple[Path, Report]:
     """A report of two runs, one of them at chance, with logs and predictions for the same passages."""
     folder = tmp_path_factory.mktemp("two")
-    for name, seed, best, rest in (("good", 1, 50.0, ""), ("bad", 2, 27.0, CAUSES)):
+    for name, seed, best, rest in (("good", 1, 50.0, []), ("bad", 2, 27.0, [CHANCE])):
         (folder / name).mkdir()
-        (folder / name / "log.txt").write_text(log_text(best=best) + rest)
+        write_events(folder / name / "metrics.jsonl", training_events(best=best) + rest)
         (folder / name / "run.json").write_text(json.dumps({"data": str(data_bin)}))
         write_predictions(folder / name / "predictions_valid.json", answer(DataBin(data_bin), seed=seed))
     made = report([folder / "good", folder / "bad"])

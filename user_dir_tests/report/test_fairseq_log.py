@@ -11,7 +11,7 @@ from fairseq_cloze.report.fairseq_log import read_lines, read_log
 from fairseq_cloze.runs.curves import History, Point, history_of
 from fairseq_cloze.runs.events import read_events
 
-from ..conftest import FINETUNE, TRAIN_OPTIONS, environment, run
+from ..support.commands import FINETUNE, TRAIN_OPTIONS, environment, run
 
 STAMP = "2026-11-24 03:17:26 | INFO | "
 HYDRA = "[2026-11-24 03:17:26,123]"

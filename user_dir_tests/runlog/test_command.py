@@ -17,7 +17,7 @@ from fairseq_cloze.errors import ClozeError
 from fairseq_cloze.runlog.command import Log, duration, name_of, safe_name
 from fairseq_cloze.runlog.surroundings import shell_line
 
-from ..conftest import ROOT, environment, run
+from ..support.commands import ROOT, environment, run
 from ..support.running import LIMIT, Wrapped, alive, python, quoted, shell, until, words_of
 
 # -- the log ---------------------------------------------------------------------------------------------------------

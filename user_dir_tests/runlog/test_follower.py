@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from ..conftest import FINETUNE, ROOT, TRAIN_OPTIONS, environment, run
+from ..support.commands import FINETUNE, ROOT, TRAIN_OPTIONS, environment, run
 from ..support.mail_server import HANG, Server, fresh_home
 from ..support.running import LIMIT, Wrapped, python, shell, until
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import io
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from fairseq_cloze.errors import SetupError
 from fairseq_cloze.runs.curves import History, Point
 from fairseq_cloze.runs.drawing import curves_png, history_png
 
@@ -19,6 +21,16 @@ def share(png: bytes, colour: str) -> int:
     """Number of pixels that have about a colour."""
     wanted = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
     return int((np.abs(pixels(png) - wanted).max(axis=2) < 40).sum())
+
+
+def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(SetupError) as error:
+        curves_png({"valid": [(1, 20.0)]})
+    assert str(error.value) == (
+        "pictures need matplotlib (import of matplotlib.figure halted; None in sys.modules): "
+        "pip install 'fairseq-cloze[plot]'"
+    )
 
 
 def test_a_curve_per_name_in_a_colour_of_its_own() -> None:

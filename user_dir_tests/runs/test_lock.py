@@ -13,7 +13,7 @@ import pytest
 from fairseq_cloze.errors import ClozeError
 from fairseq_cloze.runs.lock import RunLock, RunState, run_record, run_state
 
-from ..conftest import ROOT
+from ..support.commands import ROOT
 
 HOLD = """
 import sys, subprocess, time

@@ -57,7 +57,8 @@ def main() -> None:
 
         return forward
 
-    for kind in (ClozeRobertaModel, RobertaModel):
+    kinds: tuple[Any, ...] = (ClozeRobertaModel, RobertaModel)
+    for kind in kinds:
         kind.forward = limiting(kind.forward)
     module, function = ENTRIES[sys.argv[2]]
     sys.argv = sys.argv[2:]

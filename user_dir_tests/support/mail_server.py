@@ -152,7 +152,7 @@ class _SMTP(SMTP):
             await asyncio.sleep(2.0)
             return None
         if reply == DROP:
-            assert self.transport is not None
+            assert isinstance(self.transport, asyncio.Transport)
             self.transport.abort()
             await asyncio.sleep(3600)
         return reply
@@ -161,7 +161,8 @@ class _SMTP(SMTP):
         return self.transport is not None and self.transport.get_extra_info("sslcontext") is not None
 
     async def push(self, status: Any) -> None:
-        if isinstance(status, (str, bytes)) and status[:3] in ("220", b"220") and self.session.host_name is None:
+        greeting = self.session is not None and self.session.host_name is None
+        if greeting and isinstance(status, (str, bytes)) and status[:3] in ("220", b"220"):
             status = await self._said("GREETING") or status
         await super().push(status)
 
@@ -212,7 +213,7 @@ class _SMTP(SMTP):
         if reply == HANG:
             await asyncio.sleep(3600)
         if reply == TAKEN:
-            assert self.transport is not None
+            assert isinstance(self.transport, asyncio.Transport)
             self.transport.abort()
             await asyncio.sleep(3600)
         return reply or "250 OK"

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..conftest import environment
+from .commands import environment
 
 LIMIT = 60.0
 

@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from fairseq.distributed import ModuleProxyWrapper
 
-from ..plugin.test_recovery import Optimizer
-from ..plugin.test_task import build
+from .models import FailingOptimizer, build
 
 
 def main(data_bin: str, folder: str, port: str, rank: str, fails: str) -> None:
@@ -33,7 +32,7 @@ def main(data_bin: str, folder: str, port: str, rank: str, fails: str) -> None:
     dataset, criterion = task.dataset("train"), ClozeRankingCriterion(task, "softmax", 1.0)
     ddp: Any = ModuleProxyWrapper(torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=False))
     mine = fails if rank == "1" else "never"
-    optimizer = Optimizer(model, {"backward": [1], "summing": [2]}.get(mine, []))
+    optimizer = FailingOptimizer(model, {"backward": [1], "summing": [2]}.get(mine, []))
     plain, calls = model.forward, 0
 
     def forward(*args: Any, **kwargs: Any) -> Any:

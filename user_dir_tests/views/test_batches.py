@@ -16,7 +16,7 @@ from fairseq_cloze.views.making import make_view
 from fairseq_cloze.views.settings import Settings
 from fairseq_cloze.views.view import View
 
-from ..conftest import PASSAGES
+from ..support.commands import PASSAGES
 from ..support.costs import Costs
 
 items = st.lists(st.tuples(st.integers(3, 60), st.integers(1, 5)), min_size=1, max_size=60)

@@ -16,32 +16,11 @@ from fairseq_cloze.passages.passage import UNLABELLED, Passage
 from fairseq_cloze.passages.reading import read_passages
 from fairseq_cloze.views.filled import FilledView
 from fairseq_cloze.views.joint import JointView
-from fairseq_cloze.views.making import make_view as view_of_settings
-from fairseq_cloze.views.settings import Settings
 from fairseq_cloze.views.view import View
 
-from ..conftest import PASSAGES
-
-
-def make_view(
-    name: str, store: Store, vocabulary: Vocabulary, positions: int, other: str = "remove", **more: Any
-) -> View:
-    """The view of that name, by otherwise default settings."""
-    return view_of_settings(Settings(name, other_blanks=other, **more), store, vocabulary, positions)
-
-
-def odd_passages() -> list[Passage]:
-    """Differing numbers of options, 'nothing', repeated and multi-word options, blanks at both ends, unlabelled."""
-    return [
-        Passage(
-            "odd",
-            "odd",
-            "_ he _ to _",
-            (("Then", "Now"), ("went", "/", "went", "come back"), ("a", "b", "c")),
-            (1, 2, 0),
-        ),
-        Passage("plain", "plain", "No _ here.", (("one", "thing", "man", "way", "use"),), (UNLABELLED,)),
-    ]
+from ..support.commands import PASSAGES
+from ..support.stores import make_view
+from ..support.texts import odd_passages
 
 
 @pytest.fixture(scope="module")
@@ -263,7 +242,6 @@ def test_one_forward_views_know_what_items_cost(
         source = sample["net_input"]["src_tokens"]
         assert (len(source), source.size(1)) == (view.rows[index], view.row_length[index])
         assert source.size(1) <= positions
-        assert sample["blanks"].tolist() == view.blanks_of(index).tolist()
         blanks += sample["blanks"].tolist()
     assert blanks == list(range(store.blanks))
 
@@ -284,35 +262,3 @@ def test_what_copies_hold(vocabulary: Vocabulary, store: Store) -> None:
         fills += [tokens[:n] + [mask] * (len(tokens) - n) for tokens in several for n in range(1, len(tokens))]
         expected += [[BOS, *text[:position], *fill, *text[position + 1 :], EOS] for fill in fills]
     assert rows_of(view.collate([view.item(0)]))[1:] == expected and len(expected) > 3
-
-
-def test_filled_blanks_are_text(vocabulary: Vocabulary, store: Store) -> None:
-    view = make_view("joint", store, vocabulary, 10_000, scorer="mean")
-    assert isinstance(view, JointView)
-    passage = store[0]
-    text, positions = passage.tokens.tolist(), passage.blank_positions.tolist()
-    fill = passage.candidates[1][3].tolist()
-    item = view.item(0, {1: 3})
-    assert item["tokens"].tolist() == [BOS, *text[: positions[1]], *fill, *text[positions[1] + 1 :], EOS]
-    assert item["blanks"].tolist() == [0, 2]
-    assert item["positions"].tolist() == [positions[0] + 1, positions[2] + len(fill)]
-    assert view.collate([item])["blanks"].tolist() == [0, 2]
-    assert view.item(0, {1: 1})["tokens"].tolist() == [BOS, *text[: positions[1]], *text[positions[1] + 1 :], EOS]
-    alone = Store.from_columns([encode_passages(odd_passages()[:1], vocabulary)], len(vocabulary))
-    tight = make_view("joint", alone, vocabulary, len(text) + 2, scorer="mean")
-    assert isinstance(tight, JointView)
-    assert tight.item(0, {1: 3})["blanks"].tolist() == [0, 1, 2]  # would be too long, so it stays a mask
-
-
-def test_gold_is_drawn(vocabulary: Vocabulary, store: Store) -> None:
-    view = make_view("joint", store, vocabulary, 10_000, scorer="mean")
-    assert isinstance(view, JointView)
-    gold = store.columns["gold"]
-    drawn = filled = 0
-    for index in range(len(view)):
-        for seed in range(50):
-            filled_in = view.draw_gold(index, 0.3, np.random.default_rng(seed))
-            assert set(filled_in) < set(view.blanks_of(index).tolist())
-            assert all(gold[blank] == candidate != UNLABELLED for blank, candidate in filled_in.items())
-            drawn, filled = drawn + len(view.blanks_of(index)), filled + len(filled_in)
-    assert 0.25 < filled / drawn < 0.3  # less, as one blank stays, and some have no gold

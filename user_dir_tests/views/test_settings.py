@@ -16,9 +16,7 @@ def test_what_is_left_open_comes_from_the_checkpoint_then_from_training() -> Non
     assert AS_TRAINED.completed() == Settings() == Settings("joint", "mean", "remove", 0.7)
     chosen = PartialSettings(scorer="mean", other_blanks="gold", contrast=0.0)
     assert chosen.completed(carried) == Settings("full", "mean", "gold", 0.0)
-    assert PartialSettings("joint", "l2r", contrast=0.0, refine=2).completed() == Settings(
-        "joint", "l2r", "remove", 0.0, 2
-    )
+    assert PartialSettings("joint", "l2r", contrast=0.0).completed() == Settings("joint", "l2r", "remove", 0.0)
 
 
 def test_a_scorer_of_another_view_is_left_behind() -> None:
@@ -31,17 +29,14 @@ def test_a_scorer_of_another_view_is_left_behind() -> None:
     ("values", "message"),
     [
         ({"view": "whole"}, "--view: expected one of joint, full, neighbors, found 'whole'"),
-        ({"scorer": "max"}, "--scorer: expected one of mean, sum, kmask, l2r, head, found 'max'"),
+        ({"scorer": "max"}, "--scorer: expected one of mean, kmask, l2r, head, found 'max'"),
         ({"other_blanks": "keep"}, "--other-blanks: expected one of remove, mask, gold, found 'keep'"),
         (
             {"view": "joint", "scorer": "head"},
-            "--view joint needs --scorer mean, sum, kmask or l2r, found --scorer head",
+            "--view joint needs --scorer mean, kmask or l2r, found --scorer head",
         ),
         ({"view": "full", "scorer": "kmask"}, "--view full needs --scorer mean or head, found --scorer kmask"),
         ({"contrast": 1.5}, "--contrast: expected a number from 0 to 1, found 1.5"),
-        ({"view": "full", "refine": 1}, "refine and cascade need view joint, found view full"),
-        ({"cascade": 1}, "--cascade 1: expected 0 or at least 2, one forward for each of two candidates"),
-        ({"view": "neighbors", "cascade": 2}, "refine and cascade need view joint, found view neighbors"),
     ],
 )
 def test_what_does_not_go_together_is_refused_at_once(values: dict[str, Any], message: str) -> None:
@@ -49,3 +44,15 @@ def test_what_does_not_go_together_is_refused_at_once(values: dict[str, Any], me
         with pytest.raises(ClozeError) as error:
             settings()
         assert str(error.value) == message
+
+
+def test_a_scorer_that_is_gone() -> None:
+    """A checkpoint of an earlier version, trained with ``--scorer sum``, is scored as the user says."""
+    carried = PartialSettings("joint", "sum", "remove", 0.7)
+    with pytest.raises(ClozeError) as error:
+        AS_TRAINED.completed(carried)
+    assert str(error.value) == (
+        "--scorer: expected one of mean, kmask, l2r, head, found 'sum', which the checkpoint was trained with; "
+        "choose one, such as --scorer mean"
+    )
+    assert PartialSettings(scorer="mean").completed(carried) == Settings()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fairseq_cloze.files import UNFINISHED
 from fairseq_cloze.watch import capture
 from fairseq_cloze.watch.capture import EVENTS, Linker, file_system, give_name, hears_nothing, observe
 
@@ -125,7 +126,20 @@ def test_a_second_name(tmp_path: Path, elsewhere: Path) -> None:
             path.write_text(path.name)
             give_name(path, best)
             assert best.read_text() == path.name and os.path.samefile(path, best) == (folder == tmp_path)
-        assert not (folder / "best.pt.tmp").exists()
+        assert not list(folder.glob(f"{UNFINISHED}*"))
+
+
+def test_a_second_name_behind_a_link(tmp_path: Path) -> None:
+    """The link stays one; a file of the user's that looks unfinished stays, too."""
+    path, there = tmp_path / "checkpoint1.pt", tmp_path / "there"
+    there.mkdir()
+    path.write_text("weights")
+    (tmp_path / "best.pt").symlink_to(there / "best.pt")
+    (there / "best.pt.tmp").write_text("my own")
+    give_name(path, tmp_path / "best.pt")
+    assert (tmp_path / "best.pt").is_symlink() and (there / "best.pt").samefile(path)
+    assert (there / "best.pt.tmp").read_text() == "my own"
+    assert sorted(each.name for each in there.iterdir()) == ["best.pt", "best.pt.tmp"]
 
 
 # -- events ----------------------------------------------------------------------------------------------------------

@@ -29,7 +29,8 @@ from fairseq_cloze.watch.records import has_stalled, read_validation
 from fairseq_cloze.watch.resources import choose_device
 from fairseq_cloze.watch.watcher import watch
 
-from ..conftest import FINETUNE, TRAIN_OPTIONS, free_port, start, write_passage
+from ..support.commands import FINETUNE, TRAIN_OPTIONS, free_port, start
+from ..support.texts import write_passage
 
 register()
 
@@ -290,6 +291,22 @@ def test_latest_skips_with_a_count(tmp_path: Path, template: Path, small_bin: Pa
     assert names(tmp_path) == ["checkpoint_1_50.pt"]
     watch(tmp_path, small_bin, until_idle=0.5, report=lines.append)
     assert names(tmp_path) == ["checkpoint_1_50.pt", *expected(1, 4)]
+
+
+def test_without_matplotlib(tmp_path: Path, template: Path, small_bin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores and the table come all the same; the picture's absence is told once."""
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    lines: list[str] = []
+    for number in (1, 2):
+        write(template, tmp_path, number, number)
+        watch(tmp_path, small_bin, until_idle=0.5, report=lines.append)
+    assert names(tmp_path) == expected(1, 2)
+    assert "checkpoint_1_20.pt" in (tmp_path / "validation.txt").read_text()
+    assert not (tmp_path / "validation.png").exists()
+    assert [line for line in lines if "matplotlib" in line] == 2 * [
+        "table or picture could not be written (pictures need matplotlib (import of matplotlib.figure halted; None in "
+        "sys.modules): pip install 'fairseq-cloze[plot]')"
+    ]
 
 
 # -- settings --------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from fairseq_cloze import register
 from fairseq_cloze.data.vocabulary import Vocabulary
 from fairseq_cloze.errors import CheckpointError, ClozeError
 
-from ..conftest import FINETUNE, PASSAGES, run, train, validate
+from ..support.commands import FINETUNE, PASSAGES, run, train, validate
 
 register()
 
@@ -229,8 +229,8 @@ def test_a_write_that_fails_leaves_nothing(
     paths = [variant("first.pt"), variant("second.pt", seed=1)]
     (tmp_path / "mean.pt").write_text("what was there")
 
-    def save(state: Any, path: Path) -> None:
-        path.write_bytes(b"half")
+    def save(state: Any, file: BinaryIO) -> None:
+        file.write(b"half")
         raise RuntimeError("PytorchStreamWriter failed writing file: No space left")
 
     monkeypatch.setattr(torch, "save", save)

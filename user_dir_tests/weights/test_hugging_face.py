@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from argparse import Namespace
 from pathlib import Path
@@ -24,7 +25,8 @@ from fairseq_cloze.data.vocabulary import FILES, Vocabulary
 from fairseq_cloze.errors import CheckpointError, ClozeError
 from fairseq_cloze.weights.hugging_face import export_hf, import_hf
 
-from ..conftest import PASSAGES, run, save_hf, train, validate
+from ..support.commands import PASSAGES, run, train, validate
+from ..support.models import save_hf
 
 register()
 
@@ -374,8 +376,7 @@ def test_fairseq_alone_loads_the_import(tmp_path: Path, vocabulary: Vocabulary) 
     import_hf(str(tmp_path / "hf"), tmp_path / "out")
     script = f"""
 import argparse, torch
-if hasattr(torch.serialization, "add_safe_globals"):
-    torch.serialization.add_safe_globals([argparse.Namespace])
+torch.serialization.add_safe_globals([argparse.Namespace])
 from fairseq.models.roberta import RobertaModel
 hub = RobertaModel.from_pretrained(r"{tmp_path / "out"}", "model.pt", r"{tmp_path / "out"}",
     gpt2_encoder_json=r"{tmp_path / "out" / "encoder.json"}", gpt2_vocab_bpe=r"{tmp_path / "out" / "vocab.bpe"}").eval()
@@ -397,7 +398,12 @@ with torch.inference_mode():
 def test_export_of_an_import_is_the_source(
     tmp_path: Path, hf_folder: Path, pretrained: Path, vocabulary: Vocabulary
 ) -> None:
+    before = os.umask(0o022)
     assert export_hf(Checkpoint.read(pretrained / "model.pt"), tmp_path / "hf") == "RobertaForMaskedLM"
+    os.umask(before)
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in (tmp_path / "hf").iterdir()} == dict.fromkeys(
+        ("config.json", "merges.txt", "model.safetensors", "tokenizer_config.json", "vocab.json"), "0o644"
+    )
     one = RobertaForMaskedLM.from_pretrained(hf_folder).eval()
     two = RobertaForMaskedLM.from_pretrained(tmp_path / "hf").eval()
     tokens = batch(vocabulary)

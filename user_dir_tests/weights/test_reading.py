@@ -12,7 +12,7 @@ import torch
 from fairseq_cloze.errors import CheckpointError
 from fairseq_cloze.weights.reading import is_dead_parameter, load_checkpoint
 
-from ..conftest import run
+from ..support.commands import run
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -39,8 +39,6 @@ def test_files_that_are_no_checkpoints(tmp_path: Path, content: bytes) -> None:
 
 def test_a_checkpoint_with_other_objects(tmp_path: Path) -> None:
     """Not the file's fault, and the advice works."""
-    if not hasattr(torch.serialization, "add_safe_globals"):
-        pytest.skip("torch before 2.4 loads pickles as they are")
     path = tmp_path / "model.pt"
     weights = {"w": torch.ones(2)}
     torch.save({"model": weights, "args": None, "extra_state": {"meter": fractions.Fraction(1, 3)}}, path)

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fairseq_cloze.errors import ClozeError
+from fairseq_cloze.passages.passage import LETTERS
+from fairseq_cloze.passages.reading import read_passages
+from fairseq_cloze.ranking.evaluate import evaluate
+from fairseq_cloze.ranking.predict import predict
+
+from ..support.commands import PASSAGES, run
+
+FOUR = ["calm", "cold", "old", "odd"]
+
+
+def test_predict_command(tmp_path: Path, finetuned: Path, data_bin: Path) -> None:
+    """Raw passages answered as the data-bin's are; ids from the files' names; accuracy where there are answers."""
+    checkpoint = finetuned / "checkpoint_last.pt"
+    done = run("fairseq-cloze", "predict", checkpoint, PASSAGES / "test", "--out", tmp_path / "answers.json")
+    answers = json.loads((tmp_path / "answers.json").read_text())
+    passages = list(read_passages([PASSAGES / "test"]))
+    assert list(answers) == [passage.id for passage in passages]
+    hits = sum(
+        letter == LETTERS[gold] for passage in passages for letter, gold in zip(answers[passage.id], passage.gold)
+    )
+    result = evaluate(checkpoint, data_bin, "test")
+    assert hits == round(result.accuracy * 98 / 100)
+    lines = [line for line in done.text.splitlines() if "tensorboardX" not in line]
+    assert lines == [
+        f"8 passages, 98 blanks, 0 skipped; wrote {tmp_path / 'answers.json'}",
+        f"accuracy {100 * hits / 98:.2f}% of 98 labelled blanks, chance 25.00%",
+    ]
+
+
+def test_predict_with_probabilities(tmp_path: Path, finetuned: Path, passage: Callable[..., Path]) -> None:
+    """Unlabelled, with repeated options, 'nothing', and numbers of options that differ."""
+    passage("deep/one.json", "She _ to _ school .", [["went", "go", "went"], ["/", "the", "a", "\\", "an"]])
+    path = passage("two.json", "No _ .", [FOUR])
+    folder = path.parent
+    done = run(
+        "fairseq-cloze", "predict", finetuned / "checkpoint_last.pt", folder, "--out", tmp_path / "a.json", "--scores"
+    )
+    answers = json.loads((tmp_path / "a.json").read_text())
+    assert list(answers) == ["deep/one", "two"]
+    one = answers["deep/one"]
+    assert [len(row) for row in one["probabilities"]] == [3, 5]
+    for letters, rows in ((entry["answers"], entry["probabilities"]) for entry in answers.values()):
+        for letter, row in zip(letters, rows):
+            assert sum(row) == pytest.approx(1.0, abs=1e-5)
+            assert LETTERS.index(letter) < len(row)
+    first, second = one["probabilities"]
+    assert first[0] == first[2] and second[0] == second[3]
+    assert one["answers"][0] != "C" and one["answers"][1] != "D"  # the first of equal options wins
+    assert "accuracy" not in done.text  # nothing is labelled
+
+
+def test_predict_uses_the_training_encoding(tmp_path: Path, finetuned: Path) -> None:
+    """A checkpoint trained on raw text reads raw text; --text-norm changes that, and nothing else."""
+
+    def variant(name: str, encoding: dict[str, Any]) -> Path:
+        state = torch.load(finetuned / "checkpoint_last.pt", weights_only=True)
+        state["task_state"]["fairseq_cloze"]["encoding"] = encoding
+        torch.save(state, tmp_path / name)
+        return tmp_path / name
+
+    raw = variant("raw.pt", {"text_norm": "none", "sentence_case": True})
+    standard = variant("standard.pt", {"text_norm": "standard", "sentence_case": True})
+    spaced, clean = tmp_path / "spaced.jsonl", tmp_path / "clean.jsonl"
+    fields = {"article": "It rained. _ , we stayed, and it was _ .", "options": [["then", "now"], FOUR]}
+    clean.write_text(json.dumps({**fields, "id": "one"}))
+    spaced.write_text(json.dumps({**fields, "id": "one", "article": fields["article"].replace(" ", "  \n ")}))
+
+    def answers(checkpoint: Path, source: Path, **options: Any) -> Any:
+        return predict(checkpoint, [source], with_probabilities=True, **options).answers
+
+    expected = answers(standard, clean)
+    assert answers(standard, spaced) == expected
+    assert answers(raw, spaced) != expected
+    assert answers(raw, spaced, text_norm="standard") == expected
+    assert answers(finetuned / "checkpoint_last.pt", clean) != expected  # "Then" is not "then"
+    run("fairseq-cloze", "predict", raw, spaced, "--scores", "--text-norm", "standard", "--out", tmp_path / "out.json")
+    assert json.loads((tmp_path / "out.json").read_text()) == expected
+
+
+def test_predict_needs_no_data_bin(tmp_path: Path, finetuned: Path) -> None:
+    """The checkpoint alone, in another folder, answers as before: it carries its vocabulary."""
+    shutil.copy(finetuned / "checkpoint_last.pt", tmp_path / "alone.pt")
+    moved = predict(tmp_path / "alone.pt", [PASSAGES / "test"])
+    assert moved.answers == predict(finetuned / "checkpoint_last.pt", [PASSAGES / "test"]).answers
+
+
+def test_predict_over_many_chunks(pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = predict(pretrained / "model.pt", [PASSAGES / "train"], with_probabilities=True)
+    monkeypatch.setattr("fairseq_cloze.ranking.predict._CHUNK", 5)
+    chunked = predict(pretrained / "model.pt", [PASSAGES / "train"], with_probabilities=True)
+    assert list(chunked.answers) == list(whole.answers)
+    assert chunked.counts == whole.counts
+    for key, entry in whole.answers.items():
+        assert chunked.answers[key]["answers"] == entry["answers"]
+        rows: list[Any] = [pytest.approx(row, abs=2e-6) for row in entry["probabilities"]]
+        assert chunked.answers[key]["probabilities"] == rows
+
+
+def test_predict_skips_and_names(tmp_path: Path, finetuned: Path, passage: Callable[..., Path]) -> None:
+    bad = passage("bad.json", "It was _ .", [["one"]])
+    empty = passage("empty.json", "No gap.", [])
+    good = passage("good.json", "It was _ .", [FOUR])
+    options = ("--out", tmp_path / "a.json", "--on-error", "skip")
+    done = run("fairseq-cloze", "predict", finetuned / "checkpoint_last.pt", good.parent, *options)
+    lines = [line for line in done.text.splitlines() if "tensorboardX" not in line]
+    assert lines == [
+        f"skipped {bad}: blank 1, field 'options': expected a list of 2 to 26 strings, found 1",
+        f"skipped {empty}: no blank: the article holds no underscore",
+        f"1 passages, 1 blanks (1 unlabelled), 2 skipped; wrote {tmp_path / 'a.json'}",
+    ]
+    assert list(json.loads((tmp_path / "a.json").read_text())) == ["good"]
+
+
+def test_nothing_to_predict(finetuned: Path, passage: Callable[..., Path]) -> None:
+    path = passage("empty.json", "No gap.", [])
+    with pytest.raises(ClozeError) as error:
+        predict(finetuned / "checkpoint_last.pt", [path])
+    assert str(error.value) == (f"{path}: expected passages with blanks, found none (0 passages, 0 blanks, 1 skipped)")

@@ -1,0 +1,112 @@
+"""Real commands, started as users start them, and the options of small trainings."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+PLUGIN = ROOT / "fairseq_cloze"
+PASSAGES = ROOT / "user_dir_tests" / "support" / "passages"  # a fixed half of the examples
+BIN = Path(sys.executable).parent
+
+
+@dataclass
+class Ran:
+    """A finished command; ``text`` is its standard output and standard error together."""
+
+    code: int
+    text: str
+
+    def metrics(self, tag: str) -> list[dict[str, Any]]:
+        """The JSON log lines of a tag (``train_inner``, ``train``, ``valid``): names without it, numbers as numbers."""
+        rows = []
+        for line in self.text.splitlines():
+            parts = line.split(" | ", 3)
+            if len(parts) == 4 and parts[2] == tag and parts[3].startswith("{"):
+                values = json.loads(parts[3]).items()
+                rows.append(
+                    {key[len(tag) + 1 :] if key.startswith(f"{tag}_") else key: _number(v) for key, v in values}
+                )
+        return rows
+
+
+def _number(value: Any) -> Any:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return value
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """The environment of every command: one thread, no hub."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PATH": f"{BIN}:{os.environ['PATH']}", **extra}
+
+
+def start(*command: Any, **kwargs: Any) -> subprocess.Popen[str]:
+    """Start a command; its output is one text."""
+    env = environment(**kwargs.pop("env", {}))
+    return subprocess.Popen(
+        [str(part) for part in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=env,
+        cwd=kwargs.pop("cwd", ROOT),
+        **kwargs,
+    )
+
+
+def run(*command: Any, code: int = 0, **kwargs: Any) -> Ran:
+    """Run a command to its end and check its exit status."""
+    process = start(*command, **kwargs)
+    text, _ = process.communicate()
+    assert process.returncode == code, f"exit status {process.returncode}: {command}\n{text}"
+    return Ran(process.returncode, text)
+
+
+TRAIN_OPTIONS = (
+    *("--user-dir", PLUGIN, "--task", "cloze_ranking", "--criterion", "cloze_ranking"),
+    *("--optimizer", "adam", "--lr", "1e-3", "--num-workers", "0", "--log-format", "json", "--log-interval", "1"),
+)
+FINETUNE = ("--arch", "cloze_roberta", "--max-tokens", "1024", "--max-epoch", "2", "--no-epoch-checkpoints")
+
+
+def train(data_bin: Path, save_dir: Path, *options: Any, code: int = 0, **kwargs: Any) -> Ran:
+    """Run fairseq-train with this plugin."""
+    command = ("fairseq-train", data_bin, *TRAIN_OPTIONS, "--save-dir", save_dir, *options)
+    return run(*command, code=code, **kwargs)
+
+
+def validate(data_bin: Path, checkpoint: Path, *options: Any, code: int = 0, **kwargs: Any) -> Ran:
+    """Run fairseq-validate with this plugin."""
+    command = ("fairseq-validate", data_bin, "--user-dir", PLUGIN, "--task", "cloze_ranking", "--path", checkpoint)
+    return run(*command, "--num-workers", "0", "--log-format", "json", *options, code=code, **kwargs)
+
+
+def torchrun(*command: Any, **kwargs: Any) -> Ran:
+    """Run a command in two processes under torchrun."""
+    return run("torchrun", "--nproc-per-node", "2", "--master-port", free_port(), *command, **kwargs)
+
+
+def read_until(process: subprocess.Popen[str], words: str) -> str:
+    assert process.stdout is not None
+    text = ""
+    for line in process.stdout:
+        text += line
+        if words in line:
+            return text
+    raise AssertionError(f"never said {words}:\n{text}")
+
+
+def free_port() -> int:
+    """A port nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

@@ -1,0 +1,41 @@
+"""Errors and exit statuses: one table in the code, the same in the docs."""
+
+from __future__ import annotations
+
+import re
+
+from fairseq_cloze import errors
+from fairseq_cloze.errors import ClozeError, Exit
+
+from .support.commands import ROOT
+
+
+def test_exit_statuses_are_those_of_the_docs() -> None:
+    """Batch systems and scripts rely on the numbers."""
+    assert {status.name: status.value for status in Exit} == {
+        "DONE": 0,
+        "FAILED": 1,
+        "USAGE": 2,
+        "UNFIT": 3,
+        "AT_CHANCE": 4,
+        "OUT_OF_MEMORY": 5,
+        "REQUEUE": 75,
+        "NOT_EXECUTABLE": 126,
+        "NOT_FOUND": 127,
+        "INTERRUPTED": 130,
+    }
+    page = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
+    table = page[page.index("## Exit statuses") :].split("\n## ")[0]
+    rows = re.findall(r"^\| ([\d, ]+) \|", table, re.M)
+    assert [int(number) for row in rows for number in row.split(",")] == [status.value for status in Exit]
+
+
+def test_every_error_of_a_user_is_a_cloze_error_with_a_status_of_the_table() -> None:
+    kinds = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)]
+    assert all(issubclass(kind, ClozeError) for kind in kinds)
+    codes = {kind.__name__: kind.exit_code for kind in kinds}
+    assert {name: code for name, code in codes.items() if code != Exit.FAILED} == {
+        "ChanceError": Exit.AT_CHANCE,
+        "OutOfMemory": Exit.OUT_OF_MEMORY,
+    }
+    assert all(isinstance(code, Exit) for code in codes.values())

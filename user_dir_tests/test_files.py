@@ -1,0 +1,164 @@
+"""Writing: what replaces a file, what writes to it, and what nobody's file is harmed by."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fairseq_cloze.errors import ClozeError
+from fairseq_cloze.files import UNFINISHED, check_writable, is_stdout, replacing, write_bytes, write_text
+from fairseq_cloze.ranking.answers import PassagePrediction, write_predictions
+from fairseq_cloze.ranking.compare import compare
+
+from .support.commands import PASSAGES, environment, run
+
+
+@pytest.fixture
+def umask() -> Iterator[None]:
+    before = os.umask(0o027)
+    yield
+    os.umask(before)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path, umask: None) -> None:
+    path = tmp_path / "new" / "a.txt"
+    write_text(path, "first\n")
+    inode = path.stat().st_ino
+    with open(path) as reader:
+        write_text(path, "second ü\n")
+        assert reader.read() == "first\n"
+    assert path.read_bytes() == "second ü\n".encode()
+    assert path.stat().st_ino != inode and stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert names(path.parent) == ["a.txt"]
+
+
+def test_a_writer_that_makes_a_file_of_its_own_gets_the_mode_of_the_umask(tmp_path: Path, umask: None) -> None:
+    with replacing(tmp_path / "a") as temporary:
+        temporary.unlink()
+        os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o600))
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+
+
+def test_an_error_leaves_all_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "a") as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert names(tmp_path) == ["a"] and (tmp_path / "a").read_text() == "old"
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_stays_one_and_its_file_is_written(tmp_path: Path, exists: bool) -> None:
+    target = tmp_path / "there" / "real.json"
+    target.parent.mkdir()
+    if exists:
+        target.write_text("old")
+    (tmp_path / "middle").symlink_to(target)
+    (tmp_path / "link").symlink_to("middle")
+    check_writable(tmp_path / "link")
+    write_text(tmp_path / "link", "new")
+    assert os.readlink(tmp_path / "link") == "middle" and os.readlink(tmp_path / "middle") == str(target)
+    assert target.read_text() == "new" and names(target.parent) == ["real.json"]
+
+
+def test_a_link_in_a_circle(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("a")
+    message = f"{tmp_path / 'a'}: cannot be written (Too many levels of symbolic links); choose another file"
+    for write in (check_writable, lambda path: write_text(path, "x")):
+        with pytest.raises(ClozeError) as error:
+            write(tmp_path / "a")
+        assert str(error.value) == message
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_pipe_is_written_to(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    check_writable(pipe)  # does not wait for a reader
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
+    reader.start()
+    write_text(pipe, "content")
+    reader.join(20)
+    assert read == ["content"] and stat.S_ISFIFO(pipe.stat().st_mode) and names(tmp_path) == ["pipe"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes devices")
+def test_a_device_is_written_to(tmp_path: Path) -> None:
+    for name, minor in (("null", 3), ("full", 7)):
+        try:
+            os.mknod(tmp_path / name, stat.S_IFCHR | 0o666, os.makedev(1, minor))
+            (tmp_path / name).read_bytes() if name == "null" else None
+        except PermissionError:
+            pytest.skip("no devices here")
+    check_writable(tmp_path / "null")
+    write_bytes(tmp_path / "null", b"gone")
+    found = (tmp_path / "null").stat()
+    assert stat.S_ISCHR(found.st_mode) and found.st_rdev == os.makedev(1, 3)
+    with pytest.raises(ClozeError) as error:
+        write_text(tmp_path / "full", "much")
+    assert str(error.value) == (
+        f"{tmp_path / 'full'}: cannot be written (No space left on device); choose another file"
+    )
+    assert names(tmp_path) == ["full", "null"]
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdout", "/dev/fd/1"])
+def test_standard_output(tmp_path: Path, name: str) -> None:
+    """Into a file, too, which goes on where it was."""
+    code = f"from fairseq_cloze.files import write_text; print('a'); write_text({name!r}, 'b\\n'); print('c')"
+    with open(tmp_path / "out", "w") as out:
+        subprocess.run([sys.executable, "-c", code], stdout=out, cwd=tmp_path, env=environment(), check=True)
+    assert (tmp_path / "out").read_text() == "a\nb\nc\n" and names(tmp_path) == ["out"]
+    assert is_stdout(name) and not is_stdout(None) and not is_stdout(tmp_path / "-")
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    for write in (check_writable, lambda path: write_text(path, "x")):
+        with pytest.raises(ClozeError) as error:
+            write(tmp_path)
+        assert str(error.value) == f"{tmp_path}: cannot be written (Is a directory); choose another file"
+    assert names(tmp_path) == []
+
+
+def test_two_writers(tmp_path: Path) -> None:
+    """Each ends well, the later one's file stands, and a neighbour's name is left alone."""
+    (tmp_path / "a.tmp").write_text("my own")
+    with replacing(tmp_path / "a") as one, replacing(tmp_path / "a") as two:
+        one.write_text("one")
+        two.write_text("two")
+        assert one != two and {one.parent, two.parent} == {tmp_path}
+        assert all(path.name.startswith(UNFINISHED) for path in (one, two))
+    assert (tmp_path / "a").read_text() == "one"  # which ends after the other
+    assert names(tmp_path) == ["a", "a.tmp"] and (tmp_path / "a.tmp").read_text() == "my own"
+
+
+def test_nothing_but_json_on_standard_output(tmp_path: Path) -> None:
+    predictions = {"p": PassagePrediction(["A", "B"], ["A", "A"], [[0.5, 0.5], [0.1, 0.9]])}
+    for name in ("a.json", "b.json"):
+        write_predictions(tmp_path / name, predictions)
+    words = ["fairseq-cloze", "compare", str(tmp_path / "a.json"), str(tmp_path / "b.json"), "--json", "-"]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment(), cwd=tmp_path, check=True)
+    result = compare(tmp_path / "a.json", tmp_path / "b.json")
+    assert done.stdout == result.to_json() and done.stderr == "".join(f"{line}\n" for line in result.lines())
+    assert names(tmp_path) == ["a.json", "b.json"]
+
+
+def test_answers_on_standard_output(tmp_path: Path, pretrained: Path) -> None:
+    words = ["fairseq-cloze", "predict", str(pretrained / "model.pt"), str(PASSAGES / "test")]
+    run(*words, "--out", tmp_path / "answers.json")
+    done = subprocess.run([*words, "--out", "-"], stdout=subprocess.PIPE, env=environment(), cwd=tmp_path, check=True)
+    assert done.stdout == (tmp_path / "answers.json").read_bytes() and json.loads(done.stdout)
+    assert names(tmp_path) == ["answers.json"]

@@ -1,0 +1,191 @@
+"""A checkpoint says what it holds, how far it had come and what belongs to it; messages call it by its name."""
+
+from __future__ import annotations
+
+import pickle
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fairseq_cloze.data.encoding import DEFAULT_ENCODING, EncodingOptions
+from fairseq_cloze.data.vocabulary import DICTIONARY_FILE, MERGES_FILE, Vocabulary
+from fairseq_cloze.errors import CheckpointError
+from fairseq_cloze.model.names import RANKING_HEAD
+from fairseq_cloze.views.settings import AS_TRAINED, PartialSettings, Settings
+from fairseq_cloze.weights.belonging import OtherVocabulary
+from fairseq_cloze.weights.carried import STATE_KEY, carried_state, read_carried
+from fairseq_cloze.weights.checkpoint import Checkpoint, Progress
+from fairseq_cloze.weights.proof import digests
+
+
+def without_state(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {key: value for key, value in checkpoint.state.items() if key != "task_state"}
+
+
+def changed(vocabulary: Vocabulary, name: str, old: bytes, new: bytes) -> Vocabulary:
+    content = vocabulary.files[name]
+    assert old in content
+    return Vocabulary({**vocabulary.files, name: content.replace(old, new, 1)}, "changed")
+
+
+# -- what it holds ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("state", "hint"),
+    [
+        ([1, 2], ""),
+        ({"weights": {}}, ""),
+        ({"model": [1]}, ""),
+        (
+            {"roberta.embeddings.word_embeddings.weight": 1},
+            ", found Hugging Face weights; convert them with 'fairseq-cloze import-hf'",
+        ),
+    ],
+)
+def test_something_else(tmp_path: Path, state: Any, hint: str) -> None:
+    with pytest.raises(CheckpointError) as error:
+        Checkpoint(state, tmp_path / "x.pt")
+    assert str(error.value) == f"{tmp_path / 'x.pt'}: expected a checkpoint of fairseq{hint}"
+
+
+def test_messages_call_it_by_its_name(tmp_path: Path, pretrained: Path) -> None:
+    with pytest.raises(CheckpointError) as error:
+        Checkpoint.read(tmp_path / "private.pt", "checkpoint3.pt")
+    assert str(error.value) == "checkpoint3.pt: no such checkpoint; check the path"
+    (tmp_path / "private.pt").write_bytes(b"half")
+    with pytest.raises(CheckpointError) as error:
+        Checkpoint.read(tmp_path / "private.pt", "checkpoint3.pt")
+    assert str(error.value).startswith("checkpoint3.pt: cannot be read as a checkpoint, 4 bytes (")
+    found = Checkpoint.read(pretrained / "model.pt", "the small one")
+    with pytest.raises(CheckpointError) as error:
+        found.require_ranking_head()
+    assert str(error.value) == (
+        "the small one: has no ranking head, its scores would be random; pass --scorer mean, or train one first"
+    )
+
+
+def test_heads(pretrained: Path) -> None:
+    state = Checkpoint.read(pretrained / "model.pt").state
+    assert Checkpoint(state, "x.pt").heads == set()
+    state["model"] = {**state["model"], f"{RANKING_HEAD}dense.bias": torch.zeros(2)}
+    state["model"]["classification_heads.mnli.dense.bias"] = torch.zeros(2)
+    found = Checkpoint(state, "x.pt")
+    assert found.heads == {"cloze_ranking", "mnli"}
+    found.require_ranking_head()
+
+
+@pytest.mark.parametrize(
+    ("epoch", "inside", "updates", "expected"),
+    [
+        (3, 0, 20, Progress(2, 20)),  # at its end, the next one is named
+        (3, 7, 27, Progress(3, 27)),
+        (1, 0, 0, Progress(1, 0)),
+        (None, None, 5, Progress(None, 5)),
+        (4, 1, None, Progress(4, None)),
+    ],
+)
+def test_progress(epoch: int | None, inside: int | None, updates: int | None, expected: Progress) -> None:
+    state: dict[str, Any] = {"model": {}}
+    if epoch is not None:
+        state["extra_state"] = {"train_iterator": {"epoch": epoch, "iterations_in_epoch": inside}}
+    if updates is not None:
+        state["optimizer_history"] = [{"num_updates": 1}, {"num_updates": updates}]
+    assert Checkpoint(state, "x.pt").progress == expected
+
+
+def test_the_proof_names_the_part_and_the_first_difference(pretrained: Path) -> None:
+    checkpoint = Checkpoint.read(pretrained / "model.pt")
+    own = checkpoint.digests()
+    assert checkpoint.prove_load(checkpoint.weights, own) == (
+        f"weights are those of {checkpoint.name} (encoder {own['encoder'][:12]}, LM head {own['LM head'][:12]})"
+    )
+    for name, part in (
+        ("encoder.sentence_encoder.layers.1.fc2.bias", "encoder"),
+        ("encoder.lm_head.bias", "LM head"),
+    ):
+        other = {**checkpoint.weights, name: checkpoint.weights[name] + 1}
+        found = digests(other)
+        with pytest.raises(CheckpointError) as error:
+            checkpoint.prove_load(other, found)
+        assert str(error.value) == (
+            f"the {part} is not that of {checkpoint.name}: expected digest {own[part][:12]}, found {found[part][:12]}; "
+            f"training would start from other weights than those asked for (first difference: {name})"
+        )
+
+
+# -- what it carries -------------------------------------------------------------------------------------------------
+
+
+def test_what_is_carried_comes_back(vocabulary: Vocabulary) -> None:
+    settings = Settings("full", "head", "mask", 0.25)
+    state = {"model": {}, "task_state": carried_state(vocabulary, EncodingOptions("none", True), settings)}
+    found = Checkpoint(state, "x.pt")
+    assert found.carried == PartialSettings("full", "head", "mask", 0.25)
+    assert found.carried.completed() == settings
+    assert found.encoding == EncodingOptions("none", True)
+    assert found.vocabulary is not None and found.vocabulary.files == vocabulary.files
+
+
+def test_of_other_origin(pretrained: Path) -> None:
+    found = Checkpoint(without_state(Checkpoint.read(pretrained / "model.pt")), "elsewhere/x.pt")
+    assert (found.carried, found.encoding, found.vocabulary) == (AS_TRAINED, None, None)
+    with pytest.raises(CheckpointError, match="^elsewhere/x.pt: carries no vocabulary and none lies beside it; put "):
+        found.require_vocabulary()
+    beside = Checkpoint(found.state, pretrained / "model.pt")
+    assert beside.vocabulary is not None and beside.vocabulary.files == Vocabulary.load(pretrained).files
+
+
+def test_of_a_newer_version(vocabulary: Vocabulary) -> None:
+    state = carried_state(vocabulary, DEFAULT_ENCODING, Settings())
+    state[STATE_KEY]["version"] = 2
+    with pytest.raises(CheckpointError) as error:
+        read_carried(state, "x.pt")
+    assert str(error.value) == (
+        "x.pt: expected version 1 of what this project adds to a checkpoint, found 2; use a newer fairseq-cloze"
+    )
+    assert read_carried(None, "x.pt") is read_carried({"other": 1}, "x.pt") is None
+
+
+# -- vocabularies ----------------------------------------------------------------------------------------------------
+
+
+def test_a_vocabulary_is_proved_as_far_as_that_goes(tmp_path: Path, pretrained: Path, vocabulary: Vocabulary) -> None:
+    dictionary, bpe = vocabulary.dictionary_digest[:12], vocabulary.bpe_digest[:12]
+    whole = Checkpoint.read(pretrained / "model.pt")
+    line = f"dictionary {dictionary} and BPE {bpe} are the checkpoint's"
+    assert whole.check_vocabulary(vocabulary, "the data") == (line, True)
+    bare = Checkpoint(without_state(whole), tmp_path / "x.pt")
+    unknown = f"could not be compared, {tmp_path / 'x.pt'} came without"
+    line = f"dictionary has the checkpoint's {len(vocabulary):,} rows; it and the BPE {unknown}"
+    assert bare.check_vocabulary(vocabulary, "the data") == (line, False)
+    (tmp_path / DICTIONARY_FILE).write_bytes(vocabulary.files[DICTIONARY_FILE])
+    line = f"dictionary {dictionary} is the checkpoint's; the BPE {unknown}"
+    assert bare.check_vocabulary(vocabulary, "the data") == (line, False)
+
+
+def test_another_vocabulary_says_which_part_differs(pretrained: Path, vocabulary: Vocabulary) -> None:
+    checkpoint = Checkpoint.read(pretrained / "model.pt")
+    lines = vocabulary.files[DICTIONARY_FILE].splitlines(keepends=True)
+    others = {
+        "dictionary": changed(vocabulary, DICTIONARY_FILE, lines[4] + lines[5], lines[5] + lines[4]),
+        "BPE": changed(vocabulary, MERGES_FILE, b"\n".join(vocabulary.files[MERGES_FILE].split(b"\n")[-2:]), b""),
+    }
+    for part, other in others.items():
+        with pytest.raises(OtherVocabulary) as error:
+            checkpoint.check_vocabulary(other, "data-bin x")
+        assert error.value.part == part
+        assert str(error.value).startswith(f"the {part} of data-bin x does not belong to {checkpoint.name}: expected")
+        again = pickle.loads(pickle.dumps(error.value))
+        assert (again.part, str(again)) == (part, str(error.value))
+
+
+def test_options_of_both_layouts() -> None:
+    old = Checkpoint({"model": {}, "args": Namespace(encoder_layers=6)}, "x.pt")
+    new = Checkpoint({"model": {}, "cfg": {"model": {"encoder_layers": 6}, "task": {"data": "bin"}}}, "x.pt")
+    assert old.option("encoder_layers") == new.option("encoder_layers") == 6
+    assert old.option("activation_fn") is new.option("activation_fn") is None
+    assert (old.task_options, new.task_options) == ({}, {"data": "bin"})
