@@ -1,4 +1,4 @@
-"""Scoring: this project's scorer, and peers with the same weights on the same passages."""
+"""Scoring: this project's ranker, and peers with the same weights on the same passages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from bench_transformers import (
 from fairseq_cloze.data.encoding import encode_passages
 from fairseq_cloze.data.store import Store
 from fairseq_cloze.passages.passage import Passage
-from fairseq_cloze.ranking.ranker import Answers, Scorer
+from fairseq_cloze.ranking.ranker import load
+from fairseq_cloze.ranking.scores import Outcome
 from fairseq_cloze.views.making import make_view
 from fairseq_cloze.weights.checkpoint import Checkpoint
 
@@ -58,15 +59,15 @@ class ScoringBench:
     def __init__(self, weights: Path, folder: Path, passages: Sequence[Passage], work: Path, device: str) -> None:
         self.weights, self.folder, self.work, self.device = weights, folder, work, device
         self.passages = passages
-        self.scorers = {
-            dtype: Scorer(weights / "model.pt", device=device, bf16=dtype == "bfloat16")
+        self.rankers = {
+            dtype: load(weights / "model.pt", device=device, bf16=dtype == "bfloat16")
             for dtype in ("float32", "bfloat16")
         }
-        self.scorer = self.scorers["float32"]
-        self.architecture = self.scorer.architecture
-        vocabulary = self.scorer.vocabulary
+        [member] = self.rankers["float32"].members
+        self.architecture = member.architecture
+        vocabulary = member.vocabulary
         self.store = Store.from_columns([encode_passages(passages, vocabulary)], len(vocabulary))
-        self.rows = rows_of(make_view(self.scorer.settings, self.store, vocabulary, self.architecture.max_positions))
+        self.rows = rows_of(make_view(member.settings, self.store, vocabulary, self.architecture.max_positions))
         self.facts: dict[str, Any] = {
             "passages": len(self.store),
             "rows": len(self.rows),
@@ -78,10 +79,10 @@ class ScoringBench:
         self.contestants: dict[str, Contestant] = {}
 
     def add_ours(self) -> None:
-        """The scorer with its defaults."""
-        for dtype, scorer in self.scorers.items():
-            self.contestants[f"ours {dtype}"] = Contestant(partial(scorer.score, self.store), self.store.blanks)
-        scores = self.scorer.score(self.store)
+        """The ranker with its defaults."""
+        for dtype, ranker in self.rankers.items():
+            self.contestants[f"ours {dtype}"] = Contestant(partial(ranker.score, self.store), self.store.blanks)
+        scores = self.rankers["float32"].score(self.store)
         self.facts["padding"] = 100 * (1 - scores.tokens / scores.computed_tokens)
 
     def add_transformers(self) -> None:
@@ -117,10 +118,11 @@ class ScoringBench:
 
     def _answers(self, dtype: str) -> np.ndarray:
         """Our answers without contrast, which the peer has not."""
-        scorer = self.scorers[dtype]
-        settings, scorer.settings = scorer.settings, replace(scorer.settings, contrast=0.0)
-        answers = Answers(scorer.score(self.store).log_probabilities, self.store).answers
-        scorer.settings = settings
+        ranker = self.rankers[dtype]
+        [member] = ranker.members
+        settings, member.settings = member.settings, replace(member.settings, contrast=0.0)
+        answers = Outcome(ranker.score(self.store), self.store).best
+        member.settings = settings
         return answers
 
     def add_filled(self, number: int) -> None:

@@ -256,21 +256,19 @@ class Check:
         Accuracy is compared on passages learned by heart; the others, where one blank is half a point, by
         probabilities.
         """
-        import fairseq_cloze
-
-        fairseq_cloze.register()
         from fairseq_cloze.data.databin import DataBin
         from fairseq_cloze.ranking.metrics import metrics_of
-        from fairseq_cloze.ranking.ranker import Answers, Scorer
+        from fairseq_cloze.ranking.ranker import load
+        from fairseq_cloze.ranking.scores import Outcome
 
         data = DataBin(self.work / "bin")
         found, expected = {}, {}
         for device, fp16 in (("cpu", False), (self.device, False), (self.device, True)):
-            scorer = Scorer(self.work / "save" / "checkpoint_last.pt", data.vocabulary, device=device, fp16=fp16)
+            ranker = load(self.work / "save" / "checkpoint_last.pt", device=device, fp16=fp16)
             name = f"{device}{'-fp16' if fp16 else ''}"
             stores = {split: data.open(split) for split in data.splits}
-            scores = {split: scorer.score(store) for split, store in stores.items()}
-            answers = {split: Answers(scores[split].log_probabilities, store) for split, store in stores.items()}
+            scores = {split: ranker.score(store) for split, store in stores.items()}
+            answers = {split: Outcome(scores[split], store) for split, store in stores.items()}
             expected = expected or answers
             accuracy = metrics_of(answers["train"].counts)["accuracy"]
             off = max(abs(answers[split].probabilities - expected[split].probabilities).max() for split in answers)

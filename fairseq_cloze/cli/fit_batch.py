@@ -21,7 +21,9 @@ def command(arguments: tuple[str, ...], memory_limit: float | None, share: float
     """
     from ..files import check_writable, write_text
     from ..plugin.fitting import fit_batch
+    from ..plugin.requirements import require_installed
 
+    require_installed()
     if json_path:
         check_writable(json_path)
     limit = None if memory_limit is None else int(memory_limit * 2**30)

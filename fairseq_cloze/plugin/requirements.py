@@ -15,6 +15,16 @@ MINIMUM_TORCH = (2, 6)
 INSTALL_FAIRSEQ = "pip install ve-fairseq==0.12.3"
 
 
+def require_installed() -> None:
+    """Say what to install where there is no fairseq; takes no time, as nothing is imported.
+
+    Raises:
+        SetupError: fairseq is missing
+    """
+    if importlib.util.find_spec("fairseq") is None:
+        raise SetupError(f"fairseq is not installed: {INSTALL_FAIRSEQ}")
+
+
 def require_fairseq() -> None:
     """Import fairseq, or say in one line what to install.
 
@@ -28,8 +38,7 @@ def require_fairseq() -> None:
     if _version(torch.__version__) < MINIMUM_TORCH:
         raise SetupError(f"torch {torch.__version__} is too old, 2.6 or newer is needed: pip install 'torch>=2.6'")
     refuse_wrong_apex()
-    if importlib.util.find_spec("fairseq") is None:
-        raise SetupError(f"fairseq is not installed: {INSTALL_FAIRSEQ}")
+    require_installed()
     root = logging.getLogger()
     level, handlers = root.level, root.handlers[:]
     try:
