@@ -128,7 +128,7 @@ def _use(part: dict[str, Any], flops: Any, architecture: Any, unit: str) -> None
 
     Args:
         part: result to add to
-        flops: one of :mod:`bench_flops`
+        flops: a function of :mod:`bench_flops`
         architecture: of the model
         unit: what the rates count
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import json
 import shutil
 import signal
@@ -11,7 +13,23 @@ from typing import Any
 import pytest
 import torch
 
+from fairseq_cloze import register
+
 from .support.commands import BIN, PASSAGES, ROOT, run, start
+
+SCRIPTS = [*(ROOT / "scripts").glob("*.py"), *(ROOT / "examples").rglob("*.py")]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_scripts_import_is_there(path: Path) -> None:
+    """Also what they import late, when a benchmark has run for an hour."""
+    register()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("fairseq_cloze"):
+            module = importlib.import_module(str(node.module))
+            for each in node.names:
+                if not hasattr(module, each.name):  # then it is a module
+                    importlib.import_module(f"{node.module}.{each.name}")
 
 
 def test_gpu_check_without_a_gpu(tmp_path: Path) -> None:
@@ -55,8 +73,11 @@ def test_quickstart_in_a_copy(tmp_path: Path) -> None:
     What an earlier run left, complete or not, goes.
     """
     copy = tmp_path / "copy"
-    ignored = shutil.ignore_patterns(".git", ".venv", "work", "data", "*.egg-info", "__pycache__", ".*_cache")
-    shutil.copytree(ROOT, copy, ignore=ignored)
+    copy.mkdir()
+    for name in ("README.md", "pyproject.toml", "setup.py"):
+        shutil.copy(ROOT / name, copy)
+    for name in ("examples", "fairseq_cloze", "scripts"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     for split in ("train", "valid"):  # fewer passages take less time
         for file in (copy / "examples" / "passages" / split).iterdir():
             if not (PASSAGES / split / file.name).exists():

@@ -304,12 +304,7 @@ def compile_for_all_layers(function: Callable[..., Tensor]) -> Callable[..., Ten
 
 def autocast_dtype(device: str) -> torch.dtype | None:
     """The type that autocast computes in on a kind of device, ``None`` where it is off."""
-    try:
-        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    except (AttributeError, TypeError):  # torch before 2.4
-        if device == "cpu":
-            return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
-        return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
 
 def _layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:

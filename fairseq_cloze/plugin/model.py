@@ -136,6 +136,28 @@ class ClozeRobertaModel(RobertaModel):
             base_architecture(args)  # what fairseq's RoBERTa has options for and ours has not
             return cls(args, ClozeRobertaEncoder(args, task.source_dictionary))
 
+    @classmethod
+    def from_pretrained(cls, model_name_or_path: str, checkpoint_file: str = "model.pt", **options: Any) -> Any:
+        """Load weights that rank: ``ClozeRobertaModel.from_pretrained("checkpoints", "checkpoint_best.pt")``.
+
+        Nothing is downloaded, neither weights nor a BPE: the vocabulary is the one that the checkpoint carries, or that
+        lies beside it.
+
+        Args:
+            model_name_or_path: folder
+            checkpoint_file: in it; several with colons between them are averaged
+            options: of :func:`fairseq_cloze.load`
+
+        Returns:
+            :class:`fairseq_cloze.plugin.hub.ClozeHubInterface`
+
+        Raises:
+            CheckpointError: there are no such weights, or they cannot be used
+        """
+        from .hub import ClozeHubInterface
+
+        return ClozeHubInterface.from_pretrained(model_name_or_path, checkpoint_file, **options)
+
     def forward(
         self,
         src_tokens: Tensor,

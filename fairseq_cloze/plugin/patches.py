@@ -12,7 +12,6 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from functools import wraps
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch.distributed
@@ -79,7 +78,7 @@ def copy_checkpoints_atomically() -> None:
         def copy(src_path: str, dst_path: str, overwrite: bool = False) -> Any:
             if "://" in src_path or "://" in dst_path or (os.path.exists(dst_path) and not overwrite):
                 return plain(src_path, dst_path, overwrite)
-            with replacing(Path(dst_path)) as temporary:
+            with replacing(dst_path) as temporary:
                 shutil.copyfile(src_path, temporary)
             return True
 

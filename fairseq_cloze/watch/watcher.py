@@ -214,13 +214,11 @@ class Watcher:
         start = time.perf_counter()
         predictions = self.private / "predictions.json"
         try:
+            weights = Checkpoint.read(checkpoint.private, checkpoint.name)
             evaluation = evaluate(
-                Checkpoint.read(checkpoint.private, checkpoint.name),
-                self.data_bin,
-                self.split,
-                resources=self.resources,
-                predictions_path=predictions,
+                weights, self.data_bin, self.split, resources=self.resources, predictions_path=predictions
             )
+            del weights
         except Exception as error:  # whatever torch raises: out of memory, a device that went away
             self._fail(checkpoint, error)
             return

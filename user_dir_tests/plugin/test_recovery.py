@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from fairseq_cloze import register
+from fairseq_cloze.runs.events import read_events
 
 from ..support.commands import PLUGIN, TRAIN_OPTIONS, Ran, free_port, run, start, train
 from ..support.limited import FIXED_MMAP
@@ -87,6 +88,10 @@ def test_too_often(tmp_path: Path, pretrained: Path, data_bin: Path) -> None:
     assert int(count) == ran.text.count("with a batch of") > 0
     assert int(tokens) == 16000 // int(times)
     assert "Traceback" not in ran.text and not list(tmp_path.glob("*.pt"))
+    *_, short, stopped = read_events(tmp_path / "metrics.jsonl")
+    assert (short["type"], short["where"], short["so_far"]) == ("out_of_memory", "training", int(count))
+    assert 0 < short["split_from"] <= 16000
+    assert (stopped["type"], stopped["status"]) == ("stopped", 5) and f"Error: {stopped['text']}" in ran.text
 
 
 @pytest.mark.slow

@@ -131,8 +131,8 @@ def main(path):
 if __name__ == "__main__":
     if "alone" in sys.argv:
         main = lambda path: (print("up", flush=True), time.sleep(60))
-    validate_and_save = None  # as fairseq's training has it
-    requeue._passing_on(lambda cfg, main, path: main(path))(None, main, path=sys.argv[1])
+    requeue.pass_on()
+    main(sys.argv[1])
 """
 
 

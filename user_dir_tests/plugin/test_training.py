@@ -266,35 +266,6 @@ def test_killed_and_run_again_the_curve_goes_on(tmp_path: Path, pretrained: Path
     assert one["accuracy"] == two["accuracy"]
 
 
-def test_copies_of_checkpoints_are_whole(tmp_path: Path) -> None:
-    """A reader of checkpoint_last.pt sees the old content or the new, never a part."""
-    import threading
-
-    from fairseq.file_io import PathManager
-
-    size = 20_000_000
-    source, target = tmp_path / "checkpoint_1.pt", tmp_path / "checkpoint_last.pt"
-    target.write_bytes(b"0" * size)
-    seen: list[bytes] = []
-    stop = threading.Event()
-
-    def watch() -> None:
-        while not stop.is_set():
-            content = target.read_bytes()
-            seen.append(content[:1] + content[-1:] + (b"" if len(content) == size else b"cut"))
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    for digit in b"123":
-        source.write_bytes(bytes([digit]) * size)
-        assert PathManager.copy(str(source), str(target), overwrite=True)
-    stop.set()
-    thread.join()
-    assert set(seen) <= {b"00", b"11", b"22", b"33"}
-    assert target.read_bytes()[:1] == b"3"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint_1.pt", "checkpoint_last.pt"]
-
-
 def test_tensorboard_shows_what_the_log_says(finetuned: Path, log: Ran) -> None:
     import struct
 

@@ -1,0 +1,53 @@
+"""How a training ends: a last word, an exit status, no traceback."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from ..support.commands import run
+
+
+def test_errors_print_as_one_line_and_others_as_ever(tmp_path: Path) -> None:
+    script = "import fairseq_cloze.plugin.ending as c; from fairseq_cloze.errors import ClozeError\n"
+    script += "c.print_errors_plainly()\n"
+    assert run(sys.executable, "-c", script + "raise ClozeError('so and so')", code=1).text == "Error: so and so\n"
+    traced = run(
+        *(sys.executable, "-c", script + "raise ClozeError('so and so')"), code=1, env={"FAIRSEQ_CLOZE_TRACEBACK": "1"}
+    )
+    assert traced.text.startswith("Traceback") and traced.text.endswith("ClozeError: so and so\n")
+    assert "Traceback" in run(sys.executable, "-c", script + "raise ValueError('x')", code=1).text
+
+
+def test_errors_have_an_exit_status_of_their_own() -> None:
+    script = "import fairseq_cloze.plugin.ending as c; from fairseq_cloze.errors import ChanceError\n"
+    script += "c.print_errors_plainly()\n"
+    assert run(sys.executable, "-c", script + "raise ChanceError('so')", code=4).text == "Error: so\n"
+    traced = run(sys.executable, "-c", script + "raise ChanceError('so')", code=4, env={"FAIRSEQ_CLOZE_TRACEBACK": "1"})
+    assert traced.text.startswith("Traceback")
+    assert run(sys.executable, "-c", script + "c.end_run(75, 'so')", code=75).text == "so\n"
+
+
+SPAWN = """
+import sys, time, torch
+import fairseq_cloze.plugin.ending as ending
+
+def work(rank, store):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    time.sleep(1 - rank)  # the one that speaks comes last
+    ending.end_run(75, "so and so")
+
+if __name__ == "__main__":
+    ending.print_errors_plainly()
+    torch.multiprocessing.spawn(work, (sys.argv[1],), nprocs=2)
+"""
+
+
+def test_spawned_workers_pass_the_exit_status_on(tmp_path: Path) -> None:
+    """As fairseq starts a worker for each GPU."""
+    (tmp_path / "spawn.py").write_text(SPAWN)
+    ran = run(sys.executable, tmp_path / "spawn.py", tmp_path / "store", code=75)
+    assert "\nso and so\n" in f"\n{ran.text}" and "Traceback" not in ran.text
+    script = "import fairseq_cloze.plugin.ending as c, torch.multiprocessing as m; c.print_errors_plainly()\n"
+    script += "raise m.ProcessExitedException('worker 0 ended', 0, 1, 9)"  # not by end_run
+    assert run(sys.executable, "-c", script, code=1).text.endswith("ProcessExitedException: worker 0 ended\n")
