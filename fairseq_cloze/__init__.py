@@ -22,9 +22,6 @@ from .errors import (
 from .user_dir import UserDirs, register
 from .version import __version__
 
-if TYPE_CHECKING:
-    from .ranking.ranker import Ranked, Ranker, load
-
 __all__ = [
     "ChanceError",
     "CheckpointError",
@@ -42,12 +39,16 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in ("Ranked", "Ranker", "load"):
-        from .ranking import ranker
+if TYPE_CHECKING:
+    from .ranking.ranker import Ranked, Ranker, load
+else:
 
-        return getattr(ranker, name)
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    def __getattr__(name: str) -> Any:
+        if name in ("Ranked", "Ranker", "load"):
+            from .ranking import ranker
+
+            return getattr(ranker, name)
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:

@@ -38,7 +38,7 @@ RATIOS = {
 }
 
 
-def predictions(scores: Tensor) -> Tensor:
+def best_candidates(scores: Tensor) -> Tensor:
     """Index of the best candidate, the first of equals.
 
     Args:

@@ -11,7 +11,7 @@ from ..data.store import Store
 from ..data.vocabulary import PAD
 from ..views.view import Sample, blank_fields
 from . import sharing
-from .metrics import count_metrics, predictions, probabilities
+from .metrics import best_candidates, count_metrics, probabilities
 
 
 @dataclass
@@ -94,6 +94,6 @@ class Outcome:
     def __init__(self, scores: Scores, store: Store) -> None:
         values = torch.from_numpy(scores.log_probabilities)
         fields = blank_fields(store, np.arange(store.blanks))
-        self.best: np.ndarray = predictions(values).numpy()
+        self.best: np.ndarray = best_candidates(values).numpy()
         self.probabilities: np.ndarray = probabilities(values, fields["first"], fields["exists"]).numpy()
         self.counts: dict[str, int] = count_metrics(values, fields)

@@ -13,7 +13,7 @@ import torch
 
 from fairseq_cloze.weights.checkpoint import Checkpoint
 
-from ..conftest import PASSAGES, ROOT, run
+from ..support.commands import PASSAGES, ROOT, run
 
 #: A ``sitecustomize`` in whose processes these packages are not installed.
 WITHOUT = """

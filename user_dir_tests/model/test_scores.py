@@ -19,7 +19,7 @@ from fairseq_cloze.model.scores import candidate_scores
 from fairseq_cloze.passages.passage import Passage
 from fairseq_cloze.passages.reading import read_passages
 from fairseq_cloze.ranking.member import Member
-from fairseq_cloze.ranking.metrics import predictions
+from fairseq_cloze.ranking.metrics import best_candidates
 from fairseq_cloze.ranking.ranker import load
 from fairseq_cloze.ranking.scores import Outcome
 from fairseq_cloze.views.settings import Settings
@@ -234,4 +234,4 @@ def test_a_batch_can_be_learned(headed: Member, store: Store, name: str, kind: s
         target = sample["relevance"].masked_fill(~sample["distinct"], float("-inf")).softmax(dim=1)
         floor = float(torch.special.entr(target).sum(dim=1).mean())
     assert history[-1] - floor < 0.25 * (history[0] - floor)
-    assert predictions(scores).tolist() == sample["gold"].tolist()
+    assert best_candidates(scores).tolist() == sample["gold"].tolist()

@@ -76,7 +76,7 @@ def test_a_copy_under_another_name(tmp_path: Path) -> None:
     script = USER_DIR + f"user_dir({str(PLUGIN)!r}); user_dir({str(copy)!r})"
     assert registered(tmp_path, script) == "registered from fairseq_cloze.plugin.task fairseq_cloze.plugin.criterion"
     script = USER_DIR + f"user_dir({str(copy)!r}); user_dir({str(PLUGIN)!r})"
-    assert registered(tmp_path, script) == "registered from my_cloze.task my_cloze.criterion"
+    assert registered(tmp_path, script) == "registered from my_cloze.plugin.task my_cloze.plugin.criterion"
 
 
 def test_a_foreign_folder_of_that_name(tmp_path: Path) -> None:

@@ -555,7 +555,7 @@ def test_the_watch_looks_at_updates_and_not_at_validation(tmp_path: Path, data_b
     for training, said in ((False, 0), (True, 1)):
         criterion.train(training)
         for update in range(3):
-            task._update = (update + 1, 1e-5, None)
+            task.events.update, task._rate = update + 1, 1e-5
             task.reduce_metrics([{**output, "ntokens": 1, "nsentences": 1}], criterion)
         assert caplog.text.count("updates 1 to 3 are at chance: accuracy is 25.0% of 1,500 blanks") == said
     assert "1. the weights began at random, as --from-scratch asks for, 3 updates so far" in caplog.text

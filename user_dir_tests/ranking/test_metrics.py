@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from fairseq_cloze.ranking.metrics import (
     COUNTS,
     MICRO,
+    best_candidates,
     count_metrics,
     metrics_of,
-    predictions,
     probabilities,
     reciprocal_ranks_and_hits,
 )
@@ -31,7 +31,7 @@ def sample(gold: list[int], multi: list[bool], chance: list[float]) -> dict[str,
 
 def test_the_first_of_equals_wins() -> None:
     scores = torch.tensor([[1.0, 2.0, 2.0, 0.0], [3.0, 3.0, 3.0, 3.0], [-INF, -5.0, -INF, -5.0]])
-    assert predictions(scores).tolist() == [1, 0, 1]
+    assert best_candidates(scores).tolist() == [1, 0, 1]
 
 
 def test_reciprocal_ranks() -> None:
@@ -63,7 +63,7 @@ def test_against_sorting(rows: list[list[float]], data: st.DataObject) -> None:
     reciprocal, hit = reciprocal_ranks_and_hits(scores, torch.tensor(gold))
     for index, (row, answer) in enumerate(zip(rows, gold)):
         order = sorted(range(len(row)), key=lambda candidate: -row[candidate])
-        assert predictions(scores)[index] == order[0]
+        assert best_candidates(scores)[index] == order[0]
         if answer >= 0:
             rank = order.index(answer) + 1
             assert reciprocal[index] == round(MICRO / rank)
