@@ -43,6 +43,7 @@ def main() -> None:
     register()
     from fairseq.models.roberta import RobertaModel
 
+    from fairseq_cloze.model.roberta import Roberta
     from fairseq_cloze.plugin.model import ClozeRobertaModel
 
     megabytes, limited = float(sys.argv[1]), False
@@ -57,7 +58,7 @@ def main() -> None:
 
         return forward
 
-    kinds: tuple[Any, ...] = (ClozeRobertaModel, RobertaModel)
+    kinds: tuple[Any, ...] = (ClozeRobertaModel, RobertaModel, Roberta)
     for kind in kinds:
         kind.forward = limiting(kind.forward)
     module, function = ENTRIES[sys.argv[2]]
