@@ -40,7 +40,11 @@ LIMIT_SHARE = 0.9
 #: Names of the sums in logging outputs: how often memory ran out, and batches that were split ahead.
 COUNTED = OOM, SPLIT = "oom", "split_ahead"
 
+#: What to do where batches, and where the optimizer's state does not fit.
 ADVICE = "--checkpoint-activations, --fp16 or --autocast need less memory per token"
+OPTIMIZER_ADVICE = (
+    "--memory-efficient-fp16 has no second copy of weights and gradients, --optimizer adafactor less state than adam"
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -20,7 +20,7 @@ from omegaconf import II
 from torch import Tensor, nn
 
 from ..errors import Exit
-from ..model.memory import ADVICE, OOM, SPLIT, Limit, attempt, cannot_split, in_parts, smaller_batches
+from ..model.memory import ADVICE, OOM, OPTIMIZER_ADVICE, SPLIT, Limit, attempt, cannot_split, in_parts, smaller_batches
 from ..runs.names import LAST_CHECKPOINT
 from ..views.view import to_device
 from . import compat
@@ -163,8 +163,7 @@ class RecoveringTask(FairseqTask):
         elif attempt(lambda: step(optimizer, model, update_num)) is None:
             self._stop(
                 f"out of memory in the optimizer's step of update {update_num + 1}: its state does not fit beside the "
-                "weights; --memory-efficient-fp16 has no second copy of weights and gradients, --optimizer adafactor "
-                "less state than adam"
+                f"weights; {OPTIMIZER_ADVICE}"
             )
 
     # -- validation --------------------------------------------------------------------------------------------------
