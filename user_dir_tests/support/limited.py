@@ -41,6 +41,8 @@ def main() -> None:
     from fairseq_cloze import register
 
     register()
+    # torch imports it at its first check of a mask, and an import that breaks off half-way is not made up for.
+    importlib.import_module("torch.fx.experimental.symbolic_shapes")
     from fairseq.models.roberta import RobertaModel
 
     from fairseq_cloze.model.roberta import Roberta
