@@ -25,7 +25,7 @@ from fairseq.logging import metrics
 from fairseq.trainer import Trainer
 
 from ..errors import ClozeError
-from ..model.memory import attempt, free_memory, is_out_of_memory
+from ..model.memory import OPTIMIZER_ADVICE, attempt, free_memory, is_out_of_memory
 from .dataset import ClozeDataset
 
 Answer = dict[str, Any]
@@ -316,18 +316,16 @@ def _facts(cfg: Any, memory: Any) -> Answer:
 
 
 def _first(cfg: Any, memory: Any) -> Steps:
-    try:
-        return Steps(cfg, memory)
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-    raise _nothing_fits(memory)
+    steps = attempt(lambda: Steps(cfg, memory))
+    if steps is None:
+        raise _nothing_fits(memory)
+    return steps[0]
 
 
 def _nothing_fits(memory: Any) -> ClozeError:
     return ClozeError(
         f"{memory.limit / 2**30:.2f} GiB on {memory.device} do not hold weights, gradients and the optimizer's state; "
-        "--memory-efficient-fp16 has no second copy of the weights, --optimizer adafactor less state than adam"
+        f"{OPTIMIZER_ADVICE}"
     )
 
 

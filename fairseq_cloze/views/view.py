@@ -45,6 +45,10 @@ class View:
         """Tokens each item costs in a batch of its own, rows times longest row, ``int64 (items,)``."""
         return self.row_length * self.rows
 
+    def tokens_of(self, items: Sequence[int]) -> int:
+        """Tokens that some items cost in one batch: their rows times the longest."""
+        return int(self.row_length[items].max() * self.rows[items].sum())
+
     def passage_of(self, item: int) -> int:
         """Number of the passage an item comes from."""
         raise NotImplementedError
