@@ -19,6 +19,16 @@ step=0
 say() { step=$((step + 1)) && printf '\n== %s of 7: %s\n' "$step" "$*"; }
 shown() { "$@" 2>"$out/last.log" || { cat "$out/last.log" >&2; exit 1; }; } # without warnings, unless it fails
 
+progress() { # the events of a training (docs/formats.md) as lines
+    python -u -c '
+import json, sys
+names = {"update": "update {update} of " + sys.argv[1], "validation": "validation"}
+for event in map(json.loads, sys.stdin):
+    if event["type"] in names:
+        print((names[event["type"]] + ", epoch {epoch}: loss={loss:.3f}, accuracy={accuracy:.2f}").format(**event))
+' "$updates"
+}
+
 say "generate more passages, from prose"
 fairseq-cloze generate examples/prose --out "$out/generated.jsonl"
 
@@ -31,15 +41,13 @@ shown fairseq-cloze evaluate $mini/model.pt "$out/data-bin" --split test --json 
     --predictions "$out/zero-shot-answers.json"
 
 say "fine-tune it (log: $out/checkpoints/train.log)"
-fairseq-train "$out/data-bin" --user-dir fairseq_cloze --task cloze_ranking --criterion cloze_ranking \
+FAIRSEQ_CLOZE_EVENTS=/dev/fd/3 fairseq-train "$out/data-bin" --user-dir fairseq_cloze --task cloze_ranking --criterion cloze_ranking \
     --arch cloze_roberta --finetune-from-model $mini/model.pt --seed "$seed" \
     --optimizer adam --adam-betas "(0.9, 0.98)" --adam-eps 1e-6 --weight-decay 0.01 --clip-norm 1.0 \
     --lr 3e-4 --lr-scheduler polynomial_decay --warmup-updates $((updates / 10)) --total-num-update "$updates" \
     --max-update "$updates" --max-tokens 4096 --save-dir "$out/checkpoints" --no-epoch-checkpoints \
     --best-checkpoint-metric accuracy --maximize-best-checkpoint-metric \
-    --log-format simple --log-interval 10 --num-workers 0 2>&1 | tee "$out/checkpoints/train.log" |
-    sed -un 's/.*| train_inner | epoch \([0-9]*\).*\(loss=[0-9.]*, accuracy=[0-9.]*\).*num_updates=\([0-9]*\).*/update \3 of '"$updates"', epoch \1: \2/p
-             s/.*| valid | epoch \([0-9]*\) .*| loss \([0-9.]*\) | accuracy \([0-9.]*\).*/validation, epoch \1: loss=\2, accuracy=\3/p' ||
+    --log-format simple --log-interval 10 --num-workers 0 3>&1 >"$out/checkpoints/train.log" 2>&1 | progress ||
     { tail -n 20 "$out/checkpoints/train.log"; exit 1; }
 
 best=$out/checkpoints/checkpoint_best.pt
