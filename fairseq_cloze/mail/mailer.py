@@ -1,7 +1,5 @@
 """Mail that arrives once, or waits: every message is spooled, sent, and then removed."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +18,7 @@ PAUSE = 1.0
 
 @dataclass(frozen=True)
 class Flushed:
-    """What became of the mail in the spool.
-
-    Attributes:
-        sent: messages that left for somebody
-        kept: messages that wait for the next time
-        problems: a line per thing that went wrong
-    """
+    """What became of the mail in the spool: how much left for somebody, how much waits, a line per problem."""
 
     sent: int
     kept: int
@@ -46,8 +38,8 @@ class Mailer:
     """
 
     def __init__(self, settings: MailSettings | None = None, spool: PathLike | None = None) -> None:
-        self.settings = load_settings() if settings is None else settings
-        self.spool = state_path() if spool is None else Path(spool)
+        self.settings = settings or load_settings()
+        self.spool = Path(spool or state_path())
         self.problems: list[str] = []
 
     def send(self, mail: Mail, limit: float | None = None) -> bool:
@@ -71,11 +63,10 @@ class Mailer:
         end = time.monotonic() + limit
         try:
             entry = Entry.create(self.spool, letter)
+            fate = f"it waits in {self.spool} for the next mail or 'fairseq-cloze mail flush'"
         except OSError as error:
             entry = Entry(letter)
             fate = f"it could not be kept in {self.spool} either ({error.strerror or error}) and is lost"
-        else:
-            fate = f"it waits in {self.spool} for the next mail or 'fairseq-cloze mail flush'"
         with entry:
             outcome = self._try(entry, end)
             for pause in pauses:
@@ -102,10 +93,8 @@ class Mailer:
         sent = kept = 0
         reachable = True
         for path in waiting(self.spool):
-            if path == but:
-                continue
             try:
-                entry = Entry.claim(path)
+                entry = Entry.claim(path) if path != but else None
             except (OSError, ValueError) as error:
                 self.problems.append(f"{path}: cannot be read ({error}); look at it, and remove it")
                 kept += 1
@@ -120,7 +109,7 @@ class Mailer:
                     if outcome.trouble:
                         self.problems.append(f"mail '{entry.letter.subject}' was not sent: {outcome.trouble}")
                 kept += bool(entry.letter.to)
-        return Flushed(sent, kept, list(self.problems))
+        return Flushed(sent, kept, self.problems)
 
     def _try(self, entry: Entry, end: float) -> Outcome:
         letter = entry.letter
@@ -139,14 +128,13 @@ class Mailer:
         return outcome
 
 
-def flush(spool: PathLike | None = None) -> Flushed | None:
+def flush() -> Flushed | None:
     """Send what waits, with the user's own settings; None where nothing waits, and then none are needed.
 
     Raises:
         MailError: there are no settings, or they do not fit
     """
-    folder = state_path() if spool is None else Path(spool)
-    return Mailer(spool=folder).flush() if waiting(folder) else None
+    return Mailer().flush() if waiting(state_path()) else None
 
 
 def send_test(settings: MailSettings | None = None) -> str:
@@ -158,7 +146,7 @@ def send_test(settings: MailSettings | None = None) -> str:
     Raises:
         MailError: it was not taken; the text says what to mend
     """
-    settings = load_settings() if settings is None else settings
+    settings = settings or load_settings()
     text = (
         "This is the test message of 'fairseq-cloze mail test': mail works. <mask> stands here as it stands in a log.\n"
     )

@@ -1,7 +1,5 @@
 """What a long job tells by mail, without ever waiting for it or failing with it."""
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 import threading
@@ -9,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import ClozeError
 from .mailer import Mailer
@@ -16,10 +15,6 @@ from .message import Mail
 from .settings import MailError, split_address
 
 KINDS = ("start", "success", "failure", "best", "stalled", "chance", "ended")
-
-
-def _to_stderr(line: str) -> None:
-    print(f"fairseq-cloze: {line}", file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
@@ -45,6 +40,10 @@ class Event:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}, but is {self.kind!r}")
 
 
+def _to_stderr(line: str) -> None:
+    print(f"fairseq-cloze: {line}", file=sys.stderr, flush=True)
+
+
 class Notifier:
     """Mails the events of a job: the first at once, later ones together every *interval* seconds, the last at the end.
 
@@ -68,7 +67,7 @@ class Notifier:
     ) -> None:
         self.name, self.interval = name, interval
         self._report_to = report
-        self._to = self._usable(to)
+        self._to = tuple(filter(self._is_usable, to))
         self._mailer = self._usable_mailer(mailer) if self._to else None
         self._pending: list[tuple[float, Event]] = []
         self._changed = threading.Condition()
@@ -78,10 +77,8 @@ class Notifier:
 
     def tell(self, event: Event) -> None:
         """Have an event mailed; returns at once."""
-        if self._mailer is None:
-            return
         with self._changed:
-            if self._closed:
+            if self._mailer is None or self._closed:
                 return
             self._pending.append((time.time(), event))
             if self._thread is None:
@@ -93,41 +90,36 @@ class Notifier:
 
         What did not go by then waits in the spool.
         """
-        if self._mailer is None:
-            return
         end = time.monotonic() + limit
         with self._changed:
-            if self._closed:
+            if self._mailer is None or self._closed:
                 return
             self._closed = True
             if last is not None:
                 self._pending.append((time.time(), last))
-            events, self._pending = self._pending, []
             self._changed.notify()
-        threads = [self._thread]
-        if events:
-            # not by the other thread, which may be waiting for a server
-            threads.insert(0, self._start(lambda: self._send(events, end)))
+        # the last mail is not left to the other thread, which may be waiting for a server
+        sender = self._start(self._send, self._pending, end) if self._pending else None
+        threads = [thread for thread in (sender, self._thread) if thread is not None]
         for thread in threads:
-            if thread is not None:
-                thread.join(max(0.0, end - time.monotonic()))
-        if any(thread is not None and thread.is_alive() for thread in threads):
+            thread.join(max(0.0, end - time.monotonic()))
+        if any(thread.is_alive() for thread in threads):
             self._report(f"mail: not finished within {limit:g} s; what was not sent waits in {self._mailer.spool}")
 
-    def _start(self, work: Callable[[], object]) -> threading.Thread | None:
-        def guarded() -> None:
-            try:
-                work()
-            except Exception as error:
-                self._report(f"mail: {type(error).__name__}: {error}")
-
-        thread = threading.Thread(target=guarded, name="notify", daemon=True)
+    def _start(self, *work: Any) -> threading.Thread | None:
+        thread = threading.Thread(target=self._guard, args=work, name="notify", daemon=True)
         try:
             thread.start()
         except RuntimeError as error:
             self._report(f"mail: {error}")
             return None
         return thread
+
+    def _guard(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return work(*arguments)
+        except Exception as error:
+            self._report(f"mail: {type(error).__name__}: {error}")
 
     def _work(self) -> None:
         """Send what is told, and what the last mail left in the spool, no more often than every *interval* seconds."""
@@ -143,10 +135,7 @@ class Notifier:
                 if self._closed:
                     return
                 events, self._pending = self._pending, []
-            try:
-                kept = self._send(events)
-            except Exception as error:
-                self._report(f"mail: {type(error).__name__}: {error}")
+            kept = self._guard(self._send, events) is not False
             next_mail = time.monotonic() + self.interval
 
     def _send(self, events: Sequence[tuple[float, Event]], end: float | None = None) -> bool:
@@ -165,8 +154,7 @@ class Notifier:
 
     def _compose(self, events: Sequence[tuple[float, Event]]) -> Mail:
         last = events[-1][1]
-        subject = f"{self.name}: {last.subject}"
-        text = last.text
+        subject, text = f"{self.name}: {last.subject}", last.text
         if len(events) > 1:
             subject += f" (and {len(events) - 1} more)"
             text = "\n\n".join(
@@ -175,27 +163,22 @@ class Notifier:
             )
         attachments = tuple(dict.fromkeys(path for _, event in events for path in event.attachments))
         picture = None
-        for _, event in reversed(events):
-            if event.picture is not None:
-                try:
-                    picture = event.picture()
-                except Exception as error:
-                    problem = str(error) if isinstance(error, ClozeError) else f"{type(error).__name__}: {error}"
-                    if problem != self._problem:
-                        self._problem = problem
-                        text = f"{text.rstrip()}\n\nThe picture could not be drawn: {problem}"
-                break
+        draw = next((event.picture for _, event in reversed(events) if event.picture), lambda: None)
+        try:
+            picture = draw()
+        except Exception as error:
+            problem = str(error) if isinstance(error, ClozeError) else f"{type(error).__name__}: {error}"
+            if problem != self._problem:
+                self._problem = problem
+                text = f"{text.rstrip()}\n\nThe picture could not be drawn: {problem}"
         return Mail(subject, text, self._to, attachments, picture)
 
-    def _usable(self, to: Sequence[str]) -> tuple[str, ...]:
-        usable = []
-        for address in to:
-            try:
-                split_address(address)
-                usable.append(address)
-            except MailError as error:
-                self._report(f"{error}; no mail to it")
-        return tuple(usable)
+    def _is_usable(self, address: str) -> bool:
+        try:
+            return bool(split_address(address))
+        except MailError as error:
+            self._report(f"{error}; no mail to it")
+            return False
 
     def _usable_mailer(self, mailer: Mailer | None) -> Mailer | None:
         try:

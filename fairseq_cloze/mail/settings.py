@@ -117,9 +117,9 @@ def load_settings(environ: Mapping[str, str] = os.environ) -> MailSettings:
                 f'{path}: no password for user {user}; write password = "..." into {path}, set {PREFIX}PASSWORD, or '
                 "store it with 'keyring set yagmail USER'"
             )
-    if "from" not in values and not _is_address(user):
+    sender: str = values.get("from") or user or ""
+    if not _is_address(sender):
         raise MailError(f"{path}: no from; expected {KEYS['from']}")
-    sender = values.get("from", user)
     if host == GMAIL and password is not None:
         password = "".join(password.split())  # Google shows app passwords in four groups, blanks not being part of them
     return MailSettings(

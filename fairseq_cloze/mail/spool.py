@@ -1,11 +1,9 @@
 """Where mail waits: a folder (0700) with a file (0600) per message.
 
-A file is a line of JSON that says to whom the message still has to go, and then the message.  Whoever holds the lock
-of a file sends it; the lock is ``flock``'s and goes with its process, however that ends.  On file systems without locks
-two processes may send the same message; it carries the same Message-ID, by which servers know it again.
+A file is a line of JSON that says to whom the message still has to go, and then the message.  Whoever holds its lock
+(``flock``'s, which goes with its process, however that ends) sends it.  On file systems without locks two processes may
+send the same message; it carries the same Message-ID, by which servers know it again.
 """
-
-from __future__ import annotations
 
 import fcntl
 import json
@@ -13,8 +11,10 @@ import os
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 from .message import Letter
 
@@ -37,17 +37,16 @@ class Entry:
         self._descriptor, self._width = descriptor, width
 
     @classmethod
-    def create(cls, folder: Path, letter: Letter) -> Entry:
+    def create(cls, folder: Path, letter: Letter) -> Self:
         """Keep a message; it is ours from the moment that it is there.
 
         Raises:
             OSError: it cannot be kept, and nothing of it is
         """
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        now = time.time_ns()
-        moment = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now // 10**9))}.{now % 10**9:09}"
-        name = f"{moment}-{uuid.uuid4().hex}.mail"
-        temporary, path = folder / f"{name}.tmp", folder / name
+        seconds, rest = divmod(time.time_ns(), 10**9)
+        path = folder / f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(seconds))}.{rest:09}-{uuid.uuid4().hex}.mail"
+        temporary = folder / f"{path.name}.tmp"
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             _lock(descriptor)
@@ -63,7 +62,7 @@ class Entry:
         return cls(letter, path, descriptor, len(header))
 
     @classmethod
-    def claim(cls, path: Path) -> Entry | None:
+    def claim(cls, path: Path) -> Self | None:
         """Take a message that nobody else is about to send.
 
         Raises:
@@ -88,7 +87,7 @@ class Entry:
         os.close(descriptor)
         return None
 
-    def __enter__(self) -> Entry:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -135,14 +134,10 @@ class Entry:
 
 def waiting(folder: Path) -> list[Path]:
     """The files of the messages that wait, oldest first; what was never completed is removed."""
-    if not os.path.isdir(folder):
-        return []
     for path in folder.glob("*.mail.tmp"):
-        try:
+        with suppress(OSError):  # somebody else removed it, or it is not ours
             if time.time() - path.stat().st_mtime > ABANDONED:
                 path.unlink()
-        except OSError:
-            pass  # somebody else removed it, or it is not ours
     return sorted(folder.glob("*.mail"))
 
 
