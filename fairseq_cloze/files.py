@@ -19,10 +19,7 @@ PathLike: TypeAlias = str | os.PathLike[str]
 #: What the names of unfinished files begin with; the rest is drawn by lot, so that nobody else has the name.
 UNFINISHED = ".fairseq-cloze-"
 
-#: Standard output, where a file is asked for.
-STDOUT = "-"
-
-_STANDARD = {STDOUT: 1, "/dev/stdout": 1, "/dev/stderr": 2}
+_STANDARD = {"-": 1, "/dev/stdout": 1, "/dev/stderr": 2}
 
 
 def split_paths(paths: PathLike) -> list[str]:
@@ -45,9 +42,8 @@ def unused(folder: Path) -> Path:
 def replacing(path: PathLike) -> Iterator[Path]:
     """A new, empty file to write; at the end its content becomes that of *path*, whole or not at all.
 
-    A plain file is replaced at once, and where *path* is a link, the file that it leads to.  Anything else, such as a
-    device or a pipe, is opened and written to; ``-`` is standard output.  The mode is that of a new file.  Open the
-    file for ``torch.save``, which would else write its name, another one each time, into it.
+    Of a link, the file that it leads to is replaced.  What is no plain file, such as a device or a pipe, is written to;
+    ``-`` is standard output.  Open the file for ``torch.save``, which else writes its name, each time another, into it.
 
     Raises:
         ClozeError: *path* cannot be written
@@ -75,11 +71,7 @@ def replacing(path: PathLike) -> Iterator[Path]:
 
 
 def write_bytes(path: PathLike, content: bytes) -> None:
-    """Write a file as :func:`replacing` does; its folder is made where it is missing.
-
-    Raises:
-        ClozeError: it cannot be written
-    """
+    """Write a file as :func:`replacing` does."""
     with replacing(path) as temporary, _explained(path):
         temporary.write_bytes(content)
 

@@ -27,26 +27,13 @@ _NO_TLS = re.compile("WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE|UNKNOWN_PROTOCOL
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one try.
+    """What became of one try."""
 
-    Attributes:
-        served: addresses for which the server took the message
-        refused: address → why the server never will
-        trouble: why the other addresses were not served, in one line, or None
-        again: whether another try soon makes sense
-        server: whether the next message would fare alike
-    """
-
-    served: tuple[str, ...] = ()
-    refused: dict[str, str] = field(default_factory=dict)
-    trouble: str | None = None
-    again: bool = False
-    server: bool = False
-
-    def refusals(self) -> list[tuple[str, str]]:
-        """Each reason why addresses are refused, and these addresses as text."""
-        reasons = dict.fromkeys(self.refused.values())
-        return [(reason, ", ".join(to for to, why in self.refused.items() if why == reason)) for reason in reasons]
+    served: tuple[str, ...] = ()  #: addresses for which the server took the message
+    refused: dict[str, list[str]] = field(default_factory=dict)  #: why the server never will → addresses
+    trouble: str | None = None  #: why the other addresses were not served, in one line
+    again: bool = False  #: whether another try soon makes sense
+    server: bool = False  #: whether the next message would fare alike
 
 
 def deliver(letter: Letter, settings: MailSettings, limit: float = math.inf) -> Outcome:
@@ -158,9 +145,14 @@ def _client(settings: MailSettings) -> Any:
 
 def _sorted_out(to: tuple[str, ...], answers: dict[str, tuple[int, bytes]], settings: MailSettings) -> Outcome:
     """The outcome for the addresses *to*, of which those in *answers* were not accepted."""
-    said = {address: _said(code, reply, settings) for address, (code, reply) in answers.items()}
-    refused = {address: said[address] for address, (code, _) in answers.items() if _for_good(code)}
-    trouble = next((f"{address}: {text}" for address, text in said.items() if address not in refused), None)
+    refused: dict[str, list[str]] = {}
+    trouble = None
+    for address, (code, reply) in answers.items():
+        said = _said(code, reply, settings)
+        if _for_good(code):
+            refused.setdefault(said, []).append(address)
+        else:
+            trouble = trouble or f"{address}: {said}"
     served = tuple(address for address in to if address not in answers)
     return Outcome(served, refused, trouble, again=trouble is not None)
 
@@ -176,7 +168,7 @@ def _outcome(error: Exception, letter: Letter, settings: MailSettings, logged_in
         if isinstance(error, smtplib.SMTPSenderRefused):
             said += f" to mail from {letter.sender}"
         if _for_good(code):
-            return Outcome((), dict.fromkeys(letter.to, said))
+            return Outcome((), {said: list(letter.to)})
         return Outcome(trouble=said + (f"; {_log_in_hint(settings)}" if code in _LOG_IN else ""), again=code < 500)
     trouble, again = _explain(error, settings, logged_in)
     return Outcome(trouble=trouble, again=again, server=not logged_in)

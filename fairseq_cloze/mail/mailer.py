@@ -26,12 +26,9 @@ class Flushed:
 
 
 class Mailer:
-    """Sends mail, and keeps what cannot be sent.
+    """Sends mail, and keeps what cannot be sent in the folder *spool*.
 
-    Attributes:
-        settings: the server
-        spool: the folder where unsent mail waits
-        problems: what the last :meth:`send` or :meth:`flush` ran into, a line each
+    ``problems`` is what the last :meth:`send` or :meth:`flush` ran into, a line each.
 
     Raises:
         MailError: there are no settings, or they do not fit
@@ -46,21 +43,17 @@ class Mailer:
         """Spool a mail and deliver it, and then, while there is time left, what the spool holds besides.
 
         Args:
-            mail: the mail
+            mail: what to send; a MailError where an address is none
             limit: seconds that delivery may take; by default as long as :data:`ATTEMPTS` may take
 
         Returns:
             whether it left for all its addresses
-
-        Raises:
-            MailError: an address is none
         """
         self.problems = []
         letter = compose(mail, self.settings)
         pauses = [PAUSE * 4**number for number in range(ATTEMPTS - 1)]
-        if limit is None:
-            limit = ATTEMPTS * longest(letter, self.settings) + sum(pauses)
-        end = time.monotonic() + limit
+        allowed = ATTEMPTS * longest(letter, self.settings) + sum(pauses) if limit is None else limit
+        end = time.monotonic() + allowed
         try:
             entry = Entry.create(self.spool, letter)
             fate = f"it waits in {self.spool} for the next mail or 'fairseq-cloze mail flush'"
@@ -81,11 +74,7 @@ class Mailer:
         return not entry.letter.to and not entry.refused
 
     def flush(self, limit: float = 600.0) -> Flushed:
-        """Try once to send each message of the spool that no other process is about to send.
-
-        Args:
-            limit: seconds after which no further one is begun
-        """
+        """Try once to send what waits and no other process is about to send; none is begun after *limit* seconds."""
         self.problems = []
         return self._flush(time.monotonic() + limit)
 
@@ -114,48 +103,42 @@ class Mailer:
     def _try(self, entry: Entry, end: float) -> Outcome:
         letter = entry.letter
         outcome = deliver(letter, self.settings, max(1.0, end - time.monotonic()))
-        remaining = [address for address in letter.to if address not in (*outcome.served, *outcome.refused)]
+        refused = [address for addresses in outcome.refused.values() for address in addresses]
+        remaining = [address for address in letter.to if address not in (*outcome.served, *refused)]
         where = f"; it is kept in {self.spool / 'refused'}" if entry.path else ""
         try:
-            entry.settle(tuple(outcome.refused), remaining)
+            entry.settle(refused, remaining)
         except OSError as error:
             where = ""
             self.problems.append(
                 f"{entry.path}: cannot be written ({error.strerror or error}); '{letter.subject}' may be sent again"
             )
-        for reason, addresses in outcome.refusals():
-            self.problems.append(f"mail '{letter.subject}' is refused for {addresses}: {reason}{where}")
+        for reason, addresses in outcome.refused.items():
+            self.problems.append(f"mail '{letter.subject}' is refused for {', '.join(addresses)}: {reason}{where}")
         return outcome
 
 
 def flush() -> Flushed | None:
-    """Send what waits, with the user's own settings; None where nothing waits, and then none are needed.
-
-    Raises:
-        MailError: there are no settings, or they do not fit
-    """
+    """Send what waits, with the user's own settings; None where nothing waits, and then none are needed."""
     return Mailer().flush() if waiting(state_path()) else None
 
 
 def send_test(settings: MailSettings | None = None) -> str:
-    """Send a test message to the settings' own address, in one attempt and past the spool.
-
-    Returns:
-        one line that says what happened
+    """Send a test message to the settings' own address, in one attempt and past the spool; says how it went.
 
     Raises:
         MailError: it was not taken; the text says what to mend
     """
     settings = settings or load_settings()
     text = (
-        "This is the test message of 'fairseq-cloze mail test': mail works. <mask> stands here as it stands in a log.\n"
+        "This is the test message of 'fairseq-cloze mail test': mail works. <mask> stands here as it stands in a log."
     )
     letter = compose(Mail("fairseq-cloze: test", text), settings)
     outcome = deliver(letter, settings)
     if outcome.trouble:
         raise MailError(outcome.trouble)
     if outcome.refused:
-        raise MailError("; ".join(f"refused for {addresses}: {reason}" for reason, addresses in outcome.refusals()))
+        raise MailError("; ".join(f"refused for {', '.join(to)}: {reason}" for reason, to in outcome.refused.items()))
     how = {"ssl": "TLS", "starttls": "STARTTLS", "plain": "no encryption"}[settings.security]
     who = f"as {settings.user}" if settings.user else "without log-in"
     return f"sent to {', '.join(letter.to)} by {settings.host}:{settings.port} ({how}, {who})"

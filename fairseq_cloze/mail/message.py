@@ -1,7 +1,6 @@
 """A mail as bytes: composed once, so that every try to send it sends the same message.
 
-Whatever comes from logs is escaped and cleaned: ``<mask>`` stays readable, control characters go, headers stay on their
-line.  Attachments are read here and now, as a log may go on growing.
+Whatever comes from logs is escaped and cleaned.  Attachments are read here and now, as a log may go on growing.
 """
 
 import html
@@ -14,7 +13,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from .settings import MailSettings, split_address
 
@@ -34,27 +33,20 @@ _MOST_TEXT, _MOST_SUBJECT, _MOST_NAME = 200_000, 200, 60  # characters
 
 _TEXTS = (".log", ".txt", ".out", ".err", ".json", ".jsonl", ".csv", ".tsv", ".md", ".toml", ".yaml", ".yml", "")
 _GZIP = "application/gzip"
+_Attached = tuple[str, str, bytes]  # name, kind and content
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # colours and cursor movements
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True)
 class Mail:
-    """What a caller wants to say.
-
-    Attributes:
-        subject: one line
-        text: the body, plain text
-        to: addresses; the settings' where there are none
-        attachments: files; one that cannot be read is told in the body
-        picture: a PNG to show in the body
-    """
+    """What a caller wants to say, in plain text."""
 
     subject: str
     text: str
-    to: tuple[str, ...] = ()
-    attachments: tuple[Path, ...] = ()
-    picture: bytes | None = None
+    to: tuple[str, ...] = ()  #: addresses; the settings' where there are none
+    attachments: tuple[Path, ...] = ()  #: one that cannot be read is told in the body
+    picture: bytes | None = None  #: a PNG to show in the body
 
 
 @dataclass(frozen=True)
@@ -65,12 +57,6 @@ class Letter:
     sender: str
     to: tuple[str, ...]
     message: bytes
-
-
-class _Attached(NamedTuple):
-    name: str
-    kind: str  # as "text/plain"
-    content: bytes
 
 
 def compose(mail: Mail, settings: MailSettings) -> Letter:
@@ -122,11 +108,7 @@ def clean(text: str) -> str:
 
 
 def last_lines(path: Path, lines: int = LINES) -> str:
-    """The end of a text file, cleaned; only that much is read as is needed.
-
-    Raises:
-        OSError: it cannot be read
-    """
+    """The end of a text file, cleaned; only that much is read as is needed."""
     with open(path, "rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - 1000 * lines))
         text = file.read(1000 * lines)
@@ -160,10 +142,10 @@ def _read_attachments(paths: Sequence[Path], text: str) -> tuple[list[_Attached]
         try:
             if path.exists() and not path.is_file():
                 raise ValueError("not a file")
-            entry, note = _read_attachment(path, MOST_ATTACHED - sum(len(entry.content) for entry in attached))
+            entry, note = _read_attachment(path, MOST_ATTACHED - sum(len(content) for *_, content in attached))
             attached += [entry] if entry else []
             notes += [note] if note else []
-            if _is_text(path) and (entry is None or entry.kind == _GZIP):
+            if _is_text(path) and (entry is None or entry[1] == _GZIP):
                 end = last_lines(path)
                 if end and end not in clean(text):
                     notes.append(f"The end of {path.name}:\n{end}")
@@ -176,10 +158,10 @@ def _read_attachment(path: Path, room: int) -> tuple[_Attached | None, str]:
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size <= COMPRESS_ABOVE and size <= room:
-            return _Attached(path.name, _kind(path), file.read(size)), ""
+            return (path.name, _kind(path), file.read(size)), ""
         packed = _compress(file, size, room)
         if packed is not None:
-            return _Attached(f"{path.name}.gz", _GZIP, packed), ""
+            return (f"{path.name}.gz", _GZIP, packed), ""
         if _is_text(path) and size > HEAD + TAIL:
             file.seek(0)
             ends = file.read(HEAD) + f"\n[... bytes {HEAD:,} to {size - TAIL:,} left out ...]\n".encode()
@@ -190,7 +172,7 @@ def _read_attachment(path: Path, room: int) -> tuple[_Attached | None, str]:
     if packed is None:
         return None, f"{path.name} is too large to attach; {whole}"
     name = f"{path.stem}.head-and-tail{path.suffix}.gz"
-    return _Attached(name, _GZIP, packed), f"Only beginning and end of {path.name} are attached; {whole}"
+    return (name, _GZIP, packed), f"Only beginning and end of {path.name} are attached; {whole}"
 
 
 def _compress(file: BinaryIO, size: int, most: int) -> bytes | None:

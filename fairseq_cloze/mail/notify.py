@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,21 +20,13 @@ KINDS = ("start", "success", "failure", "best", "stalled", "chance", "ended")
 
 @dataclass(frozen=True)
 class Event:
-    """Something worth a mail.
+    """Something worth a mail."""
 
-    Attributes:
-        kind: one of :data:`KINDS`
-        subject: one line, without the name of the job
-        text: what there is to say, plain text
-        attachments: files, read when the mail is made
-        picture: makes the picture to show (a PNG) when the mail is made; may give None
-    """
-
-    kind: str
-    subject: str
+    kind: str  #: one of :data:`KINDS`
+    subject: str  #: without the name of the job
     text: str
-    attachments: tuple[Path, ...] = ()
-    picture: Callable[[], bytes | None] | None = None
+    attachments: tuple[Path, ...] = ()  #: read when the mail is made
+    picture: Callable[[], bytes | None] | None = None  #: makes a PNG, or None, when the mail is made
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -48,13 +41,8 @@ class Notifier:
     """Mails the events of a job: the first at once, later ones together every *interval* seconds, the last at the end.
 
     A thread of its own makes and sends the mails.  Nothing that goes wrong there reaches the job, only a line *report*.
-
-    Args:
-        name: what the subjects begin with, such as the name of the run
-        to: addresses; without any there are no mails, and nothing is looked up
-        interval: seconds between two mails; events until then are sent together
-        mailer: what sends; by default one with the user's settings
-        report: is told, in one line each, what went wrong
+    Subjects begin with *name*.  Without addresses there are no mails, and no settings are looked up; without a mailer,
+    they are the user's.
     """
 
     def __init__(
@@ -86,10 +74,7 @@ class Notifier:
             self._changed.notify()
 
     def close(self, last: Event | None = None, limit: float = 120.0) -> None:
-        """Send what is pending and the last event in one mail, and wait for that, but not beyond *limit* seconds.
-
-        What did not go by then waits in the spool.
-        """
+        """Send what is pending and the last event in one mail, or leave it to the spool after *limit* seconds."""
         end = time.monotonic() + limit
         with self._changed:
             if self._mailer is None or self._closed:
@@ -190,7 +175,5 @@ class Notifier:
             return None
 
     def _report(self, line: str) -> None:
-        try:
+        with suppress(Exception):  # a terminal that is gone is no reason to end a job
             self._report_to(" ".join(line.split()))
-        except Exception:
-            pass  # a terminal that is gone is no reason to end a job

@@ -49,31 +49,17 @@ class MailError(ClozeError):
 
 @dataclass(frozen=True)
 class MailSettings:
-    """An SMTP server and what it is told.
-
-    Attributes:
-        host, port: the server
-        security: "ssl" (TLS from the first byte), "starttls" (TLS before anything else is said) or "plain" (none)
-        user: name to log in with, or None for servers that want no login
-        password: the user's; never shown
-        sender: the address mail comes from
-        to: the addresses it goes to where a mail has none of its own
-        timeout: seconds that the server may take for one answer
-        ca_file: certificates to trust instead of the system's
-
-    Raises:
-        MailError: they do not fit together
-    """
+    """An SMTP server and what it is told; a :class:`MailError` where that does not fit together."""
 
     host: str = GMAIL
     port: int = 465
-    security: str = "ssl"
-    user: str | None = None
-    password: str | None = field(default=None, repr=False)
-    sender: str = ""
-    to: tuple[str, ...] = ()
-    timeout: float = 20.0
-    ca_file: str | None = None
+    security: str = "ssl"  #: TLS from the first byte, "starttls": before anything else is said, or "plain": none
+    user: str | None = None  #: name to log in with, or None for servers that want no login
+    password: str | None = field(default=None, repr=False)  #: never shown
+    sender: str = ""  #: the address mail comes from
+    to: tuple[str, ...] = ()  #: the addresses it goes to where a mail has none of its own
+    timeout: float = 20.0  #: seconds that the server may take for one answer
+    ca_file: str | None = None  #: certificates to trust instead of the system's
 
     def __post_init__(self) -> None:
         for address in (self.sender, *self.to):
@@ -117,22 +103,13 @@ def load_settings(environ: Mapping[str, str] = os.environ) -> MailSettings:
                 f'{path}: no password for user {user}; write password = "..." into {path}, set {PREFIX}PASSWORD, or '
                 "store it with 'keyring set yagmail USER'"
             )
-    sender: str = values.get("from") or user or ""
+    sender: str = values.pop("from", user or "")
     if not _is_address(sender):
         raise MailError(f"{path}: no from; expected {KEYS['from']}")
     if host == GMAIL and password is not None:
         password = "".join(password.split())  # Google shows app passwords in four groups, blanks not being part of them
-    return MailSettings(
-        host=host,
-        port=values.get("port") or PORTS[security],
-        security=security,
-        user=user,
-        password=password,
-        sender=sender,
-        to=values.get("to") or (sender,),
-        timeout=values.get("timeout", 20.0),
-        ca_file=os.path.expanduser(values["ca_file"]) if "ca_file" in values else None,
-    )
+    values = {"port": PORTS[security], "to": (sender,), **values}
+    return MailSettings(**{**values, "host": host, "security": security, "password": password, "sender": sender})
 
 
 def settings_path(environ: Mapping[str, str] = os.environ) -> Path:
@@ -232,6 +209,8 @@ def _checked(where: str, key: str, value: Any) -> Any:
     if not good:
         found = "something else" if key == "password" else repr(value)
         raise MailError(f"{where}: expected {KEYS[key]}, found {found}")
+    if key == "ca_file":
+        return os.path.expanduser(value)
     return tuple(value) if key == "to" else value
 
 
