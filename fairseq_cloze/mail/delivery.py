@@ -15,12 +15,9 @@ from typing import Any
 from .message import Letter, clean
 from .settings import GMAIL, MailError, MailSettings, settings_path
 
-#: Bytes per second that a connection carries at least.
-SLOWEST = 50_000
+SLOWEST = 50_000  #: bytes per second that a connection carries at least
 
-#: Replies that ask for another log-in rather than for another message.
-_LOG_IN = (530, 534, 535, 538)
-
+_LOG_IN = (530, 534, 535, 538)  # replies that ask for another log-in rather than for another message
 #: What OpenSSL says of answers that are not TLS, depending on its release.
 _NO_TLS = re.compile("WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE|UNKNOWN_PROTOCOL|HTTP_REQUEST")
 
@@ -138,9 +135,6 @@ def _client(settings: MailSettings) -> Any:
     client.user = settings.user  # yagmail makes NAME@gmail.com of a name without "@"
     client.set_logging(None)
     return client
-
-
-# -- what went wrong ---------------------------------------------------------------------------------------------------
 
 
 def _sorted_out(to: tuple[str, ...], answers: dict[str, tuple[int, bytes]], settings: MailSettings) -> Outcome:

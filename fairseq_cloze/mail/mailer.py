@@ -11,9 +11,7 @@ from .settings import MailError, MailSettings, load_settings, state_path
 from .spool import Entry, waiting
 
 ATTEMPTS = 3
-
-#: Seconds before the second attempt; four times as many before each further one.
-PAUSE = 1.0
+PAUSE = 1.0  #: seconds before the second attempt; four times as many before each further one
 
 
 @dataclass(frozen=True)

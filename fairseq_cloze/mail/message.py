@@ -17,17 +17,10 @@ from typing import BinaryIO
 
 from .settings import MailSettings, split_address
 
-#: Bytes above which an attachment is compressed.
-COMPRESS_ABOVE = 1_000_000
-
-#: Bytes that all attachments of a mail may have together, compressed; many servers take no mail above 25 MB.
-MOST_ATTACHED = 10_000_000
-
-#: Bytes that stay of the beginning and of the end of a text that is longer.
-HEAD, TAIL = 1_000_000, 3_000_000
-
-#: Lines of a compressed log that the body shows.
-LINES = 50
+COMPRESS_ABOVE = 1_000_000  #: bytes of an attachment
+MOST_ATTACHED = 10_000_000  #: bytes of all attachments together, compressed; many servers take no mail above 25 MB
+HEAD, TAIL = 1_000_000, 3_000_000  #: bytes that stay of the beginning and of the end of a text that is longer
+LINES = 50  #: of a compressed log that the body shows
 
 _MOST_TEXT, _MOST_SUBJECT, _MOST_NAME = 200_000, 200, 60  # characters
 
@@ -131,9 +124,6 @@ def _cut(text: str) -> str:
     return text if left_out <= 0 else f"{text[:half]}\n[... {left_out:,} characters left out ...]\n{text[-half:]}"
 
 
-# -- attachments -------------------------------------------------------------------------------------------------------
-
-
 def _read_attachments(paths: Sequence[Path], text: str) -> tuple[list[_Attached], list[str]]:
     """What can be attached, and what the body has to say about the rest."""
     attached: list[_Attached] = []
@@ -158,7 +148,9 @@ def _read_attachment(path: Path, room: int) -> tuple[_Attached | None, str]:
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size <= COMPRESS_ABOVE and size <= room:
-            return (path.name, _kind(path), file.read(size)), ""
+            kind, encoding = ("text/plain", None) if _is_text(path) else mimetypes.guess_type(path.name)
+            kind = "application/octet-stream" if kind is None or encoding is not None else kind
+            return (path.name, kind, file.read(size)), ""
         packed = _compress(file, size, room)
         if packed is not None:
             return (f"{path.name}.gz", _GZIP, packed), ""
@@ -188,8 +180,3 @@ def _compress(file: BinaryIO, size: int, most: int) -> bytes | None:
 
 def _is_text(path: Path) -> bool:
     return path.suffix.lower() in _TEXTS
-
-
-def _kind(path: Path) -> str:
-    kind, encoding = ("text/plain", None) if _is_text(path) else mimetypes.guess_type(path.name)
-    return "application/octet-stream" if kind is None or encoding is not None else kind

@@ -112,11 +112,9 @@ class Notifier:
         kept = False
         while True:
             with self._changed:
-                while not self._closed:
-                    pause = next_mail - time.monotonic()
-                    if (self._pending or kept) and pause <= 0:
-                        break
-                    self._changed.wait(pause if self._pending or kept else None)
+                if not kept:
+                    self._changed.wait_for(lambda: self._closed or self._pending)
+                self._changed.wait_for(lambda: self._closed, max(0.0, next_mail - time.monotonic()))
                 if self._closed:
                     return
                 events, self._pending = self._pending, []
@@ -138,8 +136,7 @@ class Notifier:
         return kept
 
     def _compose(self, events: Sequence[tuple[float, Event]]) -> Mail:
-        last = events[-1][1]
-        subject, text = f"{self.name}: {last.subject}", last.text
+        subject, text = f"{self.name}: {events[-1][1].subject}", events[-1][1].text
         if len(events) > 1:
             subject += f" (and {len(events) - 1} more)"
             text = "\n\n".join(
@@ -147,8 +144,8 @@ class Notifier:
                 for when, event in events
             )
         attachments = tuple(dict.fromkeys(path for _, event in events for path in event.attachments))
-        picture = None
         draw = next((event.picture for _, event in reversed(events) if event.picture), lambda: None)
+        picture = None
         try:
             picture = draw()
         except Exception as error:

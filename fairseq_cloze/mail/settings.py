@@ -15,8 +15,7 @@ from typing import Any
 
 from ..errors import ClozeError
 
-#: Security → the port it is usually offered at.
-PORTS = {"ssl": 465, "starttls": 587, "plain": 25}
+PORTS = {"ssl": 465, "starttls": 587, "plain": 25}  #: where each security is usually offered
 
 #: Key of the settings file → what it holds; the environment has each as FAIRSEQ_CLOZE_MAIL_KEY.
 KEYS = {
@@ -33,9 +32,7 @@ KEYS = {
 
 PREFIX = "FAIRSEQ_CLOZE_MAIL_"
 GMAIL = "smtp.gmail.com"
-
-#: Seconds that a keyring may take; one that waits for somebody to unlock it is given up then.
-KEYRING_SECONDS = 5.0
+KEYRING_SECONDS = 5.0  #: after which a keyring is given up, as it waits for somebody to unlock it
 
 _WORD = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
@@ -151,9 +148,6 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host.lower().rstrip(".") == "localhost"
-
-
-# -- where the values come from ----------------------------------------------------------------------------------------
 
 
 def _read_file(path: Path) -> dict[str, Any]:

@@ -17,8 +17,7 @@ from typing import Self
 
 from .message import Letter
 
-#: Seconds after which a file that was never completed is removed.
-ABANDONED = 3600.0
+ABANDONED = 3600.0  #: seconds after which a file that was never completed is removed
 
 
 class Entry:
