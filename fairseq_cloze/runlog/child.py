@@ -13,9 +13,7 @@ from ..errors import Exit
 
 #: Signals that a command is sent when this process is; SLURM announces the end of a job by a USR signal.
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
-
-#: Of these, the ones that after the end of the command end this process as well.
-ENDING = FORWARDED[:4]
+ENDING = FORWARDED[:4]  #: the ones that after the end of the command end this process as well
 
 
 class Hurry(BaseException):

@@ -93,11 +93,9 @@ def run(
         with suppress(Hurry):
             child.may_hurry = True
             follower.close(child.status, size, facts)
-            screen.join()
+            if isinstance(screen, _Copier):
+                screen.join()
     return child.status
-
-
-# -- the log ---------------------------------------------------------------------------------------------------------
 
 
 class Log:
@@ -188,9 +186,6 @@ class _Copier(threading.Thread):
                 self._ended.wait(pause)
                 pause = min(2 * pause, _LONGEST)
         os.close(self._fd)
-
-
-# -- words -----------------------------------------------------------------------------------------------------------
 
 
 def name_of(command: Sequence[str]) -> str:

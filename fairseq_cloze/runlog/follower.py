@@ -16,8 +16,7 @@ from ..runs.curves import History, Point
 from ..runs.drawing import history_png
 from ..runs.events import EventFollower
 
-#: Lines of the log in the mail of a failure.
-LAST_LINES = 50
+LAST_LINES = 50  #: of the log, in the mail of a failure
 
 _EVERY = 0.5  # seconds between looks
 _LAST_BYTES = 1 << 16  # of the log, in which the last lines are looked for

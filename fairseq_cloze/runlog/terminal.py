@@ -14,11 +14,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Self
 
-#: Seconds between two states of a line that is drawn again and again, as a progress bar is, in the log.
-REDRAW_EVERY = 10.0
-
-#: Bytes of an unfinished line that are kept back.
-LONGEST_PART = 1 << 16
+REDRAW_EVERY = 10.0  #: seconds between two states, in the log, of a line that is drawn again, as a progress bar is
+LONGEST_PART = 1 << 16  #: bytes of an unfinished line that are kept back
 
 _BLOCK = 1 << 16
 _MARK = re.compile(rb"(\r*\n|\r+|\x1b\[\d*[AF])")  # next line, the same line again, a line above
@@ -179,9 +176,6 @@ class Terminal:
         os.close(self._outer)
         os.close(self._inner)
 
-    def join(self) -> None:
-        """Nothing is left to wait for."""
-
     def file_actions(self) -> list[tuple[Any, ...]]:
         """For posix_spawn: the inner terminal becomes the command's, as the leader of a session."""
         actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_OPEN, 1, os.ttyname(self._inner), os.O_RDWR, 0)]
@@ -232,10 +226,8 @@ class Terminal:
         while len(data) < _BLOCK:
             try:
                 data += os.read(self._outer, _BLOCK)
-            except BlockingIOError:
-                break
             except OSError as error:
-                if error.errno != errno.EIO:  # of a terminal that nobody has open
+                if error.errno not in (errno.EAGAIN, errno.EIO):  # nothing is there, or nobody has it open
                     raise
                 break
         if data:
@@ -249,11 +241,7 @@ class Terminal:
 
 
 def write_whole(fd: int, data: bytes | memoryview) -> None:
-    """Write all of *data*, waiting where there is no room.
-
-    Raises:
-        OSError: it cannot be written
-    """
+    """Write all of *data*, waiting where there is no room."""
     view = memoryview(data)
     while view:
         try:
