@@ -1,7 +1,5 @@
 """Files: paths, and the one way in which files are written."""
 
-from __future__ import annotations
-
 import os
 import re
 import secrets
@@ -12,19 +10,16 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Union
+from typing import BinaryIO, TypeAlias
 
 from .errors import ClozeError
 
-PathLike = Union[str, "os.PathLike[str]"]
+PathLike: TypeAlias = str | os.PathLike[str]
 
 #: What the names of unfinished files begin with; the rest is drawn by lot, so that nobody else has the name.
 UNFINISHED = ".fairseq-cloze-"
 
-#: Standard output, where a file is asked for.
-STDOUT = "-"
-
-_STANDARD = {STDOUT: 1, "/dev/stdout": 1, "/dev/stderr": 2}
+_STANDARD = {"-": 1, "/dev/stdout": 1, "/dev/stderr": 2}
 
 
 def split_paths(paths: PathLike) -> list[str]:
@@ -47,9 +42,8 @@ def unused(folder: Path) -> Path:
 def replacing(path: PathLike) -> Iterator[Path]:
     """A new, empty file to write; at the end its content becomes that of *path*, whole or not at all.
 
-    A plain file is replaced at once, and where *path* is a link, the file that it leads to.  Anything else, such as a
-    device or a pipe, is opened and written to; ``-`` is standard output.  The mode is that of a new file.  Open the
-    file for ``torch.save``, which would else write its name, another one each time, into it.
+    Of a link, the file that it leads to is replaced.  What is no plain file, such as a device or a pipe, is written to;
+    ``-`` is standard output.  Open the file for ``torch.save``, which else writes its name, each time another, into it.
 
     Raises:
         ClozeError: *path* cannot be written
@@ -60,7 +54,9 @@ def replacing(path: PathLike) -> Iterator[Path]:
         target = Path(os.path.realpath(path))
         if not streams:
             target.parent.mkdir(parents=True, exist_ok=True)
-        temporary, mode = _create(Path(tempfile.gettempdir()) if streams else target.parent)
+        temporary = unused(Path(tempfile.gettempdir()) if streams else target.parent)
+        with open(temporary, "xb") as made:
+            mode = stat.S_IMODE(os.fstat(made.fileno()).st_mode)  # which the umask or the folder decides
     try:
         yield temporary
         with _explained(path):
@@ -75,12 +71,8 @@ def replacing(path: PathLike) -> Iterator[Path]:
 
 
 def write_bytes(path: PathLike, content: bytes) -> None:
-    """Write a file as :func:`replacing` does; its folder is made where it is missing.
-
-    Raises:
-        ClozeError: it cannot be written
-    """
-    with replacing(path) as temporary, _explained(Path(path)):
+    """Write a file as :func:`replacing` does."""
+    with replacing(path) as temporary, _explained(path):
         temporary.write_bytes(content)
 
 
@@ -89,27 +81,27 @@ def write_text(path: PathLike, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def check_writable(path: PathLike) -> None:
-    """Make sure, before long work, that :func:`write_text` will be able to write *path*; nothing is written.
+def check_writable(*paths: PathLike | None) -> None:
+    """Make sure, before long work, that :func:`write_text` will be able to write *paths*; nothing is written.
 
     Raises:
-        ClozeError: it cannot be written
+        ClozeError: one that is not None cannot be written
     """
-    path = Path(path)
-    with _explained(path):
-        if _is_stream(path):
+    for path in (Path(path) for path in paths if path is not None):
+        with _explained(path):
             number = _descriptor(path)
             if number is not None:
                 os.fstat(number)
-            elif not os.access(path, os.W_OK):  # to open a pipe would wait for its reader
-                raise cannot_write(path, "Permission denied")
-            return
-        if path.is_dir():
-            raise cannot_write(path, "Is a directory")
-        folder = Path(os.path.realpath(path)).parent
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+            elif _is_stream(path):
+                if not os.access(path, os.W_OK):  # to open a pipe would wait for its reader
+                    raise cannot_write(path, "Permission denied")
+            elif path.is_dir():
+                raise cannot_write(path, "Is a directory")
+            else:
+                folder = Path(os.path.realpath(path)).parent
+                folder.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=folder):
+                    pass
 
 
 def cannot_write(path: PathLike, reason: str) -> ClozeError:
@@ -118,21 +110,11 @@ def cannot_write(path: PathLike, reason: str) -> ClozeError:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _explained(path: PathLike) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise cannot_write(path, error.strerror or str(error)) from error
-
-
-def _create(folder: Path) -> tuple[Path, int]:
-    """A new file and its mode, which the umask or the folder decides."""
-    path = unused(folder)
-    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-    try:
-        return path, stat.S_IMODE(os.fstat(descriptor).st_mode)
-    finally:
-        os.close(descriptor)
 
 
 def _descriptor(path: Path) -> int | None:

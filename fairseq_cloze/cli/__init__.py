@@ -1,7 +1,5 @@
 """Command line: one file per sub-command, none of which holds logic that Python callers cannot reach."""
 
-from __future__ import annotations
-
 import importlib
 from typing import Any
 
@@ -10,37 +8,23 @@ import click
 from ..errors import ClozeError
 from ..version import __version__
 
-#: Sub-command → its module here; loaded when it is used, as torch alone takes seconds.
-COMMANDS = {
-    "prepare": "prepare",
-    "import-hf": "import_hf",
-    "export-hf": "export_hf",
-    "learn-bpe": "learn_bpe",
-    "fit-batch": "fit_batch",
-    "evaluate": "evaluate",
-    "predict": "predict",
-    "generate": "generate",
-    "doctor": "doctor",
-    "compare": "compare",
-    "average": "average",
-    "run": "run",
-    "watch": "watch",
-    "mail": "mail",
-    "report": "report",
-}
+#: Sub-commands, each of a module of that name, which is loaded when it is used, as torch alone takes seconds.
+COMMANDS = (
+    "prepare import-hf export-hf learn-bpe fit-batch evaluate predict generate doctor compare average run watch mail "
+    "report"
+).split()
 
 
 class _Group(click.Group):
     """Sub-commands by name; a :class:`ClozeError` ends the process with its text and exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return COMMANDS
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f".{COMMANDS[cmd_name]}", __name__)
-        command: click.Command = module.command
+        command: click.Command = importlib.import_module(f".{cmd_name.replace('-', '_')}", __name__).command
         return command
 
     def invoke(self, ctx: click.Context) -> Any:

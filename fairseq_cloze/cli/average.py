@@ -1,7 +1,5 @@
 """``fairseq-cloze average``"""
 
-from __future__ import annotations
-
 import click
 
 from .options import echo_beside

@@ -1,16 +1,14 @@
 """``fairseq-cloze doctor``"""
 
-from __future__ import annotations
-
 import click
 
-from .options import echo_beside
+from .options import echo_beside, json_option
 
 
 @click.command("doctor")
 @click.argument("checkpoint")
 @click.argument("data_bin", metavar="[DATA-BIN]", required=False)
-@click.option("--json", "json_path", metavar="OUT", help="File to write the diagnosis to as JSON; - for stdout.")
+@json_option
 @click.pass_context
 def command(ctx: click.Context, checkpoint: str, data_bin: str | None, json_path: str | None) -> None:
     """Is this checkpoint what it says?  Names the part at fault; exit status 3 if unfit."""
@@ -19,8 +17,7 @@ def command(ctx: click.Context, checkpoint: str, data_bin: str | None, json_path
     from ..files import check_writable, write_text
     from ..weights.finding import open_checkpoint
 
-    if json_path:
-        check_writable(json_path)
+    check_writable(json_path)
     echo = echo_beside(json_path)
     diagnosis = examine(open_checkpoint(checkpoint), data_bin, lambda check: echo(check.line()))
     echo(diagnosis.verdict_line())

@@ -1,7 +1,5 @@
 """``fairseq-cloze export-hf``"""
 
-from __future__ import annotations
-
 import click
 
 

@@ -1,35 +1,27 @@
 """``fairseq-cloze fit-batch``"""
 
-from __future__ import annotations
-
 import click
 
 from ..plugin.fitting import SHARE
-from .options import echo_beside
+from .options import json_option, show
 
 
 @click.command("fit-batch", context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", metavar="DATA-BIN [OPTIONS OF FAIRSEQ-TRAIN]", nargs=-1, type=click.UNPROCESSED)
 @click.option("--memory-limit", metavar="GIB", type=float, help="Most memory to use; default: all that is free.")
 @click.option("--share", default=SHARE, show_default=True, help="Share of the memory that may be filled.")
-@click.option("--json", "json_path", metavar="OUT", help="File to write the result to as JSON; - for stdout.")
+@json_option
 def command(arguments: tuple[str, ...], memory_limit: float | None, share: float, json_path: str | None) -> None:
     """Find the largest --max-tokens whose training steps fit into memory.
 
     Takes the options of the training, runs steps of it on the most expensive batches, at growing sizes, and prints what
     to pass. Nothing is trained or saved.
     """
-    from ..files import check_writable, write_text
+    from ..files import check_writable
     from ..plugin.fitting import fit_batch
     from ..plugin.requirements import require_installed
 
     require_installed()
-    if json_path:
-        check_writable(json_path)
+    check_writable(json_path)
     limit = None if memory_limit is None else int(memory_limit * 2**30)
-    result = fit_batch(arguments, limit, share, say=lambda line: click.echo(line, err=True))
-    echo = echo_beside(json_path)
-    for line in result.lines():
-        echo(line)
-    if json_path:
-        write_text(json_path, result.to_json())
+    show(fit_batch(arguments, limit, share, say=lambda line: click.echo(line, err=True)), json_path)

@@ -1,6 +1,6 @@
 """``fairseq-cloze generate``"""
 
-from __future__ import annotations
+from typing import Any
 
 import click
 
@@ -8,21 +8,16 @@ from .options import echo_beside
 
 
 @click.command("generate")
-@click.argument("texts", nargs=-1, required=True, metavar="TEXT...")
+@click.argument("paths", nargs=-1, required=True, metavar="TEXT...")
 @click.option("--out", required=True, metavar="FILE", help="Passages to write: a .jsonl or .jsonl.gz file, or -.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Another seed makes other blanks.")
 @click.option("--workers", type=click.IntRange(min=1),
               help="Processes.  [default: one per core, with --lm on a GPU one]")  # fmt: skip
 @click.option("--lm", metavar="CHECKPOINT", help="RoBERTa that drops distractors which would be right, too.")
 @click.option("--limit", type=click.IntRange(min=1), help="Most passages, spread evenly over the text.")
-def command(
-    texts: tuple[str, ...], out: str, seed: int, workers: int | None, lm: str | None, limit: int | None
-) -> None:
+def command(out: str, **chosen: Any) -> None:
     """Make cloze passages from English prose: text files, folders of them, or - for standard input."""
     from ..generation.generate import generate
 
-    tally = generate(texts, out, seed, workers, lm, limit)
-    echo = echo_beside(out)
-    for line in tally.lines():
-        echo(line)
-    echo(f"wrote {out}")
+    tally = generate(out=out, **chosen)
+    echo_beside(out)("\n".join([*tally.lines(), f"wrote {out}"]))

@@ -1,7 +1,5 @@
 """``fairseq-cloze import-hf``"""
 
-from __future__ import annotations
-
 import click
 
 

@@ -1,7 +1,5 @@
 """``fairseq-cloze learn-bpe``"""
 
-from __future__ import annotations
-
 import click
 
 from .options import on_error_option

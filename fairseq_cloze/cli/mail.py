@@ -1,7 +1,5 @@
 """``fairseq-cloze mail``"""
 
-from __future__ import annotations
-
 import click
 
 

@@ -1,18 +1,18 @@
-"""Options that several sub-commands share."""
-
-from __future__ import annotations
+"""Options that several sub-commands share, and how results are shown."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import partial, wraps
 from typing import Any
 
 import click
 
-from ..files import is_stdout
+from ..files import is_stdout, write_text
 from ..ranking.resources import Resources
-from ..views.settings import CARRIED, OTHER_BLANKS, SCORERS, VIEWS, PartialSettings
+from ..views.settings import OTHER_BLANKS, SCORERS, VIEWS, PartialSettings
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def echo_beside(*paths: str | None) -> Callable[[str], None]:
@@ -20,28 +20,15 @@ def echo_beside(*paths: str | None) -> Callable[[str], None]:
     return partial(click.echo, err=any(map(is_stdout, paths)))
 
 
-on_error_option = click.option(
-    "--on-error",
-    type=click.Choice(["stop", "skip"]),
-    default="stop",
-    show_default=True,
-    help="What to do with a passage that does not fit.",
-)
+def show(result: Any, json_path: str | None, *paths: str | None) -> None:
+    """Print the lines of a result beside the files to write, and write it as JSON where that is asked for."""
+    echo_beside(json_path, *paths)("\n".join(result.lines()))
+    if json_path:
+        write_text(json_path, result.to_json())
 
 
 def _addresses(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> list[str]:
     return [address for value in values for address in re.split(r"[,:\s]+", value) if address]
-
-
-email_option = click.option(
-    "--email",
-    "emails",
-    metavar="ADDRESS",
-    multiple=True,
-    envvar="FAIRSEQ_CLOZE_EMAIL",
-    callback=_addresses,
-    help="Whom to mail; repeatable.  [default: the addresses in FAIRSEQ_CLOZE_EMAIL]",
-)
 
 
 def _weights(context: click.Context, option: click.Parameter, text: str | None) -> list[float] | None:
@@ -51,71 +38,62 @@ def _weights(context: click.Context, option: click.Parameter, text: str | None) 
         raise click.BadParameter(f"expected numbers with colons between them, found '{text}'") from error
 
 
+# fmt: off
+on_error_option = click.option(
+    "--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True,
+    help="What to do with a passage that does not fit.")
+json_option = click.option(
+    "--json", "json_path", metavar="OUT", help="File to write the result to as JSON; - for stdout.")
+split_option = click.option("--split", default="valid", show_default=True, help="Split of the data-bin.")
+email_option = click.option(
+    "--email", "emails", metavar="ADDRESS", multiple=True, envvar="FAIRSEQ_CLOZE_EMAIL", callback=_addresses,
+    help="Whom to mail; repeatable.  [default: the addresses in FAIRSEQ_CLOZE_EMAIL]")
 _LIMITS = (
-    click.option(
-        "--batch-size", type=click.IntRange(min=1), help="Most passages (full, neighbors: blanks) in a batch."
-    ),
+    click.option("--batch-size", type=click.IntRange(min=1),
+                 help="Most passages (full, neighbors: blanks) in a batch."),
     click.option("--max-tokens", type=click.IntRange(min=1), help="Most tokens in a batch.  [default: 4096]"),
     click.option("--fp16", is_flag=True, help="Compute in half precision."),
     click.option("--bf16", is_flag=True, help="Compute in bfloat16 where that is safe."),
 )
+_SETTINGS = (
+    click.option("--view", type=click.Choice(VIEWS), help="How a passage becomes input.  [default: as in training]"),
+    click.option("--scorer", type=click.Choice(SCORERS),
+                 help="How a candidate is scored.  [default: as in training]"),
+    click.option("--other-blanks", type=click.Choice(OTHER_BLANKS),
+                 help="What stands in the other blanks of view full.  [default: as in training]"),
+    click.option("--contrast", type=click.FloatRange(0, 1),
+                 help="Share of a candidate's mean score at the other blanks to subtract.  [default: as in training]"),
+)
+_weights_option = click.option(
+    "--weights", metavar="W:W...", callback=_weights,
+    help="Weights of several checkpoints, with colons between them.  [default: equal]")
+# fmt: on
 
 
-def resource_options(default_device: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """What scoring may use; the function gets ``resources``.
-
-    Args:
-        default_device: in words
-    """
+def _gathered(name: str, kind: type[Any], options: Sequence[Decorator]) -> Decorator:
+    """Options whose values the function gets as one object."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
-        def command(**arguments: Any) -> Any:
-            resources = Resources(**{entry.name: arguments.pop(entry.name) for entry in fields(Resources)})
-            return function(resources=resources, **arguments)
+        def command(**chosen: Any) -> Any:
+            chosen[name] = kind(**{entry.name: chosen.pop(entry.name) for entry in fields(kind)})
+            return function(**chosen)
 
-        device = click.option("--device", metavar="NAME", help=f"cpu, cuda, cuda:1, ...  [default: {default_device}]")
-        for option in reversed([device, *_LIMITS]):
-            command = option(command)
-        return command
+        decorated: Callable[..., Any] = command
+        for option in reversed(options):
+            decorated = option(decorated)
+        return decorated
 
     return decorate
 
 
+def resource_options(default_device: str) -> Decorator:
+    """What scoring may use; the function gets ``resources``.  The default is given in words."""
+    device = click.option("--device", metavar="NAME", help=f"cpu, cuda, cuda:1, ...  [default: {default_device}]")
+    return _gathered("resources", Resources, (device, *_LIMITS))
+
+
 def scoring_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """How to score, and with what; the function gets ``settings``, ``resources`` and ``weights``."""
-
-    @wraps(function)
-    def command(**arguments: Any) -> Any:
-        settings = PartialSettings(**{name: arguments.pop(name) for name in CARRIED})
-        return function(settings=settings, **arguments)
-
-    scoring: Callable[..., Any] = resource_options("cuda where there is one")(command)
-    for option in reversed(
-        [
-            click.option(
-                "--view", type=click.Choice(VIEWS), help="How a passage becomes input.  [default: as in training]"
-            ),
-            click.option(
-                "--scorer", type=click.Choice(SCORERS), help="How a candidate is scored.  [default: as in training]"
-            ),
-            click.option(
-                "--other-blanks",
-                type=click.Choice(OTHER_BLANKS),
-                help="What stands in the other blanks of view full.  [default: as in training]",
-            ),
-            click.option(
-                "--contrast",
-                type=click.FloatRange(0, 1),
-                help="Share of a candidate's mean score at the other blanks to subtract.  [default: as in training]",
-            ),
-            click.option(
-                "--weights",
-                metavar="W:W...",
-                callback=_weights,
-                help="Weights of several checkpoints, with colons between them.  [default: equal]",
-            ),
-        ]
-    ):
-        scoring = option(scoring)
-    return scoring
+    scoring = _weights_option(resource_options("cuda where there is one")(function))
+    return _gathered("settings", PartialSettings, _SETTINGS)(scoring)

@@ -1,12 +1,10 @@
 """``fairseq-cloze predict``"""
 
-from __future__ import annotations
+from typing import Any
 
 import click
 
 from ..passages.text import TEXT_NORMS
-from ..ranking.resources import Resources
-from ..views.settings import PartialSettings
 from .options import echo_beside, on_error_option, scoring_options
 
 
@@ -14,21 +12,12 @@ from .options import echo_beside, on_error_option, scoring_options
 @click.argument("checkpoint")
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("--out", required=True, metavar="FILE", help="JSON file to write, or -: the answers by passage id.")
-@click.option("--scores", is_flag=True, help="Add gold, where there is any, and the probability of every candidate.")
+@click.option("--scores", "with_probabilities", is_flag=True,
+              help="Add gold, where there is any, and the probability of every candidate.")  # fmt: skip
 @click.option("--text-norm", type=click.Choice(TEXT_NORMS), help="Text normalisation.  [default: as in training]")
 @on_error_option
 @scoring_options
-def command(
-    checkpoint: str,
-    inputs: tuple[str, ...],
-    out: str,
-    scores: bool,
-    text_norm: str | None,
-    on_error: str,
-    settings: PartialSettings,
-    resources: Resources,
-    weights: list[float] | None,
-) -> None:
+def command(out: str, **chosen: Any) -> None:
     """Answer raw passages: JSON or JSONL files, or folders of them.
 
     Under torchrun or srun the processes share the work.
@@ -41,16 +30,13 @@ def command(
     with sharing.joined():
         if sharing.is_first():
             check_writable(out)
-        result = predict(checkpoint, inputs, scores, settings, resources, weights, text_norm, on_error, out)
+        result = predict(out=out, **chosen)
         if not sharing.is_first():
             return
-        echo = echo_beside(out)
-        for note in result.notes:
-            echo(note)
-        for source, reason in result.tally.skipped:
-            echo(f"skipped {source}: {reason}")
-        echo(f"{result.tally.summary()}; wrote {out}")
-        if result.counts["n_blanks"]:
+        lines = [*result.notes, *(f"skipped {source}: {reason}" for source, reason in result.tally.skipped)]
+        lines.append(f"{result.tally.summary()}; wrote {out}")
+        if blanks := result.counts["n_blanks"]:
             metrics = metrics_of(result.counts)
-            blanks = result.counts["n_blanks"]
-            echo(f"accuracy {metrics['accuracy']:.2f}% of {blanks:,} labelled blanks, chance {metrics['chance']:.2f}%")
+            accuracy = f"accuracy {metrics['accuracy']:.2f}% of {blanks:,} labelled blanks"
+            lines.append(f"{accuracy}, chance {metrics['chance']:.2f}%")
+        echo_beside(out)("\n".join(lines))

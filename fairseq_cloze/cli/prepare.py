@@ -1,6 +1,6 @@
 """``fairseq-cloze prepare``"""
 
-from __future__ import annotations
+from typing import Any
 
 import click
 
@@ -21,18 +21,7 @@ from .options import on_error_option
 @click.option("--sentence-case", is_flag=True, help="Capitalise the options of blanks that open a sentence.")
 @on_error_option
 @click.option("--overwrite", is_flag=True, help="Replace DATA-BIN if it exists.")
-def command(
-    train: tuple[str, ...],
-    valid: tuple[str, ...],
-    test: tuple[str, ...],
-    pretrained: str,
-    out: str,
-    workers: int | None,
-    text_norm: str,
-    sentence_case: bool,
-    on_error: str,
-    overwrite: bool,
-) -> None:
+def command(out: str, text_norm: str, sentence_case: bool, **chosen: Any) -> None:
     """Encode passages into a data-bin for fairseq.
 
     A command that was cut off goes on where it stopped when it is given again.
@@ -40,16 +29,13 @@ def command(
     from ..data.prepare import prepare
     from ..errors import Exit
 
-    inputs = {split: paths for split, paths in (("train", train), ("valid", valid), ("test", test)) if paths}
+    inputs = {split: paths for split in ("train", "valid", "test") if (paths := chosen.pop(split))}
     options = EncodingOptions(text_norm, sentence_case)
     try:
-        reports = prepare(inputs, pretrained, out, options, workers, on_error, overwrite, click.echo)
+        reports = prepare(inputs, out=out, options=options, tell=click.echo, **chosen)
     except KeyboardInterrupt:
         click.echo(
             f"Interrupted; what is done stays in {out}.partial, and the same command goes on from there", err=True
         )
         raise SystemExit(Exit.INTERRUPTED) from None
-    for report in reports:
-        for line in report.lines():
-            click.echo(line)
-    click.echo(f"wrote {out}")
+    click.echo("\n".join([*(line for report in reports for line in report.lines()), f"wrote {out}"]))

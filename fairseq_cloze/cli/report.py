@@ -1,6 +1,6 @@
 """``fairseq-cloze report``"""
 
-from __future__ import annotations
+from typing import Any
 
 import click
 
@@ -13,7 +13,7 @@ from .options import echo_beside
 @click.option("--png", metavar="DIR", help="Folder to write curves and confusion to as PNG.")
 @click.option("--passages", metavar="PATH", help="Data-bin or raw passages of the predictions; as the runs name them.")
 @click.option("--human", type=float, metavar="PERCENT", help="Accuracy of people, drawn in.  [default: 85.9, on CLOTH]")
-def command(runs: tuple[str, ...], out: str, png: str | None, passages: str | None, human: float | None) -> None:
+def command(out: str, png: str | None, **chosen: Any) -> None:
     """Show runs side by side on one page: table, curves, confusion, passages.
 
     RUN is a save-dir, a log, a validation.jsonl or a prediction file.
@@ -23,7 +23,7 @@ def command(runs: tuple[str, ...], out: str, png: str | None, passages: str | No
 
     check_writable(out)
     echo = echo_beside(out)
-    made = report(runs, passages, human)
+    made = report(**chosen)
     if png:
         from ..report.png import write_pngs
 

@@ -1,13 +1,11 @@
 """``fairseq-cloze watch``"""
 
-from __future__ import annotations
-
 import re
+from typing import Any
 
 import click
 
-from ..ranking.resources import Resources
-from .options import email_option, resource_options
+from .options import email_option, resource_options, split_option
 
 
 def _seconds(context: click.Context, option: click.Parameter, text: str | None) -> float | None:
@@ -22,28 +20,18 @@ def _seconds(context: click.Context, option: click.Parameter, text: str | None) 
 @click.command("watch")
 @click.argument("save_dir", metavar="SAVE_DIR")
 @click.argument("data_bin", metavar="DATA-BIN")
-@click.option("--split", default="valid", show_default=True, help="Split of the data-bin.")
-@click.option(
-    "--all/--latest", "everything", default=True, help="Score every checkpoint, or the newest of those that wait."
-)
-@click.option(
-    "--until-idle", metavar="T", callback=_seconds, help="End after 90s, 30m, 2h ... without a new checkpoint."
-)
+@split_option
+@click.option("--all/--latest", "everything", default=True,
+              help="Score every checkpoint, or the newest of those that wait.")  # fmt: skip
+@click.option("--until-idle", metavar="T", callback=_seconds,
+              help="End after 90s, 30m, 2h ... without a new checkpoint.")  # fmt: skip
 @email_option
 @resource_options("cpu while a run may train here")
-def command(
-    save_dir: str,
-    data_bin: str,
-    split: str,
-    everything: bool,
-    until_idle: float | None,
-    emails: list[str],
-    resources: Resources,
-) -> None:
+def command(everything: bool, **chosen: Any) -> None:
     """Score the checkpoints of a training as they come, until it ends.
 
     SAVE_DIR is what fairseq-train writes to; validation.jsonl, a table and a picture appear there.
     """
     from ..watch.watcher import watch
 
-    watch(save_dir, data_bin, split, not everything, until_idle, resources, emails, click.echo)
+    watch(latest=not everything, report=click.echo, **chosen)

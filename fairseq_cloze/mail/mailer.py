@@ -1,7 +1,5 @@
 """Mail that arrives once, or waits: every message is spooled, sent, and then removed."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +11,12 @@ from .settings import MailError, MailSettings, load_settings, state_path
 from .spool import Entry, waiting
 
 ATTEMPTS = 3
-
-#: Seconds before the second attempt; four times as many before each further one.
-PAUSE = 1.0
+PAUSE = 1.0  #: seconds before the second attempt; four times as many before each further one
 
 
 @dataclass(frozen=True)
 class Flushed:
-    """What became of the mail in the spool.
-
-    Attributes:
-        sent: messages that left for somebody
-        kept: messages that wait for the next time
-        problems: a line per thing that went wrong
-    """
+    """What became of the mail in the spool: how much left for somebody, how much waits, a line per problem."""
 
     sent: int
     kept: int
@@ -34,48 +24,40 @@ class Flushed:
 
 
 class Mailer:
-    """Sends mail, and keeps what cannot be sent.
+    """Sends mail, and keeps what cannot be sent in the folder *spool*.
 
-    Attributes:
-        settings: the server
-        spool: the folder where unsent mail waits
-        problems: what the last :meth:`send` or :meth:`flush` ran into, a line each
+    ``problems`` is what the last :meth:`send` or :meth:`flush` ran into, a line each.
 
     Raises:
         MailError: there are no settings, or they do not fit
     """
 
     def __init__(self, settings: MailSettings | None = None, spool: PathLike | None = None) -> None:
-        self.settings = load_settings() if settings is None else settings
-        self.spool = state_path() if spool is None else Path(spool)
+        self.settings = settings or load_settings()
+        self.spool = Path(spool or state_path())
         self.problems: list[str] = []
 
     def send(self, mail: Mail, limit: float | None = None) -> bool:
         """Spool a mail and deliver it, and then, while there is time left, what the spool holds besides.
 
         Args:
-            mail: the mail
+            mail: what to send; a MailError where an address is none
             limit: seconds that delivery may take; by default as long as :data:`ATTEMPTS` may take
 
         Returns:
             whether it left for all its addresses
-
-        Raises:
-            MailError: an address is none
         """
         self.problems = []
         letter = compose(mail, self.settings)
         pauses = [PAUSE * 4**number for number in range(ATTEMPTS - 1)]
-        if limit is None:
-            limit = ATTEMPTS * longest(letter, self.settings) + sum(pauses)
-        end = time.monotonic() + limit
+        allowed = ATTEMPTS * longest(letter, self.settings) + sum(pauses) if limit is None else limit
+        end = time.monotonic() + allowed
         try:
             entry = Entry.create(self.spool, letter)
+            fate = f"it waits in {self.spool} for the next mail or 'fairseq-cloze mail flush'"
         except OSError as error:
             entry = Entry(letter)
             fate = f"it could not be kept in {self.spool} either ({error.strerror or error}) and is lost"
-        else:
-            fate = f"it waits in {self.spool} for the next mail or 'fairseq-cloze mail flush'"
         with entry:
             outcome = self._try(entry, end)
             for pause in pauses:
@@ -90,11 +72,7 @@ class Mailer:
         return not entry.letter.to and not entry.refused
 
     def flush(self, limit: float = 600.0) -> Flushed:
-        """Try once to send each message of the spool that no other process is about to send.
-
-        Args:
-            limit: seconds after which no further one is begun
-        """
+        """Try once to send what waits and no other process is about to send; none is begun after *limit* seconds."""
         self.problems = []
         return self._flush(time.monotonic() + limit)
 
@@ -102,10 +80,8 @@ class Mailer:
         sent = kept = 0
         reachable = True
         for path in waiting(self.spool):
-            if path == but:
-                continue
             try:
-                entry = Entry.claim(path)
+                entry = Entry.claim(path) if path != but else None
             except (OSError, ValueError) as error:
                 self.problems.append(f"{path}: cannot be read ({error}); look at it, and remove it")
                 kept += 1
@@ -120,54 +96,47 @@ class Mailer:
                     if outcome.trouble:
                         self.problems.append(f"mail '{entry.letter.subject}' was not sent: {outcome.trouble}")
                 kept += bool(entry.letter.to)
-        return Flushed(sent, kept, list(self.problems))
+        return Flushed(sent, kept, self.problems)
 
     def _try(self, entry: Entry, end: float) -> Outcome:
         letter = entry.letter
         outcome = deliver(letter, self.settings, max(1.0, end - time.monotonic()))
-        remaining = [address for address in letter.to if address not in (*outcome.served, *outcome.refused)]
+        refused = [address for addresses in outcome.refused.values() for address in addresses]
+        remaining = [address for address in letter.to if address not in (*outcome.served, *refused)]
         where = f"; it is kept in {self.spool / 'refused'}" if entry.path else ""
         try:
-            entry.settle(tuple(outcome.refused), remaining)
+            entry.settle(refused, remaining)
         except OSError as error:
             where = ""
             self.problems.append(
                 f"{entry.path}: cannot be written ({error.strerror or error}); '{letter.subject}' may be sent again"
             )
-        for reason, addresses in outcome.refusals():
-            self.problems.append(f"mail '{letter.subject}' is refused for {addresses}: {reason}{where}")
+        for reason, addresses in outcome.refused.items():
+            self.problems.append(f"mail '{letter.subject}' is refused for {', '.join(addresses)}: {reason}{where}")
         return outcome
 
 
-def flush(spool: PathLike | None = None) -> Flushed | None:
-    """Send what waits, with the user's own settings; None where nothing waits, and then none are needed.
-
-    Raises:
-        MailError: there are no settings, or they do not fit
-    """
-    folder = state_path() if spool is None else Path(spool)
-    return Mailer(spool=folder).flush() if waiting(folder) else None
+def flush() -> Flushed | None:
+    """Send what waits, with the user's own settings; None where nothing waits, and then none are needed."""
+    return Mailer().flush() if waiting(state_path()) else None
 
 
 def send_test(settings: MailSettings | None = None) -> str:
-    """Send a test message to the settings' own address, in one attempt and past the spool.
-
-    Returns:
-        one line that says what happened
+    """Send a test message to the settings' own address, in one attempt and past the spool; says how it went.
 
     Raises:
         MailError: it was not taken; the text says what to mend
     """
-    settings = load_settings() if settings is None else settings
+    settings = settings or load_settings()
     text = (
-        "This is the test message of 'fairseq-cloze mail test': mail works. <mask> stands here as it stands in a log.\n"
+        "This is the test message of 'fairseq-cloze mail test': mail works. <mask> stands here as it stands in a log."
     )
     letter = compose(Mail("fairseq-cloze: test", text), settings)
     outcome = deliver(letter, settings)
     if outcome.trouble:
         raise MailError(outcome.trouble)
     if outcome.refused:
-        raise MailError("; ".join(f"refused for {addresses}: {reason}" for reason, addresses in outcome.refusals()))
+        raise MailError("; ".join(f"refused for {', '.join(to)}: {reason}" for reason, to in outcome.refused.items()))
     how = {"ssl": "TLS", "starttls": "STARTTLS", "plain": "no encryption"}[settings.security]
     who = f"as {settings.user}" if settings.user else "without log-in"
     return f"sent to {', '.join(letter.to)} by {settings.host}:{settings.port} ({how}, {who})"

@@ -1,10 +1,7 @@
 """A mail as bytes: composed once, so that every try to send it sends the same message.
 
-Whatever comes from logs is escaped and cleaned: ``<mask>`` stays readable, control characters go, headers stay on their
-line.  Attachments are read here and now, as a log may go on growing.
+Whatever comes from logs is escaped and cleaned.  Attachments are read here and now, as a log may go on growing.
 """
-
-from __future__ import annotations
 
 import html
 import io
@@ -16,47 +13,33 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from .settings import MailSettings, split_address
 
-#: Bytes above which an attachment is compressed.
-COMPRESS_ABOVE = 1_000_000
+COMPRESS_ABOVE = 1_000_000  #: bytes of an attachment
+MOST_ATTACHED = 10_000_000  #: bytes of all attachments together, compressed; many servers take no mail above 25 MB
+HEAD, TAIL = 1_000_000, 3_000_000  #: bytes that stay of the beginning and of the end of a text that is longer
+LINES = 50  #: of a compressed log that the body shows
 
-#: Bytes that all attachments of a mail may have together, compressed; many servers take no mail above 25 MB.
-MOST_ATTACHED = 10_000_000
-
-#: Bytes that stay of the beginning and of the end of a text that is longer.
-HEAD, TAIL = 1_000_000, 3_000_000
-
-#: Lines of a compressed log that the body shows.
-LINES = 50
-
-_MOST_TEXT = 200_000  # characters of the body
-_MOST_SUBJECT = 200
-_MOST_NAME = 60  # characters
+_MOST_TEXT, _MOST_SUBJECT, _MOST_NAME = 200_000, 200, 60  # characters
 
 _TEXTS = (".log", ".txt", ".out", ".err", ".json", ".jsonl", ".csv", ".tsv", ".md", ".toml", ".yaml", ".yml", "")
+_GZIP = "application/gzip"
+_Attached = tuple[str, str, bytes]  # name, kind and content
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # colours and cursor movements
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True)
 class Mail:
-    """What a caller wants to say.
-
-    Attributes:
-        subject: one line
-        text: the body, plain text
-        to: addresses; the settings' where there are none
-        attachments: files; one that cannot be read is told in the body
-        picture: a PNG to show in the body
-    """
+    """What a caller wants to say, in plain text."""
 
     subject: str
     text: str
-    to: tuple[str, ...] = ()
-    attachments: tuple[Path, ...] = ()
-    picture: bytes | None = None
+    to: tuple[str, ...] = ()  #: addresses; the settings' where there are none
+    attachments: tuple[Path, ...] = ()  #: one that cannot be read is told in the body
+    picture: bytes | None = None  #: a PNG to show in the body
 
 
 @dataclass(frozen=True)
@@ -67,13 +50,6 @@ class Letter:
     sender: str
     to: tuple[str, ...]
     message: bytes
-
-
-@dataclass(frozen=True)
-class _Attached:
-    name: str
-    kind: str  # as "text/plain"
-    content: bytes
 
 
 def compose(mail: Mail, settings: MailSettings) -> Letter:
@@ -87,19 +63,16 @@ def compose(mail: Mail, settings: MailSettings) -> Letter:
     from email.policy import SMTP
     from email.utils import localtime, make_msgid
 
-    def header(addresses: Sequence[tuple[str, str]]) -> tuple[Address, ...]:
-        return tuple(Address(_display_name(name), addr_spec=address) for name, address in addresses)
-
-    sender = split_address(settings.sender)
-    to = list({address: (name, address) for name, address in map(split_address, mail.to or settings.to)}.values())
+    sender = split_address(settings.sender)[1]
+    to = {address: name for name, address in map(split_address, mail.to or settings.to)}
     attached, notes = _read_attachments(mail.attachments, mail.text)
     text = _cut("\n\n".join(clean(part).rstrip("\n") for part in (mail.text, *notes))) + "\n"
     subject = _one_line(mail.subject)[:_MOST_SUBJECT] or "(no subject)"
-    domain = sender[1].rpartition("@")[2]
+    domain = sender.rpartition("@")[2]
 
     message = EmailMessage(policy=SMTP.clone(cte_type="7bit"))  # servers need not take 8 bits
-    message["From"] = header([sender])
-    message["To"] = header(to)
+    message["From"] = Address(_display_name(split_address(settings.sender)[0]), addr_spec=sender)
+    message["To"] = [Address(_display_name(name), addr_spec=address) for address, name in to.items()]
     message["Subject"] = subject
     message["Date"] = localtime()
     message["Message-ID"] = make_msgid(domain=domain)  # of the sender: to ask for this machine's may take long
@@ -114,11 +87,11 @@ def compose(mail: Mail, settings: MailSettings) -> Letter:
         page = list(message.iter_parts())[1]
         assert isinstance(page, EmailMessage)
         page.add_related(mail.picture, "image", "png", cid=cid, filename="curve.png", disposition="inline")
-    for entry in attached:
-        main, sub = entry.kind.split("/")
+    for name, kind, content in attached:
+        main, sub = kind.split("/")
         charset = {"charset": "utf-8"} if main == "text" else None
-        message.add_attachment(entry.content, main, sub, filename=_one_line(entry.name), params=charset)
-    return Letter(subject, sender[1], tuple(address for _, address in to), message.as_bytes())
+        message.add_attachment(content, main, sub, filename=_one_line(name), params=charset)
+    return Letter(subject, sender, tuple(to), message.as_bytes())
 
 
 def clean(text: str) -> str:
@@ -128,14 +101,9 @@ def clean(text: str) -> str:
 
 
 def last_lines(path: Path, lines: int = LINES) -> str:
-    """The end of a text file, cleaned; only that much is read as is needed.
-
-    Raises:
-        OSError: it cannot be read
-    """
+    """The end of a text file, cleaned; only that much is read as is needed."""
     with open(path, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 1000 * lines))
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 1000 * lines))
         text = file.read(1000 * lines)
     return "\n".join(clean(text.decode("utf-8", "replace")).rstrip("\n").split("\n")[-lines:])
 
@@ -151,32 +119,23 @@ def _display_name(name: str) -> str:
 
 
 def _cut(text: str) -> str:
-    if len(text) <= _MOST_TEXT:
-        return text
     half = _MOST_TEXT // 2
-    return f"{text[:half]}\n[... {len(text) - 2 * half:,} characters left out ...]\n{text[-half:]}"
-
-
-# -- attachments -------------------------------------------------------------------------------------------------------
+    left_out = len(text) - 2 * half
+    return text if left_out <= 0 else f"{text[:half]}\n[... {left_out:,} characters left out ...]\n{text[-half:]}"
 
 
 def _read_attachments(paths: Sequence[Path], text: str) -> tuple[list[_Attached], list[str]]:
     """What can be attached, and what the body has to say about the rest."""
     attached: list[_Attached] = []
     notes: list[str] = []
-    room = MOST_ATTACHED
-    for path in map(Path, paths):
+    for path in paths:
         try:
             if path.exists() and not path.is_file():
-                notes.append(f"{path} could not be attached: not a file")
-                continue
-            entry, note = _read_attachment(path, room)
-            if entry is not None:
-                attached.append(entry)
-                room -= len(entry.content)
-            if note:
-                notes.append(note)
-            if _is_text(path) and (entry is None or entry.kind == "application/gzip"):
+                raise ValueError("not a file")
+            entry, note = _read_attachment(path, MOST_ATTACHED - sum(len(content) for *_, content in attached))
+            attached += [entry] if entry else []
+            notes += [note] if note else []
+            if _is_text(path) and (entry is None or entry[1] == _GZIP):
                 end = last_lines(path)
                 if end and end not in clean(text):
                     notes.append(f"The end of {path.name}:\n{end}")
@@ -189,32 +148,30 @@ def _read_attachment(path: Path, room: int) -> tuple[_Attached | None, str]:
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size <= COMPRESS_ABOVE and size <= room:
-            return _Attached(path.name, _kind(path), file.read(size)), ""
+            kind, encoding = ("text/plain", None) if _is_text(path) else mimetypes.guess_type(path.name)
+            kind = "application/octet-stream" if kind is None or encoding is not None else kind
+            return (path.name, kind, file.read(size)), ""
         packed = _compress(file, size, room)
         if packed is not None:
-            return _Attached(f"{path.name}.gz", "application/gzip", packed), ""
+            return (f"{path.name}.gz", _GZIP, packed), ""
         if _is_text(path) and size > HEAD + TAIL:
-            gap = f"\n[... bytes {HEAD:,} to {size - TAIL:,} left out ...]\n".encode()
             file.seek(0)
-            start = file.read(HEAD)
+            ends = file.read(HEAD) + f"\n[... bytes {HEAD:,} to {size - TAIL:,} left out ...]\n".encode()
             file.seek(size - TAIL)
-            ends = start + gap + file.read(TAIL)
+            ends += file.read(TAIL)
             packed = _compress(io.BytesIO(ends), len(ends), room)
     whole = f"the whole of it ({size:,} bytes) is {path.absolute()} on {socket.gethostname()}"
     if packed is None:
         return None, f"{path.name} is too large to attach; {whole}"
     name = f"{path.stem}.head-and-tail{path.suffix}.gz"
-    return _Attached(name, "application/gzip", packed), f"Only beginning and end of {path.name} are attached; {whole}"
+    return (name, _GZIP, packed), f"Only beginning and end of {path.name} are attached; {whole}"
 
 
-def _compress(file: io.BufferedIOBase, size: int, most: int) -> bytes | None:
+def _compress(file: BinaryIO, size: int, most: int) -> bytes | None:
     """The next *size* bytes as gzip, or None where that would be more than *most* bytes."""
     packer = zlib.compressobj(6, zlib.DEFLATED, 31)
     packed = bytearray()
-    while size > 0 and len(packed) <= most:
-        piece = file.read(min(size, 1 << 20))
-        if not piece:
-            break
+    while len(packed) <= most and (piece := file.read(min(size, 1 << 20))):
         size -= len(piece)
         packed += packer.compress(piece)
     packed += packer.flush()
@@ -223,10 +180,3 @@ def _compress(file: io.BufferedIOBase, size: int, most: int) -> bytes | None:
 
 def _is_text(path: Path) -> bool:
     return path.suffix.lower() in _TEXTS
-
-
-def _kind(path: Path) -> str:
-    if _is_text(path):
-        return "text/plain"
-    kind, encoding = mimetypes.guess_type(path.name)
-    return "application/octet-stream" if kind is None or encoding is not None else kind

@@ -1,14 +1,14 @@
 """What a long job tells by mail, without ever waiting for it or failing with it."""
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import ClozeError
 from .mailer import Mailer
@@ -18,44 +18,31 @@ from .settings import MailError, split_address
 KINDS = ("start", "success", "failure", "best", "stalled", "chance", "ended")
 
 
-def _to_stderr(line: str) -> None:
-    print(f"fairseq-cloze: {line}", file=sys.stderr, flush=True)
-
-
 @dataclass(frozen=True)
 class Event:
-    """Something worth a mail.
+    """Something worth a mail."""
 
-    Attributes:
-        kind: one of :data:`KINDS`
-        subject: one line, without the name of the job
-        text: what there is to say, plain text
-        attachments: files, read when the mail is made
-        picture: makes the picture to show (a PNG) when the mail is made; may give None
-    """
-
-    kind: str
-    subject: str
+    kind: str  #: one of :data:`KINDS`
+    subject: str  #: without the name of the job
     text: str
-    attachments: tuple[Path, ...] = ()
-    picture: Callable[[], bytes | None] | None = None
+    attachments: tuple[Path, ...] = ()  #: read when the mail is made
+    picture: Callable[[], bytes | None] | None = None  #: makes a PNG, or None, when the mail is made
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}, but is {self.kind!r}")
 
 
+def _to_stderr(line: str) -> None:
+    print(f"fairseq-cloze: {line}", file=sys.stderr, flush=True)
+
+
 class Notifier:
     """Mails the events of a job: the first at once, later ones together every *interval* seconds, the last at the end.
 
     A thread of its own makes and sends the mails.  Nothing that goes wrong there reaches the job, only a line *report*.
-
-    Args:
-        name: what the subjects begin with, such as the name of the run
-        to: addresses; without any there are no mails, and nothing is looked up
-        interval: seconds between two mails; events until then are sent together
-        mailer: what sends; by default one with the user's settings
-        report: is told, in one line each, what went wrong
+    Subjects begin with *name*.  Without addresses there are no mails, and no settings are looked up; without a mailer,
+    they are the user's.
     """
 
     def __init__(
@@ -68,7 +55,7 @@ class Notifier:
     ) -> None:
         self.name, self.interval = name, interval
         self._report_to = report
-        self._to = self._usable(to)
+        self._to = tuple(filter(self._is_usable, to))
         self._mailer = self._usable_mailer(mailer) if self._to else None
         self._pending: list[tuple[float, Event]] = []
         self._changed = threading.Condition()
@@ -78,10 +65,8 @@ class Notifier:
 
     def tell(self, event: Event) -> None:
         """Have an event mailed; returns at once."""
-        if self._mailer is None:
-            return
         with self._changed:
-            if self._closed:
+            if self._mailer is None or self._closed:
                 return
             self._pending.append((time.time(), event))
             if self._thread is None:
@@ -89,39 +74,25 @@ class Notifier:
             self._changed.notify()
 
     def close(self, last: Event | None = None, limit: float = 120.0) -> None:
-        """Send what is pending and the last event in one mail, and wait for that, but not beyond *limit* seconds.
-
-        What did not go by then waits in the spool.
-        """
-        if self._mailer is None:
-            return
+        """Send what is pending and the last event in one mail, or leave it to the spool after *limit* seconds."""
         end = time.monotonic() + limit
         with self._changed:
-            if self._closed:
+            if self._mailer is None or self._closed:
                 return
             self._closed = True
             if last is not None:
                 self._pending.append((time.time(), last))
-            events, self._pending = self._pending, []
             self._changed.notify()
-        threads = [self._thread]
-        if events:
-            # not by the other thread, which may be waiting for a server
-            threads.insert(0, self._start(lambda: self._send(events, end)))
+        # the last mail is not left to the other thread, which may be waiting for a server
+        sender = self._start(self._send, self._pending, end) if self._pending else None
+        threads = [thread for thread in (sender, self._thread) if thread is not None]
         for thread in threads:
-            if thread is not None:
-                thread.join(max(0.0, end - time.monotonic()))
-        if any(thread is not None and thread.is_alive() for thread in threads):
+            thread.join(max(0.0, end - time.monotonic()))
+        if any(thread.is_alive() for thread in threads):
             self._report(f"mail: not finished within {limit:g} s; what was not sent waits in {self._mailer.spool}")
 
-    def _start(self, work: Callable[[], object]) -> threading.Thread | None:
-        def guarded() -> None:
-            try:
-                work()
-            except Exception as error:
-                self._report(f"mail: {type(error).__name__}: {error}")
-
-        thread = threading.Thread(target=guarded, name="notify", daemon=True)
+    def _start(self, *work: Any) -> threading.Thread | None:
+        thread = threading.Thread(target=self._guard, args=work, name="notify", daemon=True)
         try:
             thread.start()
         except RuntimeError as error:
@@ -129,24 +100,25 @@ class Notifier:
             return None
         return thread
 
+    def _guard(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return work(*arguments)
+        except Exception as error:
+            self._report(f"mail: {type(error).__name__}: {error}")
+
     def _work(self) -> None:
         """Send what is told, and what the last mail left in the spool, no more often than every *interval* seconds."""
         next_mail = 0.0
         kept = False
         while True:
             with self._changed:
-                while not self._closed:
-                    pause = next_mail - time.monotonic()
-                    if (self._pending or kept) and pause <= 0:
-                        break
-                    self._changed.wait(pause if self._pending or kept else None)
+                if not kept:
+                    self._changed.wait_for(lambda: self._closed or self._pending)
+                self._changed.wait_for(lambda: self._closed, max(0.0, next_mail - time.monotonic()))
                 if self._closed:
                     return
                 events, self._pending = self._pending, []
-            try:
-                kept = self._send(events)
-            except Exception as error:
-                self._report(f"mail: {type(error).__name__}: {error}")
+            kept = self._guard(self._send, events) is not False
             next_mail = time.monotonic() + self.interval
 
     def _send(self, events: Sequence[tuple[float, Event]], end: float | None = None) -> bool:
@@ -164,9 +136,7 @@ class Notifier:
         return kept
 
     def _compose(self, events: Sequence[tuple[float, Event]]) -> Mail:
-        last = events[-1][1]
-        subject = f"{self.name}: {last.subject}"
-        text = last.text
+        subject, text = f"{self.name}: {events[-1][1].subject}", events[-1][1].text
         if len(events) > 1:
             subject += f" (and {len(events) - 1} more)"
             text = "\n\n".join(
@@ -174,28 +144,23 @@ class Notifier:
                 for when, event in events
             )
         attachments = tuple(dict.fromkeys(path for _, event in events for path in event.attachments))
+        draw = next((event.picture for _, event in reversed(events) if event.picture), lambda: None)
         picture = None
-        for _, event in reversed(events):
-            if event.picture is not None:
-                try:
-                    picture = event.picture()
-                except Exception as error:
-                    problem = str(error) if isinstance(error, ClozeError) else f"{type(error).__name__}: {error}"
-                    if problem != self._problem:
-                        self._problem = problem
-                        text = f"{text.rstrip()}\n\nThe picture could not be drawn: {problem}"
-                break
+        try:
+            picture = draw()
+        except Exception as error:
+            problem = str(error) if isinstance(error, ClozeError) else f"{type(error).__name__}: {error}"
+            if problem != self._problem:
+                self._problem = problem
+                text = f"{text.rstrip()}\n\nThe picture could not be drawn: {problem}"
         return Mail(subject, text, self._to, attachments, picture)
 
-    def _usable(self, to: Sequence[str]) -> tuple[str, ...]:
-        usable = []
-        for address in to:
-            try:
-                split_address(address)
-                usable.append(address)
-            except MailError as error:
-                self._report(f"{error}; no mail to it")
-        return tuple(usable)
+    def _is_usable(self, address: str) -> bool:
+        try:
+            return bool(split_address(address))
+        except MailError as error:
+            self._report(f"{error}; no mail to it")
+            return False
 
     def _usable_mailer(self, mailer: Mailer | None) -> Mailer | None:
         try:
@@ -207,7 +172,5 @@ class Notifier:
             return None
 
     def _report(self, line: str) -> None:
-        try:
+        with suppress(Exception):  # a terminal that is gone is no reason to end a job
             self._report_to(" ".join(line.split()))
-        except Exception:
-            pass  # a terminal that is gone is no reason to end a job

@@ -1,27 +1,21 @@
-"""How mail leaves: the settings file, the environment, a keyring.
-
-Nothing here asks questions: what is missing is an error, as jobs run where nobody can answer.
-"""
-
-from __future__ import annotations
+"""How mail leaves: the settings file, the environment, a keyring.  What is missing is an error; nobody is asked."""
 
 import importlib.util
 import ipaddress
 import os
 import re
 import stat
-import subprocess
 import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import DEVNULL, SubprocessError, check_output
 from typing import Any
 
 from ..errors import ClozeError
 
-#: Security → the port it is usually offered at.
-PORTS = {"ssl": 465, "starttls": 587, "plain": 25}
+PORTS = {"ssl": 465, "starttls": 587, "plain": 25}  #: where each security is usually offered
 
 #: Key of the settings file → what it holds; the environment has each as FAIRSEQ_CLOZE_MAIL_KEY.
 KEYS = {
@@ -38,14 +32,12 @@ KEYS = {
 
 PREFIX = "FAIRSEQ_CLOZE_MAIL_"
 GMAIL = "smtp.gmail.com"
-
-#: Seconds that a keyring may take; one that waits for somebody to unlock it is given up then.
-KEYRING_SECONDS = 5.0
+KEYRING_SECONDS = 5.0  #: after which a keyring is given up, as it waits for somebody to unlock it
 
 _WORD = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
-_ADDRESS = re.compile(rf"{_WORD}(?:\.{_WORD})*@{_LABEL}(?:\.{_LABEL})*")
-_NAMED = re.compile(r"(?P<name>[^<>@\x00-\x1f]*)<(?P<address>[^<>]*)>")
+_ADDRESS = rf"{_WORD}(?:\.{_WORD})*@{_LABEL}(?:\.{_LABEL})*"
+_MAILBOX = re.compile(rf"(?:(?P<name>[^<>@\x00-\x1f]*)<)?(?P<address>{_ADDRESS})(?(name)>)")
 
 
 class MailError(ClozeError):
@@ -54,43 +46,24 @@ class MailError(ClozeError):
 
 @dataclass(frozen=True)
 class MailSettings:
-    """An SMTP server and what it is told.
-
-    Attributes:
-        host, port: the server
-        security: "ssl" (TLS from the first byte), "starttls" (TLS before anything else is said) or "plain" (none)
-        user: name to log in with, or None for servers that want no login
-        password: the user's; never shown
-        sender: the address mail comes from
-        to: the addresses it goes to where a mail has none of its own
-        timeout: seconds that the server may take for one answer
-        ca_file: certificates to trust instead of the system's
-
-    Raises:
-        MailError: they do not fit together
-    """
+    """An SMTP server and what it is told; a :class:`MailError` where that does not fit together."""
 
     host: str = GMAIL
     port: int = 465
-    security: str = "ssl"
-    user: str | None = None
-    password: str | None = field(default=None, repr=False)
-    sender: str = ""
-    to: tuple[str, ...] = ()
-    timeout: float = 20.0
-    ca_file: str | None = None
+    security: str = "ssl"  #: TLS from the first byte, "starttls": before anything else is said, or "plain": none
+    user: str | None = None  #: name to log in with, or None for servers that want no login
+    password: str | None = field(default=None, repr=False)  #: never shown
+    sender: str = ""  #: the address mail comes from
+    to: tuple[str, ...] = ()  #: the addresses it goes to where a mail has none of its own
+    timeout: float = 20.0  #: seconds that the server may take for one answer
+    ca_file: str | None = None  #: certificates to trust instead of the system's
 
     def __post_init__(self) -> None:
-        if self.security not in PORTS:
-            raise MailError(f"mail: security must be {KEYS['security']}, but is {self.security!r}")
-        split_address(self.sender)
-        for address in self.to:
+        for address in (self.sender, *self.to):
             split_address(address)
-        if self.user is not None and self.password is None:
-            raise MailError(f"mail: user {self.user} has no password; {_password_hint()}")
         if self.user is None and self.password is not None:
             raise MailError("mail: there is a password, but no user; write the name to log in with as user")
-        if self.user is not None and self.security == "plain" and not is_loopback(self.host):
+        if self.user is not None and self.security == "plain" and not _is_loopback(self.host):
             raise MailError(
                 f"mail: the password of {self.user} would go to {self.host} readable by everybody on the way, as "
                 'security is "plain"; write security = "ssl" or "starttls", or leave out user and password where the '
@@ -120,26 +93,20 @@ def load_settings(environ: Mapping[str, str] = os.environ) -> MailSettings:
     if host == GMAIL and user is None:
         raise MailError(f"{path}: no user; write your Gmail address as user, or another server as host")
     password = values.get("password")
-    if password is None and user is not None:
+    if user is not None and password is None:
         password = _keyring_password(user, environ)
-    if password is None and user is not None:
-        raise MailError(f"{path}: no password for user {user}; {_password_hint(path)}")
-    sender = values.get("from") or user or ""
-    if not _ADDRESS.fullmatch(sender) and "from" not in values:
+        if password is None:
+            raise MailError(
+                f'{path}: no password for user {user}; write password = "..." into {path}, set {PREFIX}PASSWORD, or '
+                "store it with 'keyring set yagmail USER'"
+            )
+    sender: str = values.pop("from", user or "")
+    if not _is_address(sender):
         raise MailError(f"{path}: no from; expected {KEYS['from']}")
     if host == GMAIL and password is not None:
         password = "".join(password.split())  # Google shows app passwords in four groups, blanks not being part of them
-    return MailSettings(
-        host=host,
-        port=values.get("port") or PORTS[security],
-        security=security,
-        user=user,
-        password=password,
-        sender=sender,
-        to=values.get("to") or (sender,),
-        timeout=values.get("timeout", 20.0),
-        ca_file=os.path.expanduser(values["ca_file"]) if "ca_file" in values else None,
-    )
+    values = {"port": PORTS[security], "to": (sender,), **values}
+    return MailSettings(**{**values, "host": host, "security": security, "password": password, "sender": sender})
 
 
 def settings_path(environ: Mapping[str, str] = os.environ) -> Path:
@@ -165,14 +132,17 @@ def split_address(text: str) -> tuple[str, str]:
     Raises:
         MailError: it is neither
     """
-    named = _NAMED.fullmatch(text.strip())
-    name, address = (named["name"].strip(' "'), named["address"]) if named else ("", text.strip())
-    if not _ADDRESS.fullmatch(address):
+    found = _MAILBOX.fullmatch(text.strip())
+    if not found:
         raise MailError(f"mail: expected {KEYS['from']}, found {text!r}")
-    return name, address
+    return (found["name"] or "").strip(' "'), found["address"]
 
 
-def is_loopback(host: str) -> bool:
+def _is_address(value: Any) -> bool:
+    return isinstance(value, str) and _MAILBOX.fullmatch(value.strip()) is not None
+
+
+def _is_loopback(host: str) -> bool:
     """Whether *host* is this very machine, where nobody listens on the way."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
@@ -180,35 +150,28 @@ def is_loopback(host: str) -> bool:
         return host.lower().rstrip(".") == "localhost"
 
 
-# -- where the values come from ----------------------------------------------------------------------------------------
-
-
 def _read_file(path: Path) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
-            status = os.fstat(file.fileno())
-            if stat.S_IMODE(status.st_mode) & 0o077:
-                raise MailError(
-                    f"{path}: mode {stat.S_IMODE(status.st_mode):04o} lets others read it; run: chmod 600 '{path}'"
-                )
-            text = file.read().decode("utf-8")
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            if mode & 0o077:
+                raise MailError(f"{path}: mode {mode:04o} lets others read it; run: chmod 600 '{path}'")
+            table = tomllib.load(file)
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise MailError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or 'it is not UTF-8'})") from None
-    try:
-        table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         # never chained: a traceback of the parser shows the text, and with it the password
         raise MailError(f'{path}: not TOML: {error}; strings stand in quotes, as in host = "smtp.gmail.com"') from None
-    return {key: _checked(str(path), key, value) for key, value in table.items()}
+    except (OSError, UnicodeDecodeError) as error:
+        raise MailError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or 'it is not UTF-8'})") from None
+    return {key: _checked(f"{path}: {key}", key, value) for key, value in table.items()}
 
 
 def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     values = {}
     for name, text in environ.items():
         if name.startswith(PREFIX) and text:
-            key = name[len(PREFIX) :].lower()
+            key = name.removeprefix(PREFIX).lower()
             value: Any = text
             if key in ("port", "timeout") and re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
                 value = float(text) if "." in text else int(text)
@@ -218,43 +181,38 @@ def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
-def _checked(source: str, key: str, value: Any) -> Any:
+def _checked(where: str, key: str, value: Any) -> Any:
     """The value of a key as :class:`MailSettings` has it."""
-    where = source if source.startswith(PREFIX) else f"{source}: {key}"
-    if key not in KEYS:
-        raise MailError(f"{where}: there is no such setting; expected one of {', '.join(KEYS)}")
-    good = False
-    if key == "port":
-        good = type(value) is int and 1 <= value <= 65535
-    elif key == "timeout":
-        good = type(value) in (int, float) and 1 <= value <= 600
-    elif key == "security":
-        good = value in PORTS if isinstance(value, str) else False
-    elif key in ("from", "to"):
-        addresses = value if key == "to" and isinstance(value, list) else [value]
-        good = bool(addresses) and all(isinstance(entry, str) and _is_address(entry) for entry in addresses)
-        value = tuple(addresses) if key == "to" else value
-    elif isinstance(value, str):
-        good = bool(value.strip()) and value.isprintable() and (key != "host" or not re.search(r"[\s:/@]", value))
+    match key:
+        case "port":
+            good = type(value) is int and 1 <= value <= 65535
+        case "timeout":
+            good = type(value) in (int, float) and 1 <= value <= 600
+        case "security":
+            good = value in list(PORTS)
+        case "from":
+            good = _is_address(value)
+        case "to":
+            value = value if isinstance(value, list) else [value]
+            good = bool(value) and all(map(_is_address, value))
+        case "host" | "user" | "password" | "ca_file":
+            good = isinstance(value, str) and bool(value.strip()) and value.isprintable()
+            good = good and not (key == "host" and re.search(r"[\s:/@]", value))
+        case _:
+            raise MailError(f"{where}: there is no such setting; expected one of {', '.join(KEYS)}")
     if not good:
-        found = "something else" if key == "password" else repr(list(value) if isinstance(value, tuple) else value)
+        found = "something else" if key == "password" else repr(value)
         raise MailError(f"{where}: expected {KEYS[key]}, found {found}")
-    return value
-
-
-def _is_address(text: str) -> bool:
-    try:
-        split_address(text)
-    except MailError:
-        return False
-    return True
+    if key == "ca_file":
+        return os.path.expanduser(value)
+    return tuple(value) if key == "to" else value
 
 
 def _keyring_password(user: str, environ: Mapping[str, str]) -> str | None:
     """The password that ``keyring set yagmail USER`` stored, or None.
 
-    A keyring may want to be unlocked, by a question on the terminal or on a screen far away.  It is asked in a process
-    of its own that has no terminal, and given up after :data:`KEYRING_SECONDS`.
+    A keyring may ask to be unlocked, on the terminal or a screen far away, so a process without a terminal asks it, and
+    gives it up after :data:`KEYRING_SECONDS`.
     """
     if importlib.util.find_spec("keyring") is None:
         return None
@@ -262,24 +220,10 @@ def _keyring_password(user: str, environ: Mapping[str, str]) -> str | None:
         "import sys; sys.path = [path for path in sys.path if path]; import keyring; "  # nothing of this folder's
         "sys.stdout.write(keyring.get_password('yagmail', sys.argv[1]) or '')"
     )
+    command = [sys.executable, "-c", code, user]
+    limits: dict[str, Any] = {"stdin": DEVNULL, "stderr": DEVNULL, "timeout": KEYRING_SECONDS}
     try:
-        asked = subprocess.run(
-            [sys.executable, "-c", code, user],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=KEYRING_SECONDS,
-            start_new_session=True,
-            env=dict(environ),
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        answer: bytes = check_output(command, **limits, start_new_session=True, env=environ)
+    except (OSError, SubprocessError):
         return None
-    return asked.stdout.decode("utf-8", "replace").strip() or None if asked.returncode == 0 else None
-
-
-def _password_hint(path: Path | None = None) -> str:
-    return (
-        f'write password = "..." into {path or settings_path()}, set {PREFIX}PASSWORD, or store it with '
-        "'keyring set yagmail USER'"
-    )
+    return answer.decode("utf-8", "replace").strip() or None

@@ -1,11 +1,8 @@
 """Where mail waits: a folder (0700) with a file (0600) per message.
 
-A file is a line of JSON that says to whom the message still has to go, and then the message.  Whoever holds the lock
-of a file sends it; the lock is ``flock``'s and goes with its process, however that ends.  On file systems without locks
-two processes may send the same message; it carries the same Message-ID, by which servers know it again.
+A file is a line of JSON that says to whom the message still has to go, and then the message.  Whoever holds its lock
+sends it.  Without locks two processes may send it, with the same Message-ID, by which servers know it again.
 """
-
-from __future__ import annotations
 
 import fcntl
 import json
@@ -13,41 +10,31 @@ import os
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 from .message import Letter
 
-#: Seconds after which a file that was never completed is removed.
-ABANDONED = 3600.0
+ABANDONED = 3600.0  #: seconds after which a file that was never completed is removed
 
 
 class Entry:
-    """A message that is ours to send, and its file while there is one.
-
-    Attributes:
-        letter: the message, and the addresses that it still has to go to
-        path: the file, or None for a message that could not be kept
-        refused: addresses that the server never will serve
-    """
+    """A message that is ours to send, with the addresses it still has to go to, and its file, if it could be kept."""
 
     def __init__(self, letter: Letter, path: Path | None = None, descriptor: int = -1, width: int = 0) -> None:
         self.letter, self.path = letter, path
-        self.refused: tuple[str, ...] = ()
+        self.refused: tuple[str, ...] = ()  # addresses that the server never will serve
         self._descriptor, self._width = descriptor, width
 
     @classmethod
-    def create(cls, folder: Path, letter: Letter) -> Entry:
-        """Keep a message; it is ours from the moment that it is there.
-
-        Raises:
-            OSError: it cannot be kept, and nothing of it is
-        """
+    def create(cls, folder: Path, letter: Letter) -> Self:
+        """Keep a message, ours from the moment that it is there; after an OSError nothing of it is."""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        now = time.time_ns()
-        moment = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now // 10**9))}.{now % 10**9:09}"
-        name = f"{moment}-{uuid.uuid4().hex}.mail"
-        temporary, path = folder / f"{name}.tmp", folder / name
+        seconds, rest = divmod(time.time_ns(), 10**9)
+        path = folder / f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(seconds))}.{rest:09}-{uuid.uuid4().hex}.mail"
+        temporary = folder / f"{path.name}.tmp"
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             _lock(descriptor)
@@ -63,32 +50,31 @@ class Entry:
         return cls(letter, path, descriptor, len(header))
 
     @classmethod
-    def claim(cls, path: Path) -> Entry | None:
-        """Take a message that nobody else is about to send.
-
-        Raises:
-            OSError: its file cannot be read
-            ValueError: it is no such file
-        """
+    def claim(cls, path: Path) -> Self | None:
+        """Take a message that nobody else is about to send; OSError and ValueError where the file is no message."""
+        descriptor = -1
         try:
             descriptor = os.open(path, os.O_RDWR)
+            if not _lock(descriptor) or not os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                return None
+            with open(descriptor, "rb", closefd=False) as file:
+                header, message = file.readline(), file.read()
+            values = json.loads(header)
+            letter = Letter(str(values["subject"]), str(values["sender"]), tuple(map(str, values["to"])), message)
+            if letter.to:
+                kept, descriptor = descriptor, -1
+                return cls(letter, path, kept, len(header) - 1)
+            path.unlink()  # sent by a process that was killed before it came to this
         except FileNotFoundError:
-            return None  # sent by somebody else
-        try:
-            if _lock(descriptor) and _is_there(path, descriptor):
-                with open(descriptor, "rb", closefd=False) as file:
-                    header, message = file.readline(), file.read()
-                letter = _letter(header, message)
-                if letter.to:
-                    return cls(letter, path, descriptor, len(header) - 1)
-                path.unlink()  # sent by a process that was killed before it came to this
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
+            pass  # sent by somebody else, perhaps between our opening and our locking it
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError("its first line is no envelope") from error
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
         return None
 
-    def __enter__(self) -> Entry:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -101,17 +87,9 @@ class Entry:
             self._descriptor = -1
 
     def settle(self, refused: Sequence[str], remaining: Sequence[str]) -> None:
-        """Note to whom the message still has to go; without anybody, it is removed.
+        """Note who is still to be served, or remove the message; for the *refused* it goes to a folder of its own.
 
-        The note is written in place, into as many bytes as before: that needs no room on a full disk, and keeps the
-        lock.
-
-        Args:
-            refused: addresses that the server never will serve; the message goes to a folder of its own for them
-            remaining: addresses to try again
-
-        Raises:
-            OSError: the file cannot be written
+        The note is written in place, into as many bytes: that needs no room on a full disk, and keeps the lock.
         """
         self.letter = replace(self.letter, to=tuple(remaining))
         self.refused += tuple(refused)
@@ -135,27 +113,15 @@ class Entry:
 
 def waiting(folder: Path) -> list[Path]:
     """The files of the messages that wait, oldest first; what was never completed is removed."""
-    if not os.path.isdir(folder):
-        return []
     for path in folder.glob("*.mail.tmp"):
-        try:
+        with suppress(OSError):  # somebody else removed it, or it is not ours
             if time.time() - path.stat().st_mtime > ABANDONED:
                 path.unlink()
-        except OSError:
-            pass  # somebody else removed it, or it is not ours
     return sorted(folder.glob("*.mail"))
 
 
 def _header(letter: Letter) -> bytes:
     return json.dumps({"subject": letter.subject, "sender": letter.sender, "to": letter.to}).encode("ascii")
-
-
-def _letter(header: bytes, message: bytes) -> Letter:
-    try:
-        values = json.loads(header)
-        return Letter(str(values["subject"]), str(values["sender"]), tuple(map(str, values["to"])), message)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError("its first line is no envelope") from error
 
 
 def _lock(descriptor: int) -> bool:
@@ -166,11 +132,3 @@ def _lock(descriptor: int) -> bool:
     except OSError:
         pass  # a file system without locks: better twice than never
     return True
-
-
-def _is_there(path: Path, descriptor: int) -> bool:
-    """Whether *path* still is the file that was opened, and not one that was sent and removed meanwhile."""
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False

@@ -1,26 +1,19 @@
 """Child: a command as a process of its own, told what this process is told."""
 
-from __future__ import annotations
-
 import errno
 import os
 import resource
 import shutil
 import signal
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from ..errors import Exit
 
 #: Signals that a command is sent when this process is; SLURM announces the end of a job by a USR signal.
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
-
-#: Of these, the ones that after the end of the command end this process as well.
-ENDING = FORWARDED[:4]
-
-_MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
+ENDING = FORWARDED[:4]  #: the ones that after the end of the command end this process as well
 
 
 class Hurry(BaseException):
@@ -28,20 +21,13 @@ class Hurry(BaseException):
 
 
 class Child:
-    """A command in a session of its own.
-
-    Attributes:
-        status: exit status, 128 + n where signal n ended it; known once :meth:`has_ended`
-        forwarded: names of the signals that were passed on
-        wake: file descriptor that has something to read when the child may have ended or a signal came
-        may_hurry: a signal from now on raises :class:`Hurry`, as the command has ended
-    """
+    """A command in a session of its own."""
 
     def __init__(self) -> None:
-        self.status = 0
-        self.forwarded: list[str] = []
-        self.may_hurry = False
-        self.wake, self._wake_end = os.pipe()
+        self.status = 0  # of the exit, 128 + n where signal n ended it; known once it has ended
+        self.forwarded: list[str] = []  # names of the signals that were passed on
+        self.may_hurry = False  # a signal from now on raises Hurry, as the command has ended
+        self.wake, self._wake_end = os.pipe()  # can be read when the child may have ended or a signal came
         self._pid: int | None = None
         self._ended = False
         self._early: list[int] = []  # signals that came before the command started
@@ -84,11 +70,10 @@ class Child:
             )
         except (OSError, ValueError) as error:
             self._ended = True
-            missing = isinstance(error, FileNotFoundError)
-            self.status = Exit.NOT_FOUND if missing else Exit.NOT_EXECUTABLE
+            self.status = Exit.NOT_FOUND if isinstance(error, FileNotFoundError) else Exit.NOT_EXECUTABLE
             return f"{command[0]}: {_reason(command[0], error)}"
         while self._early:
-            self._forward(self._early.pop(0))
+            self._on_signal(self._early.pop(0))
         return None
 
     def has_ended(self) -> bool:
@@ -108,25 +93,20 @@ class Child:
             return ""
         # The system counts what a process had before it became the command, which was this process's memory.
         under = "under " if self._peak <= 1.05 * self._least_peak else ""
-        size = max(self._peak, self._least_peak) * _MAXRSS_UNIT / 2**20
+        size = max(self._peak, self._least_peak) / 1024
         return f"{under}{f'{size / 1024:.2f} GiB' if size >= 1024 else f'{size:.1f} MiB'} (largest process)"
 
-    def _on_signal(self, number: int, frame: Any) -> None:
+    def _on_signal(self, number: int, frame: Any = None) -> None:
         if self._ended:
             if self.may_hurry and number in ENDING:
                 raise Hurry
-        elif self._pid is None:
+            return
+        if self._pid is None:
             self._early.append(number)
-        else:
-            self._forward(number)
-
-    def _forward(self, number: int) -> None:
-        assert self._pid is not None
+            return
         self.forwarded.append(signal.Signals(number).name)
-        try:
+        with suppress(ProcessLookupError, PermissionError):  # it has just ended, or it runs as another user
             os.killpg(self._pid, number)
-        except (ProcessLookupError, PermissionError):
-            pass  # it has just ended, or it runs as another user
 
 
 def _own_peak() -> int:
@@ -140,10 +120,8 @@ def _own_peak() -> int:
 
 def status_text(status: int) -> str:
     """An exit status, with the signal's name where it stands for one."""
-    try:
-        return f"{status} ({signal.Signals(status - 128).name})" if status > 128 else str(status)
-    except ValueError:
-        return str(status)
+    known = status - 128 in set(signal.Signals)
+    return f"{status} ({signal.Signals(status - 128).name})" if known else str(status)
 
 
 def _reason(program: str, error: Exception) -> str:

@@ -1,23 +1,20 @@
 """Run log: any command under a log, with its exit status, its signals and its terminal as without.
 
-Where standard output is no terminal, the command writes straight into the log, and this process follows the file and
-copies what is new.  So a log is complete whatever becomes of this process, and neither a reader who is slow nor a
-process left in the background can hold anything up.  For a terminal see :mod:`fairseq_cloze.runlog.terminal`.
+Where standard output is no terminal, the command writes straight into the log, and what is new there is copied: so the
+log is complete whatever becomes of this process, and neither a slow reader nor a process in the background holds it up.
 """
-
-from __future__ import annotations
 
 import os
 import re
 import select
-import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
+from itertools import chain, count
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ..errors import ClozeError
 from ..files import PathLike
@@ -47,13 +44,8 @@ def run(
 ) -> int:
     """Run a command under a log, to its end.  To be called in the main thread.
 
-    Args:
-        command: program and arguments
-        log_dir: folder for the log, made where it is missing
-        name: part of the name of the log; made from the command where it is not given
-        emails: addresses that are told how the command fares
-        mail_start: tell them that it starts, too
-        stalled_after: seconds without output that are worth a mail
+    The name of the log is made from the command where none is given.  The addresses are mailed how it fares, also when
+    it starts if *mail_start*, and when nothing came for *stalled_after* seconds.
 
     Returns:
         the exit status of the command; 128 + n if signal n ended it, 127 if it was not found, 126 if it cannot be run
@@ -73,11 +65,19 @@ def run(
         events = os.environ.get(EVENTS_VARIABLE) or str(log.path.with_suffix(EVENTS_SUFFIX))
         environ = {"PYTHONUNBUFFERED": "1", **os.environ, LOG_VARIABLE: str(log.path), EVENTS_VARIABLE: events}
         follower = Follower(log.path, Path(events), name, facts, emails, mail_start, stalled_after, _say)
-        if os.isatty(1):
-            copier = None
-            _run_in_terminal(child, command, environ, log, follower)
-        else:
-            copier = _run_beside(child, command, environ, log, follower)
+        with Terminal(log.write) if os.isatty(1) else _Copier(log) as screen:
+            problem = child.start(command, environ, screen.file_actions())
+            if problem:
+                log.write(f"{problem}\n".encode(errors="surrogateescape"))
+            while not child.has_ended():
+                readers, writers = screen.waits_for()
+                readable, writable, _ = select.select([child.wake, *readers], writers, [], _GLANCE)
+                if child.wake in readable:
+                    os.read(child.wake, 4096)
+                screen.handle(readable, writable)
+                follower.look()
+        if problem:
+            _say(problem)
         size = log.size()
         follower.read_rest()
         facts = {
@@ -89,107 +89,32 @@ def run(
             "last metrics": follower.last_metrics(),
         }
         log.write_facts(facts)
-        log.close()
-        try:
+        os.close(log.fd)
+        with suppress(Hurry):
             child.may_hurry = True
             follower.close(child.status, size, facts)
-            if copier:
-                copier.join()
-        except Hurry:
-            pass
+            if isinstance(screen, _Copier):
+                screen.join()
     return child.status
 
 
-def _run_beside(
-    child: Child, command: Sequence[str], environ: Mapping[str, str], log: Log, follower: Follower
-) -> _Copier:
-    copier = _Copier(log)
-    problem = child.start(command, environ, [(os.POSIX_SPAWN_DUP2, log.fd, number) for number in (1, 2)])
-    copier.start()
-    if problem:
-        _tell_problem(problem, log)
-    while not child.has_ended():
-        _rest(child, [], [])
-        follower.look()
-    copier.end_at(log.size())
-    return copier
-
-
-def _run_in_terminal(
-    child: Child, command: Sequence[str], environ: Mapping[str, str], log: Log, follower: Follower
-) -> None:
-    with _terminal(log) as terminal:
-        problem = child.start(command, environ, terminal.file_actions())
-        while not child.has_ended():
-            terminal.handle(*_rest(child, *terminal.waits_for()))
-            follower.look()
-    if problem:
-        _tell_problem(problem, log)
-
-
-def _rest(child: Child, readers: list[int], writers: list[int]) -> tuple[list[int], list[int]]:
-    """Wait for a moment, or until there is something to do."""
-    readable, writable, _ = select.select([child.wake, *readers], writers, [], _GLANCE)
-    if child.wake in readable:
-        os.read(child.wake, 4096)
-    return readable, writable
-
-
-@contextmanager
-def _terminal(log: Log) -> Iterator[Terminal]:
-    """A terminal that follows the size of the outer one, and has its keys whenever it is in the foreground."""
-    terminal = Terminal(log.write)
-    followed = {signal.SIGWINCH: terminal.resize, signal.SIGCONT: terminal.take_keys}
-    before = {}
-    for number, action in followed.items():
-
-        def handler(number: int, frame: Any, action: Any = action) -> None:
-            action()
-
-        before[number] = signal.signal(number, handler)
-    try:
-        yield terminal
-    finally:
-        for number, former in before.items():
-            signal.signal(number, former)
-        terminal.close()
-
-
-def _tell_problem(problem: str, log: Log) -> None:
-    log.write(f"{problem}\n".encode(errors="surrogateescape"))
-    _say(problem)
-
-
-# -- the log ---------------------------------------------------------------------------------------------------------
-
-
 class Log:
-    """A new file ``MMDD_HHMMSS-NAME.log``, written without delay.
-
-    Args:
-        folder: absolute path, made where it is missing
-        name: safe for a file
-
-    Raises:
-        ClozeError: it cannot be made
-    """
+    """A new file ``MMDD_HHMMSS-NAME.log`` in a folder, written without delay; a :class:`ClozeError` if it cannot be."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self._complained = False
-        stem = f"{time.strftime('%m%d_%H%M%S')}-{name}"
-        number = 1
-        while True:
-            self.path = folder / (f"{stem}-{number}.log" if number > 1 else f"{stem}.log")
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
-                return
-            except FileExistsError as error:
-                if not folder.is_dir():
-                    raise _no_log(folder, error) from error
-                number += 1
-            except OSError as error:
-                raise _no_log(folder, error) from error
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for suffix in chain([""], map("-{}".format, count(2))):
+                self.path = folder / f"{time.strftime('%m%d_%H%M%S')}-{name}{suffix}.log"
+                with suppress(FileExistsError):
+                    self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
+                    return
+        except OSError as error:
+            reason = error.strerror or error
+            raise ClozeError(
+                f"{folder}: no log can be written there ({reason}); choose another folder with --log-dir"
+            ) from error
 
     def write(self, data: bytes) -> None:
         """Append bytes; where that fails, say so once and go on without."""
@@ -211,34 +136,34 @@ class Log:
         """Bytes written so far."""
         return os.fstat(self.fd).st_size
 
-    def close(self) -> None:
-        """Give the file back."""
-        os.close(self.fd)
-
-
-def _no_log(folder: Path, error: OSError) -> ClozeError:
-    return ClozeError(
-        f"{folder}: no log can be written there ({error.strerror or error}); choose another folder with --log-dir"
-    )
-
 
 class _Copier(threading.Thread):
-    """Copies a log to standard output while it grows, from where it is now.
-
-    It is a thread, as standard output may keep it waiting.
-    """
+    """Copies a log to standard output while it grows in this context, in a thread, as that may keep it waiting."""
 
     def __init__(self, log: Log) -> None:
         super().__init__(daemon=True)
+        self._log = log
         self._offset = log.size()
         self._fd = os.open(log.path, os.O_RDONLY)
         self._end: int | None = None
         self._ended = threading.Event()
 
-    def end_at(self, size: int) -> None:
-        """The log is of that size, and no more is to be copied."""
-        self._end = size
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end = self._log.size()
         self._ended.set()
+
+    def file_actions(self) -> list[tuple[Any, ...]]:
+        return [(os.POSIX_SPAWN_DUP2, self._log.fd, number) for number in (1, 2)]
+
+    def waits_for(self) -> tuple[list[int], list[int]]:
+        return [], []
+
+    def handle(self, readable: list[int], writable: list[int]) -> None:
+        pass
 
     def run(self) -> None:
         buffer = memoryview(bytearray(_BLOCK))
@@ -261,9 +186,6 @@ class _Copier(threading.Thread):
                 self._ended.wait(pause)
                 pause = min(2 * pause, _LONGEST)
         os.close(self._fd)
-
-
-# -- words -----------------------------------------------------------------------------------------------------------
 
 
 def name_of(command: Sequence[str]) -> str:
@@ -290,10 +212,8 @@ def _clock() -> str:
 
 
 def _say(text: str) -> None:
-    try:
+    with suppress(OSError):  # nobody can be told
         write_whole(2, f"fairseq-cloze run: {one_line(text)}\n".encode(errors="surrogateescape"))
-    except OSError:
-        pass  # nobody can be told
 
 
 def _open_standard_files() -> None:

@@ -1,24 +1,21 @@
 """Terminal: a command keeps its terminal while its log gets lines."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os
 import pty
 import re
 import select
+import signal
 import termios
 import time
 import tty
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from typing import Any, Self
 
-#: Seconds between two states of a line that is drawn again and again, as a progress bar is, in the log.
-REDRAW_EVERY = 10.0
-
-#: Bytes of an unfinished line that are kept back.
-LONGEST_PART = 1 << 16
+REDRAW_EVERY = 10.0  #: seconds between two states, in the log, of a line that is drawn again, as a progress bar is
+LONGEST_PART = 1 << 16  #: bytes of an unfinished line that are kept back
 
 _BLOCK = 1 << 16
 _MARK = re.compile(rb"(\r*\n|\r+|\x1b\[\d*[AF])")  # next line, the same line again, a line above
@@ -51,14 +48,10 @@ class Lines:
         self._states: dict[int, bytes] = {}  # by lines above the lowest: what stands there and is not written
         self._written: dict[int, bytes] = {}  # ... and what was last written of it
         self._at = -REDRAW_EVERY
+        self._out: list[bytes] = []  # to write
 
     def feed(self, data: bytes, now: float) -> None:
-        """Take output.
-
-        Args:
-            data: bytes as they were sent
-            now: seconds by a clock that never goes back
-        """
+        """Take bytes as they were sent, at so many seconds by a clock that never goes back."""
         data = self._unfinished + data
         unfinished = _UNFINISHED.search(data, max(0, len(data) - _LONGEST_SEQUENCE))
         self._unfinished = unfinished.group() if unfinished else b""
@@ -66,19 +59,17 @@ class Lines:
 
     def idle(self, now: float) -> None:
         """Nothing has come for a moment: take states as they are."""
-        out: list[bytes] = []
         self._settle()
-        self._write_states_in_time(now, out)
-        self._put(out)
+        self._write_states_in_time(now)
+        self._put()
 
     def close(self) -> None:
         """The output has ended: write the rest."""
-        out: list[bytes] = []
         self._settle()
-        self._write_states(out)
+        self._write_states()
         if not self._again:
-            out.append(self._part)
-        self._put(out)
+            self._out.append(self._part)
+        self._put()
 
     def _settle(self) -> None:
         if self._unfinished.startswith(b"\r"):
@@ -88,7 +79,6 @@ class Lines:
             self._states[self._above] = self._part
 
     def _take(self, data: bytes, now: float) -> None:
-        out: list[bytes] = []
         if len(data.translate(None, _CONTROLS)) < len(data):
             data = _HIDDEN.sub(b"", data)
         if not self._again and not self._written:  # mostly there are whole lines and nothing else
@@ -96,28 +86,28 @@ class Lines:
             if b"\r" not in data and b"\x1b" not in data:
                 whole, end, data = data.rpartition(b"\n")
                 if end:
-                    out.append(self._part + whole + end)
+                    self._out.append(self._part + whole + end)
                     self._part = b""
         pieces = _MARK.split(data)
         for text, mark in zip(pieces[::2], pieces[1::2]):
-            self._end(self._part + text, mark, now, out)
+            self._end(self._part + text, mark, now)
             self._part = b""
         self._part += pieces[-1]
         if len(self._part) > LONGEST_PART:
-            out.append(self._part)
+            self._out.append(self._part)
             self._part = b""
             self._again = False
-        self._put(out)
+        self._put()
 
-    def _end(self, text: bytes, mark: bytes, now: float, out: list[bytes]) -> None:
+    def _end(self, text: bytes, mark: bytes, now: float) -> None:
         drawn = bool(text.strip())
         if mark.endswith(b"\n") and self._above == 0:
             if not drawn and self._again:
                 text = self._states.get(0, b"")
             self._states.pop(0, None)
-            self._write_states(out)
+            self._write_states()
             if not self._again or text and text != self._written.get(0):
-                out.append(text + b"\n")
+                self._out.append(text + b"\n")
             self._written.clear()
             self._again = False
             return
@@ -128,23 +118,24 @@ class Lines:
         elif not mark.startswith(b"\r"):
             self._above = min(self._above + int(mark[2:-1] or 1), _HIGHEST)
         self._again = True
-        self._write_states_in_time(now, out)
+        self._write_states_in_time(now)
 
-    def _write_states_in_time(self, now: float, out: list[bytes]) -> None:
+    def _write_states_in_time(self, now: float) -> None:
         if self._states and now - self._at >= REDRAW_EVERY:
-            self._write_states(out)
+            self._write_states()
             self._at = now
 
-    def _write_states(self, out: list[bytes]) -> None:
+    def _write_states(self) -> None:
         for line in sorted(self._states, reverse=True):
             state = self._states.pop(line)
             if state != self._written.get(line):
-                out.append(state + b"\n")
+                self._out.append(state + b"\n")
                 self._written[line] = state
 
-    def _put(self, out: list[bytes]) -> None:
-        if any(out):
-            self._write(b"".join(out))
+    def _put(self) -> None:
+        if any(self._out):
+            self._write(b"".join(self._out))
+        self._out.clear()
 
 
 class Terminal:
@@ -152,10 +143,7 @@ class Terminal:
 
     What the command writes goes to standard output as it is, and as :class:`Lines` to *write*.  While this process is
     in the foreground of standard input, that terminal passes on every key, so that the inner one acts on ^C and the
-    like.
-
-    Args:
-        write: writes to the log
+    like.  In its context it follows the size of the outer one; then the outer one is as it was.
     """
 
     def __init__(self, write: Callable[[bytes], None]) -> None:
@@ -168,36 +156,45 @@ class Terminal:
         self._typed = b""  # and not taken yet
         self._screen = True
         termios.tcsetattr(self._inner, termios.TCSANOW, termios.tcgetattr(0 if self._input else 1))
-        self.resize()
-        self.take_keys()
+        self._resize()
+        self._take_keys()
+
+    def __enter__(self) -> Self:
+        followed = {signal.SIGWINCH: self._resize, signal.SIGCONT: self._take_keys}
+        self._before = {number: signal.signal(number, action) for number, action in followed.items()}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, action in self._before.items():
+            signal.signal(number, action)
+        while self._move_output():  # comes to an end: with its leader, the session has lost the terminal
+            pass
+        self._lines.close()
+        with suppress(OSError, termios.error):  # it is gone
+            if self._keys and os.tcgetpgrp(0) == os.getpgrp():  # or another process has it by now
+                termios.tcsetattr(0, termios.TCSANOW, self._keys)
+        os.close(self._outer)
+        os.close(self._inner)
 
     def file_actions(self) -> list[tuple[Any, ...]]:
         """For posix_spawn: the inner terminal becomes the command's, as the leader of a session."""
-        actions: list[tuple[Any, ...]] = [
-            (os.POSIX_SPAWN_OPEN, 1, os.ttyname(self._inner), os.O_RDWR, 0),
-            (os.POSIX_SPAWN_DUP2, 1, 2),
-        ]
-        return [*actions, (os.POSIX_SPAWN_DUP2, 1, 0)] if self._input else actions
+        actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_OPEN, 1, os.ttyname(self._inner), os.O_RDWR, 0)]
+        return actions + [(os.POSIX_SPAWN_DUP2, 1, number) for number in ((2, 0) if self._input else (2,))]
 
-    def resize(self) -> None:
+    def _resize(self, *_: object) -> None:
         """Give the inner terminal the size of the outer one."""
-        try:
+        with suppress(OSError):  # the outer one is gone
             size = fcntl.ioctl(1, termios.TIOCGWINSZ, bytes(8))
             fcntl.ioctl(self._outer, termios.TIOCSWINSZ, size)
-        except OSError:
-            pass  # the outer one is gone
 
-    def take_keys(self) -> None:
+    def _take_keys(self, *_: object) -> None:
         """Pass on every key from now on, if this process is in the foreground."""
-        try:
+        keys, self._keys = self._keys, None
+        with suppress(OSError, termios.error):
             if self._input and os.tcgetpgrp(0) == os.getpgrp():
                 settings = termios.tcgetattr(0)
                 tty.setraw(0, termios.TCSANOW)
-                self._keys = self._keys or settings
-            else:
-                self._keys = None
-        except (OSError, termios.error):
-            self._keys = None
+                self._keys = keys or settings
 
     def waits_for(self) -> tuple[list[int], list[int]]:
         """File descriptors to read from and to write to, for select."""
@@ -208,24 +205,20 @@ class Terminal:
     def handle(self, readable: list[int], writable: list[int]) -> None:
         """Move what is there."""
         if 0 in readable:
-            try:
+            with suppress(OSError):
                 self._typed = os.read(0, _BLOCK)
-            except OSError:
-                self._typed = b""
             if not self._typed:
                 self._input = False
                 self._keys = None
         if self._outer in writable or 0 in readable and self._typed:
-            try:
+            with suppress(BlockingIOError):
                 self._typed = self._typed[os.write(self._outer, self._typed) :]
-            except BlockingIOError:
-                pass
-        if self._outer not in readable:
-            self._lines.idle(time.monotonic())
-            if not self._keys:
-                self.take_keys()  # bash's fg tells nothing to what has not been stopped
-        else:
+        if self._outer in readable:
             self._move_output()
+            return
+        self._lines.idle(time.monotonic())
+        if not self._keys:
+            self._take_keys()  # bash's fg tells nothing to what has not been stopped
 
     def _move_output(self) -> int:
         """Move a block at most, which a terminal gives away in small pieces; returns its size."""
@@ -233,47 +226,22 @@ class Terminal:
         while len(data) < _BLOCK:
             try:
                 data += os.read(self._outer, _BLOCK)
-            except BlockingIOError:
-                break
             except OSError as error:
-                if error.errno != errno.EIO:  # of a terminal that nobody has open
+                if error.errno not in (errno.EAGAIN, errno.EIO):  # nothing is there, or nobody has it open
                     raise
                 break
-        if not data:
-            return 0
-        self._lines.feed(data, time.monotonic())
-        if self._screen:
+        if data:
+            self._lines.feed(data, time.monotonic())
+        if data and self._screen:
             try:
                 write_whole(1, data)
             except OSError:
                 self._screen = False
         return len(data)
 
-    def close(self) -> None:
-        """Move what is left, and give the outer terminal back as it was."""
-        while self._move_output():  # comes to an end: with its leader, the session has lost the terminal
-            pass
-        self._lines.close()
-        self.restore()
-        os.close(self._outer)
-        os.close(self._inner)
-
-    def restore(self) -> None:
-        """Set the outer terminal as it was found, unless another process has it by now."""
-        try:
-            if self._keys and os.tcgetpgrp(0) == os.getpgrp():
-                termios.tcsetattr(0, termios.TCSANOW, self._keys)
-        except (OSError, termios.error):
-            pass  # it is gone
-        self._keys = None
-
 
 def write_whole(fd: int, data: bytes | memoryview) -> None:
-    """Write all of *data*, waiting where there is no room.
-
-    Raises:
-        OSError: it cannot be written
-    """
+    """Write all of *data*, waiting where there is no room."""
     view = memoryview(data)
     while view:
         try:
