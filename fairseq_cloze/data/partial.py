@@ -46,33 +46,27 @@ class Partial:
         self.data_bin = self.folder / "data-bin"
 
     def __enter__(self) -> Partial:
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
-            raise self._in_the_way()
-        self.folder.mkdir(exist_ok=True)
-        self._lock = os.open(self.folder, os.O_RDONLY)
+        folder = self.folder
+        is_folder = folder.is_dir() and not folder.is_symlink()
+        if os.path.lexists(folder) and not (is_folder and ((folder / MARKER).exists() or not any(folder.iterdir()))):
+            raise ClozeError(
+                f"{folder}: is in the way, as the data-bin would grow under that name, and was not written by "
+                "'fairseq-cloze prepare'; move it away, or choose another --out"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(folder, os.O_RDONLY)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.path.samestat(os.fstat(self._lock), os.stat(self.folder)):
+            if not os.path.samestat(os.fstat(self._lock), os.stat(folder)):
                 raise BlockingIOError
         except (BlockingIOError, FileNotFoundError) as error:
             os.close(self._lock)
             raise ClozeError(
                 f"{self._out}: another 'prepare' is writing it; wait for it, or choose another --out"
             ) from error
-        found = {path.name for path in self.folder.iterdir()}
-        if found and MARKER not in found:
-            os.close(self._lock)
-            raise self._in_the_way()
-        (self.folder / MARKER).touch()
-        self.was_empty = not found - {MARKER}
+        (folder / MARKER).touch()
+        self.was_empty = len(os.listdir(folder)) == 1
         return self
-
-    def _in_the_way(self) -> ClozeError:
-        return ClozeError(
-            f"{self.folder}: is in the way, as the data-bin would grow under that name, and was not written by "
-            "'fairseq-cloze prepare'; move it away, or choose another --out"
-        )
 
     def claim(self, command: str) -> Path:
         """Remove all that is not of a command, and begin the data-bin anew.
