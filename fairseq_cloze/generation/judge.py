@@ -1,7 +1,4 @@
-"""Judge: a language model says which proposed distractors would be right, too.
-
-One forward of view ``joint`` scores every proposal of every blank of a passage.
-"""
+"""Judge: a language model says which proposed distractors would be right, too, in one forward per passage."""
 
 from __future__ import annotations
 
@@ -15,20 +12,15 @@ from ..errors import ClozeError
 from ..files import PathLike
 from ..passages.passage import Passage
 from ..ranking.ranker import load
-from .slots import Blank
+from .distractors import NEEDED
+from .slots import Blank, with_gaps
 
 #: A distractor is this much less probable than the right word, in nats: at most a seventh.
 MARGIN = 2.0
 
-#: Distractors to propose to the model.
-PROPOSED = 10
-
 
 class Judge:
-    """Picks distractors by a model.
-
-    Args:
-        checkpoint: weights, as :func:`fairseq_cloze.load` takes them
+    """Picks distractors by a model, given as :func:`fairseq_cloze.load` takes it.
 
     Raises:
         ClozeError: the checkpoint cannot be used
@@ -49,7 +41,10 @@ class Judge:
             drafts: per passage its blanks with their proposals, at least one blank
             tally: gets the counts of judged and of dropped proposals and blanks
         """
-        passages = [_passage(text, blanks) for text, blanks in zip(texts, drafts)]
+        passages = []
+        for text, blanks in zip(texts, drafts):
+            candidates = tuple((blank.slot.gold, *blank.distractors) for blank in blanks)
+            passages.append(Passage("", "", with_gaps(text, blanks), candidates, (0,) * len(blanks)))
         store = self._ranker.encode(passages)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # as in every worker: sums in another order could tip a decision
@@ -61,8 +56,7 @@ class Judge:
         picked = []
         for blanks in drafts:
             kept = []
-            for blank in blanks:
-                row = next(rows)
+            for blank, row in zip(blanks, rows):
                 gold = float(row[0])
                 ranked = sorted(
                     (-round(float(score), 3), number)
@@ -71,21 +65,13 @@ class Judge:
                 )
                 tally["proposed"] += len(blank.distractors)
                 tally["fitting"] += len(blank.distractors) - len(ranked)
-                if len(ranked) < 3:
+                if len(ranked) < NEEDED:
                     tally["given up"] += 1
-                    continue
-                kept.append(Blank(blank.slot, tuple(blank.distractors[number] for _, number in ranked[:3])))
+                else:
+                    best = tuple(blank.distractors[number] for _, number in ranked[:NEEDED])
+                    kept.append(Blank(blank.slot, best))
             picked.append(kept)
         return picked
-
-
-def _passage(text: str, blanks: Sequence[Blank]) -> Passage:
-    article, at = "", 0
-    for blank in blanks:
-        article += text[at : blank.slot.start] + "_"
-        at = blank.slot.end
-    candidates = tuple((blank.slot.gold, *blank.distractors) for blank in blanks)
-    return Passage("", "", article + text[at:], candidates, (0,) * len(blanks))
 
 
 def check(checkpoint: PathLike) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import SetupError
 
-_TOKEN = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|\d[\d.,]*\w*|\S")
+TOKEN = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|\d[\d.,]*\w*|\S")
 _CONTRACTION = re.compile(r"(.+?)(n['’]t|['’](?:s|re|ve|ll|d|m))\Z", re.I)
 _PLAIN = re.compile(r"[A-Z]?[a-z]+\Z|[AI]\Z")
 
@@ -100,7 +100,7 @@ class Tagger:
 
     def tag(self, text: str, start: int, end: int) -> list[Token]:
         """Tokens of the sentence ``text[start:end]``, with offsets in *text*."""
-        spans = [match.span() for match in _TOKEN.finditer(text, start, end)]
+        spans = [match.span() for match in TOKEN.finditer(text, start, end)]
         pieces: list[str] = []
         firsts: list[int] = []
         for begin, stop in spans:
