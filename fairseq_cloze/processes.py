@@ -86,9 +86,7 @@ def _interrupts_wait() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-# -- inside a worker -------------------------------------------------------------------------------------------------
-
-_function: Callable[[Any], Any]
+_function: Callable[[Any], Any]  # inside a worker
 
 
 def _start_worker(function: Callable[[Any], Any]) -> None:

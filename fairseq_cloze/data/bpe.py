@@ -25,12 +25,7 @@ _WORD_BYTES = 200  # what a word takes beside its characters
 
 
 class WordEncoder:
-    """Encode texts with a ``tokenizers.Tokenizer``, remembering words.
-
-    Args:
-        tokenizer: splits as GPT-2 does
-        row_of_number: embedding row of each BPE number, in the type that is wanted
-    """
+    """Encode texts with a ``tokenizers.Tokenizer`` and the row of each of its numbers, remembering words."""
 
     def __init__(self, tokenizer: Any, row_of_number: np.ndarray) -> None:
         self._tokenizer = tokenizer

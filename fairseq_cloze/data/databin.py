@@ -48,7 +48,7 @@ class DataBin:
         return EncodingOptions(**self.manifest["encoding"])
 
     def open(self, split: str) -> Store:
-        """Map a split; constant time and memory.
+        """Map a split, see :meth:`Store.open`.
 
         Raises:
             DataBinError: no such split, or damaged files

@@ -70,11 +70,6 @@ def encode_passages(
     a candidate gets one leading space where its blank had white space before it.  Text is cut at blanks and between
     sentences before it is encoded, which changes no token: byte-level BPE never merges across those places.
 
-    Args:
-        passages: checked passages
-        vocabulary: BPE and dictionary
-        options: text normalisation and capitalisation
-
     Returns:
         the arrays of :data:`COLUMNS`
     """

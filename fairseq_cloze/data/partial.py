@@ -24,20 +24,13 @@ _SHARDS = re.compile(r"shards-[0-9a-f]{32}")
 
 
 class Partial:
-    """A growing data-bin.
+    """A data-bin that grows, to be named *out*.
 
     An error in the input removes it, as the input has to change; all else that ends a run leaves it to the next one.
-
-    Args:
-        out: the name the data-bin will have
-
-    Attributes:
-        was_empty: no earlier run has left anything
-        goes_on: what was left is of the command that claimed it
     """
 
-    was_empty = True
-    goes_on = False
+    was_empty = True  #: no earlier run has left anything
+    goes_on = False  #: what was left is of the command that claimed it
     _finished = False
 
     def __init__(self, out: Path) -> None:
@@ -69,10 +62,7 @@ class Partial:
         return self
 
     def claim(self, command: str) -> Path:
-        """Remove all that is not of a command, and begin the data-bin anew.
-
-        Args:
-            command: a digest of all that decides what the shards hold
+        """Remove all that is not of a command, given by a digest, and begin the data-bin anew.
 
         Returns:
             the folder of its shards, with those that are done

@@ -69,16 +69,11 @@ def stamp(files: Sequence[tuple[Path, str]]) -> str:
 
 @dataclass(frozen=True)
 class ShardEncoder:
-    """Encodes shards.
-
-    Attributes:
-        vocabulary, options: how text becomes tokens
-        stop: give up at the first passage that does not fit
-    """
+    """Encodes shards."""
 
     vocabulary: Vocabulary
     options: EncodingOptions
-    stop: bool
+    stop: bool  #: at the first passage that does not fit
 
     def __call__(self, task: tuple[Shard, Path, bool]) -> Path:
         """Encode a shard into a file, unless that is there; see :meth:`encode`."""
@@ -136,33 +131,23 @@ def id_digest(passage_id: str) -> int:
 
 
 class EncodedShard:
-    """The file of a shard.
-
-    Attributes:
-        columns: the encoded passages
-        read: records met
-        labelled: blanks with an answer
-        unknown_tokens: tokens that are not in the dictionary
-        problems: sources of the passages that were skipped, and why
-        sources: of the encoded passages
-        id_digests: see :func:`id_digest`, ``uint64 (passages,)``
-    """
+    """The file of a shard."""
 
     def __init__(self, path: Path) -> None:
         with np.load(path) as arrays:
             report = json.loads(arrays["report"].tobytes())
-            self.id_digests: np.ndarray = arrays["id_digest"]
+            self.id_digests: np.ndarray = arrays["id_digest"]  #: see :func:`id_digest`, ``uint64 (passages,)``
             self.columns: Columns = {name: arrays[name] for name in COLUMNS}
-        self.read: int = report["read"]
-        self.labelled: int = report["labelled"]
+        self.read: int = report["read"]  #: records met
+        self.labelled: int = report["labelled"]  #: blanks with an answer
         self.unknown_tokens: int = report["unknown_tokens"]
         self.problems: list[tuple[str, str]] = [(source, reason) for source, reason in report["problems"]]
-        self.sources: list[str] = report["sources"]
+        self._sources: list[str] = report["sources"]
 
     def ids(self) -> list[tuple[str, str]]:
         """Id and source of each passage."""
         content, ends = self.columns["id_bytes"].tobytes(), np.cumsum(self.columns["id_length"]).tolist()
-        return [(content[a:b].decode(), source) for a, b, source in zip([0, *ends], ends, self.sources)]
+        return [(content[a:b].decode(), source) for a, b, source in zip([0, *ends], ends, self._sources)]
 
 
 def is_sound(path: Path) -> bool:

@@ -30,12 +30,7 @@ OFFSETS: Mapping[str, str] = {
 
 
 class StoreWriter:
-    """Append columns to the files of one split; memory does not grow with what was written.
-
-    Args:
-        folder: an existing, empty folder
-        rows: embedding rows of the dictionary, which choose the token type
-    """
+    """Append columns to the files of one split, in an empty folder, for a dictionary of so many *rows*."""
 
     def __init__(self, folder: Path, rows: int) -> None:
         self._dtypes = {name: column_dtype(name, rows) for name in COLUMNS}
@@ -111,7 +106,7 @@ class Store:
 
     @classmethod
     def open(cls, folder: Path, description: Mapping[str, Mapping[str, Any]]) -> Store:
-        """Map the files of a split; constant time and memory, whatever their size.
+        """Map the files of a split; constant time and memory.
 
         Raises:
             DataBinError: a file is missing or has another size than the manifest says

@@ -66,12 +66,7 @@ _TRIED = 40  # words of the frequency band that are looked at
 
 
 class Distractors:
-    """Proposes distractors.
-
-    Args:
-        counts: of the text
-        evidence: leave out what was seen in the place of the blank; else propose more, as a model is going to judge
-    """
+    """Proposes distractors: without what was seen in the blank's place, or, without *evidence*, more for a model."""
 
     def __init__(self, counts: WordCounts, evidence: bool = True) -> None:
         self._counts = counts
@@ -169,11 +164,7 @@ def apart(words: Sequence[str], gold: str, most: int) -> list[str]:
 
 
 def related(one: str, other: str) -> bool:
-    """Whether two words are of one family: the same lemma, one inside the other, or the same long beginning.
-
-    >>> related("national", "nation"), related("went", "goes"), related("table", "chair")
-    (True, True, False)
-    """
+    """Whether two words are of one family: the same lemma, one inside the other, or the same long beginning."""
     short, long = sorted((one, other), key=len)
     if len(short) >= 4 and short in long:
         return True
@@ -188,9 +179,5 @@ def family(word: str) -> frozenset[str]:
 
 
 def vowel(word: str) -> bool:
-    """Whether *an* stands before a word.
-
-    >>> vowel("hour"), vowel("unit"), vowel("apple")
-    (True, False, True)
-    """
+    """Whether *an* stands before a word, as before *hour* and not before *unit*."""
     return _AN.match(word) is not None

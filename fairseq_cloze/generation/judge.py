@@ -15,8 +15,7 @@ from ..ranking.ranker import load
 from .distractors import NEEDED
 from .slots import Blank, with_gaps
 
-#: A distractor is this much less probable than the right word, in nats: at most a seventh.
-MARGIN = 2.0
+MARGIN = 2.0  #: nats: how much less probable than the right word a distractor is
 
 
 class Judge:
@@ -75,11 +74,7 @@ class Judge:
 
 
 def check(checkpoint: PathLike) -> list[str]:
-    """Load a checkpoint once, before long work, for its errors and notes.
-
-    Raises:
-        ClozeError: the checkpoint cannot be used
-    """
+    """Load a checkpoint once, before long work, for its errors and notes."""
     try:
         return Judge(checkpoint).notes
     except ClozeError as error:

@@ -26,25 +26,16 @@ _MORE = 0.65  # words per blank where a model will drop some
 
 @dataclass
 class GenerateTally:
-    """What was made, and what was not.
-
-    Attributes:
-        passages, blanks, content: made; content are the blanks that ask for a content word
-        excerpts: texts of a passage's length that were found
-        paragraphs: skipped, whole or in part, by reason
-        dropped: excerpts that became no passage, by reason
-        judged: counts of :meth:`fairseq_cloze.generation.judge.Judge.pick`
-        notes: what the user should know of the checkpoint
-    """
+    """What was made, and what was not."""
 
     passages: int = 0
     blanks: int = 0
-    content: int = 0
-    excerpts: int = 0
-    paragraphs: Counter[str] = field(default_factory=Counter)
-    dropped: Counter[str] = field(default_factory=Counter)
-    judged: Counter[str] = field(default_factory=Counter)
-    notes: list[str] = field(default_factory=list)
+    content: int = 0  #: blanks that ask for a content word
+    excerpts: int = 0  #: texts of a passage's length that were found
+    paragraphs: Counter[str] = field(default_factory=Counter)  #: skipped, whole or in part, by reason
+    dropped: Counter[str] = field(default_factory=Counter)  #: excerpts that became no passage, by reason
+    judged: Counter[str] = field(default_factory=Counter)  #: what the judge counted
+    notes: list[str] = field(default_factory=list)  #: what the user should know of the checkpoint
 
     def add(self, other: GenerateTally) -> None:
         """Add the counts of a chunk."""
@@ -85,11 +76,8 @@ def count_chunk(task: tuple[Chunk, bool]) -> tuple[ChunkCounts | None, GenerateT
     cutter = Cutter()
     excerpts = sum(1 for _ in cutter.cut(chunk))
     texts = (paragraph.text for paragraph in chunk.paragraphs if not paragraph.problem)
-    return (
-        count(texts) if counted else None,
-        GenerateTally(excerpts=excerpts, paragraphs=cutter.skipped),
-        chunk.size,
-    )
+    tally = GenerateTally(excerpts=excerpts, paragraphs=cutter.skipped)
+    return count(texts) if counted else None, tally, chunk.size
 
 
 class Maker:
@@ -117,11 +105,7 @@ class Maker:
         return Judge(self._lm)
 
     def __call__(self, task: tuple[Chunk, int]) -> tuple[list[dict[str, Any]], GenerateTally, int]:
-        """Make so many passages of a chunk, evenly; another excerpt takes the place of one that yields none.
-
-        Returns:
-            the passages, counts, and the bytes read for the chunk
-        """
+        """Make so many passages of a chunk, evenly; another excerpt takes the place of one that yields none."""
         chunk, quota = task
         excerpts = list(Cutter().cut(chunk))
         done: dict[int, dict[str, Any]] = {}

@@ -69,12 +69,10 @@ class Blank:
 
 
 def find_slots(text: str, tagger: Tagger) -> tuple[list[Slot], int, int]:
-    """Every word of *text* that could become a blank.
-
-    The last token is none, as nothing of the text would stand behind it.
+    """Every word of *text* but the last that could become a blank, in order.
 
     Returns:
-        the slots in order, the number of words in the text, and how many of them are in the first sentence
+        the slots, the number of words in the text, and how many of them are in the first sentence
     """
     slots: list[Slot] = []
     words = first = offset = 0
@@ -142,9 +140,6 @@ def choose(
         rng: decides where several words would do
         offer: the distractors of a slot, or ``None`` where there are too few
         words_per_blank: density
-
-    Returns:
-        the blanks in the order of the text
     """
     number = wanted_blanks(words, first, words_per_blank)
     stretch = (words - first) / number

@@ -1,8 +1,7 @@
 """Word counts: how often words and pairs of words stand in the text, in bounded memory.
 
-Words are counted exactly, but rare ones are dropped when there are too many.  Pairs (neighbours, and content words that
-follow each other in a sentence) go into two rows of hashed counters, of which the lower one counts: never too low,
-seldom too high.  Counts are merged in the order of the text, so they do not depend on the number of workers.
+Rare words are dropped when there are too many.  Pairs (neighbours, and content words that follow each other in a
+sentence) go into two rows of hashed counters, of which the lower one counts: never too low, seldom too high.
 """
 
 from __future__ import annotations

@@ -141,11 +141,7 @@ def _package(name: str) -> Any:
 
 @lru_cache(maxsize=1 << 16)
 def forms(word: str) -> tuple[tuple[str, str], ...]:
-    """Tags a lower-case word can have as a form of a dictionary word, each with the lemma.
-
-    >>> forms("went")
-    (('VBD', 'go'),)
-    """
+    """Tags a lower-case word can have as a form of a dictionary word, each with the lemma."""
     library = _package("lemminflect")
     found = []
     for part, lemmas in library.getAllLemmas(word).items():
@@ -167,10 +163,7 @@ def usual_tag(word: str) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def open_kind(word: str, tag: str) -> str | None:
-    """Kind of a content word that has *tag*; distractors are of the same kind, and so of the same form.
-
-    Past tense and participle are one kind where they look alike, as are infinitive and present.
-    """
+    """Kind of a content word that has *tag*: forms that look alike are one; distractors are of the same kind."""
     tags = {own for own, _ in forms(word)}
     if tag not in tags or word in FUNCTION_WORDS or len(word) < 3:
         return None
@@ -197,10 +190,7 @@ def pool_kinds(word: str) -> tuple[str, ...]:
 
 
 def kind_at(tokens: Sequence[Token], at: int) -> str | None:
-    """What kind of word a blank at ``tokens[at]`` asks for, ``None`` where none should be.
-
-    A key of :data:`CLOSED` or what :func:`open_kind` returns.
-    """
+    """What a blank at ``tokens[at]`` asks for: a key of :data:`CLOSED`, an open kind, ``None`` for no blank."""
     token = tokens[at]
     before, after = _beside(tokens, at)
     if not token.plain or before.tag[:3] == after.tag[:3] == "NNP":  # as in Bank of England

@@ -1,7 +1,4 @@
-"""Text of a passage: normalisation, blanks, sentences.
-
-All functions work on plain strings and know nothing of tokens.
-"""
+"""Text of a passage: normalisation, blanks, sentences; plain strings, no tokens."""
 
 from __future__ import annotations
 
