@@ -28,6 +28,8 @@ class DataBin:
     def __init__(self, folder: PathLike) -> None:
         self.folder = Path(folder)
         self.manifest = _read_manifest(self.folder)
+        self.splits: dict[str, Any] = self.manifest["splits"]  #: manifest entries by name
+        self.encoding = EncodingOptions(**self.manifest["encoding"])  #: how text became tokens
         self.vocabulary = Vocabulary.load(self.folder)
         for part, found in _digests(self.vocabulary).items():
             expected = self.manifest["vocabulary"][part]
@@ -36,16 +38,6 @@ class DataBin:
                     f"{self.folder}: the {part.split('_')[0]} files were changed after the data-bin was prepared "
                     f"(expected {expected[:12]}, found {found[:12]}); run 'fairseq-cloze prepare' again"
                 )
-
-    @property
-    def splits(self) -> dict[str, Any]:
-        """Manifest entries by split name."""
-        return self.manifest["splits"]
-
-    @property
-    def encoding(self) -> EncodingOptions:
-        """How text became tokens."""
-        return EncodingOptions(**self.manifest["encoding"])
 
     def open(self, split: str) -> Store:
         """Map a split, see :meth:`Store.open`.

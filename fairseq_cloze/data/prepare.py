@@ -1,7 +1,6 @@
 """Prepare: passages on disk → a data-bin, each passage encoded once.
 
-The input is cut into shards, which workers read, check and encode.  Meanwhile their files are appended, in order, to
-the columns of the data-bin, which appears under its name only when it is complete.
+Workers encode shards of the input, whose files are meanwhile appended, in order, to the columns of the data-bin.
 """
 
 from __future__ import annotations
@@ -44,17 +43,19 @@ class SplitReport:
 
     split: str
     paths: Sequence[PathLike]
-    files: list[tuple[Path, str]] = field(default_factory=list)
+    files: list[tuple[Path, str]] = field(init=False)
     tally: Tally = field(default_factory=Tally)
-    read: int = 0
     tokens: int = 0
     unknown_tokens: int = 0
     columns: dict[str, Any] = field(default_factory=dict)
 
-    def find(self) -> SplitReport:
-        """List the files."""
+    def __post_init__(self) -> None:
         self.files = [file for path in self.paths for file in find_files(path, self.tally)]
-        return self
+
+    @property
+    def read(self) -> int:
+        """Passages met, those that were skipped included."""
+        return self.tally.passages + len(self.tally.skipped)
 
     def shards(self, folder: Path) -> Iterator[tuple[Shard, Path, bool]]:
         """The tasks of :class:`fairseq_cloze.data.shards.ShardEncoder`, which go to files in *folder*."""
@@ -81,8 +82,8 @@ class SplitReport:
         """Counts for people; skipped passages by name, the first ten of them."""
         skipped = self.tally.skipped
         counts = f"{self.read:,} passages, {self.tally.blanks:,} blanks, {len(skipped):,} skipped"
-        if self.tally.labelled != self.tally.blanks:
-            counts += f", {self.tally.blanks - self.tally.labelled:,} blanks unlabelled"
+        if unlabelled := self.tally.blanks - self.tally.labelled:
+            counts += f", {unlabelled:,} blanks unlabelled"
         if self.tally.ignored_files:
             counts += f", {len(self.tally.ignored_files):,} files that are neither JSON nor JSONL ignored"
         out = [f"{self.split}: {counts}"]
@@ -104,10 +105,7 @@ def prepare(
     overwrite: bool = False,
     tell: Callable[[str], None] = lambda line: None,
 ) -> list[SplitReport]:
-    """Encode passages into a data-bin.
-
-    A run that was cut off is taken up by the same call; the data-bin is the same, byte for byte, however often that
-    happened and however many workers there were.
+    """Encode passages into a data-bin, the same, byte for byte, however often the same call had to take it up.
 
     Args:
         inputs: files or folders per split name
@@ -119,12 +117,8 @@ def prepare(
         overwrite: replace an existing data-bin, unless it holds anything that was not written here
         tell: given a line about what an earlier run has left
 
-    Returns:
-        a report per split, in the order of *inputs*
-
     Raises:
-        ClozeError: input that does not fit, a full disk, *out* exists or holds what would be lost; nothing new is left
-            under *out*'s name
+        ClozeError: input that does not fit, a full disk, *out* exists or holds what would be lost
     """
     out = Path(out)
     if not inputs:
@@ -140,7 +134,7 @@ def prepare(
     partial = Partial(out)
     try:
         with partial:
-            splits = [SplitReport(name, paths).find() for name, paths in inputs.items()]
+            splits = [SplitReport(name, paths) for name, paths in inputs.items()]
             read = [stamp(split.files) for split in splits]
             shards = partial.claim(_digest(splits, read, vocabulary, options, on_error))
             if partial.goes_on:
@@ -157,26 +151,20 @@ def prepare(
             entries = {split.split: split.to_dict() for split in splits}
             write_manifest(partial.data_bin, vocabulary, options, entries, __version__)
             partial.publish()
-    except OSError as error:
-        raise ClozeError(
-            f"{out}: cannot be written ({error.strerror or error}); what is done stays in {partial.folder}; "
-            "free some space and give the same command again, or remove that folder"
-        ) from error
-    except BrokenProcessPool as error:
-        raise ClozeError(
-            f"{out}: a worker was killed, maybe for want of memory; what is done stays in {partial.folder}; "
-            "give the same command again, with fewer --workers if memory is short"
-        ) from error
+    except (OSError, BrokenProcessPool) as error:
+        problem = "a worker was killed, maybe for want of memory"
+        what_to_do = "give the same command again, with fewer --workers if memory is short"
+        if isinstance(error, OSError):
+            problem = f"cannot be written ({error.strerror or error})"
+            what_to_do = "free some space and give the same command again, or remove that folder"
+        raise ClozeError(f"{out}: {problem}; what is done stays in {partial.folder}; {what_to_do}") from error
     return splits
 
 
 def passage_texts(
     paths: Sequence[PathLike], norm: str = "standard", on_error: str = "stop", tally: Tally | None = None
 ) -> Iterator[str]:
-    """Texts of passages, gold candidates filled in where they are known, for learning a vocabulary.
-
-    The arguments other than *norm* are those of :func:`fairseq_cloze.passages.reading.read_passages`.
-    """
+    """Texts of passages, gold candidates filled in where they are known, for learning a vocabulary."""
     for passage in read_passages(paths, on_error, tally):
         segments = BLANK.split(normalise(passage.article, norm))
         fills = [choices[gold] if gold != UNLABELLED else "" for choices, gold in zip(passage.candidates, passage.gold)]
@@ -218,14 +206,13 @@ def _append(split: SplitReport, encoded: Iterator[Path], folder: Path, rows: int
             shard = EncodedShard(path)
             digests.append(shard.id_digests)
             writer.append(shard.columns)
-            split.read += shard.read
             split.tokens += len(shard.columns["tokens"])
             split.unknown_tokens += shard.unknown_tokens
             tally.skipped += shard.problems
             tally.passages += len(shard.columns["token_count"])
             tally.blanks += len(shard.columns["gold"])
             tally.labelled += shard.labelled
-            progress.update(shard.read)
+            progress.update(len(shard.id_digests) + len(shard.problems))
     writer.close()
     values, times = np.unique(np.concatenate(digests), return_counts=True)
     if len(values) < times.sum():

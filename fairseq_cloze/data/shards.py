@@ -104,7 +104,6 @@ class ShardEncoder:
                 problems.append((error.source, error.problem))
         columns = encode_passages(passages, self.vocabulary, self.options)
         report = {
-            "read": len(shard),
             "labelled": int((columns["gold"] != UNLABELLED).sum()),
             "unknown_tokens": int((columns["tokens"] == UNK).sum()),
             "problems": problems,
@@ -138,7 +137,6 @@ class EncodedShard:
             report = json.loads(arrays["report"].tobytes())
             self.id_digests: np.ndarray = arrays["id_digest"]  #: see :func:`id_digest`, ``uint64 (passages,)``
             self.columns: Columns = {name: arrays[name] for name in COLUMNS}
-        self.read: int = report["read"]  #: records met
         self.labelled: int = report["labelled"]  #: blanks with an answer
         self.unknown_tokens: int = report["unknown_tokens"]
         self.problems: list[tuple[str, str]] = [(source, reason) for source, reason in report["problems"]]

@@ -67,23 +67,14 @@ class StoreWriter:
 
 @dataclass(frozen=True)
 class EncodedPassage:
-    """One passage of a store.
-
-    Attributes:
-        id: passage id
-        tokens: embedding rows, a blank is one ``<mask>``, ``(tokens,)``
-        sentence_starts: offsets into *tokens*, ascending, ``(sentences,)``
-        blank_positions: offsets of the masks in *tokens*, ``(blanks,)``
-        gold: index of the right candidate or -1, ``(blanks,)``
-        candidates: per blank, per candidate, its tokens; none for "nothing goes here"
-    """
+    """One passage of a store."""
 
     id: str
-    tokens: np.ndarray
-    sentence_starts: np.ndarray
-    blank_positions: np.ndarray
-    gold: np.ndarray
-    candidates: list[list[np.ndarray]]
+    tokens: np.ndarray  #: embedding rows, a blank is one ``<mask>``, ``(tokens,)``
+    sentence_starts: np.ndarray  #: offsets into *tokens*, ascending, ``(sentences,)``
+    blank_positions: np.ndarray  #: offsets of the masks in *tokens*, ``(blanks,)``
+    gold: np.ndarray  #: index of the right candidate or -1, ``(blanks,)``
+    candidates: list[list[np.ndarray]]  #: per blank, per candidate, its tokens; none for "nothing goes here"
 
 
 class Store:

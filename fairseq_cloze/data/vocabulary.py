@@ -1,8 +1,7 @@
-"""Vocabulary: the byte-level BPE and the dictionary that belong to one set of RoBERTa weights.
+"""Vocabulary: the byte-level BPE and the dictionary that belong to one set of RoBERTa weights, in fairseq's files.
 
-fairseq keeps it in three files: ``encoder.json`` (BPE token → BPE number), ``vocab.bpe`` (the merges, in order) and
-``dict.txt`` (one BPE number per line; the line's rank, after four special symbols, is the row of the embedding).
-``<mask>`` is added at the end when ``dict.txt`` does not list it.
+``encoder.json`` has BPE token → BPE number, ``vocab.bpe`` the merges in order, ``dict.txt`` a BPE number a line, whose
+rank, after four special symbols, is the row of the embedding; ``<mask>`` is the last row where it is not listed.
 """
 
 from __future__ import annotations
@@ -34,11 +33,7 @@ GPT2_BPE_URL = "https://dl.fbaipublicfiles.com/fairseq/gpt2_bpe/"
 
 
 class Vocabulary:
-    """Text ↔ embedding rows.
-
-    Args:
-        files: contents of :data:`FILES`, by name
-        origin: where they came from, for messages
+    """Text ↔ embedding rows, from the contents of :data:`FILES` and where they came from, for messages.
 
     Raises:
         ClozeError: the files cannot be read or do not belong together
@@ -49,17 +44,9 @@ class Vocabulary:
         self.origin = origin
         self._numbers: dict[str, int] = _parse_json(self.files[ENCODER_FILE], f"{origin}: {ENCODER_FILE}")
         #: pairs of tokens in order of rank
-        self.merges = _parse_pairs(
-            self.files[MERGES_FILE],
-            f"{origin}: {MERGES_FILE}",
-            "two tokens with a space between them",
-            "copy the file again",
-        )
-        dictionary = _parse_pairs(
-            self.files[DICTIONARY_FILE],
-            f"{origin}: {DICTIONARY_FILE}",
-            "a symbol and a count",
-            "take the dict.txt that came with the weights",
+        self.merges = self._pairs(MERGES_FILE, "two tokens with a space between them", "copy the file again")
+        dictionary = self._pairs(
+            DICTIONARY_FILE, "a symbol and a count", "take the dict.txt that came with the weights"
         )
         #: dictionary symbols by embedding row, special symbols and ``<mask>`` included
         self.symbols: list[str] = [*SPECIAL_SYMBOLS, *(symbol for symbol, _ in dictionary)]
@@ -81,6 +68,19 @@ class Vocabulary:
                 f"{known:,} of {len(self._numbers):,} BPE tokens stand in the dictionary; "
                 "take all three files from the folder of the weights"
             )
+
+    def _pairs(self, name: str, expected: str, what_to_do: str) -> list[tuple[str, str]]:
+        """The two words of each line of a file."""
+        pairs = []
+        for number, line in enumerate(self.files[name].decode("utf-8", "replace").split("\n"), 1):
+            if not line or (number == 1 and line.startswith("#version")):
+                continue
+            pair = line.rstrip("\r").split(" ")
+            if len(pair) != 2 or (name == DICTIONARY_FILE and not pair[1].isdigit()):
+                where = f"{self.origin}: {name}, line {number}"
+                raise ClozeError(f"{where}: expected {expected}, found '{line[:40]}'; {what_to_do}")
+            pairs.append((pair[0], pair[1]))
+        return pairs
 
     def __reduce__(self) -> Any:
         """Other processes read the files anew rather than get what was made of them."""
@@ -109,12 +109,9 @@ class Vocabulary:
 
     @classmethod
     def build(cls, tokens: Sequence[str], merges: Sequence[tuple[str, str]], origin: str) -> Vocabulary:
-        """Make the three files from a Hugging Face style vocabulary, with BPE numbers by GPT-2's rule.
+        """Make the three files from Hugging Face's tokens by row, without special ones, and merges in order of rank.
 
-        Args:
-            tokens: tokens by embedding row, without the four special symbols and ``<mask>``
-            merges: pairs in order of rank
-            origin: where they came from, for messages
+        BPE numbers follow GPT-2's rule: bytes in its order, then one per merge, then the end of text.
         """
         numbers: dict[str, int] = {}
         for token in [*_byte_characters(), *(left + right for left, right in merges), END_OF_TEXT]:
@@ -253,16 +250,3 @@ def _parse_json(content: bytes, where: str) -> dict[str, int]:
     if not isinstance(numbers, dict) or not numbers or not all(type(value) is int for value in numbers.values()):
         raise ClozeError(f"{where}: expected a JSON object from BPE tokens to numbers; copy the file again")
     return numbers
-
-
-def _parse_pairs(content: bytes, where: str, expected: str, what_to_do: str) -> list[tuple[str, str]]:
-    """The two words of each line that is not empty."""
-    pairs = []
-    for number, line in enumerate(content.decode("utf-8", "replace").split("\n"), 1):
-        if not line or (number == 1 and line.startswith("#version")):
-            continue
-        pair = line.rstrip("\r").split(" ")
-        if len(pair) != 2 or ("count" in expected and not pair[1].isdigit()):
-            raise ClozeError(f"{where}, line {number}: expected {expected}, found '{line[:40]}'; {what_to_do}")
-        pairs.append((pair[0], pair[1]))
-    return pairs

@@ -1,8 +1,8 @@
-"""Distractors: words of the kind and frequency of the right one that do not fit.
+"""Distractors: words of the kind and frequency of the right one that do not fit, with the text itself as evidence.
 
-Without a language model the text itself is the evidence.  A content word that was seen with the content words beside
-the blank may fit and is left out; of the others those come first that were seen with its function words, as they fit
-the grammar.  A function word is kept if it was seen with the words beside the blank far less often than the right one.
+A content word that was seen with the content words beside the blank may fit and is left out; of the others those come
+first that were seen with its function words, as they fit the grammar.  A function word is kept if it was seen with the
+words beside the blank far less often than the right one.
 """
 
 from __future__ import annotations
@@ -124,14 +124,8 @@ class Distractors:
             words = list(_COORDINATORS) if slot.word in ("but", "so") else []
         else:
             words = list(CLOSED[slot.kind])
-        words = [
-            word
-            for word in words
-            if word != slot.word
-            and word not in (slot.before, slot.after)
-            and word not in _ALIKE.get(slot.word, ())
-            and suits_article(word, slot)
-        ]
+        unfit = {slot.word, slot.before, slot.after, *_ALIKE.get(slot.word, ())}
+        words = [word for word in words if word not in unfit and suits_article(word, slot)]
         rng.shuffle(words)
         if self._evidence and slot.kind in _WEIGHED and words:
             fit = np.ones(len(words) + 1)

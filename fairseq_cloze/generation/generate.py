@@ -1,7 +1,6 @@
-"""Generate: cloze passages from raw prose.
+"""Generate: cloze passages from raw prose, which is read twice: to count its words, and to make the passages.
 
-The text is read twice: to count its words, and to make the passages.  Both times it goes through workers in chunks, in
-order, and every choice depends on the seed and the passage alone; so the output is the same whatever their number.
+Every choice depends on the counts, the seed and the passage alone, so the output is the same for any number of workers.
 """
 
 from __future__ import annotations
@@ -86,9 +85,6 @@ def generate_passages(
         limit: most passages, spread evenly over the text
         tally: filled with counts
 
-    Yields:
-        the fields of a passage: ``id``, ``article``, ``options``, ``answers``
-
     Raises:
         ClozeError: nothing to read, a file that does not fit, a checkpoint that cannot be used, no passage
         SetupError: TextBlob or Lemminflect is not installed
@@ -132,12 +128,11 @@ def generate_passages(
 
 
 def _default_workers(lm: PathLike | None) -> int:
-    if lm is not None:
-        import torch
+    if lm is None:
+        return cores()
+    import torch
 
-        if torch.cuda.is_available():
-            return 1  # each worker would load a model of its own
-    return cores()
+    return 1 if torch.cuda.is_available() else cores()  # each worker would load a model of its own
 
 
 @contextmanager

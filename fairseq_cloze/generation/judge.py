@@ -37,13 +37,16 @@ class Judge:
 
         Args:
             texts: the passages with the right words in them
-            drafts: per passage its blanks with their proposals, at least one blank
+            drafts: per passage its blanks with their proposals
             tally: gets the counts of judged and of dropped proposals and blanks
         """
         passages = []
         for text, blanks in zip(texts, drafts):
             candidates = tuple((blank.slot.gold, *blank.distractors) for blank in blanks)
-            passages.append(Passage("", "", with_gaps(text, blanks), candidates, (0,) * len(blanks)))
+            if blanks:
+                passages.append(Passage("", "", with_gaps(text, blanks), candidates, (0,) * len(blanks)))
+        if not passages:
+            return [[] for _ in drafts]
         store = self._ranker.encode(passages)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # as in every worker: sums in another order could tip a decision

@@ -141,12 +141,8 @@ class Maker:
         self, excerpts: Sequence[Excerpt], drafts: Sequence[tuple[list[Blank], int]], judged: Counter[str]
     ) -> Iterator[list[Blank] | None]:
         chosen = [blanks for blanks, _ in drafts]
-        some = [number for number, blanks in enumerate(chosen) if blanks]
-        if self._judge is not None and some:
-            texts = [excerpts[number].text for number in some]
-            picked = self._judge.pick(texts, [chosen[number] for number in some], judged)
-            for number, blanks in zip(some, picked):
-                chosen[number] = blanks
+        if self._judge is not None:
+            chosen = self._judge.pick([excerpt.text for excerpt in excerpts], chosen, judged)
         for blanks, (_, wanted) in zip(chosen, drafts):
             while len(blanks) > wanted:
                 places = [blank.slot.place for blank in blanks]

@@ -1,8 +1,4 @@
-"""Slots: which words of a text to ask for.
-
-About one word in seventeen, spread evenly, none in the first sentence, none near another; two thirds content words and
-one third function words, as in the exams of CLOTH.
-"""
+"""Slots: which words of a text to ask for: spread evenly, two thirds content words, as in the exams of CLOTH."""
 
 from __future__ import annotations
 
@@ -29,28 +25,17 @@ _TRIES = 8  # words of a stretch for which distractors are looked for
 
 @dataclass(frozen=True)
 class Slot:
-    """A word that could become a blank.
-
-    Attributes:
-        start, end: offsets in the text
-        place: number of words before it in the text
-        gold: the word as it stands there
-        word: in lower case
-        kind: see :func:`fairseq_cloze.generation.words.kind_at`
-        before, after: the tokens beside it in its sentence, in lower case, empty where there is none
-        content_before, content_after: the nearest content words of its sentence, likewise
-        sentence: words of its sentence, in lower case
-    """
+    """A word that could become a blank."""
 
     start: int
     end: int
-    place: int
-    gold: str
-    word: str
-    kind: str
-    before: str
+    place: int  #: number of words before it in the text
+    gold: str  #: the word as it stands there
+    word: str  #: in lower case, as all that follows
+    kind: str  #: see :func:`fairseq_cloze.generation.words.kind_at`
+    before: str  #: the token beside it in its sentence, empty where there is none
     after: str
-    content_before: str
+    content_before: str  #: the nearest content word of its sentence, likewise
     content_after: str
     sentence: tuple[str, ...]
 

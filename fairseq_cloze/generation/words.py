@@ -1,8 +1,7 @@
 """Words: the tokens of a sentence, their part of speech in context, and the kind of word a blank could ask for.
 
-Tags are Penn's.  TextBlob's tagger proposes one per word, with Brill's rules of context, and a word has a kind only if
-Lemminflect's dictionary knows the word with that tag and nothing beside it speaks against it: of fifteen words one
-becomes a blank, so a doubtful one is no loss.  Both work offline.
+Tags are Penn's.  TextBlob's tagger proposes one per word, and a word has a kind only if Lemminflect's dictionary knows
+it with that tag and nothing beside it speaks against it, as a doubtful word is no loss.
 """
 
 from __future__ import annotations

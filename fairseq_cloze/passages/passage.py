@@ -16,32 +16,18 @@ UNLABELLED = -1
 
 @dataclass(frozen=True)
 class Passage:
-    """One checked passage.
+    """One checked passage."""
 
-    Attributes:
-        id: name under which predictions are written
-        source: file (and line) it came from, for messages
-        article: the text as given, with one run of underscores per blank
-        candidates: per blank the options, stripped, case kept
-        gold: per blank the index of the right candidate, :data:`UNLABELLED` where it is not known
-        ranks: per blank the graded relevance of each candidate (higher is better), or ``None``
-    """
-
-    id: str
-    source: str
-    article: str
-    candidates: tuple[tuple[str, ...], ...]
-    gold: tuple[int, ...]
-    ranks: tuple[tuple[float, ...], ...] | None = None
+    id: str  #: name under which predictions are written
+    source: str  #: file (and line) it came from, for messages
+    article: str  #: the text as given, with one run of underscores per blank
+    candidates: tuple[tuple[str, ...], ...]  #: per blank the options, stripped, case kept
+    gold: tuple[int, ...]  #: per blank the index of the right candidate, :data:`UNLABELLED` where it is not known
+    ranks: tuple[tuple[float, ...], ...] | None = None  #: per blank how relevant each candidate is, higher is better
 
     @classmethod
     def from_json(cls, fields: Any, source: str, default_id: str) -> Passage:
-        """Check what a passage's JSON holds, see ``docs/formats.md``.
-
-        Args:
-            fields: ``article``, ``options``, ``answers``, and optionally ``ranks`` and ``id``
-            source: where it came from, for messages
-            default_id: the id of a passage without an ``id``
+        """Check what a passage's JSON holds, see ``docs/formats.md``; *default_id* is for one without an ``id``.
 
         Raises:
             NoBlankError: the article has no blank
