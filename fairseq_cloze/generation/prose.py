@@ -77,9 +77,6 @@ class Excerpt:
     text: str
 
 
-# -- files -----------------------------------------------------------------------------------------------------------
-
-
 def find_texts(paths: Sequence[PathLike]) -> list[tuple[Path, str]]:
     """List the text files under *paths* with their names, in the order given, those of a folder sorted.
 
@@ -235,9 +232,6 @@ def unsuitable(text: str) -> str:
     if len(words) >= 12 and sum(word.lower().strip("\"'“‘,.;") in _COMMON for word in words) < 0.2 * len(words):
         return "not English prose"
     return ""
-
-
-# -- excerpts -------------------------------------------------------------------------------------------------------
 
 
 def sentences(text: str) -> list[tuple[int, int]]:

@@ -124,9 +124,6 @@ def _glued(text: str, start: int, end: int) -> bool:
     return before.isalnum() or after.isalnum() or before in marks or after in marks and next_but_one.isalnum()
 
 
-# -- dictionary ------------------------------------------------------------------------------------------------------
-
-
 def _package(name: str) -> Any:
     try:
         return import_module(name)
@@ -183,9 +180,6 @@ def pool_kinds(word: str) -> tuple[str, ...]:
     if kind is None:
         return ()
     return ("VBD", "VBD/VBN", "VBN") if kind == "VBD/VBN" else (kind,)
-
-
-# -- kind in context -------------------------------------------------------------------------------------------------
 
 
 def kind_at(tokens: Sequence[Token], at: int) -> str | None:

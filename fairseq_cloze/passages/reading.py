@@ -66,9 +66,6 @@ class Tally:
             )
 
 
-# -- finding and reading files ---------------------------------------------------------------------------------------
-
-
 def find_files(path: PathLike, tally: Tally | None = None) -> list[tuple[Path, str]]:
     """List the passage files under *path* with their default passage ids, sorted by path.
 
@@ -152,9 +149,6 @@ def find_records(files: Iterable[tuple[Path, str]]) -> Iterator[Record]:
 
 def _why(error: Exception) -> str:
     return f"cannot be read ({error}); check the file"
-
-
-# -- passages --------------------------------------------------------------------------------------------------------
 
 
 def read_passages(paths: Iterable[PathLike], on_error: str = "stop", tally: Tally | None = None) -> Iterator[Passage]:
