@@ -1,7 +1,5 @@
 """Statistics: how far a share may be off, and whether a difference may be luck."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

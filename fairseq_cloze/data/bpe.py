@@ -4,8 +4,6 @@ Byte-level BPE first splits a text into words and never merges across them.  The
 make up nearly all of its texts, so that most of the work is one regular expression and one dictionary.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from itertools import chain

@@ -1,7 +1,5 @@
 """Data-bin: a folder with encoded splits, the vocabulary they were encoded with, and a manifest."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -3,8 +3,6 @@
 Workers encode shards of the input, whose files are meanwhile appended, in order, to the columns of the data-bin.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -4,8 +4,6 @@ A shard's file appears whole or not at all, and its content follows from the inp
 taken up by leaving out the shards whose files are there, and the number of workers changes nothing.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -5,8 +5,6 @@ first that were seen with its function words, as they fit the grammar.  A functi
 words beside the blank far less often than the right one.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections.abc import Iterator, Sequence

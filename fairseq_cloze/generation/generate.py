@@ -3,8 +3,6 @@
 Every choice depends on the counts, the seed and the passage alone, so the output is the same for any number of workers.
 """
 
-from __future__ import annotations
-
 import gzip
 import json
 import tempfile

@@ -1,7 +1,5 @@
 """Judge: a language model says which proposed distractors would be right, too, in one forward per passage."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Sequence

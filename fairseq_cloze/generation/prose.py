@@ -3,8 +3,6 @@
 Paragraphs that are not English prose are left out with a reason, and no excerpt reaches across one.
 """
 
-from __future__ import annotations
-
 import codecs
 import os
 import re

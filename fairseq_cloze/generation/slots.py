@@ -1,7 +1,5 @@
 """Slots: which words of a text to ask for: spread evenly, two thirds content words, as in the exams of CLOTH."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

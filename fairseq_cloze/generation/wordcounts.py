@@ -4,8 +4,6 @@ Rare words are dropped when there are too many.  Pairs (neighbours, and content 
 sentence) go into two rows of hashed counters, of which the lower one counts: never too low, seldom too high.
 """
 
-from __future__ import annotations
-
 import re
 import zlib
 from bisect import bisect_left

@@ -4,8 +4,6 @@ Tags are Penn's.  TextBlob's tagger proposes one per word, and a word has a kind
 it with that tag and nothing beside it speaks against it, as a doubtful word is no loss.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Reading: passages from files: one JSON file per passage, a folder tree of them, or JSONL; each may be gzipped."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import lzma

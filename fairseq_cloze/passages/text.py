@@ -1,7 +1,5 @@
 """Text of a passage: normalisation, blanks, sentences; plain strings, no tokens."""
 
-from __future__ import annotations
-
 import re
 
 #: One run of underscores is one blank; a number inside the run (``___41___``) belongs to it, one beside it is text.
