@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from typing import Any, Generic, TypeVar
 
@@ -25,13 +24,10 @@ def cores() -> int:
 
 
 class Pool(Generic[Task, Result]):
-    """Calls a function for many tasks, in worker processes or in this one.
+    """Calls a function for many tasks in so many processes; with one worker, this process does the work.
 
-    Workers are new interpreters, and end with this process, by ``kill -9`` as well.  Ctrl-C reaches this process alone.
-
-    Args:
-        workers: how many processes; with one, this process does the work
-        function: takes a task; each worker gets a copy, by pickle, and keeps it
+    Workers are new interpreters that get a copy of the function, by pickle, and keep it.  They end with this process,
+    by ``kill -9`` as well.  Ctrl-C reaches this process alone.
     """
 
     def __init__(self, workers: int, function: Callable[[Task], Result]) -> None:
@@ -68,27 +64,19 @@ class Pool(Generic[Task, Result]):
             return
         under_way: deque[Future[Result]] = deque()
         for task in tasks:
-            with _interrupts_wait():  # a worker is started here, and inherits that
+            # Ctrl-C reaches parent and workers alike, and the parent decides; a worker is started here, and inherits it
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
                 under_way.append(self._executor.submit(_work, task))
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
             if len(under_way) > 4 * self._workers:
                 yield under_way.popleft().result()
         while under_way:
             yield under_way.popleft().result()
 
 
-@contextmanager
-def _interrupts_wait() -> Iterator[None]:
-    """Hold Ctrl-C back: it reaches parent and workers alike, and the parent decides."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-# -- inside a worker -------------------------------------------------------------------------------------------------
-
-_function: Callable[[Any], Any]
+_function: Callable[[Any], Any]  # inside a worker
 
 
 def _start_worker(function: Callable[[Any], Any]) -> None:

@@ -4,8 +4,6 @@ Byte-level BPE first splits a text into words and never merges across them.  The
 make up nearly all of its texts, so that most of the work is one regular expression and one dictionary.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from itertools import chain
@@ -25,12 +23,7 @@ _WORD_BYTES = 200  # what a word takes beside its characters
 
 
 class WordEncoder:
-    """Encode texts with a ``tokenizers.Tokenizer``, remembering words.
-
-    Args:
-        tokenizer: splits as GPT-2 does
-        row_of_number: embedding row of each BPE number, in the type that is wanted
-    """
+    """Encode texts with a ``tokenizers.Tokenizer`` and the row of each of its numbers, remembering words."""
 
     def __init__(self, tokenizer: Any, row_of_number: np.ndarray) -> None:
         self._tokenizer = tokenizer

@@ -1,7 +1,5 @@
 """Data-bin: a folder with encoded splits, the vocabulary they were encoded with, and a manifest."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,10 +17,7 @@ FORMAT_VERSION = 1
 
 
 class DataBin:
-    """A data-bin on disk; splits are opened on demand.
-
-    Args:
-        folder: what ``fairseq-cloze prepare`` wrote
+    """A data-bin on disk, as ``fairseq-cloze prepare`` wrote it; splits are opened on demand.
 
     Raises:
         DataBinError: not a complete data-bin, or one of another format version
@@ -31,28 +26,19 @@ class DataBin:
     def __init__(self, folder: PathLike) -> None:
         self.folder = Path(folder)
         self.manifest = _read_manifest(self.folder)
+        self.splits: dict[str, Any] = self.manifest["splits"]  #: manifest entries by name
+        self.encoding = EncodingOptions(**self.manifest["encoding"])  #: how text became tokens
         self.vocabulary = Vocabulary.load(self.folder)
-        recorded = self.manifest["vocabulary"]
-        for part in ("dictionary_digest", "bpe_digest"):
-            if recorded[part] != getattr(self.vocabulary, part):
+        for part, found in _digests(self.vocabulary).items():
+            expected = self.manifest["vocabulary"][part]
+            if expected != found:
                 raise DataBinError(
                     f"{self.folder}: the {part.split('_')[0]} files were changed after the data-bin was prepared "
-                    f"(expected {recorded[part][:12]}, found {getattr(self.vocabulary, part)[:12]}); "
-                    "run 'fairseq-cloze prepare' again"
+                    f"(expected {expected[:12]}, found {found[:12]}); run 'fairseq-cloze prepare' again"
                 )
 
-    @property
-    def splits(self) -> dict[str, Any]:
-        """Manifest entries by split name."""
-        return self.manifest["splits"]
-
-    @property
-    def encoding(self) -> EncodingOptions:
-        """How text became tokens."""
-        return EncodingOptions(**self.manifest["encoding"])
-
     def open(self, split: str) -> Store:
-        """Map a split; constant time and memory.
+        """Map a split, see :meth:`Store.open`.
 
         Raises:
             DataBinError: no such split, or damaged files
@@ -65,6 +51,10 @@ class DataBin:
         return Store.open(self.folder / split, self.splits[split]["columns"])
 
 
+def _digests(vocabulary: Vocabulary) -> dict[str, str]:
+    return {"dictionary_digest": vocabulary.dictionary_digest, "bpe_digest": vocabulary.bpe_digest}
+
+
 def write_manifest(
     folder: Path, vocabulary: Vocabulary, encoding: EncodingOptions, splits: Mapping[str, Any], version: str
 ) -> None:
@@ -73,11 +63,7 @@ def write_manifest(
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "written_by": f"fairseq-cloze {version}",
-        "vocabulary": {
-            "rows": len(vocabulary),
-            "dictionary_digest": vocabulary.dictionary_digest,
-            "bpe_digest": vocabulary.bpe_digest,
-        },
+        "vocabulary": {"rows": len(vocabulary), **_digests(vocabulary)},
         "encoding": encoding.to_dict(),
         "splits": dict(splits),
     }
@@ -95,8 +81,8 @@ def check_replaceable(folder: Path) -> None:
     written |= {Path(split, f"{column}.bin") for split in splits for column in COLUMNS}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
-        is_split = str(name) in splits and path.is_dir() and not path.is_symlink()
-        if not is_split and (name not in written or (path.is_dir() and not path.is_symlink())):
+        is_folder = path.is_dir() and not path.is_symlink()
+        if str(name) not in splits if is_folder else name not in written:
             raise DataBinError(
                 f"{path}: was not written by 'fairseq-cloze prepare' and would be lost with {folder}; move it away, or "
                 "choose another --out"

@@ -3,8 +3,6 @@
 Encoded passages travel and rest as *columns*: flat numpy arrays over many passages, described by :data:`COLUMNS`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -39,15 +37,10 @@ COLUMNS: Mapping[str, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class EncodingOptions:
-    """How text becomes tokens; recorded in the manifest and in every result.
+    """How text becomes tokens; recorded in the manifest and in every result."""
 
-    Attributes:
-        text_norm: ``standard`` or ``none``, see :func:`fairseq_cloze.passages.text.normalise`
-        sentence_case: capitalise candidates of blanks that open a sentence
-    """
-
-    text_norm: str = "standard"
-    sentence_case: bool = False
+    text_norm: str = "standard"  #: or ``none``, see :func:`fairseq_cloze.passages.text.normalise`
+    sentence_case: bool = False  #: capitalise candidates of blanks that open a sentence
 
     def __post_init__(self) -> None:
         if self.text_norm not in TEXT_NORMS:
@@ -64,19 +57,11 @@ DEFAULT_ENCODING = EncodingOptions()
 def encode_passages(
     passages: Sequence[Passage], vocabulary: Vocabulary, options: EncodingOptions = DEFAULT_ENCODING
 ) -> Columns:
-    """Encode passages into columns.
+    """Encode passages into the arrays of :data:`COLUMNS`.
 
     The text between two blanks loses its trailing white space, as ``<mask>`` takes it in RoBERTa's pretraining input;
     a candidate gets one leading space where its blank had white space before it.  Text is cut at blanks and between
     sentences before it is encoded, which changes no token: byte-level BPE never merges across those places.
-
-    Args:
-        passages: checked passages
-        vocabulary: BPE and dictionary
-        options: text normalisation and capitalisation
-
-    Returns:
-        the arrays of :data:`COLUMNS`
     """
     texts: list[str] = []
     plans = [_plan(passage, options, texts) for passage in passages]
@@ -138,11 +123,7 @@ _TEXT, _BLANK, _SENTENCE = range(3)
 
 
 def _plan(passage: Passage, options: EncodingOptions, texts: list[str]) -> tuple[list[int], list[list[str]]]:
-    """Append the texts of a passage to *texts*: parts of the article, then candidates.
-
-    Returns:
-        the order of the parts, and the candidates of each blank as they are compared, empty for "nothing"
-    """
+    """Append the texts of a passage, then of its candidates; return the order of its parts, and the candidates."""
     article = normalise(passage.article, options.text_norm)
     blanks = [match.span() for match in BLANK.finditer(article)]
     breaks = iter([*sentence_breaks(article), len(article) + 1])

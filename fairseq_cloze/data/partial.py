@@ -24,20 +24,13 @@ _SHARDS = re.compile(r"shards-[0-9a-f]{32}")
 
 
 class Partial:
-    """A growing data-bin.
+    """A data-bin that grows, to be named *out*.
 
     An error in the input removes it, as the input has to change; all else that ends a run leaves it to the next one.
-
-    Args:
-        out: the name the data-bin will have
-
-    Attributes:
-        was_empty: no earlier run has left anything
-        goes_on: what was left is of the command that claimed it
     """
 
-    was_empty = True
-    goes_on = False
+    was_empty = True  #: no earlier run has left anything
+    goes_on = False  #: what was left is of the command that claimed it
     _finished = False
 
     def __init__(self, out: Path) -> None:
@@ -46,39 +39,30 @@ class Partial:
         self.data_bin = self.folder / "data-bin"
 
     def __enter__(self) -> Partial:
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
-            raise self._in_the_way()
-        self.folder.mkdir(exist_ok=True)
-        self._lock = os.open(self.folder, os.O_RDONLY)
+        folder = self.folder
+        is_folder = folder.is_dir() and not folder.is_symlink()
+        if os.path.lexists(folder) and not (is_folder and ((folder / MARKER).exists() or not any(folder.iterdir()))):
+            raise ClozeError(
+                f"{folder}: is in the way, as the data-bin would grow under that name, and was not written by "
+                "'fairseq-cloze prepare'; move it away, or choose another --out"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(folder, os.O_RDONLY)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.path.samestat(os.fstat(self._lock), os.stat(self.folder)):
+            if not os.path.samestat(os.fstat(self._lock), os.stat(folder)):
                 raise BlockingIOError
         except (BlockingIOError, FileNotFoundError) as error:
             os.close(self._lock)
             raise ClozeError(
                 f"{self._out}: another 'prepare' is writing it; wait for it, or choose another --out"
             ) from error
-        found = {path.name for path in self.folder.iterdir()}
-        if found and MARKER not in found:
-            os.close(self._lock)
-            raise self._in_the_way()
-        (self.folder / MARKER).touch()
-        self.was_empty = not found - {MARKER}
+        (folder / MARKER).touch()
+        self.was_empty = len(os.listdir(folder)) == 1
         return self
 
-    def _in_the_way(self) -> ClozeError:
-        return ClozeError(
-            f"{self.folder}: is in the way, as the data-bin would grow under that name, and was not written by "
-            "'fairseq-cloze prepare'; move it away, or choose another --out"
-        )
-
     def claim(self, command: str) -> Path:
-        """Remove all that is not of a command, and begin the data-bin anew.
-
-        Args:
-            command: a digest of all that decides what the shards hold
+        """Remove all that is not of a command, given by a digest, and begin the data-bin anew.
 
         Returns:
             the folder of its shards, with those that are done

@@ -1,10 +1,7 @@
 """Prepare: passages on disk → a data-bin, each passage encoded once.
 
-The input is cut into shards, which workers read, check and encode.  Meanwhile their files are appended, in order, to
-the columns of the data-bin, which appears under its name only when it is complete.
+Workers encode shards of the input, whose files are meanwhile appended, in order, to the columns of the data-bin.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
@@ -14,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from ..errors import ClozeError
@@ -26,7 +24,7 @@ from ..version import __version__
 from .databin import FORMAT_VERSION, check_replaceable, write_manifest
 from .encoding import DEFAULT_ENCODING, EncodingOptions
 from .partial import Partial
-from .shards import EncodedShard, IdDigests, Shard, ShardEncoder, Work, can_be_read_again, is_sound, plan, stamp
+from .shards import EncodedShard, Shard, ShardEncoder, is_sound, plan, stamp
 from .store import StoreWriter
 from .vocabulary import Vocabulary
 
@@ -39,17 +37,32 @@ _SKIPPED_LISTED = 1000  # skipped passages named in the manifest; all are counte
 
 @dataclass
 class SplitReport:
-    """What went into one split."""
+    """What goes into one split: its input, and the counts of what was read."""
 
     split: str
-    tally: Tally
-    read: int = 0
+    paths: Sequence[PathLike]
+    files: list[tuple[Path, str]] = field(init=False)
+    tally: Tally = field(default_factory=Tally)
     tokens: int = 0
     unknown_tokens: int = 0
     columns: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.files = [file for path in self.paths for file in find_files(path, self.tally)]
+
+    @property
+    def read(self) -> int:
+        """Passages met, those that were skipped included."""
+        return self.tally.passages + len(self.tally.skipped)
+
+    def shards(self, folder: Path) -> Iterator[tuple[Shard, Path, bool]]:
+        """The tasks of :class:`fairseq_cloze.data.shards.ShardEncoder`, which go to files in *folder*."""
+        for number, shard in enumerate(plan(self.files)):
+            yield shard, folder / f"{self.split}-{number:06d}.npz", self.split in LABELLED_SPLITS
+
     def to_dict(self) -> dict[str, Any]:
         """The split's entry in the manifest."""
+        skipped = self.tally.skipped
         return {
             "read": self.read,
             "passages": self.tally.passages,
@@ -57,10 +70,8 @@ class SplitReport:
             "labelled_blanks": self.tally.labelled,
             "tokens": self.tokens,
             "unknown_tokens": self.unknown_tokens,
-            "skipped": len(self.tally.skipped),
-            "skipped_passages": [
-                {"source": source, "reason": reason} for source, reason in self.tally.skipped[:_SKIPPED_LISTED]
-            ],
+            "skipped": len(skipped),
+            "skipped_passages": [{"source": source, "reason": why} for source, why in skipped[:_SKIPPED_LISTED]],
             "ignored_files": len(self.tally.ignored_files),
             "columns": self.columns,
         }
@@ -69,8 +80,8 @@ class SplitReport:
         """Counts for people; skipped passages by name, the first ten of them."""
         skipped = self.tally.skipped
         counts = f"{self.read:,} passages, {self.tally.blanks:,} blanks, {len(skipped):,} skipped"
-        if self.tally.labelled != self.tally.blanks:
-            counts += f", {self.tally.blanks - self.tally.labelled:,} blanks unlabelled"
+        if unlabelled := self.tally.blanks - self.tally.labelled:
+            counts += f", {unlabelled:,} blanks unlabelled"
         if self.tally.ignored_files:
             counts += f", {len(self.tally.ignored_files):,} files that are neither JSON nor JSONL ignored"
         out = [f"{self.split}: {counts}"]
@@ -80,24 +91,6 @@ class SplitReport:
         if self.unknown_tokens:
             out.append(f"  {self.unknown_tokens:,} of {self.tokens:,} tokens are not in the dictionary (<unk>)")
         return out
-
-
-@dataclass
-class _Split:
-    """A split to be prepared."""
-
-    name: str
-    paths: Sequence[PathLike]
-    files: list[tuple[Path, str]]
-    tally: Tally
-
-    def shards(self, folder: Path) -> Iterator[tuple[Shard, Path]]:
-        """The shards and where each is encoded to."""
-        return ((shard, folder / f"{self.name}-{number:06d}.npz") for number, shard in enumerate(plan(self.files)))
-
-    def tasks(self, folder: Path, work: Work) -> Iterator[tuple[Shard, Path, Work]]:
-        """What :class:`fairseq_cloze.data.shards.ShardEncoder` takes."""
-        return ((shard, target, work) for shard, target in self.shards(folder))
 
 
 def prepare(
@@ -110,10 +103,7 @@ def prepare(
     overwrite: bool = False,
     tell: Callable[[str], None] = lambda line: None,
 ) -> list[SplitReport]:
-    """Encode passages into a data-bin.
-
-    A run that was cut off is taken up by the same call; the data-bin is the same, byte for byte, however often that
-    happened and however many workers there were.
+    """Encode passages into a data-bin, the same, byte for byte, however often the same call had to take it up.
 
     Args:
         inputs: files or folders per split name
@@ -125,19 +115,15 @@ def prepare(
         overwrite: replace an existing data-bin, unless it holds anything that was not written here
         tell: given a line about what an earlier run has left
 
-    Returns:
-        a report per split, in the order of *inputs*
-
     Raises:
-        ClozeError: input that does not fit, a full disk, *out* exists or holds what would be lost; nothing new is left
-            under *out*'s name
+        ClozeError: input that does not fit, a full disk, *out* exists or holds what would be lost
     """
     out = Path(out)
     if not inputs:
         raise ClozeError("nothing to prepare; give --train, --valid or --test")
-    if out.exists() and not overwrite:
-        raise ClozeError(f"{out}: already exists; choose another --out, or pass --overwrite to replace it")
     if out.exists():
+        if not overwrite:
+            raise ClozeError(f"{out}: already exists; choose another --out, or pass --overwrite to replace it")
         check_replaceable(out)
     for path in (path for paths in inputs.values() for path in paths):
         if Path(path).resolve() in out.resolve().parents:
@@ -146,7 +132,7 @@ def prepare(
     partial = Partial(out)
     try:
         with partial:
-            splits = [_find(name, paths) for name, paths in inputs.items()]
+            splits = [SplitReport(name, paths) for name, paths in inputs.items()]
             read = [stamp(split.files) for split in splits]
             shards = partial.claim(_digest(splits, read, vocabulary, options, on_error))
             if partial.goes_on:
@@ -155,121 +141,92 @@ def prepare(
                 tell(f"starting over: {partial.folder} was left by another command, other input or another version")
             for name, content in vocabulary.files.items():
                 (partial.data_bin / name).write_bytes(content)
-            with Pool(workers or cores(), ShardEncoder(vocabulary)) as pool:
-                reports = [
-                    _prepare_split(
-                        split,
-                        pool.run(split.tasks(shards, Work(options, split.name in LABELLED_SPLITS, on_error == "stop"))),
-                        partial.data_bin / split.name,
-                        len(vocabulary),
-                    )
-                    for split in splits
-                ]
+            with Pool(workers or cores(), ShardEncoder(vocabulary, options, on_error == "stop")) as pool:
+                for split in splits:
+                    _append(split, pool.run(split.shards(shards)), partial.data_bin / split.split, len(vocabulary))
             if read != [stamp(split.files) for split in splits]:
                 raise ClozeError("the input was changed while it was read; nothing was kept, run the command again")
-            entries = {report.split: report.to_dict() for report in reports}
+            entries = {split.split: split.to_dict() for split in splits}
             write_manifest(partial.data_bin, vocabulary, options, entries, __version__)
             partial.publish()
-    except OSError as error:
-        raise ClozeError(
-            f"{out}: cannot be written ({error.strerror or error}); what is done stays in {partial.folder}; "
-            "free some space and give the same command again, or remove that folder"
-        ) from error
-    except BrokenProcessPool as error:
-        raise ClozeError(
-            f"{out}: a worker was killed, maybe for want of memory; what is done stays in {partial.folder}; "
-            "give the same command again, with fewer --workers if memory is short"
-        ) from error
-    return reports
+    except (OSError, BrokenProcessPool) as error:
+        problem = "a worker was killed, maybe for want of memory"
+        what_to_do = "give the same command again, with fewer --workers if memory is short"
+        if isinstance(error, OSError):
+            problem = f"cannot be written ({error.strerror or error})"
+            what_to_do = "free some space and give the same command again, or remove that folder"
+        raise ClozeError(f"{out}: {problem}; what is done stays in {partial.folder}; {what_to_do}") from error
+    return splits
 
 
 def passage_texts(
     paths: Sequence[PathLike], norm: str = "standard", on_error: str = "stop", tally: Tally | None = None
 ) -> Iterator[str]:
-    """Texts of passages, gold candidates filled in where they are known, for learning a vocabulary.
-
-    The arguments other than *norm* are those of :func:`fairseq_cloze.passages.reading.read_passages`.
-    """
+    """Texts of passages, gold candidates filled in where they are known, for learning a vocabulary."""
     for passage in read_passages(paths, on_error, tally):
         segments = BLANK.split(normalise(passage.article, norm))
         fills = [choices[gold] if gold != UNLABELLED else "" for choices, gold in zip(passage.candidates, passage.gold)]
         yield "".join([*(segment + fill for segment, fill in zip(segments, fills)), segments[-1]])
 
 
-def _find(name: str, paths: Sequence[PathLike]) -> _Split:
-    tally = Tally()
-    return _Split(name, paths, [file for path in paths for file in find_files(path, tally)], tally)
-
-
 def _digest(
-    splits: Sequence[_Split], read: Sequence[str], vocabulary: Vocabulary, options: EncodingOptions, on_error: str
+    splits: Sequence[SplitReport], read: Sequence[str], vocabulary: Vocabulary, options: EncodingOptions, on_error: str
 ) -> str:
     """A digest of all that decides what the shards hold; another one each time for input that is gone once read."""
-    again = all(can_be_read_again(split.files) for split in splits)
+    again = all(file.is_file() for split in splits for file, _ in split.files)
     parts = [
         *(FORMAT_VERSION, __version__, vocabulary.dictionary_digest, vocabulary.bpe_digest),
-        *(options.to_dict(), on_error, [(split.name, stamped) for split, stamped in zip(splits, read)]),
-        os.urandom(16).hex() if not again else "",
+        *(options.to_dict(), on_error, [(split.split, stamped) for split, stamped in zip(splits, read)]),
+        "" if again else os.urandom(16).hex(),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _take_up(splits: Sequence[_Split], folder: Path) -> str:
+def _take_up(splits: Sequence[SplitReport], folder: Path) -> str:
     """Remove damaged shards, and say what there is to take up."""
-    done = total = 0
-    left = {path.name for path in folder.iterdir()}
-    for split in splits:
-        for _, path in split.shards(folder):
-            total += 1
-            if path.name in left and is_sound(path):
-                done += 1
-                left.remove(path.name)
-    for name in left:
-        (folder / name).unlink()
-    return f"resuming: {done:,} of {total:,} shards were done"
+    targets = [target for split in splits for _, target, _ in split.shards(folder)]
+    sound = {target for target in targets if is_sound(target)}
+    for path in set(folder.iterdir()) - sound:
+        path.unlink()
+    return f"resuming: {len(sound):,} of {len(targets):,} shards were done"
 
 
-def _prepare_split(split: _Split, encoded: Iterator[Path], folder: Path, rows: int) -> SplitReport:
+def _append(split: SplitReport, encoded: Iterator[Path], folder: Path, rows: int) -> None:
+    """Write and count the shards of a split as they are encoded."""
     folder.mkdir()
     writer = StoreWriter(folder, rows)
     tally = split.tally
-    report = SplitReport(split.name, tally)
-    digests = IdDigests()
+    digests = [np.empty(0, np.uint64)]
     done: list[Path] = []
-    with tqdm(desc=f"prepare {split.name}", unit=" passages", disable=None) as progress:
+    with tqdm(desc=f"prepare {split.split}", unit=" passages", disable=None) as progress:
         for path in encoded:
             done.append(path)
             shard = EncodedShard(path)
+            digests.append(shard.id_digests)
+            writer.append(shard.columns)
+            split.tokens += len(shard.columns["tokens"])
+            split.unknown_tokens += shard.unknown_tokens
             tally.skipped += shard.problems
-            repeated = digests.add(shard.id_digests)
-            if len(repeated):
-                _check_unique_ids(done, set(repeated.tolist()))
-            columns = shard.columns()
-            writer.append(columns)
-            report.read += shard.read
-            report.tokens += len(columns["tokens"])
-            report.unknown_tokens += shard.unknown_tokens
-            tally.passages += len(columns["token_count"])
-            tally.blanks += len(columns["gold"])
+            tally.passages += len(shard.columns["token_count"])
+            tally.blanks += len(shard.columns["gold"])
             tally.labelled += shard.labelled
-            progress.update(shard.read)
+            progress.update(len(shard.id_digests) + len(shard.problems))
     writer.close()
+    values, times = np.unique(np.concatenate(digests), return_counts=True)
+    if len(values) < times.sum():
+        _check_unique_ids(done, set(values[times > 1].tolist()))
     if not tally.passages:
         raise ClozeError(
-            f"{', '.join(map(str, split.paths))}: expected passages for the {split.name} split, "
-            f"found none that can be used ({'; '.join(report.lines())})"
+            f"{', '.join(map(str, split.paths))}: expected passages for the {split.split} split, "
+            f"found none that can be used ({'; '.join(split.lines())})"
         )
-    report.columns = writer.describe()
-    return report
+    split.columns = writer.describe()
 
 
 def _check_unique_ids(paths: Sequence[Path], digests: set[int]) -> None:
     """Compare the ids that have one of *digests*; those of different ids can be equal, too."""
     seen: dict[str, str] = {}
-    for path in paths:
-        shard = EncodedShard(path)
-        if digests.isdisjoint(shard.id_digests.tolist()):
-            continue
+    for shard in map(EncodedShard, paths):
         for (passage_id, source), digest in zip(shard.ids(), shard.id_digests.tolist()):
             if digest in digests:
                 check_unique_id(passage_id, source, seen)

@@ -1,8 +1,7 @@
-"""Store: encoded passages in memory-mapped files.
+"""Store: encoded passages in memory-mapped files, one ``<column>.bin`` per column, plain arrays without a header.
 
-A split is a folder with one ``<column>.bin`` per column of :data:`fairseq_cloze.data.encoding.COLUMNS`, plain arrays
-without a header.  Where encoding gives lengths, a store keeps offsets (see :data:`OFFSETS`), so that any passage is
-found without reading the others.  Types and counts stand in the manifest of the data-bin.
+Where encoding gives lengths, a store keeps offsets (see :data:`OFFSETS`), so that any passage is found without reading
+the others.  Types and counts stand in the manifest of the data-bin.
 """
 
 from __future__ import annotations
@@ -31,18 +30,13 @@ OFFSETS: Mapping[str, str] = {
 
 
 class StoreWriter:
-    """Append columns to the files of one split; memory does not grow with what was written.
-
-    Args:
-        folder: an existing, empty folder
-        rows: embedding rows of the dictionary, which choose the token type
-    """
+    """Append columns to the files of one split, in an empty folder, for a dictionary of so many *rows*."""
 
     def __init__(self, folder: Path, rows: int) -> None:
         self._dtypes = {name: column_dtype(name, rows) for name in COLUMNS}
         self._files: dict[str, BinaryIO] = {name: open(folder / f"{name}.bin", "wb") for name in COLUMNS}
-        self.counts: dict[str, int] = {name: 0 for name in COLUMNS}
-        self._totals = {name: 0 for name in OFFSETS}
+        self._counts = dict.fromkeys(COLUMNS, 0)
+        self._totals = dict.fromkeys(OFFSETS, 0)
         for name in OFFSETS:
             self._write(name, np.zeros(1, dtype=self._dtypes[name]))
 
@@ -57,7 +51,7 @@ class StoreWriter:
 
     def _write(self, name: str, values: np.ndarray) -> None:
         self._files[name].write(np.ascontiguousarray(values, dtype=self._dtypes[name]).tobytes())
-        self.counts[name] += len(values)
+        self._counts[name] += len(values)
 
     def close(self) -> None:
         """Flush everything to the disk."""
@@ -68,28 +62,19 @@ class StoreWriter:
 
     def describe(self) -> dict[str, Any]:
         """Type and entries of each column, for the manifest."""
-        return {name: {"dtype": self._dtypes[name].name, "entries": self.counts[name]} for name in COLUMNS}
+        return {name: {"dtype": self._dtypes[name].name, "entries": self._counts[name]} for name in COLUMNS}
 
 
 @dataclass(frozen=True)
 class EncodedPassage:
-    """One passage of a store.
-
-    Attributes:
-        id: passage id
-        tokens: embedding rows, a blank is one ``<mask>``, ``(tokens,)``
-        sentence_starts: offsets into *tokens*, ascending, ``(sentences,)``
-        blank_positions: offsets of the masks in *tokens*, ``(blanks,)``
-        gold: index of the right candidate or -1, ``(blanks,)``
-        candidates: per blank, per candidate, its tokens; none for "nothing goes here"
-    """
+    """One passage of a store."""
 
     id: str
-    tokens: np.ndarray
-    sentence_starts: np.ndarray
-    blank_positions: np.ndarray
-    gold: np.ndarray
-    candidates: list[list[np.ndarray]]
+    tokens: np.ndarray  #: embedding rows, a blank is one ``<mask>``, ``(tokens,)``
+    sentence_starts: np.ndarray  #: offsets into *tokens*, ascending, ``(sentences,)``
+    blank_positions: np.ndarray  #: offsets of the masks in *tokens*, ``(blanks,)``
+    gold: np.ndarray  #: index of the right candidate or -1, ``(blanks,)``
+    candidates: list[list[np.ndarray]]  #: per blank, per candidate, its tokens; none for "nothing goes here"
 
 
 class Store:
@@ -112,7 +97,7 @@ class Store:
 
     @classmethod
     def open(cls, folder: Path, description: Mapping[str, Mapping[str, Any]]) -> Store:
-        """Map the files of a split; constant time and memory, whatever their size.
+        """Map the files of a split; constant time and memory.
 
         Raises:
             DataBinError: a file is missing or has another size than the manifest says
@@ -160,7 +145,7 @@ class Store:
 
     def id(self, passage: int) -> str:
         """Id of a passage."""
-        return bytes(self.columns["id_bytes"][self.id_offsets[passage] : self.id_offsets[passage + 1]]).decode("utf-8")
+        return bytes(self.columns["id_bytes"][slice(*self.id_offsets[passage : passage + 2])]).decode("utf-8")
 
     def candidate_tokens(self, candidate: int) -> np.ndarray:
         """Tokens of a candidate, counted over the whole split."""
@@ -173,23 +158,22 @@ class Store:
 
     def chunk(self, passage: int) -> Columns:
         """A passage as :func:`fairseq_cloze.data.encoding.encode_passages` returned it."""
-        passages = slice(passage, passage + 1)
-        blanks = slice(*self.blank_offsets[passage : passage + 2])
-        candidates = slice(*self.candidate_offsets[[blanks.start, blanks.stop]])
+        blanks = self.blank_offsets[passage : passage + 2]
+        candidates = self.candidate_offsets[blanks]
         spans = {
-            "id_bytes": slice(*self.id_offsets[passage : passage + 2]),
-            "tokens": slice(*self.token_offsets[passage : passage + 2]),
-            "sentence_start": slice(*self.sentence_offsets[passage : passage + 2]),
-            "candidate_tokens": slice(*self.candidate_token_offsets[[candidates.start, candidates.stop]]),
-            **dict.fromkeys(("id_length", "token_count", "sentence_count", "blank_count"), passages),
+            "id_bytes": self.id_offsets[passage : passage + 2],
+            "tokens": self.token_offsets[passage : passage + 2],
+            "sentence_start": self.sentence_offsets[passage : passage + 2],
+            "candidate_tokens": self.candidate_token_offsets[candidates],
+            **dict.fromkeys(("id_length", "token_count", "sentence_count", "blank_count"), (passage, passage + 1)),
             **dict.fromkeys(("blank_position", "gold", "candidate_count"), blanks),
             **dict.fromkeys(("candidate_first", "candidate_rank", "candidate_length"), candidates),
         }
         return {
-            name: np.diff(self.columns[OFFSETS[name]][span.start : span.stop + 1])
+            name: np.diff(self.columns[OFFSETS[name]][start : end + 1])
             if name in OFFSETS
-            else np.asarray(self.columns[name][span])
-            for name, span in ((name, spans[name]) for name in COLUMNS)
+            else np.asarray(self.columns[name][start:end])
+            for name, (start, end) in ((name, spans[name]) for name in COLUMNS)
         }
 
     def distinct_candidates(self) -> tuple[np.ndarray, np.ndarray]:
@@ -201,9 +185,10 @@ class Store:
     def __getitem__(self, passage: int) -> EncodedPassage:
         if not 0 <= passage < len(self):
             raise IndexError(f"passage {passage} of {len(self)}")
-        tokens = slice(self.token_offsets[passage], self.token_offsets[passage + 1])
-        sentences = slice(self.sentence_offsets[passage], self.sentence_offsets[passage + 1])
-        blanks = slice(self.blank_offsets[passage], self.blank_offsets[passage + 1])
+        tokens, sentences, blanks = (
+            slice(*offsets[passage : passage + 2])
+            for offsets in (self.token_offsets, self.sentence_offsets, self.blank_offsets)
+        )
         ends = self.candidate_offsets[blanks.start : blanks.stop + 1]
         return EncodedPassage(
             self.id(passage),

@@ -1,8 +1,7 @@
-"""Vocabulary: the byte-level BPE and the dictionary that belong to one set of RoBERTa weights.
+"""Vocabulary: the byte-level BPE and the dictionary that belong to one set of RoBERTa weights, in fairseq's files.
 
-fairseq keeps it in three files: ``encoder.json`` (BPE token → BPE number), ``vocab.bpe`` (the merges, in order) and
-``dict.txt`` (one BPE number per line; the line's rank, after four special symbols, is the row of the embedding).
-``<mask>`` is added at the end when ``dict.txt`` does not list it.
+``encoder.json`` has BPE token → BPE number, ``vocab.bpe`` the merges in order, ``dict.txt`` a BPE number a line, whose
+rank, after four special symbols, is the row of the embedding; ``<mask>`` is the last row where it is not listed.
 """
 
 from __future__ import annotations
@@ -34,11 +33,7 @@ GPT2_BPE_URL = "https://dl.fbaipublicfiles.com/fairseq/gpt2_bpe/"
 
 
 class Vocabulary:
-    """Text ↔ embedding rows.
-
-    Args:
-        files: contents of :data:`FILES`, by name
-        origin: where they came from, for messages
+    """Text ↔ embedding rows, from the contents of :data:`FILES` and where they came from, for messages.
 
     Raises:
         ClozeError: the files cannot be read or do not belong together
@@ -48,12 +43,13 @@ class Vocabulary:
         self.files = {name: bytes(files[name]) for name in FILES}
         self.origin = origin
         self._numbers: dict[str, int] = _parse_json(self.files[ENCODER_FILE], f"{origin}: {ENCODER_FILE}")
-        self._merges = _parse_merges(self.files[MERGES_FILE], f"{origin}: {MERGES_FILE}")
+        #: pairs of tokens in order of rank
+        self.merges = self._pairs(MERGES_FILE, "two tokens with a space between them", "copy the file again")
+        dictionary = self._pairs(
+            DICTIONARY_FILE, "a symbol and a count", "take the dict.txt that came with the weights"
+        )
         #: dictionary symbols by embedding row, special symbols and ``<mask>`` included
-        self.symbols: list[str] = [
-            *SPECIAL_SYMBOLS,
-            *_parse_dictionary(self.files[DICTIONARY_FILE], f"{origin}: {DICTIONARY_FILE}"),
-        ]
+        self.symbols: list[str] = [*SPECIAL_SYMBOLS, *(symbol for symbol, _ in dictionary)]
         if MASK_SYMBOL not in self.symbols:  # as fairseq's masked_lm task does
             self.symbols.append(MASK_SYMBOL)
         rows = {symbol: row for row, symbol in enumerate(self.symbols)}
@@ -73,11 +69,22 @@ class Vocabulary:
                 "take all three files from the folder of the weights"
             )
 
+    def _pairs(self, name: str, expected: str, what_to_do: str) -> list[tuple[str, str]]:
+        """The two words of each line of a file."""
+        pairs = []
+        for number, line in enumerate(self.files[name].decode("utf-8", "replace").split("\n"), 1):
+            if not line or (number == 1 and line.startswith("#version")):
+                continue
+            pair = line.rstrip("\r").split(" ")
+            if len(pair) != 2 or (name == DICTIONARY_FILE and not pair[1].isdigit()):
+                where = f"{self.origin}: {name}, line {number}"
+                raise ClozeError(f"{where}: expected {expected}, found '{line[:40]}'; {what_to_do}")
+            pairs.append((pair[0], pair[1]))
+        return pairs
+
     def __reduce__(self) -> Any:
         """Other processes read the files anew rather than get what was made of them."""
         return Vocabulary, (self.files, self.origin)
-
-    # -- files -------------------------------------------------------------------------------------------------------
 
     @classmethod
     def load(cls, folder: PathLike) -> Vocabulary:
@@ -102,29 +109,18 @@ class Vocabulary:
 
     @classmethod
     def build(cls, tokens: Sequence[str], merges: Sequence[tuple[str, str]], origin: str) -> Vocabulary:
-        """Make the three files from a Hugging Face style vocabulary.
+        """Make the three files from Hugging Face's tokens by row, without special ones, and merges in order of rank.
 
-        BPE numbers follow GPT-2's rule (the 256 bytes in GPT-2's order, then one per merge, then the end of text),
-        so that GPT-2's own merges give GPT-2's own ``encoder.json``.
-
-        Args:
-            tokens: tokens by embedding row, without the four special symbols and ``<mask>``
-            merges: pairs in order of rank
-            origin: where they came from, for messages
+        BPE numbers follow GPT-2's rule: bytes in its order, then one per merge, then the end of text.
         """
         numbers: dict[str, int] = {}
-        for token in [*_byte_alphabet(), *(left + right for left, right in merges), END_OF_TEXT]:
+        for token in [*_byte_characters(), *(left + right for left, right in merges), END_OF_TEXT]:
             numbers.setdefault(token, len(numbers))
         # The second column counts occurrences in fairseq's own files; only the order of the rows matters to a model.
         rows = [f"{numbers.get(token, token)} {len(tokens) - row}\n" for row, token in enumerate(tokens)]
-        return cls(
-            {
-                DICTIONARY_FILE: "".join(rows).encode(),
-                ENCODER_FILE: json.dumps(numbers).encode(),
-                MERGES_FILE: "".join(["#version: 0.2\n", *(f"{left} {right}\n" for left, right in merges)]).encode(),
-            },
-            origin,
-        )
+        lines = ["#version: 0.2\n", *(f"{left} {right}\n" for left, right in merges)]
+        contents = ("".join(rows), json.dumps(numbers), "".join(lines))
+        return cls({name: content.encode() for name, content in zip(FILES, contents)}, origin)
 
     @classmethod
     def learn(cls, texts: Iterable[str], size: int) -> Vocabulary:
@@ -149,8 +145,6 @@ class Vocabulary:
         merges = [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in model["merges"]]
         return cls.build(tokens, merges, "learned vocabulary")
 
-    # -- identity ----------------------------------------------------------------------------------------------------
-
     def __len__(self) -> int:
         """Embedding rows."""
         return len(self.symbols)
@@ -168,10 +162,8 @@ class Vocabulary:
     @cached_property
     def bpe_digest(self) -> str:
         """SHA-256 of the BPE numbers and the merges in order; layout of the files does not matter."""
-        content = json.dumps([sorted(self._numbers.items()), self._merges], separators=(",", ":"))
+        content = json.dumps([sorted(self._numbers.items()), self.merges], separators=(",", ":"))
         return hashlib.sha256(content.encode()).hexdigest()
-
-    # -- encoding ----------------------------------------------------------------------------------------------------
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -179,7 +171,7 @@ class Vocabulary:
         from tokenizers import Tokenizer, models, pre_tokenizers
 
         try:
-            tokenizer = Tokenizer(models.BPE(vocab=self._numbers, merges=self._merges))
+            tokenizer = Tokenizer(models.BPE(vocab=self._numbers, merges=self.merges))
         except Exception as error:  # tokenizers raises plain Exception
             raise ClozeError(
                 f"{self.origin}: {MERGES_FILE} and {ENCODER_FILE} do not belong together ({error}); "
@@ -207,17 +199,16 @@ class Vocabulary:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of embedding rows; special symbols appear by name."""
-        parts: list[str] = []
-        run = bytearray()
+        out = ""
+        run = b""
         for token in tokens:
             symbol = self.symbols[token]
-            text = self._text_of_symbol.get(symbol)
-            if text is not None:
-                run += text
+            if symbol in self._text_of_symbol:
+                run += self._text_of_symbol[symbol]
             else:
-                parts += [run.decode("utf-8", "replace"), symbol]
-                run = bytearray()
-        return "".join([*parts, run.decode("utf-8", "replace")])
+                out += run.decode("utf-8", "replace") + symbol
+                run = b""
+        return out + run.decode("utf-8", "replace")
 
     @cached_property
     def nothing(self) -> np.ndarray:
@@ -226,19 +217,12 @@ class Vocabulary:
 
     @cached_property
     def _text_of_symbol(self) -> dict[str, bytes]:
-        byte_of = {character: byte for byte, character in enumerate(_byte_characters())}
+        byte_of = _byte_characters()
         return {
             str(number): bytes(byte_of[character] for character in token)
             for token, number in self._numbers.items()
-            if all(character in byte_of for character in token)
+            if byte_of.keys() >= set(token)
         }
-
-    # -- Hugging Face ------------------------------------------------------------------------------------------------
-
-    @property
-    def merges(self) -> list[tuple[str, str]]:
-        """Merges in order of rank."""
-        return list(self._merges)
 
     def token_rows(self) -> dict[str, int]:
         """Tokens as Hugging Face writes them (``vocab.json``) → embedding rows."""
@@ -251,24 +235,11 @@ def token_type(rows: int) -> np.dtype:
     return np.dtype("uint16" if rows <= 1 << 16 else "uint32")
 
 
-def _byte_alphabet() -> list[str]:
-    """The 256 byte characters in GPT-2's numbering: printable bytes first, the others after them."""
-    characters = _byte_characters()
-    printable = [byte for byte in range(256) if ord(characters[byte]) < 256]
-    return [characters[byte] for byte in printable] + [characters[byte] for byte in range(256) if byte not in printable]
-
-
-def _byte_characters() -> list[str]:
-    """The visible character that byte-level BPE writes for each byte."""
-    characters = []
-    stand_in = 256
-    for byte in range(256):
-        if 33 <= byte <= 126 or 161 <= byte <= 172 or 174 <= byte <= 255:
-            characters.append(chr(byte))
-        else:
-            characters.append(chr(stand_in))
-            stand_in += 1
-    return characters
+def _byte_characters() -> dict[str, int]:
+    """The visible character that byte-level BPE writes for each byte, in GPT-2's order: printable bytes first."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + at): byte for at, byte in enumerate(others)}
 
 
 def _parse_json(content: bytes, where: str) -> dict[str, int]:
@@ -279,34 +250,3 @@ def _parse_json(content: bytes, where: str) -> dict[str, int]:
     if not isinstance(numbers, dict) or not numbers or not all(type(value) is int for value in numbers.values()):
         raise ClozeError(f"{where}: expected a JSON object from BPE tokens to numbers; copy the file again")
     return numbers
-
-
-def _parse_merges(content: bytes, where: str) -> list[tuple[str, str]]:
-    lines = content.decode("utf-8", "replace").split("\n")
-    merges = []
-    for number, line in enumerate(lines, 1):
-        if not line or (number == 1 and line.startswith("#version")):
-            continue
-        pair = line.rstrip("\r").split(" ")
-        if len(pair) != 2:
-            raise ClozeError(
-                f"{where}, line {number}: expected two tokens with a space between them, found '{line[:40]}'; "
-                "copy the file again"
-            )
-        merges.append((pair[0], pair[1]))
-    return merges
-
-
-def _parse_dictionary(content: bytes, where: str) -> list[str]:
-    symbols = []
-    for number, line in enumerate(content.decode("utf-8", "replace").split("\n"), 1):
-        if not line:
-            continue
-        parts = line.rstrip("\r").split(" ")
-        if len(parts) != 2 or not parts[1].isdigit():
-            raise ClozeError(
-                f"{where}, line {number}: expected a symbol and a count, found '{line[:40]}'; "
-                "take the dict.txt that came with the weights"
-            )
-        symbols.append(parts[0])
-    return symbols

@@ -1,22 +1,24 @@
-"""Distractors: words of the kind and frequency of the right one that do not fit.
+"""Distractors: words of the kind and frequency of the right one that do not fit, with the text itself as evidence.
 
-Without a language model the text itself is the evidence.  A content word that was seen with the content words beside
-the blank may fit and is left out; of the others those come first that were seen with its function words, as they fit
-the grammar.  A function word is kept if it was seen with the words beside the blank far less often than the right one.
+A content word that was seen with the content words beside the blank may fit and is left out; of the others those come
+first that were seen with its function words, as they fit the grammar.  A function word is kept if it was seen with the
+words beside the blank far less often than the right one.
 """
-
-from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
 
+from ..passages.text import capitalise
 from .slots import Slot
 from .wordcounts import CONTENT, NEIGHBOURS, WordCounts
 from .words import CLOSED, FUNCTION_WORDS, forms
+
+#: Distractors that a blank needs.
+NEEDED = 3
 
 #: Function words that can mean the same; they never stand together.
 _GROUPS = (
@@ -34,7 +36,6 @@ _GROUPS = (
     "back away", "but and", "so and",
 )  # fmt: skip
 
-_NONE: frozenset[str] = frozenset()
 _ALIKE: dict[str, frozenset[str]] = {
     word: frozenset(other for group in _GROUPS if word in group.split() for other in group.split()) - {word}
     for words in _GROUPS
@@ -58,47 +59,40 @@ _COORDINATORS = ("but", "or", "nor", "so", "unless")
 _WEIGHED = ("preposition", "particle", "adverb", "question", "conjunction")  # their neighbours tell what fits
 _UNTOLD = ("possessive", "object", "indefinite")  # their neighbours do not; only a model can
 _FITS = 0.02  # share of the right word's evidence from which on a function word may fit
+_PROPOSED = 10  # distractors for a model to judge
 _TRIED = 40  # words of the frequency band that are looked at
 
 
 class Distractors:
-    """Proposes distractors.
+    """Proposes distractors: without what was seen in the blank's place, or, without *evidence*, more for a model."""
 
-    Args:
-        counts: of the text
-        number: how many to propose at least
-        most: how many to propose
-        evidence: leave out what was seen in the place of the blank; where a model judges, it need not
-    """
-
-    def __init__(self, counts: WordCounts, number: int = 3, most: int = 3, evidence: bool = True) -> None:
+    def __init__(self, counts: WordCounts, evidence: bool = True) -> None:
         self._counts = counts
-        self._number = number
-        self._most = most
         self._evidence = evidence
+        self._most = NEEDED if evidence else _PROPOSED
 
     def offer(self, slot: Slot, rng: random.Random) -> list[str] | None:
         """Distractors of a slot, best first, capitalised as the right word is; ``None`` where there are too few."""
-        if slot.content:
-            found = self._open(slot, rng)
-        else:
-            found = self._closed(slot, rng)
-        if len(found) < self._number:
+        found = self._open(slot, rng) if slot.content else self._closed(slot, rng)
+        if len(found) < NEEDED:
             return None
-        upper = slot.gold[0].isupper()
-        return [word[:1].upper() + word[1:] if upper else word for word in found[: self._most]]
+        return [capitalise(word) if slot.gold[0].isupper() else word for word in found[: self._most]]
 
     def _open(self, slot: Slot, rng: random.Random) -> list[str]:
         if not self._counts.known(slot.kind, slot.word) or slot.gold[0].isupper():
             return []
         band = self._counts.band(slot.kind, slot.word)
         near = frozenset(lemma for word in slot.sentence if word.isalpha() for lemma in family(word))
-        tried = [word for word in rng.sample(band, min(_TRIED, len(band))) if usable(word, slot, near)]
-        if len(tried) < self._number:
+        tried = [
+            word
+            for word in rng.sample(band, min(_TRIED, len(band)))
+            if suits_article(word, slot) and near.isdisjoint(family(word))
+        ]
+        if len(tried) < NEEDED:
             return []
         fits = np.zeros(len(tried), dtype=bool)
         grammatical = np.zeros(len(tried), dtype=np.int64)
-        for neighbour, seen in self._seen(slot, [slot.word, *tried]).values():
+        for neighbour, seen in self._seen(slot, [slot.word, *tried]):
             if neighbour in FUNCTION_WORDS or not neighbour.isalpha():
                 grammatical += (seen[1:] > 0) | (seen[0] == 0)
             else:
@@ -107,22 +101,17 @@ class Distractors:
         kept.sort(key=lambda number: -int(grammatical[number]))  # stable: chance decides among equals
         return apart([tried[number] for number in kept], slot.word, self._most)
 
-    def _seen(self, slot: Slot, words: Sequence[str]) -> dict[str, tuple[str, np.ndarray]]:
-        """Per neighbour of the blank how often each word was seen beside it."""
-        size = len(words)
-        out = {}
-        for side, kind, neighbour in (
-            ("before", NEIGHBOURS, slot.before),
-            ("after", NEIGHBOURS, slot.after),
-            ("content before", CONTENT, slot.content_before),
-            ("content after", CONTENT, slot.content_after),
-        ):
-            if neighbour:
-                first, second = [neighbour] * size, list(words)
-                if side.endswith("after"):
-                    first, second = second, first
-                out[side] = (neighbour, self._counts.pairs(kind, first, second))
-        return out
+    def _seen(
+        self, slot: Slot, words: list[str], kinds: Sequence[int] = (NEIGHBOURS, CONTENT)
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """The neighbours of the blank, and how often each word was seen beside them."""
+        beside = {NEIGHBOURS: (slot.before, slot.after), CONTENT: (slot.content_before, slot.content_after)}
+        for kind in kinds:
+            before, after = beside[kind]
+            if before:
+                yield before, self._counts.pairs(kind, [before] * len(words), words)
+            if after:
+                yield after, self._counts.pairs(kind, words, [after] * len(words))
 
     def _closed(self, slot: Slot, rng: random.Random) -> list[str]:
         if slot.kind in _UNTOLD and self._evidence:
@@ -133,41 +122,21 @@ class Distractors:
             words = list(_COORDINATORS) if slot.word in ("but", "so") else []
         else:
             words = list(CLOSED[slot.kind])
-        words = [
-            word
-            for word in words
-            if word != slot.word
-            and word not in (slot.before, slot.after)
-            and word not in _ALIKE.get(slot.word, ())
-            and suits_article(word, slot)
-        ]
+        unfit = {slot.word, slot.before, slot.after, *_ALIKE.get(slot.word, ())}
+        words = [word for word in words if word not in unfit and suits_article(word, slot)]
         rng.shuffle(words)
         if self._evidence and slot.kind in _WEIGHED and words:
-            seen = self._seen(slot, [slot.word, *words])
             fit = np.ones(len(words) + 1)
-            for side in ("before", "after"):
-                if side in seen:
-                    fit = fit * (seen[side][1] + 0.5)
+            for _, seen in self._seen(slot, [slot.word, *words], [NEIGHBOURS]):
+                fit = fit * (seen + 0.5)
             words = [word for word, own in zip(words, fit[1:]) if own < _FITS * fit[0]]
-        return words if slot.kind in _OTHERS else _one_of_each(words)
-
-
-def _one_of_each(words: Sequence[str]) -> list[str]:
-    """Words of which no two can mean the same."""
-    kept: list[str] = []
-    for word in words:
-        if _ALIKE.get(word, _NONE).isdisjoint(kept):
-            kept.append(word)
-    return kept
-
-
-def usable(word: str, slot: Slot, near: frozenset[str]) -> bool:
-    """Whether a word could be a distractor at all: not in the blank's sentence, and a/an is no help.
-
-    Args:
-        near: lemmas of the words of the sentence
-    """
-    return suits_article(word, slot) and near.isdisjoint(family(word))
+        if slot.kind in _OTHERS:
+            return words
+        kept: list[str] = []
+        for word in words:  # no two that can mean the same
+            if _ALIKE.get(word, frozenset()).isdisjoint(kept):
+                kept.append(word)
+        return kept
 
 
 def suits_article(word: str, slot: Slot) -> bool:
@@ -187,11 +156,7 @@ def apart(words: Sequence[str], gold: str, most: int) -> list[str]:
 
 
 def related(one: str, other: str) -> bool:
-    """Whether two words are of one family: the same lemma, one inside the other, or the same long beginning.
-
-    >>> related("national", "nation"), related("went", "goes"), related("table", "chair")
-    (True, True, False)
-    """
+    """Whether two words are of one family: the same lemma, one inside the other, or the same long beginning."""
     short, long = sorted((one, other), key=len)
     if len(short) >= 4 and short in long:
         return True
@@ -206,9 +171,5 @@ def family(word: str) -> frozenset[str]:
 
 
 def vowel(word: str) -> bool:
-    """Whether *an* stands before a word.
-
-    >>> vowel("hour"), vowel("unit"), vowel("apple")
-    (True, False, True)
-    """
+    """Whether *an* stands before a word, as before *hour* and not before *unit*."""
     return _AN.match(word) is not None

@@ -1,9 +1,4 @@
-"""Judge: a language model says which proposed distractors would be right, too.
-
-One forward of view ``joint`` scores every proposal of every blank of a passage.
-"""
-
-from __future__ import annotations
+"""Judge: a language model says which proposed distractors would be right, too, in one forward per passage."""
 
 import math
 from collections import Counter
@@ -15,20 +10,14 @@ from ..errors import ClozeError
 from ..files import PathLike
 from ..passages.passage import Passage
 from ..ranking.ranker import load
-from .slots import Blank
+from .distractors import NEEDED
+from .slots import Blank, with_gaps
 
-#: A distractor is this much less probable than the right word, in nats: at most a seventh.
-MARGIN = 2.0
-
-#: Distractors to propose to the model.
-PROPOSED = 10
+MARGIN = 2.0  #: nats: how much less probable than the right word a distractor is
 
 
 class Judge:
-    """Picks distractors by a model.
-
-    Args:
-        checkpoint: weights, as :func:`fairseq_cloze.load` takes them
+    """Picks distractors by a model, given as :func:`fairseq_cloze.load` takes it.
 
     Raises:
         ClozeError: the checkpoint cannot be used
@@ -46,10 +35,16 @@ class Judge:
 
         Args:
             texts: the passages with the right words in them
-            drafts: per passage its blanks with their proposals, at least one blank
+            drafts: per passage its blanks with their proposals
             tally: gets the counts of judged and of dropped proposals and blanks
         """
-        passages = [_passage(text, blanks) for text, blanks in zip(texts, drafts)]
+        passages = []
+        for text, blanks in zip(texts, drafts):
+            candidates = tuple((blank.slot.gold, *blank.distractors) for blank in blanks)
+            if blanks:
+                passages.append(Passage("", "", with_gaps(text, blanks), candidates, (0,) * len(blanks)))
+        if not passages:
+            return [[] for _ in drafts]
         store = self._ranker.encode(passages)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # as in every worker: sums in another order could tip a decision
@@ -61,8 +56,7 @@ class Judge:
         picked = []
         for blanks in drafts:
             kept = []
-            for blank in blanks:
-                row = next(rows)
+            for blank, row in zip(blanks, rows):
                 gold = float(row[0])
                 ranked = sorted(
                     (-round(float(score), 3), number)
@@ -71,29 +65,17 @@ class Judge:
                 )
                 tally["proposed"] += len(blank.distractors)
                 tally["fitting"] += len(blank.distractors) - len(ranked)
-                if len(ranked) < 3:
+                if len(ranked) < NEEDED:
                     tally["given up"] += 1
-                    continue
-                kept.append(Blank(blank.slot, tuple(blank.distractors[number] for _, number in ranked[:3])))
+                else:
+                    best = tuple(blank.distractors[number] for _, number in ranked[:NEEDED])
+                    kept.append(Blank(blank.slot, best))
             picked.append(kept)
         return picked
 
 
-def _passage(text: str, blanks: Sequence[Blank]) -> Passage:
-    article, at = "", 0
-    for blank in blanks:
-        article += text[at : blank.slot.start] + "_"
-        at = blank.slot.end
-    candidates = tuple((blank.slot.gold, *blank.distractors) for blank in blanks)
-    return Passage("", "", article + text[at:], candidates, (0,) * len(blanks))
-
-
 def check(checkpoint: PathLike) -> list[str]:
-    """Load a checkpoint once, before long work, for its errors and notes.
-
-    Raises:
-        ClozeError: the checkpoint cannot be used
-    """
+    """Load a checkpoint once, before long work, for its errors and notes."""
     try:
         return Judge(checkpoint).notes
     except ClozeError as error:

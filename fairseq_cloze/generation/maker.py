@@ -5,92 +5,127 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..files import PathLike
 from ..passages.passage import LETTERS
-from .distractors import Distractors
+from .distractors import NEEDED, Distractors
 from .prose import Chunk, Cutter, Excerpt
-from .slots import WORDS_PER_BLANK, Blank, choose, find_slots, wanted_blanks
+from .slots import WORDS_PER_BLANK, Blank, choose, find_slots, wanted_blanks, with_gaps
 from .wordcounts import ChunkCounts, WordCounts, count
 from .words import Tagger
 
-OPTIONS = 4
+OPTIONS = NEEDED + 1
 
 _FEWEST = 0.6  # share of the blanks a passage should have
 _MORE = 0.65  # words per blank where a model will drop some
 
 
 @dataclass
-class Counted:
-    """Counts of a chunk, how many excerpts it has, its skipped paragraphs by reason, and the bytes read for it."""
+class GenerateTally:
+    """What was made, and what was not."""
 
-    counts: ChunkCounts | None
-    excerpts: int
-    skipped: Counter[str]
-    size: int
+    passages: int = 0
+    blanks: int = 0
+    content: int = 0  #: blanks that ask for a content word
+    excerpts: int = 0  #: texts of a passage's length that were found
+    paragraphs: Counter[str] = field(default_factory=Counter)  #: skipped, whole or in part, by reason
+    dropped: Counter[str] = field(default_factory=Counter)  #: excerpts that became no passage, by reason
+    judged: Counter[str] = field(default_factory=Counter)  #: what the judge counted
+    notes: list[str] = field(default_factory=list)  #: what the user should know of the checkpoint
+
+    def add(self, other: GenerateTally) -> None:
+        """Add the counts of a chunk."""
+        for name, value in vars(other).items():
+            if isinstance(value, Counter):
+                getattr(self, name).update(value)
+            else:
+                setattr(self, name, getattr(self, name) + value)
+
+    def lines(self) -> list[str]:
+        """Every count, for people."""
+        share = 100.0 * self.content / max(self.blanks, 1)
+        out = [
+            *self.notes,
+            f"{self.passages:,} passages, {self.blanks:,} blanks "
+            f"({share:.1f}% content words, {100.0 - share if self.blanks else 0.0:.1f}% function words)",
+        ]
+        if self.judged:
+            out.append(
+                f"the model dropped {self.judged['fitting']:,} of {self.judged['proposed']:,} proposed distractors "
+                f"that fit too well, and {self.judged['given up']:,} blanks where fewer than {NEEDED} were left"
+            )
+        out.append(
+            f"skipped {self.excerpts - self.passages:,} of {self.excerpts:,} texts{_reasons(self.dropped)}; "
+            f"{self.paragraphs.total():,} paragraphs or parts of them{_reasons(self.paragraphs)}"
+        )
+        return out
 
 
-@dataclass
-class Made:
-    """Passages of a chunk, their content blanks, excerpts without a passage by reason, and the bytes read for it."""
-
-    passages: list[dict[str, Any]]
-    content: int
-    dropped: Counter[str]
-    judged: Counter[str]
-    size: int
+def _reasons(counts: Counter[str]) -> str:
+    named = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
+    return f" ({', '.join(f'{times:,} {reason}' for reason, times in named)})" if named else ""
 
 
-def count_chunk(task: tuple[Chunk, bool]) -> Counted:
-    """Cut a chunk, and count its words where the flag beside it says so."""
+def count_chunk(task: tuple[Chunk, bool]) -> tuple[ChunkCounts | None, GenerateTally, int]:
+    """Cut a chunk, and count its words where the flag beside it says so; last the bytes read for it."""
     chunk, counted = task
     cutter = Cutter()
     excerpts = sum(1 for _ in cutter.cut(chunk))
     texts = (paragraph.text for paragraph in chunk.paragraphs if not paragraph.problem)
-    return Counted(count(texts) if counted else None, excerpts, cutter.skipped, chunk.size)
+    tally = GenerateTally(excerpts=excerpts, paragraphs=cutter.skipped)
+    return count(texts) if counted else None, tally, chunk.size
 
 
 class Maker:
-    """Makes passages of excerpts."""
+    """Makes passages of chunks.  What that takes is loaded by the process that has to, at its first chunk."""
 
     def __init__(self, pools: dict[str, list[tuple[int, str]]], rows: Path, seed: int, lm: PathLike | None) -> None:
-        self._tagger = Tagger()
+        self._counted = (pools, rows)
         self._seed = seed
-        self._judge = None
-        counts = WordCounts(pools, rows)
-        if lm is None:
-            self._distractors = Distractors(counts)
-        else:
-            from .judge import PROPOSED, Judge
+        self._lm = lm
 
-            self._judge = Judge(lm)
-            self._distractors = Distractors(counts, most=PROPOSED, evidence=False)
+    @cached_property
+    def _tagger(self) -> Tagger:
+        return Tagger()
 
-    def make(self, chunk: Chunk, quota: int) -> Made:
-        """Make *quota* passages of a chunk, evenly; another one takes the place of one that yields none."""
+    @cached_property
+    def _distractors(self) -> Distractors:
+        return Distractors(WordCounts(*self._counted), evidence=self._lm is None)
+
+    @cached_property
+    def _judge(self) -> Any:
+        if self._lm is None:
+            return None
+        from .judge import Judge
+
+        return Judge(self._lm)
+
+    def __call__(self, task: tuple[Chunk, int]) -> tuple[list[dict[str, Any]], GenerateTally, int]:
+        """Make so many passages of a chunk, evenly; another excerpt takes the place of one that yields none."""
+        chunk, quota = task
         excerpts = list(Cutter().cut(chunk))
         done: dict[int, dict[str, Any]] = {}
-        made = Made([], 0, Counter(), Counter(), chunk.size)
+        tally = GenerateTally()
         due = [(2 * number + 1) * len(excerpts) // (2 * quota) for number in range(quota)]
         left = [number for number in range(len(excerpts)) if number not in set(due)]
         while due:
             drafts = [self._draft(excerpts[number]) for number in due]
-            for number, blanks in zip(
-                due, self._finish([excerpts[number] for number in due], drafts, made.judged), strict=False
-            ):
+            for number, blanks in zip(due, self._finish([excerpts[number] for number in due], drafts, tally.judged)):
                 if blanks is None:
-                    made.dropped["with too few blanks"] += 1
+                    tally.dropped["with too few blanks"] += 1
                 else:
                     done[number] = self._passage(excerpts[number], blanks)
-                    made.content += sum(blank.slot.content for blank in blanks)
+                    tally.content += sum(blank.slot.content for blank in blanks)
+                    tally.blanks += len(blanks)
             due, left = left[: quota - len(done)], left[quota - len(done) :]
         if left:
-            made.dropped["beyond --limit"] += len(left)
-        made.passages = [done[number] for number in sorted(done)]
-        return made
+            tally.dropped["beyond --limit"] += len(left)
+        tally.passages = len(done)
+        return [done[number] for number in sorted(done)], tally, chunk.size
 
     def _rng(self, excerpt: Excerpt, part: str) -> random.Random:
         return random.Random(f"{self._seed}:{part}:{excerpt.id}")
@@ -107,13 +142,7 @@ class Maker:
     ) -> Iterator[list[Blank] | None]:
         chosen = [blanks for blanks, _ in drafts]
         if self._judge is not None:
-            some = [number for number, blanks in enumerate(chosen) if blanks]
-            if some:
-                texts = [excerpts[number].text for number in some]
-                for number, blanks in zip(
-                    some, self._judge.pick(texts, [chosen[number] for number in some], judged), strict=False
-                ):
-                    chosen[number] = blanks
+            chosen = self._judge.pick([excerpt.text for excerpt in excerpts], chosen, judged)
         for blanks, (_, wanted) in zip(chosen, drafts):
             while len(blanks) > wanted:
                 places = [blank.slot.place for blank in blanks]
@@ -123,19 +152,15 @@ class Maker:
 
     def _passage(self, excerpt: Excerpt, blanks: Sequence[Blank]) -> dict[str, Any]:
         rng = self._rng(excerpt, "answers")
-        article = ""
-        at = 0
         options = []
-        answers = []
-        for blank, answer in zip(blanks, balanced(len(blanks), rng)):
-            article += excerpt.text[at : blank.slot.start] + "_"
-            at = blank.slot.end
+        places = balanced(len(blanks), rng)
+        for blank, place in zip(blanks, places):
             choices = list(blank.distractors)
             rng.shuffle(choices)
-            choices.insert(answer, blank.slot.gold)
+            choices.insert(place, blank.slot.gold)
             options.append(choices)
-            answers.append(LETTERS[answer])
-        return {"id": excerpt.id, "article": article + excerpt.text[at:], "options": options, "answers": answers}
+        answers = [LETTERS[place] for place in places]
+        return {"id": excerpt.id, "article": with_gaps(excerpt.text, blanks), "options": options, "answers": answers}
 
 
 def balanced(blanks: int, rng: random.Random) -> list[int]:

@@ -1,38 +1,34 @@
 """Prose: text files of any size as chunks of paragraphs, and paragraphs as excerpts of a passage's length.
 
-A line is a paragraph, or, in files whose lines are wrapped by hand, what stands between two blank lines.  Paragraphs
-that are not English prose (headings, lists, tables, verse, other scripts) are left out with a reason, and no excerpt
-reaches across one.
+Paragraphs that are not English prose are left out with a reason, and no excerpt reaches across one.
 """
 
-from __future__ import annotations
-
 import codecs
-import gzip
-import lzma
 import os
 import re
+import shutil
 import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any
+from typing import NamedTuple
 
 from ..errors import ClozeError
 from ..files import PathLike
+from ..passages.reading import UNREADABLE, files_under, open_file
 from ..passages.text import normalise, sentence_breaks
 
 SUFFIXES = (".txt", ".txt.gz", ".txt.xz")
 
-#: How the name of the temporary folder begins.
-TEMPORARY = "fairseq-cloze-generate."
+TEMPORARY = "fairseq-cloze-generate."  # how the name of the temporary folder begins
 
 #: Words of an excerpt: at least, at most; it ends after 200 to 280 where sentences allow.
 MIN_WORDS, MAX_WORDS = 150, 350
 
+_SUFFIX = re.compile(r"(?:\.txt)?(?:\.[gx]z)?\Z", re.I)
 _SPOOLED = "stdin.txt"
 _CHUNK = 1 << 18  # characters
 _LINE = 1 << 20  # bytes: a longer line is left out
@@ -64,13 +60,7 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some paragraphs of one file.
-
-    Attributes:
-        name: of the file, without its suffix
-        paragraphs: in order
-        size: bytes read for it
-    """
+    """Some paragraphs of one file: its name without the suffix, they, and the bytes read for them."""
 
     name: str
     paragraphs: tuple[Paragraph, ...]
@@ -85,64 +75,42 @@ class Excerpt:
     text: str
 
 
-# -- files -----------------------------------------------------------------------------------------------------------
-
-
 def find_texts(paths: Sequence[PathLike]) -> list[tuple[Path, str]]:
     """List the text files under *paths* with their names, in the order given, those of a folder sorted.
 
     Raises:
         ClozeError: a path does not exist, holds no text file or is a pipe, or two files are the same or share a name
     """
-    found: list[tuple[Path, str]] = []
-    for given in paths:
-        path = Path(given)
+    found: dict[str, tuple[Path, str]] = {}  # by absolute path
+    seen: dict[str, Path] = {}
+    for path in map(Path, paths):
         if not path.exists():
             raise ClozeError(
                 f"{path}: no such file or folder; give text files, folders of them, or - for standard input"
             )
-        if path.is_dir():
-            files = sorted(
-                file
-                for file in path.rglob("*")
-                if file.name.lower().endswith(SUFFIXES)
-                and file.is_file()
-                and not any(part.startswith(".") for part in file.relative_to(path).parts)
-            )
-            if not files:
-                raise ClozeError(
-                    f"{path}: expected a folder with {', '.join(SUFFIXES)} files, found none; check the path"
-                )
-            found += [(file, _stem(file.relative_to(path).as_posix())) for file in files]
-        elif path.is_file():
-            found.append((path, _stem(path.name)))
-        else:
+        if not path.is_dir() and not path.is_file():
             raise ClozeError(f"{path}: cannot be read twice; pipe the text in and give -")
-    places = set()
-    seen: dict[str, Path] = {}
-    for file, name in found:
-        place = os.path.abspath(file)
-        if place in places:
-            raise ClozeError(f"{_shown(file)}: given twice; give it once")
-        places.add(place)
-        if name in seen:
-            raise ClozeError(
-                f"{_shown(file)}: its passages would have the same ids as those of {_shown(seen[name])}; "
-                "rename one of them, or give the folder above both"
-            )
-        seen[name] = file
-    return found
+        files = [path] if path.is_file() else sorted(filter(Path.is_file, files_under(path, SUFFIXES)[0]))
+        if not files:
+            raise ClozeError(f"{path}: expected a folder with {', '.join(SUFFIXES)} files, found none; check the path")
+        for file in files:
+            name = _SUFFIX.sub("", path.name if path.is_file() else file.relative_to(path).as_posix(), 1)
+            place = os.path.abspath(file)
+            if place in found:
+                raise ClozeError(f"{_shown(file)}: given twice; give it once")
+            if name in seen:
+                raise ClozeError(
+                    f"{_shown(file)}: its passages would have the same ids as those of {_shown(seen[name])}; "
+                    "rename one of them, or give the folder above both"
+                )
+            found[place] = (file, name)
+            seen[name] = file
+    return list(found.values())
 
 
 def _shown(file: Path) -> str:
     """What the user calls a file."""
     return "standard input" if file.name == _SPOOLED and file.parent.name.startswith(TEMPORARY) else str(file)
-
-
-def _stem(name: str) -> str:
-    for suffix in (".gz", ".xz", ".txt"):
-        name = name[: -len(suffix)] if name.lower().endswith(suffix) else name
-    return name
 
 
 def read_chunks(files: Sequence[tuple[Path, str]]) -> Iterator[Chunk]:
@@ -153,8 +121,7 @@ def read_chunks(files: Sequence[tuple[Path, str]]) -> Iterator[Chunk]:
     """
     for file, name in files:
         paragraphs: list[Paragraph] = []
-        characters = 0
-        size = 0
+        characters = size = 0
         for paragraph, bytes_read in _paragraphs(file):
             paragraphs.append(paragraph)
             characters += len(paragraph.text)
@@ -166,48 +133,33 @@ def read_chunks(files: Sequence[tuple[Path, str]]) -> Iterator[Chunk]:
             yield Chunk(name, tuple(paragraphs), size)
 
 
-def _open(file: Path) -> IO[bytes]:
-    opened: Any
-    if file.suffix.lower() == ".gz":
-        opened = gzip.open(file, "rb")
-    elif file.suffix.lower() == ".xz":
-        opened = lzma.open(file, "rb")
-    else:
-        opened = open(file, "rb")
-    return opened
-
-
-@dataclass
-class _Line:
+class _Line(NamedTuple):
     number: int
     text: str
-    size: int
-    too_long: bool = False
+    size: int  # bytes
+    too_long: bool
 
 
 def _lines(file: Path) -> Iterator[_Line]:
+    number = 0
     try:
-        with _open(file) as source:
-            number = 0
-            while True:
-                raw = source.readline(_LINE)
-                if not raw:
-                    return
+        with open_file(file) as source:
+            while raw := source.readline(_LINE):
                 number += 1
                 size = len(raw)
                 too_long = size == _LINE and not raw.endswith(b"\n")
                 while len(raw) == _LINE and not raw.endswith(b"\n"):
                     raw = source.readline(_LINE)
                     size += len(raw)
-                if number == 1 and raw.startswith(codecs.BOM_UTF8):
-                    raw = raw[3:]
+                if number == 1:
+                    raw = raw.removeprefix(codecs.BOM_UTF8)
                 yield _Line(number, "" if too_long else raw.decode("utf-8"), size, too_long)
     except UnicodeDecodeError as error:
         raise ClozeError(
             f"{_shown(file)}, line {number}: expected UTF-8 text, found byte 0x{error.object[error.start]:02x}; "
             "convert the file, for example with iconv -f latin1 -t utf-8"
         ) from error
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+    except UNREADABLE as error:
         raise ClozeError(f"{_shown(file)}: cannot be read ({error}); check the file") from error
 
 
@@ -218,28 +170,20 @@ def _paragraphs(file: Path) -> Iterator[tuple[Paragraph, int]]:
     width = _wrap_width([line.text.rstrip() for line in sample])
     block: list[_Line] = []
     size = 0
-    for line in _chain(sample, lines):
+    for line in chain(sample, lines):
         size += line.size
-        blank = not line.text.strip()
         if line.too_long:
             yield Paragraph(line.number, "", "line over 1 MB"), size
             size = 0
-        if width is not None and not blank:
+        if line.text.strip():
             block.append(line)
-            if len(block) < 2000:
+            if width is not None and len(block) < 2000:
                 continue
-        if width is None and not blank:
-            block = [line]
         if block:
             yield _paragraph(block, width), size
             block, size = [], 0
     if block:
         yield _paragraph(block, width), size
-
-
-def _chain(first: list[_Line], rest: Iterator[_Line]) -> Iterator[_Line]:
-    yield from first
-    yield from rest
 
 
 def _wrap_width(lines: Sequence[str]) -> int | None:
@@ -254,22 +198,18 @@ def _wrap_width(lines: Sequence[str]) -> int | None:
 def _paragraph(block: Sequence[_Line], width: int | None) -> Paragraph:
     raw = "\n".join(line.text for line in block)
     text = normalise(raw)
-    problem = ""
+    full = [len(line.text.strip()) for line in block[:-1]]
     if "\t" in raw.strip():
         problem = "table"
-    elif width is not None and len(block) > 2:
-        full = [len(line.text.strip()) for line in block[:-1]]
-        if sum(full) < 0.75 * width * len(full):
-            problem = "verse or list"
-    return Paragraph(block[0].number, text, problem or unsuitable(text))
+    elif width is not None and len(full) > 1 and sum(full) < 0.75 * width * len(full):
+        problem = "verse or list"
+    else:
+        problem = unsuitable(text)
+    return Paragraph(block[0].number, text, problem)
 
 
 def unsuitable(text: str) -> str:
-    """Why a paragraph is not English prose, or nothing.
-
-    >>> unsuitable("CHAPTER ONE")
-    'heading'
-    """
+    """Why a paragraph is not English prose, or nothing."""
     words = text.split()
     if "_" in text:
         return "underscores"
@@ -292,15 +232,8 @@ def unsuitable(text: str) -> str:
     return ""
 
 
-# -- excerpts -------------------------------------------------------------------------------------------------------
-
-
 def sentences(text: str) -> list[tuple[int, int]]:
-    """Start and end of each sentence of a paragraph, white space between them left out.
-
-    >>> sentences("Mr. Hill left. It rained.")
-    [(0, 14), (15, 25)]
-    """
+    """Start and end of each sentence of a paragraph, white space between them left out."""
     found = []
     start = 0
     for cut in sentence_breaks(text):
@@ -312,8 +245,7 @@ def sentences(text: str) -> list[tuple[int, int]]:
     return found
 
 
-@dataclass(frozen=True)
-class _Held:
+class _Held(NamedTuple):
     """A paragraph or a part of one: the line, the text, its words, and what to count where it is in no excerpt."""
 
     line: int
@@ -326,71 +258,69 @@ _WHOLE, _END, _COUNTED = "", "ends of paragraphs", "counted"
 
 
 class Cutter:
-    """Cuts the paragraphs of a chunk into excerpts of :data:`MIN_WORDS` to :data:`MAX_WORDS` words.
-
-    Attributes:
-        skipped: paragraphs, and ends of paragraphs, that are in no excerpt, by reason
-    """
+    """Cuts the paragraphs of a chunk into excerpts of :data:`MIN_WORDS` to :data:`MAX_WORDS` words."""
 
     def __init__(self) -> None:
-        self.skipped: Counter[str] = Counter()
+        self.skipped: Counter[str] = Counter()  #: paragraphs, and ends of them, that are in no excerpt, by reason
+        self._name = ""
         self._held: list[_Held] = []
         self._words = 0
         self._ids: Counter[str] = Counter()
 
     def cut(self, chunk: Chunk) -> Iterator[Excerpt]:
         """Yield the excerpts of a chunk, in order."""
+        self._name = chunk.name
         self._ids.clear()
         for paragraph in chunk.paragraphs:
+            words = len(paragraph.text.split())
             if paragraph.problem:
                 self.skipped[paragraph.problem] += 1
-                yield from self._flush(chunk.name)
-                continue
-            words = len(paragraph.text.split())
-            if self._words + words <= MAX_WORDS:
-                self._hold(_Held(paragraph.line, paragraph.text, words, _WHOLE))
-                if self._words >= self._target(chunk.name):
-                    yield from self._flush(chunk.name)
-                continue
-            yield from self._split(chunk.name, paragraph)
-        yield from self._flush(chunk.name)
+                yield from self._flush()
+            elif self._words + words > MAX_WORDS:
+                yield from self._split(paragraph)
+            else:
+                self._hold(paragraph.line, paragraph.text, words, _WHOLE)
+                if self._words >= self._target(0):
+                    yield from self._flush()
+        yield from self._flush()
 
-    def _split(self, name: str, paragraph: Paragraph) -> Iterator[Excerpt]:
+    def _split(self, paragraph: Paragraph) -> Iterator[Excerpt]:
         """Cut a paragraph that does not fit between its sentences; what is left over begins the next excerpt."""
-        begin = 0
-        words = 0
-        for start, end in sentences(paragraph.text):
-            length = len(paragraph.text[start:end].split())
+        line, text = paragraph.line, paragraph.text
+        begin = words = 0
+        for start, end in sentences(text):
+            length = len(text[start:end].split())
             if length > MIN_WORDS:  # the paragraph ends here
                 self.skipped["sentence too long"] += 1
-                self._hold(_Held(paragraph.line, paragraph.text[begin:start].rstrip(), words, _COUNTED))
-                yield from self._flush(name)
+                self._hold(line, text[begin:start].rstrip(), words, _COUNTED)
+                yield from self._flush()
                 return
             if self._words + words + length > MAX_WORDS:
-                self._hold(_Held(paragraph.line, paragraph.text[begin:start].rstrip(), words, _END))
-                yield from self._flush(name)
+                self._hold(line, text[begin:start].rstrip(), words, _END)
+                yield from self._flush()
                 begin, words = start, 0
             words += length
-            if self._words + words >= self._target(name, paragraph.line):
-                self._hold(_Held(paragraph.line, paragraph.text[begin:end], words, _END))
-                yield from self._flush(name)
+            if self._words + words >= self._target(line):
+                self._hold(line, text[begin:end], words, _END)
+                yield from self._flush()
                 begin, words = end + 1, 0
-        self._hold(_Held(paragraph.line, paragraph.text[begin:].strip(), words, _END if begin else _WHOLE))
+        self._hold(line, text[begin:].strip(), words, _END if begin else _WHOLE)
 
-    def _hold(self, held: _Held) -> None:
-        if held.words:
-            self._held.append(held)
-            self._words += held.words
+    def _hold(self, line: int, text: str, words: int, reason: str) -> None:
+        if words:
+            self._held.append(_Held(line, text, words, reason))
+            self._words += words
 
     def _skip(self, held: _Held, reason: str) -> None:
         if held.reason != _COUNTED:
             self.skipped[held.reason or reason] += 1
 
-    def _target(self, name: str, line: int = 0) -> int:
+    def _target(self, line: int) -> int:
+        """Words from which an excerpt ends that begins in the line of what is held, or else in this one."""
         first = self._held[0].line if self._held else line
-        return 200 + zlib.crc32(f"{name}:{first}".encode()) % 81
+        return 200 + zlib.crc32(f"{self._name}:{first}".encode()) % 81
 
-    def _flush(self, name: str) -> Iterator[Excerpt]:
+    def _flush(self) -> Iterator[Excerpt]:
         held, words = self._held, self._words
         self._held, self._words = [], 0
         while held and _OPEN_END.search(held[-1].text):
@@ -400,7 +330,7 @@ class Cutter:
             for part in held:
                 self._skip(part, "too little text in one place" if words < MIN_WORDS else "verse or list")
         else:
-            name = f"{name}:{held[0].line}"
+            name = f"{self._name}:{held[0].line}"
             self._ids[name] += 1
             number = self._ids[name]
             yield Excerpt(name if number == 1 else f"{name}.{number}", "\n\n".join(part.text for part in held))
@@ -410,8 +340,5 @@ def spool(folder: Path) -> Path:
     """Copy standard input to a file in *folder*, as text is read twice."""
     file = folder / _SPOOLED
     with open(file, "wb") as out:
-        while True:
-            block = sys.stdin.buffer.read(_LINE)
-            if not block:
-                return file
-            out.write(block)
+        shutil.copyfileobj(sys.stdin.buffer, out)
+    return file

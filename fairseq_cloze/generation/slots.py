@@ -1,17 +1,11 @@
-"""Slots: which words of a text to ask for.
-
-About one word in seventeen, spread evenly, none in the first sentence, none near another; two thirds content words and
-one third function words, as in the exams of CLOTH.
-"""
-
-from __future__ import annotations
+"""Slots: which words of a text to ask for: spread evenly, two thirds content words, as in the exams of CLOTH."""
 
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .prose import sentences
-from .words import CLOSED, FUNCTION_WORDS, Tagger, Token, kind_at
+from .words import CLOSED, FUNCTION_WORDS, Tagger, kind_at
 
 #: Words per blank, least number of words between two blanks, share of blanks that are content words.
 WORDS_PER_BLANK, GAP, CONTENT_SHARE = 17, 5, 2 / 3
@@ -29,28 +23,17 @@ _TRIES = 8  # words of a stretch for which distractors are looked for
 
 @dataclass(frozen=True)
 class Slot:
-    """A word that could become a blank.
-
-    Attributes:
-        start, end: offsets in the text
-        place: number of words before it in the text
-        gold: the word as it stands there
-        word: in lower case
-        kind: see :func:`fairseq_cloze.generation.words.kind_at`
-        before, after: the tokens beside it in its sentence, in lower case, empty where there is none
-        content_before, content_after: the nearest content words of its sentence, likewise
-        sentence: words of its sentence, in lower case
-    """
+    """A word that could become a blank."""
 
     start: int
     end: int
-    place: int
-    gold: str
-    word: str
-    kind: str
-    before: str
+    place: int  #: number of words before it in the text
+    gold: str  #: the word as it stands there
+    word: str  #: in lower case, as all that follows
+    kind: str  #: see :func:`fairseq_cloze.generation.words.kind_at`
+    before: str  #: the token beside it in its sentence, empty where there is none
     after: str
-    content_before: str
+    content_before: str  #: the nearest content word of its sentence, likewise
     content_after: str
     sentence: tuple[str, ...]
 
@@ -69,29 +52,40 @@ class Blank:
 
 
 def find_slots(text: str, tagger: Tagger) -> tuple[list[Slot], int, int]:
-    """Every word of *text* that could become a blank.
-
-    The last token is none, as nothing of the text would stand behind it.
+    """Every word of *text* but the last that could become a blank, in order.
 
     Returns:
-        the slots in order, the number of words in the text, and how many of them are in the first sentence
+        the slots, the number of words in the text, and how many of them are in the first sentence
     """
     slots: list[Slot] = []
-    words = 0
-    first = 0
-    offset = 0
+    words = first = offset = 0
     for paragraph in text.split("\n\n"):
         for start, end in sentences(paragraph):
             tokens = tagger.tag(paragraph, start, end)
+            sentence = tuple(token.word for token in tokens)
             content = [
-                token.word.isalpha() and len(token.word) > 2 and token.word not in FUNCTION_WORDS for token in tokens
+                word if word.isalpha() and len(word) > 2 and word not in FUNCTION_WORDS else "" for word in sentence
             ]
             for at, token in enumerate(tokens):
                 if not paragraph[token.start].isalnum():
                     continue
                 kind = kind_at(tokens, at) if first else None
                 if kind is not None:
-                    slots.append(_slot(paragraph, offset, tokens, content, at, kind, words))
+                    slots.append(
+                        Slot(
+                            start=offset + token.start,
+                            end=offset + token.end,
+                            place=words,
+                            gold=paragraph[token.start : token.end],
+                            word=token.word,
+                            kind=kind,
+                            before=sentence[at - 1] if at else "",
+                            after=sentence[at + 1] if at + 1 < len(tokens) else "",
+                            content_before=next(filter(None, reversed(content[:at])), ""),
+                            content_after=next(filter(None, content[at + 1 :]), ""),
+                            sentence=sentence,
+                        )
+                    )
                 words += 1
             first = first or (words if words >= _FIRST else 0)
         offset += len(paragraph) + 2
@@ -100,25 +94,13 @@ def find_slots(text: str, tagger: Tagger) -> tuple[list[Slot], int, int]:
     return slots, words, first
 
 
-def _slot(
-    text: str, offset: int, tokens: Sequence[Token], content: Sequence[bool], at: int, kind: str, place: int
-) -> Slot:
-    token = tokens[at]
-    before = next((tokens[near].word for near in range(at - 1, -1, -1) if content[near]), "")
-    after = next((tokens[near].word for near in range(at + 1, len(tokens)) if content[near]), "")
-    return Slot(
-        start=offset + token.start,
-        end=offset + token.end,
-        place=place,
-        gold=text[token.start : token.end],
-        word=token.word,
-        kind=kind,
-        before=tokens[at - 1].word if at else "",
-        after=tokens[at + 1].word if at + 1 < len(tokens) else "",
-        content_before=before,
-        content_after=after,
-        sentence=tuple(near.word for near in tokens),
-    )
+def with_gaps(text: str, blanks: Sequence[Blank]) -> str:
+    """The article of a passage: a text with underscores in place of its blanks."""
+    article, at = "", 0
+    for blank in blanks:
+        article += text[at : blank.slot.start] + "_"
+        at = blank.slot.end
+    return article + text[at:]
 
 
 def wanted_blanks(words: int, first: int, words_per_blank: float = WORDS_PER_BLANK) -> int:
@@ -134,18 +116,13 @@ def choose(
     offer: Callable[[Slot], Sequence[str] | None],
     words_per_blank: float = WORDS_PER_BLANK,
 ) -> list[Blank]:
-    """Choose blanks.
-
-    The text after its first sentence is cut into equal stretches, each of which gets one blank if it can.
+    """Choose blanks: one, if possible, in each of the equal stretches into which the text is cut behind its beginning.
 
     Args:
         slots, words, first: what :func:`find_slots` found
         rng: decides where several words would do
         offer: the distractors of a slot, or ``None`` where there are too few
         words_per_blank: density
-
-    Returns:
-        the blanks in the order of the text
     """
     number = wanted_blanks(words, first, words_per_blank)
     stretch = (words - first) / number
@@ -157,10 +134,9 @@ def choose(
     owed = 0  # content words that stood where a function word was wanted, less the reverse
     for index, want in enumerate(wanted):
         low, high = first + index * stretch, first + (index + 1) * stretch
-        last = chosen[-1].slot.place if chosen else -GAP
-        inside = [
-            slot for slot in slots if low <= slot.place < high and slot.place - last > GAP and slot.word not in golds
-        ]
+        if chosen:
+            low = max(low, chosen[-1].slot.place + GAP + 1)
+        inside = [slot for slot in slots if low <= slot.place < high and slot.word not in golds]
         if owed and (owed > 0) == want:
             want = not want
             owed += 1 if want else -1

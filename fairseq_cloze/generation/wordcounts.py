@@ -1,11 +1,8 @@
 """Word counts: how often words and pairs of words stand in the text, in bounded memory.
 
-Words are counted exactly, but rare ones are dropped when there are too many.  Pairs (neighbours, and content words that
-follow each other in a sentence) go into two rows of hashed counters, of which the lower one counts: never too low,
-seldom too high.  Counts are merged in the order of the text, so they do not depend on the number of workers.
+Rare words are dropped when there are too many.  Pairs (neighbours, and content words that follow each other in a
+sentence) go into two rows of hashed counters, of which the lower one counts: never too low, seldom too high.
 """
-
-from __future__ import annotations
 
 import re
 import zlib
@@ -18,15 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from .words import FUNCTION_WORDS, pool_kinds
+from .words import FUNCTION_WORDS, TOKEN, pool_kinds
 
-#: Kinds of pairs.
-NEIGHBOURS, CONTENT = 1, 2
+NEIGHBOURS, CONTENT = 1, 2  # kinds of pairs
 
 _BITS = 24
 _MOST_WORDS = 400_000
 _MOST_POOLED = 15_000
-_WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|\d[\d.,]*\w*|\S")
 _PLAIN = re.compile(r"[a-z]+\Z")
 _SENTENCE_END = frozenset(".!?;")
 
@@ -36,13 +31,8 @@ def _hash(word: str) -> int:
     return zlib.crc32(word.encode("utf-8")) | 1 << 32  # never 0
 
 
-@dataclass
-class ChunkCounts:
-    """Counts of one chunk: words in lower case, how many there are, and per row of counters places and additions."""
-
-    words: Counter[str]
-    total: int
-    pairs: list[tuple[np.ndarray, np.ndarray]]
+#: Counts of one chunk: words in lower case, and per row of counters places and additions.
+ChunkCounts = tuple[Counter[str], list[tuple[np.ndarray, np.ndarray]]]
 
 
 def count(paragraphs: Iterable[str]) -> ChunkCounts:
@@ -51,7 +41,7 @@ def count(paragraphs: Iterable[str]) -> ChunkCounts:
     near: list[int] = []
     content: list[int] = []
     for text in paragraphs:
-        tokens = _WORD.findall(text)
+        tokens = TOKEN.findall(text)
         words.update(token for token in tokens if _PLAIN.match(token))
         for token in tokens:
             lower = token.lower()
@@ -65,14 +55,13 @@ def count(paragraphs: Iterable[str]) -> ChunkCounts:
         content.append(0)
     hashes = np.concatenate([_pairs(near, NEIGHBOURS), _pairs(content, CONTENT)])
     rows = [np.unique(places, return_counts=True) for places in _places(hashes)]
-    return ChunkCounts(words, sum(words.values()), [(place.astype(np.uint32), times) for place, times in rows])
+    return words, [(place.astype(np.uint32), times) for place, times in rows]
 
 
 def _pairs(codes: list[int], kind: int) -> np.ndarray:
     array = np.array(codes, dtype=np.uint64)
-    first, second = array[:-1], array[1:]
-    kept = (first != 0) & (second != 0)
-    return _mix(first[kept], second[kept], kind)
+    kept = (array[:-1] != 0) & (array[1:] != 0)
+    return _mix(array[:-1][kept], array[1:][kept], kind)
 
 
 def _mix(first: np.ndarray, second: np.ndarray, kind: int) -> np.ndarray:
@@ -90,13 +79,7 @@ def _places(hashes: np.ndarray) -> list[np.ndarray]:
 
 @dataclass
 class Counting:
-    """Counts of chunks so far.
-
-    Attributes:
-        words: lower-case words
-        total: words counted, those dropped since included
-        rows: ``uint16 (2, 2 ** 24)``, full counters stay full
-    """
+    """Counts of chunks so far: words, how many they are, and ``uint16 (2, 2 ** 24)`` counters of pairs."""
 
     words: Counter[str] = field(default_factory=Counter)
     total: int = 0
@@ -104,13 +87,14 @@ class Counting:
 
     def add(self, counts: ChunkCounts) -> None:
         """Add those of the next chunk."""
-        self.words.update(counts.words)
-        self.total += counts.total
+        words, pairs = counts
+        self.words.update(words)
+        self.total += words.total()
         least = 1
         while len(self.words) > _MOST_WORDS:
             self.words = Counter({word: times for word, times in self.words.items() if times > least})
             least *= 2
-        for row, (places, times) in zip(self.rows, counts.pairs):
+        for row, (places, times) in zip(self.rows, pairs):
             row[places] = np.minimum(row[places].astype(np.int64) + times, 65535).astype(np.uint16)
 
     def pools(self) -> dict[str, list[tuple[int, str]]]:
@@ -125,12 +109,7 @@ class Counting:
 
 
 class WordCounts:
-    """Finished counts.
-
-    Args:
-        pools: see :meth:`Counting.pools`
-        rows: file of :attr:`Counting.rows`, mapped into memory and so shared between processes
-    """
+    """Finished counts: :meth:`Counting.pools`, and the file of :attr:`Counting.rows`, which processes share."""
 
     def __init__(self, pools: dict[str, list[tuple[int, str]]], rows: Path) -> None:
         self._pools = pools
@@ -151,14 +130,8 @@ class WordCounts:
         return [entry for _, entry in entries[low:high] if entry != word]
 
     def pairs(self, kind: int, firsts: list[str], seconds: list[str]) -> np.ndarray:
-        """How often each first word comes before its second one, ``int64 (pairs,)``.
-
-        Args:
-            kind: :data:`NEIGHBOURS` or :data:`CONTENT`
-            firsts, seconds: in lower case, equally many
-        """
-        first = np.array([_hash(word) for word in firsts], dtype=np.uint64)
-        second = np.array([_hash(word) for word in seconds], dtype=np.uint64)
+        """How often each first word comes before its second one, both in lower case, ``int64 (pairs,)``."""
+        first, second = (np.array([_hash(word) for word in words], np.uint64) for words in (firsts, seconds))
         one, two = _places(_mix(first, second, kind))
         found: np.ndarray = np.minimum(self._rows[0][one], self._rows[1][two]).astype(np.int64)
         return found

@@ -1,52 +1,48 @@
 """Words: the tokens of a sentence, their part of speech in context, and the kind of word a blank could ask for.
 
-Tags are Penn's.  TextBlob's tagger proposes one per word, with Brill's rules of context, and a word has a kind only if
-Lemminflect's dictionary knows the word with that tag and nothing beside it speaks against it: of fifteen words one
-becomes a blank, so a doubtful one is no loss.  Both work offline.
+Tags are Penn's.  TextBlob's tagger proposes one per word, and a word has a kind only if Lemminflect's dictionary knows
+it with that tag and nothing beside it speaks against it, as a doubtful word is no loss.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from typing import Any
 
 from ..errors import SetupError
 
-_TOKEN = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|\d[\d.,]*\w*|\S")
+TOKEN = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|\d[\d.,]*\w*|\S")
 _CONTRACTION = re.compile(r"(.+?)(n['’]t|['’](?:s|re|ve|ll|d|m))\Z", re.I)
 _PLAIN = re.compile(r"[A-Z]?[a-z]+\Z|[AI]\Z")
 
 #: Closed classes: words that can stand in for each other on an exam, by kind.
 CLOSED: dict[str, tuple[str, ...]] = {
-    "preposition": tuple(
-        "in on at by for with from to of about into through during before after above below between under over against "
-        "among without within along across behind beyond towards upon near since until beside despite except".split()
-    ),
-    "particle": tuple("up out off down away back over on".split()),
-    "conjunction": tuple("because although unless while since if when until before after whereas once though".split()),
-    "coordinator": tuple("but and or so nor".split()),
-    "connective": tuple(
-        "however nevertheless therefore thus consequently hence moreover furthermore besides instead otherwise "
-        "meanwhile finally eventually fortunately unfortunately similarly likewise indeed".split()
-    ),
-    "question": tuple("who whom whose which what when where why how whether".split()),
-    "adverb": tuple(
-        "very too so quite enough even just only still already yet never always ever often again almost perhaps soon "
-        "sometimes seldom rather once hardly".split()
-    ),
-    "indefinite": tuple("something anything nothing everything someone anyone nobody everyone".split()),
-    "reflexive": tuple("myself yourself himself herself itself ourselves themselves".split()),
-    "object": tuple("me you him it us them".split()),
-    "possessive": tuple("my your his her its our their".split()),
-    "singular quantifier": tuple("every each another either neither".split()),
-    "plural quantifier": tuple("many few several both".split()),
-    "have": ("has", "have", "had"),
-    "do": ("do", "does", "did"),
-    "be": ("is", "are", "was", "were"),
-    "modal": tuple("can could will would must should may might".split()),
+    kind: tuple(words.split())
+    for kind, words in {
+        "preposition": "in on at by for with from to of about into through during before after above below between "
+        "under over against among without within along across behind beyond towards upon near since until beside "
+        "despite except",
+        "particle": "up out off down away back over on",
+        "conjunction": "because although unless while since if when until before after whereas once though",
+        "coordinator": "but and or so nor",
+        "connective": "however nevertheless therefore thus consequently hence moreover furthermore besides instead "
+        "otherwise meanwhile finally eventually fortunately unfortunately similarly likewise indeed",
+        "question": "who whom whose which what when where why how whether",
+        "adverb": "very too so quite enough even just only still already yet never always ever often again almost "
+        "perhaps soon sometimes seldom rather once hardly",
+        "indefinite": "something anything nothing everything someone anyone nobody everyone",
+        "reflexive": "myself yourself himself herself itself ourselves themselves",
+        "object": "me you him it us them",
+        "possessive": "my your his her its our their",
+        "singular quantifier": "every each another either neither",
+        "plural quantifier": "many few several both",
+        "have": "has have had",
+        "do": "do does did",
+        "be": "is are was were",
+        "modal": "can could will would must should may might",
+    }.items()
 }
 
 #: Kinds of open classes, by tag.
@@ -69,6 +65,8 @@ _ALSO_ADVERBS = frozenset(  # nouns and adjectives only where a noun or adjectiv
     "yesterday tomorrow tonight".split()
 )
 _SKIPPED = frozenset("not never also always ever often just only still already".split())
+_VERB = frozenset(("VERB", "ADV"))
+_NOMINAL = ("DT", "PRP$", "NN", "NNS", "NNP", "JJ", "CD", "PRP", "VBG")
 
 
 @dataclass(frozen=True)
@@ -82,6 +80,9 @@ class Token:
     plain: bool
 
 
+_NOTHING = Token(0, 0, "", "", False)  # beside the first and the last token
+
+
 class Tagger:
     """Tags sentences.
 
@@ -90,12 +91,13 @@ class Tagger:
     """
 
     def __init__(self) -> None:
-        self._textblob, self._lexicon = _textblob()
-        _lemminflect()
+        self._find_tags = _package("textblob._text").find_tags
+        self._lexicon = _package("textblob.en").lexicon
+        _package("lemminflect")
 
     def tag(self, text: str, start: int, end: int) -> list[Token]:
         """Tokens of the sentence ``text[start:end]``, with offsets in *text*."""
-        spans = [match.span() for match in _TOKEN.finditer(text, start, end)]
+        spans = [match.span() for match in TOKEN.finditer(text, start, end)]
         pieces: list[str] = []
         firsts: list[int] = []
         for begin, stop in spans:
@@ -103,66 +105,38 @@ class Tagger:
             word = text[begin:stop].replace("’", "'")
             split = _CONTRACTION.match(word) if "'" in word else None
             pieces += split.groups() if split else (word,)
-        tagged = self._textblob(
+        tagged = self._find_tags(
             pieces, lexicon=self._lexicon, morphology=self._lexicon.morphology, context=self._lexicon.context
         )
         tokens = []
-        for number, ((begin, stop), first) in enumerate(zip(spans, firsts)):
-            last = firsts[number + 1] if number + 1 < len(firsts) else len(pieces)
-            plain = last == first + 1 and _PLAIN.match(pieces[first]) is not None and not _glued(text, begin, stop)
-            tokens.append(Token(begin, stop, pieces[last - 1].lower() if last > first + 1 else pieces[first].lower(),
-                                tagged[first][1] or "NN", plain))  # fmt: skip
+        for (begin, stop), first, after in zip(spans, firsts, [*firsts[1:], len(pieces)]):
+            plain = after == first + 1 and _PLAIN.match(pieces[first]) is not None and not _glued(text, begin, stop)
+            tokens.append(Token(begin, stop, pieces[after - 1].lower(), tagged[first][1] or "NN", plain))
         return tokens
 
 
 def _glued(text: str, start: int, end: int) -> bool:
     """Whether letters, digits or an apostrophe touch a word."""
-    before, after = text[start - 1 : start], text[end : end + 1]
-    return (
-        before.isalnum()
-        or after.isalnum()
-        or before in ("'", "’", "-")
-        or after in ("'", "’", "-")
-        and (text[end + 1 : end + 2].isalnum())
-    )
+    before, after, next_but_one = text[start - 1 : start], text[end : end + 1], text[end + 1 : end + 2]
+    marks = ("'", "’", "-")
+    return before.isalnum() or after.isalnum() or before in marks or after in marks and next_but_one.isalnum()
 
 
-# -- dictionary ------------------------------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=1)
-def _textblob() -> tuple[Any, Any]:
+def _package(name: str) -> Any:
     try:
-        from textblob._text import find_tags
-        from textblob.en import lexicon
+        return import_module(name)
     except ImportError as error:
-        raise _missing("textblob") from error
-    return find_tags, lexicon
-
-
-@lru_cache(maxsize=1)
-def _lemminflect() -> Any:
-    try:
-        import lemminflect
-    except ImportError as error:
-        raise _missing("lemminflect") from error
-    return lemminflect
-
-
-def _missing(name: str) -> SetupError:
-    return SetupError(
-        f"generate: expected the package {name}, found none; install it with pip install 'fairseq-cloze[generate]'"
-    )
+        package = name.split(".")[0]
+        raise SetupError(
+            f"generate: expected the package {package}, found none; "
+            "install it with pip install 'fairseq-cloze[generate]'"
+        ) from error
 
 
 @lru_cache(maxsize=1 << 16)
 def forms(word: str) -> tuple[tuple[str, str], ...]:
-    """Tags a lower-case word can have as a form of a dictionary word, each with the lemma.
-
-    >>> forms("went")
-    (('VBD', 'go'),)
-    """
-    library = _lemminflect()
+    """Tags a lower-case word can have as a form of a dictionary word, each with the lemma."""
+    library = _package("lemminflect")
     found = []
     for part, lemmas in library.getAllLemmas(word).items():
         for lemma in lemmas:
@@ -178,15 +152,12 @@ def forms(word: str) -> tuple[tuple[str, str], ...]:
 @lru_cache(maxsize=1 << 16)
 def usual_tag(word: str) -> str:
     """The tag a word has most often, empty where TextBlob's lexicon does not have it."""
-    return _textblob()[1].get(word) or ""
+    return _package("textblob.en").lexicon.get(word) or ""
 
 
 @lru_cache(maxsize=1 << 16)
 def open_kind(word: str, tag: str) -> str | None:
-    """Kind of a content word that has *tag*; distractors are of the same kind, and so of the same form.
-
-    Past tense and participle are one kind where they look alike, as are infinitive and present.
-    """
+    """Kind of a content word that has *tag*: forms that look alike are one; distractors are of the same kind."""
     tags = {own for own, _ in forms(word)}
     if tag not in tags or word in FUNCTION_WORDS or len(word) < 3:
         return None
@@ -209,46 +180,34 @@ def pool_kinds(word: str) -> tuple[str, ...]:
     return ("VBD", "VBD/VBN", "VBN") if kind == "VBD/VBN" else (kind,)
 
 
-# -- kind in context -------------------------------------------------------------------------------------------------
-
-
 def kind_at(tokens: Sequence[Token], at: int) -> str | None:
-    """What kind of word a blank at ``tokens[at]`` asks for, ``None`` where none should be.
-
-    A key of :data:`CLOSED` or what :func:`open_kind` returns.
-    """
+    """What a blank at ``tokens[at]`` asks for: a key of :data:`CLOSED`, an open kind, ``None`` for no blank."""
     token = tokens[at]
-    if not token.plain or _in_name(tokens, at):
+    before, after = _beside(tokens, at)
+    if not token.plain or before.tag[:3] == after.tag[:3] == "NNP":  # as in Bank of England
         return None
-    before = tokens[at - 1] if at else None
-    after = tokens[at + 1] if at + 1 < len(tokens) else None
-    closed = _closed_kind(token, before, after, tokens, at)
-    if closed is not None or token.word in FUNCTION_WORDS:
-        return closed
+    if token.word in FUNCTION_WORDS:
+        return _closed_kind(tokens, at)
     if not at or token.tag not in OPEN:
         return None
     part, usual = OPEN[token.tag], OPEN.get(usual_tag(token.word), "")
     told = _told(tokens, at)
     if part not in told and (part != usual or told):
         return None
-    if token.tag in ("VB", "VBP") and _may_be_past(token.word) and _teller(tokens, at).word not in _TO_VERB:
+    may_be_past = token.tag in ("VB", "VBP") and any(tag == "VBD" for tag, _ in forms(token.word))  # put, found
+    if may_be_past and _teller(tokens, at).word not in _TO_VERB:
         return None
-    if token.word in _ALSO_ADVERBS and not (
-        after is not None and after.tag.startswith(("NN", "JJ")) and after.word not in _ALSO_ADVERBS
-    ):
+    if token.word in _ALSO_ADVERBS and (not after.tag.startswith(("NN", "JJ")) or after.word in _ALSO_ADVERBS):
         return None
-    if token.tag == "VBD" and _verb_form(tokens, at) == "VBN" or token.tag == "VBN" and _verb_form(tokens, at) == "VBD":
+    if (token.tag, _verb_form(tokens, at)) in (("VBD", "VBN"), ("VBN", "VBD")):
         return open_kind(token.word, "VBN" if token.tag == "VBD" else "VBD")
-    if part == "VERB" and before is not None and before.word == "the":
-        return None
-    if part == "ADJ" and before is not None and before.word in ("more", "most"):
+    if part == "VERB" and before.word == "the" or part == "ADJ" and before.word in ("more", "most"):
         return None
     return open_kind(token.word, token.tag)
 
 
-def _in_name(tokens: Sequence[Token], at: int) -> bool:
-    """Whether capitals stand on both sides, as in *Bank of England*; they may be a sentence's first word and a name."""
-    return 0 < at < len(tokens) - 1 and tokens[at - 1].tag[:3] == tokens[at + 1].tag[:3] == "NNP"
+def _beside(tokens: Sequence[Token], at: int) -> tuple[Token, Token]:
+    return tokens[at - 1] if at else _NOTHING, tokens[at + 1] if at + 1 < len(tokens) else _NOTHING
 
 
 def _teller(tokens: Sequence[Token], at: int) -> Token:
@@ -259,32 +218,23 @@ def _teller(tokens: Sequence[Token], at: int) -> Token:
     return tokens[back]
 
 
-def _may_be_past(word: str) -> bool:
-    """Whether a verb's base is also a past form, as *put* and *found* are."""
-    return any(tag == "VBD" for tag, _ in forms(word))
-
-
 def _told(tokens: Sequence[Token], at: int) -> frozenset[str]:
     """Parts of speech that the words before allow; empty where they say nothing."""
-    before = _teller(tokens, at)
+    before, tag = _teller(tokens, at), tokens[at].tag
+    any_part = frozenset(("VERB", "NOUN", "ADJ", "ADV"))
     if before.word in _TO_VERB:
-        return frozenset(("VERB", "NOUN", "ADJ")) if before.word == "to" and tokens[at].tag[:2] != "VB" else _VERB
+        return any_part - {"ADV"} if before.word == "to" and tag[:2] != "VB" else _VERB
     if before.word in _SUBJECT:
-        return _VERB | {"ADV"}
+        return _VERB
     if before.word in _HAVE:
-        return frozenset(("VERB", "NOUN", "ADJ", "ADV"))
+        return any_part
     if before.word in _BE:
-        return (
-            frozenset(("VERB", "NOUN", "ADJ", "ADV")) if tokens[at].tag not in ("VB", "VBP", "VBD") else frozenset("-")
-        )
+        return any_part if tag not in ("VB", "VBP", "VBD") else frozenset("-")
     if before.tag in ("DT", "PRP$", "POS", "CD", "JJ", "WP$"):
-        if tokens[at].tag in ("VBG", "VBN"):
+        if tag in ("VBG", "VBN"):
             return frozenset("-")
-        return frozenset(("NOUN", "ADJ", "ADV")) if before.tag != "JJ" else frozenset(("NOUN", "ADJ"))
+        return any_part - ({"VERB"} if before.tag != "JJ" else _VERB)
     return frozenset()
-
-
-_VERB = frozenset(("VERB", "ADV"))
 
 
 def _verb_form(tokens: Sequence[Token], at: int) -> str:
@@ -300,67 +250,58 @@ def _verb_form(tokens: Sequence[Token], at: int) -> str:
     return ""
 
 
-_NOMINAL = ("DT", "PRP$", "NN", "NNS", "NNP", "JJ", "CD", "PRP", "VBG")
-
-
-def _closed_kind(
-    token: Token, before: Token | None, after: Token | None, tokens: Sequence[Token], at: int
-) -> str | None:
-    word = token.word
-    if after is None:
+def _closed_kind(tokens: Sequence[Token], at: int) -> str | None:
+    word, tag = tokens[at].word, tokens[at].tag
+    before, after = _beside(tokens, at)
+    if after is _NOTHING:
         return "reflexive" if word in CLOSED["reflexive"] else None
     following = after.tag
     comma = after.word == ","
-    if word in CLOSED["connective"] and (comma or before is not None and before.word in ",;" and not at == 0):
+    if word in CLOSED["connective"] and (comma or before.word in (",", ";")):
         return "connective" if comma else None
-    if word in CLOSED["coordinator"] and before is not None and before.word in (",", ";") and after.word in _SUBJECT:
+    if word in CLOSED["coordinator"] and before.word in (",", ";") and after.word in _SUBJECT:
         return "coordinator"
+    clause = after.word in _SUBJECT - {"you", "it"}
     if word in CLOSED["conjunction"] and after.word in _SUBJECT | {"the", "a", "his", "her", "my", "their", "this"}:
-        if after.word in _SUBJECT - {"you", "it"} or word in ("because", "although", "unless", "while", "if", "when"):
+        if clause or word in ("because", "although", "unless", "while", "if", "when"):
             return "conjunction"
-    if word in CLOSED["particle"] and token.tag in ("RP", "RB", "IN") and before is not None and at:
-        if before.tag.startswith("VB") and before.word not in _BE and following not in _NOMINAL and not comma:
+    if word in CLOSED["particle"] and tag in ("RP", "RB", "IN") and before.tag.startswith("VB"):
+        if before.word not in _BE and following not in _NOMINAL and not comma:
             return "particle"
-    if word in CLOSED["preposition"] and token.tag in ("IN", "TO") and following in _NOMINAL and not comma:
+    if word in CLOSED["preposition"] and tag in ("IN", "TO") and following in _NOMINAL and not comma:
         if word == "to" and following not in ("DT", "PRP$", "PRP"):
             return None
         if word == "for" and not any(near.word[0].isalnum() for near in tokens[:at]):
             return None  # often a conjunction
-        return "preposition" if after.word not in _SUBJECT - {"you", "it"} else None
-    if word in CLOSED["question"] and at and not comma and token.tag[:1] == "W":
-        return "question"
-    if word in CLOSED["reflexive"]:
-        return "reflexive"
-    if word in CLOSED["indefinite"]:
-        return "indefinite"
-    if word in CLOSED["object"] and word not in ("you", "it", "her") and before is not None:
-        return "object" if before.tag.startswith("VB") or before.tag in ("IN", "TO") else None
-    if word in CLOSED["possessive"] and following in ("NN", "NNS", "JJ"):
-        return "possessive"
-    if word in CLOSED["singular quantifier"] and following == "NN":
-        return "singular quantifier"
-    if word in CLOSED["plural quantifier"] and following == "NNS":
-        return "plural quantifier"
-    if word in CLOSED["adverb"] and token.tag == "RB" and not comma and at:
-        return "adverb"
-    return _auxiliary(word, tokens, at)
+        return "preposition" if not clause else None
+    fits = {
+        "question": at > 0 and not comma and tag[:1] == "W",
+        "reflexive": True,
+        "indefinite": True,
+        "object": word not in ("you", "it") and (before.tag.startswith("VB") or before.tag in ("IN", "TO")),
+        "possessive": following in ("NN", "NNS", "JJ"),
+        "singular quantifier": following == "NN",
+        "plural quantifier": following == "NNS",
+        "adverb": tag == "RB" and not comma and at > 0,
+    }
+    found = next((kind for kind, fit in fits.items() if fit and word in CLOSED[kind]), None)
+    return found or _auxiliary(word, tokens, at)
 
 
 def _auxiliary(word: str, tokens: Sequence[Token], at: int) -> str | None:
     """Kind of an auxiliary before the verb it helps, whose form only that kind takes."""
     ahead = at + 1
-    while ahead < len(tokens) - 1 and (tokens[ahead].word in _SKIPPED or tokens[ahead].word == "not"):
+    while ahead < len(tokens) - 1 and tokens[ahead].word in _SKIPPED:
         ahead += 1
     if not at or tokens[at - 1].word not in _SUBJECT and not tokens[at - 1].tag.startswith("NN"):
         return None
-    tags = {tag for tag, _ in forms(tokens[ahead].word)} | ({"VBN"} if tokens[ahead].word == "been" else set())
+    verb = tokens[ahead].word
+    tags = {tag for tag, _ in forms(verb)} | ({"VBN"} if verb == "been" else set())
     infinitive = "VB" in tags and not tags & {"VBN", "NN", "JJ"}
-    if word in CLOSED["have"] and "VBN" in tags and "VB" not in tags:
-        return "have"
-    if word in CLOSED["modal"] and (infinitive or tokens[ahead].word in ("be", "have")):
-        return "modal"
-    if word in CLOSED["do"] and infinitive and ahead > at + 1:
-        return "do"
-    if word in CLOSED["be"] and "VBG" in tags and "NN" not in tags and "JJ" not in tags:
-        return "be"
-    return None
+    fits = {
+        "have": "VBN" in tags and "VB" not in tags,
+        "modal": infinitive or verb in ("be", "have"),
+        "do": infinitive and ahead > at + 1,
+        "be": "VBG" in tags and not tags & {"NN", "JJ"},
+    }
+    return next((kind for kind, fit in fits.items() if fit and word in CLOSED[kind]), None)

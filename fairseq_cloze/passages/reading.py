@@ -1,34 +1,34 @@
-"""Reading: passages from files.
-
-Input is one JSON file per passage, a folder tree of them, or JSONL; each may be gzipped.
-"""
-
-from __future__ import annotations
+"""Reading: passages from files: one JSON file per passage, a folder tree of them, or JSONL; each may be gzipped."""
 
 import gzip
 import json
+import lzma
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import ClozeError, NoBlankError, PassageError
 from ..files import PathLike
 from .passage import UNLABELLED, Passage
 
-_JSON_SUFFIXES = (".json", ".json.gz")
-_JSONL_SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
+_LINES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
+_SUFFIXES = (".json", ".json.gz", *_LINES)
+
+#: What reading a file, packed or not, may raise.
+UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError)
+
+_OPENERS: dict[str, Callable[[Path, str], Any]] = {".gz": gzip.open, ".xz": lzma.open}
 
 
-@dataclass(frozen=True)
-class Record:
-    """The bytes of one passage, not yet parsed, or why they could not be read."""
+class Record(NamedTuple):
+    """The bytes of one passage, not yet parsed, or why they could not be read; ``None`` for a file not read yet."""
 
     source: str
     id: str
-    data: bytes
+    data: bytes | None
     problem: str | None = None
 
 
@@ -64,9 +64,6 @@ class Tally:
             )
 
 
-# -- finding and reading files ---------------------------------------------------------------------------------------
-
-
 def find_files(path: PathLike, tally: Tally | None = None) -> list[tuple[Path, str]]:
     """List the passage files under *path* with their default passage ids, sorted by path.
 
@@ -77,61 +74,79 @@ def find_files(path: PathLike, tally: Tally | None = None) -> list[tuple[Path, s
     if not root.exists():
         raise ClozeError(f"{root}: no such file or folder; give a JSON or JSONL file, or a folder of them")
     if not root.is_dir():
-        if not _has_suffix(root, _JSON_SUFFIXES + _JSONL_SUFFIXES):
+        if not root.name.lower().endswith(_SUFFIXES):
             raise ClozeError(
                 f"{root}: expected a name that ends in .json or .jsonl (or .gz after it), found '{root.name}'; "
                 "rename the file after its format"
             )
         return [(root, _stem(root.name))]
-    found = []
-    for file in _walk(root):
-        relative = file.relative_to(root)
-        hidden = any(part.startswith(".") for part in relative.parts)
-        if not hidden and _has_suffix(file, _JSON_SUFFIXES + _JSONL_SUFFIXES):
-            found.append((file, _stem(relative.as_posix())))
-        elif tally is not None:
-            tally.ignored_files.append(str(file))
+    found, ignored = files_under(root, _SUFFIXES)
+    if tally is not None:
+        tally.ignored_files += map(str, ignored)
     if not found:
         raise ClozeError(f"{root}: expected a folder with .json or .jsonl files, found none; check the path")
-    return sorted(found, key=lambda entry: entry[0].relative_to(root).as_posix())
+    return [(file, _stem(file.relative_to(root).as_posix())) for file in found]
 
 
-def read_records(paths: Iterable[PathLike], tally: Tally | None = None) -> Iterator[Record]:
-    """Yield the raw records under *paths* one by one, in order, holding one file's line or document at a time.
+def _stem(name: str) -> str:
+    return name[: name.rfind(".", 0, -3 if name.lower().endswith(".gz") else None)]
 
-    A file that cannot be read becomes a record that says so.
+
+def files_under(root: Path, suffixes: tuple[str, ...]) -> tuple[list[Path], list[Path]]:
+    """The files below *root* with one of *suffixes*, sorted, and the others; what is hidden is among the others.
+
+    Links to folders are followed, each folder once.
 
     Raises:
-        ClozeError: a path that holds nothing to read
+        ClozeError: a folder cannot be read
     """
-    files = [entry for path in paths for entry in find_files(path, tally)]
-    for file, default_id in files:
-        try:
-            if is_lines(file):
-                with open_file(file) as lines:
-                    for number, line in enumerate(lines, 1):
-                        if line.strip():
-                            yield line_record(str(file), default_id, number, line)
-            else:
-                with open_file(file) as document:
-                    yield Record(str(file), default_id, document.read())
-        except (OSError, EOFError, zlib.error) as error:
-            yield Record(str(file), default_id, b"", f"cannot be read ({error}); check the file")
 
+    def unreadable(error: OSError) -> None:
+        raise ClozeError(f"{error.filename}: cannot be read ({error.strerror}); check the folder") from error
 
-def line_record(file: str, default_id: str, number: int, line: bytes) -> Record:
-    """The record of a line of JSONL, counted from 1."""
-    return Record(f"{file}, line {number}", f"{default_id}:{number}", line)
-
-
-def is_lines(file: Path) -> bool:
-    """Whether a file is JSONL, by its name."""
-    return _has_suffix(file, _JSONL_SUFFIXES)
+    found: list[Path] = []
+    others: list[Path] = []
+    seen = {os.path.realpath(root)}
+    for folder, folders, names in os.walk(root, onerror=unreadable, followlinks=True):
+        hidden = any(part.startswith(".") for part in Path(folder).relative_to(root).parts)
+        for name in names:
+            fits = not hidden and not name.startswith(".") and name.lower().endswith(suffixes)
+            (found if fits else others).append(Path(folder, name))
+        below = sorted(folders, key=lambda name: (os.path.islink(os.path.join(folder, name)), name))
+        folders.clear()
+        for name in below:
+            real = os.path.realpath(os.path.join(folder, name))
+            if real not in seen:
+                seen.add(real)
+                folders.append(name)
+    return sorted(found, key=lambda file: file.relative_to(root).as_posix()), others
 
 
 def open_file(file: Path) -> Any:
     """Open a file to read its bytes, unpacked."""
-    return gzip.open(file, "rb") if file.suffix.lower() == ".gz" else open(file, "rb")
+    return _OPENERS.get(file.suffix.lower(), open)(file, "rb")
+
+
+def find_records(files: Iterable[tuple[Path, str]]) -> Iterator[Record]:
+    """Yield the records of files with their default ids, in order; a document is left to :func:`parse_record` to read.
+
+    A file that cannot be read becomes a record that says so.
+    """
+    for file, default_id in files:
+        if not file.name.lower().endswith(_LINES):
+            yield Record(str(file), default_id, None)
+            continue
+        try:
+            with open_file(file) as lines:
+                for number, line in enumerate(lines, 1):
+                    if line.strip():
+                        yield Record(f"{file}, line {number}", f"{default_id}:{number}", line)
+        except UNREADABLE as error:
+            yield Record(str(file), default_id, b"", _why(error))
+
+
+def _why(error: Exception) -> str:
+    return f"cannot be read ({error}); check the file"
 
 
 def read_passages(paths: Iterable[PathLike], on_error: str = "stop", tally: Tally | None = None) -> Iterator[Passage]:
@@ -148,14 +163,11 @@ def read_passages(paths: Iterable[PathLike], on_error: str = "stop", tally: Tall
     """
     tally = Tally() if tally is None else tally
     seen: dict[str, str] = {}
-    for record in read_records(paths, tally):
+    for record in find_records([entry for path in paths for entry in find_files(path, tally)]):
         try:
             passage = parse_record(record)
-        except NoBlankError as error:
-            tally.skipped.append((error.source, error.problem))
-            continue
         except PassageError as error:
-            if on_error == "stop":
+            if on_error == "stop" and not isinstance(error, NoBlankError):
                 raise
             tally.skipped.append((error.source, error.problem))
             continue
@@ -187,50 +199,24 @@ def parse_record(record: Record) -> Passage:
         NoBlankError: the article has no blank
         PassageError: anything else that does not fit
     """
-    if record.problem is not None:
-        raise PassageError(record.source, record.problem)
-    return Passage.from_json(_load_json(record), record.source, record.id)
-
-
-def _load_json(record: Record) -> Any:
+    source, default_id, data, problem = record
+    if problem is not None:
+        raise PassageError(source, problem)
     try:
-        return json.loads(record.data.decode("utf-8-sig"))
+        if data is None:
+            with open_file(Path(source)) as document:
+                data = document.read()
+        fields = json.loads(data.decode("utf-8-sig"))
+    except UNREADABLE as error:
+        problem = _why(error)
     except UnicodeDecodeError as error:
-        raise PassageError(
-            record.source, f"expected UTF-8 text, found byte 0x{record.data[error.start]:02x} at offset {error.start}"
-        ) from error
+        problem = f"expected UTF-8 text, found byte 0x{error.object[error.start]:02x} at offset {error.start}"
     except json.JSONDecodeError as error:
-        hint = "; name the file .jsonl if it holds one passage per line" if error.msg == "Extra data" else ""
-        raise PassageError(
-            record.source,
-            f"expected JSON, found a mistake in line {error.lineno}, column {error.colno} ({error.msg}){hint}",
-        ) from error
-    except RecursionError as error:
-        raise PassageError(record.source, "expected a passage, found JSON nested too deeply") from error
-
-
-def _walk(root: Path) -> Iterator[Path]:
-    """All files below *root*, through links to folders as well, each folder once."""
-
-    def unreadable(error: OSError) -> None:
-        raise ClozeError(f"{error.filename}: cannot be read ({error.strerror}); check the folder") from error
-
-    seen = {os.path.realpath(root)}
-    for folder, folders, names in os.walk(root, onerror=unreadable, followlinks=True):
-        yield from (Path(folder, name) for name in names)
-        below = sorted((Path(folder, name) for name in folders), key=lambda path: (path.is_symlink(), path.name))
-        folders[:] = []
-        for path in below:
-            real = os.path.realpath(path)
-            if real not in seen:
-                seen.add(real)
-                folders.append(path.name)
-
-
-def _has_suffix(file: Path, suffixes: Sequence[str]) -> bool:
-    return file.name.lower().endswith(tuple(suffixes))
-
-
-def _stem(name: str) -> str:
-    stem = name[: -len(".gz")] if name.lower().endswith(".gz") else name
-    return stem[: stem.rfind(".")]
+        problem = f"expected JSON, found a mistake in line {error.lineno}, column {error.colno} ({error.msg})"
+        if error.msg == "Extra data":
+            problem += "; name the file .jsonl if it holds one passage per line"
+    except RecursionError:
+        problem = "expected a passage, found JSON nested too deeply"
+    if problem is not None:
+        raise PassageError(source, problem)
+    return Passage.from_json(fields, source, default_id)

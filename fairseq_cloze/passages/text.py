@@ -1,9 +1,4 @@
-"""Text of a passage: normalisation, blanks, sentences.
-
-All functions work on plain strings and know nothing of tokens.
-"""
-
-from __future__ import annotations
+"""Text of a passage: normalisation, blanks, sentences; plain strings, no tokens."""
 
 import re
 
@@ -28,9 +23,6 @@ def normalise(text: str, norm: str = "standard") -> str:
 
     ``standard`` turns control characters and every run of white space into one space, drops invisible characters
     and closes up the space before ``, . ! ? ; : )`` (not before a decimal such as ``.5``).  ``none`` keeps the text.
-
-    >>> normalise("He  was\\n tired , but _ .")
-    'He was tired, but _.'
     """
     if norm == "none":
         return text
@@ -42,11 +34,7 @@ def normalise(text: str, norm: str = "standard") -> str:
 
 
 def sentence_breaks(article: str) -> list[int]:
-    """Offsets of the white space between two sentences, in ascending order.
-
-    >>> sentence_breaks("It rained. _ went home.")
-    [10]
-    """
+    """Offsets of the white space between two sentences, in ascending order."""
     return [match.end() for match in _SENTENCE_BREAK.finditer(article)]
 
 

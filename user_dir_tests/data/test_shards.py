@@ -13,16 +13,13 @@ from functools import partial as partial_function
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from fairseq_cloze.data import shards
 from fairseq_cloze.data.databin import DataBin
 from fairseq_cloze.data.prepare import prepare
-from fairseq_cloze.data.shards import EncodedShard, IdDigests, plan
+from fairseq_cloze.data.shards import EncodedShard, plan
 from fairseq_cloze.errors import ClozeError, DataBinError
 
 from ..support.commands import PASSAGES, run, start
@@ -233,13 +230,13 @@ def test_a_damaged_shard_is_done_again(
     files[1].write_bytes(b"")
     files[2].write_bytes(content.replace(content[300:320], bytes(20)))
     files[3].rename(files[3].with_suffix(".npz.123"))
-    encode, encoded = shards.encode_shard, []
+    encode, encoded = shards.ShardEncoder.encode, []
 
-    def count(shard: Any, target: Path, *args: Any) -> Any:
+    def count(encoder: Any, shard: Any, target: Path, *args: Any) -> Any:
         encoded.append(target)
-        return encode(shard, target, *args)
+        return encode(encoder, shard, target, *args)
 
-    monkeypatch.setattr("fairseq_cloze.data.shards.encode_shard", count)
+    monkeypatch.setattr(shards.ShardEncoder, "encode", count)
     assert again(inputs, pretrained, out) == [f"resuming: {total - 4} of {total} shards were done"]
     assert encoded == files[:4]
     assert as_lists(DataBin(out).open("train")) == as_lists(DataBin(data_bin).open("train"))
@@ -249,13 +246,13 @@ def test_a_damaged_shard_is_done_again(
 def test_input_that_changes_while_it_is_read(tmp_path: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "in"
     shutil.copytree(PASSAGES / "train", folder)
-    encode = shards.encode_shard
+    encode = shards.ShardEncoder.encode
 
     def change(*args: Any) -> Any:
         os.utime(sorted(folder.rglob("*.json"))[0], (1, 1))
         return encode(*args)
 
-    monkeypatch.setattr("fairseq_cloze.data.shards.encode_shard", change)
+    monkeypatch.setattr(shards.ShardEncoder, "encode", change)
     with pytest.raises(ClozeError) as error:
         prepare({"train": [folder]}, pretrained, tmp_path / "bin", workers=1)
     assert str(error.value) == "the input was changed while it was read; nothing was kept, run the command again"
@@ -347,24 +344,6 @@ def test_an_id_that_occurs_twice(
         "give each passage its own 'id', or pass the folder above both"
     )
     assert not (tmp_path / "bin.partial").exists()
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.lists(st.lists(st.integers(0, 30), max_size=6), max_size=12))
-def test_digests_met_before(batches: list[list[int]]) -> None:
-    digests, seen = IdDigests(), set()
-    for batch in batches:
-        expected = {value for value in batch if value in seen or batch.count(value) > 1}
-        assert digests.add(np.array(batch, dtype=np.uint64)).tolist() == sorted(expected)
-        seen |= set(batch)
-
-
-def test_digests_take_eight_bytes_each() -> None:
-    digests = IdDigests()
-    for number in range(200):
-        digests.add(np.arange(number * 100, number * 100 + 100, dtype=np.uint64))
-    sizes = [run.nbytes for run in digests._runs]
-    assert (sum(sizes), len(sizes) <= 9) == (8 * 20_000, True)
 
 
 def test_a_shard_gives_back_ids_and_sources(tmp_path: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
