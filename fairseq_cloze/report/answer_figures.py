@@ -36,27 +36,28 @@ def set_figures(passages: PassageSet) -> JsonObject:
     Per passage its id, its gold as letters (``-`` where unknown) and, where known, the text's segments and the
     candidates; per file and passage the answers as letters and the probabilities in thousandths.
     """
-    entries = []
+    entries: list[list[Any]] = []
     for passage_id, prediction in passages.predictions.items():
-        entry: list[Any] = [passage_id, "".join(letter or "-" for letter in prediction.gold)]
-        if passages.passages is not None:
-            text = passages.passages[passage_id]
-            entry += [text.segments, text.candidates]
-        entries.append(entry)
-    names = list(passages.predictions)
+        text = passages.passages[passage_id] if passages.passages else None
+        gold = "".join(letter or "-" for letter in prediction.gold)
+        entries.append([passage_id, gold, *((text.segments, text.candidates) if text else ())])
     return {
         "name": passages.passages.name if passages.passages else passages.files[0].file.path.name,
         "texts": passages.passages is not None,
         "why_not": passages.why_not,
         "passages": entries,
-        "files": [_answer_figures(one, names) for one in passages.files],
+        "files": [_answer_figures(one, list(passages.predictions)) for one in passages.files],
     }
 
 
 def _answer_figures(one: FileOfSet, names: Sequence[str]) -> JsonObject:
     predictions = one.file.predictions
     right, blanks, _ = count_right(predictions)
-    with_probabilities = all(one.probabilities is not None for one in predictions.values())
+    probabilities = None
+    if all(each.probabilities is not None for each in predictions.values()):
+        probabilities = [
+            [[round(1000 * p) for p in row] for row in predictions[name].probabilities or ()] for name in names
+        ]
     return {
         "run": one.run,
         "label": one.label,
@@ -65,13 +66,9 @@ def _answer_figures(one: FileOfSet, names: Sequence[str]) -> JsonObject:
         "blanks": blanks,
         "interval": [rounded(100.0 * bound) for bound in wilson_interval(right, blanks)] if blanks else None,
         "answers": ["".join(predictions[name].answers) for name in names],
-        "probabilities": (
-            [[[round(1000 * p) for p in row] for row in predictions[name].probabilities or ()] for name in names]
-            if with_probabilities
-            else None
-        ),
+        "probabilities": probabilities,
         "confusion": confusion(predictions),
-        "calibration": calibration(predictions) if with_probabilities else None,
+        "calibration": None if probabilities is None else calibration(predictions),
         "breakdown": {
             grouping: {
                 group: [rounded(row[name]) for name in ("accuracy", "interval_low", "interval_high", "n_blanks")]

@@ -20,31 +20,23 @@ from .sources import read_runs
 from .texts import make_sets
 
 #: Accuracy of people on CLOTH (Xie et al., "Large-scale cloze test dataset created by teachers", EMNLP 2018), percent.
-HUMAN_ON_CLOTH = 85.9
-
-_HERE = Path(__file__).parent
-_SCRIPTS = ("base.js", "runs.js", "passages.js")
+HUMAN_ON_CLOTH = {"value": 85.9, "name": "human on CLOTH"}
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a report shows.
-
-    Attributes:
-        data: all of it, as the page's script reads it
-    """
+    """What a report shows, as the page's script reads it."""
 
     data: dict[str, Any]
 
     def html(self) -> str:
         """The page: one file, with a policy that keeps it from asking for anything."""
-        style = _template("page.css")
-        script = "".join(_template(name) for name in _SCRIPTS)
+        style, page = _template("page.css"), _template("page.html")
+        script = "".join(map(_template, ("base.js", "runs.js", "passages.js")))
         policy = (
             f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; img-src data:; "
             "base-uri 'none'; form-action 'none'"
         )
-        page = _template("page.html")
         parts = {"POLICY": policy, "STYLE": style, "SCRIPT": script, "DATA": embed(self.data)}
         for name, part in parts.items():  # data last, as anything may stand there
             before, after = page.split(f"@{name}@")
@@ -81,10 +73,7 @@ def report(runs: Sequence[PathLike], passages: PathLike | None = None, human: fl
     data = {
         "made": datetime.now(UTC).isoformat(timespec="minutes"),
         "version": __version__,
-        "human": {
-            "value": HUMAN_ON_CLOTH if human is None else human,
-            "name": "human on CLOTH" if human is None else "human",
-        },
+        "human": {"value": human, "name": "human"} if human is not None else HUMAN_ON_CLOTH,
         "levels": levels(figures, [run.history for run in found]),
         "best": _best(figures),
         "runs": figures,
@@ -124,21 +113,17 @@ def _best(runs: Sequence[dict[str, Any]]) -> int | None:
 
 
 def _notes(runs: Sequence[dict[str, Any]], unused: bool) -> list[str]:
-    notes = []
+    notes = ["--passages was given, but no run has a prediction file."] if unused else []
     counts = {run["valid"]["blanks"] for run in runs if run["valid"]}
     if len(counts) > 1:
         found = ", ".join("an unknown number" if count is None else f"{count:,}" for count in counts)
-        notes.append(
-            f"The runs were validated on different blanks ({found} of them), so their accuracies cannot be compared "
-            "and none is marked as the best."
-        )
-    if unused:
-        notes.append("--passages was given, but no run has a prediction file.")
+        notes.insert(0, f"The runs were validated on different blanks ({found} of them), so their accuracies cannot be "
+                     "compared and none is marked as the best.")  # fmt: skip
     return notes
 
 
 def _template(name: str) -> str:
-    return (_HERE / name).read_text(encoding="utf-8")
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 def _digest(text: str) -> str:

@@ -74,38 +74,15 @@ class History:
         found = {"training": self.curve(metric), **{name: self.curve(metric, name) for name in self.validations}}
         return {name: curve for name, curve in found.items() if curve}
 
-    def best(self, subset: str | None = None, metric: str = "accuracy") -> Point | None:
-        """The validation with the highest value, the earliest of equals; of the first subset where none is named."""
-        name = subset if subset is not None else next(iter(self.validations), "")
-        found = [point for point in self.validations.get(name, []) if metric in point.values]
-        return max(found, key=lambda point: point.values[metric], default=None)
+    def best(self, subset: str) -> Point | None:
+        """The validation with the highest accuracy, the earliest of equals."""
+        found = [point for point in self.validations.get(subset, []) if "accuracy" in point.values]
+        return max(found, key=lambda point: point.values["accuracy"], default=None)
 
     def setting(self, group: str, name: str) -> Any:
         """A value of the configuration; ``None`` where it is not known."""
         part = self.settings.get(group)
         return part.get(name) if isinstance(part, dict) else None
-
-    # -- growing
-
-    def add_update(self, point: Point) -> None:
-        """Add what one line of training says."""
-        _append(self.updates, point)
-
-    def add_epoch(self, point: Point) -> None:
-        """Add what the end of an epoch says."""
-        _append(self.epochs, point)
-
-    def add_validation(self, subset: str, point: Point) -> None:
-        """Add what a validation says."""
-        _append(self.validations.setdefault(subset, []), point)
-
-    def go_back(self, update: int) -> None:
-        """The training goes on behind an update; what it had done beyond that does not count."""
-        for points in (self.updates, self.epochs, *self.validations.values()):
-            _cut(points, update)
-        self.validations = {subset: points for subset, points in self.validations.items() if points}
-        self.chance = [notice for notice in self.chance if notice.update <= update]
-        self.finished = False
 
     def add(self, event: TrainingEvent) -> None:
         """Take in an event; kinds and fields that are not known are passed over."""
@@ -114,21 +91,29 @@ class History:
             return
         match event["type"]:
             case "started" | "resumed":
-                self.go_back(update)
+                self._go_back(update)
                 settings, folder = event.get("settings"), event.get("folder")
                 self.settings = settings if isinstance(settings, dict) else {}
                 self.folder = folder if isinstance(folder, str) else ""
             case "update":
-                self.add_update(_point(update, event))
+                add_point(self.updates, _point(update, event))
             case "epoch":
-                self.add_epoch(_point(update, event))
+                add_point(self.epochs, _point(update, event))
             case "validation" if isinstance(event.get("subset"), str):
-                self.add_validation(event["subset"], _point(update, event))
+                add_point(self.validations.setdefault(event["subset"], []), _point(update, event))
             case "chance":
                 texts = _texts(event.get("causes")), _texts(event.get("proved"))
                 self.chance.append(ChanceNotice(update, str(event.get("text", "")), *texts))
             case "finished":
                 self.finished = True
+
+    def _go_back(self, update: int) -> None:
+        """The training goes on behind an update; what it had done beyond that does not count."""
+        for points in (self.updates, self.epochs, *self.validations.values()):
+            _cut(points, update)
+        self.validations = {subset: points for subset, points in self.validations.items() if points}
+        self.chance = [notice for notice in self.chance if notice.update <= update]
+        self.finished = False
 
 
 def history_of(events: Iterable[TrainingEvent]) -> History:
@@ -139,7 +124,7 @@ def history_of(events: Iterable[TrainingEvent]) -> History:
     return history
 
 
-def _append(points: list[Point], point: Point) -> None:
+def add_point(points: list[Point], point: Point) -> None:
     """Add a point; those from its update on are of a training that was resumed before them."""
     _cut(points, point.update - 1)
     points.append(point)

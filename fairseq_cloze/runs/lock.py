@@ -53,17 +53,10 @@ class RunLock:
     def __init__(self, save_dir: PathLike, **about: Any) -> None:
         path = Path(save_dir, RUN_FILE)
         # Opened for good: closing any handle of the file gives up this process's lock.
-        self._file: TextIO = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8")
-        try:
-            _lock(self._file)
-        except (BlockingIOError, PermissionError) as error:
-            self._file.close()
-            other = run_record(save_dir)
-            raise ClozeError(
-                f"--save-dir {save_dir}: another training writes there (process {other.get('pid', '?')} on "
-                f"{other.get('host', '?')}), and each would overwrite the other's checkpoints; wait for it, choose "
-                f"another folder, or remove {path} if you are sure that it is gone"
-            ) from error
+        self._file = open_lock_file(path)
+        hold(self._file, f"--save-dir {save_dir}: another training writes there", ", and each would overwrite the "
+             f"other's checkpoints; wait for it, choose another folder, or remove {path} if you are sure that it is "
+             "gone")  # fmt: skip
         before: list[str] = []
         if Path(save_dir, LAST_CHECKPOINT).exists():  # it is going to be resumed
             before = (_read(self._file) or {}).get("logs", [])
@@ -76,28 +69,42 @@ class RunLock:
             "logs": [*before, log] if log and log not in before else before,
             **about,
         }
-        self._write()
+        write_record(self._file, self._record)
 
     def requeue(self) -> None:
         """Record that the run is going to be started again."""
         self._record["requeued"] = True
-        self._write()
-
-    def _write(self) -> None:
-        self._file.seek(0)
-        self._file.truncate()
-        self._file.write(json.dumps(self._record, indent=1) + "\n")
-        self._file.flush()
+        write_record(self._file, self._record)
 
 
-def _lock(file: TextIO) -> None:
-    """Lock a file; who only looks holds it for a moment, so one refusal is none."""
-    for _ in range(_ATTEMPTS - 1):
+def open_lock_file(path: Path) -> TextIO:
+    """Open a file to lock, made where it is missing; it stays, as a removed one could be locked by two."""
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8")
+
+
+def hold(file: TextIO, taken: str, advice: str) -> None:
+    """Lock a file until it is closed; who only looks holds it for a moment, so one refusal is none.
+
+    Raises:
+        ClozeError: another process has it: what is taken, by whom, and what to do
+        OSError: it cannot be locked on this file system
+    """
+    for attempt in range(_ATTEMPTS):
         try:
             return fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
-            time.sleep(_PAUSE)
-    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            time.sleep(_PAUSE if attempt < _ATTEMPTS - 1 else 0)
+    with file:
+        other = _read(file) or {}
+    raise ClozeError(f"{taken} (process {other.get('pid', '?')} on {other.get('host', '?')}){advice}")
+
+
+def write_record(file: TextIO, record: dict[str, Any]) -> None:
+    """Put a record in place of what a file holds."""
+    file.seek(0)
+    file.truncate()
+    file.write(json.dumps(record, indent=1) + "\n")
+    file.flush()
 
 
 def run_state(save_dir: PathLike) -> RunState:

@@ -16,10 +16,6 @@ from ..runs.lock import RunState, run_record, run_state
 def prepare_torch(resources: Resources, save_dir: PathLike) -> tuple[Resources, str]:
     """Load torch; leave CUDA, and half of the cores, alone where the training is to have them.
 
-    Args:
-        resources: what the user asked for
-        save_dir: folder of the training
-
     Returns:
         the same with a device, and what scoring uses, in words
     """
