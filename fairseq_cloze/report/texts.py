@@ -176,9 +176,7 @@ def make_sets(runs: Sequence[Run], place: Path | None) -> list[PassageSet]:
             passages, why_not = _find(opened, runs, run, file, place)
             if passages is not None:
                 file = run.prediction_files[index] = replace(file, predictions=passages.with_gold(file.predictions))
-            key = tuple(
-                sorted((name, *(letter or "" for letter in one.gold)) for name, one in file.predictions.items())
-            )
+            key = str(sorted((name, one.gold) for name, one in file.predictions.items()))
             found = sets.setdefault(key, PassageSet(None, why_not))
             found.passages = found.passages or passages
             label = run.label if len(run.prediction_files) == 1 else f"{run.label}: {file.split}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_bytes
+from ..mail.notify import Event, Notifier
 from . import records
 from .records import AT_CHANCE, RECORDS, STALL, Record
 
@@ -25,14 +26,10 @@ class Announcer:
     """Tells of the watch of one save-dir, by lines and to addresses."""
 
     def __init__(self, folder: Path, emails: Sequence[str], report: Report) -> None:
-        self._folder, self._report = folder, report
+        self._folder, self._emails, self._report = folder, emails, report
+        self._notifier = Notifier(f"watch {folder.resolve().name}", emails, report=report)
         self._changed, self._pictured = False, -math.inf
         self._problem = ""  # with table and picture, reported last
-        self._notifier: Any = None
-        if emails:
-            from ..mail.notify import Notifier
-
-            self._notifier = Notifier(f"watch {folder.resolve().name}", emails, report=report)
 
     def note_change(self) -> None:
         """There is a new record; show it if the picture is old."""
@@ -55,12 +52,10 @@ class Announcer:
                 self._problem = problem
                 self._report(problem)
 
-    def tell(self, kind: str, text: str, say: bool = True) -> None:
-        """Tell an event by mail and, unless that was done in other words, as a line."""
-        if say:
-            self._report(text)
-        if self._notifier is not None:
-            self._notifier.tell(self._event(kind, text))
+    def tell(self, kind: str, text: str) -> None:
+        """Tell an event by mail and as a line."""
+        self._report(text)
+        self._mail(self._notifier.tell, kind, text)
 
     def tell_score(self, scores: Sequence[Record], previous: Record | None, waiting: str) -> None:
         """Tell the latest of a split's scores, what it means after the *previous* best one, and what is *waiting*."""
@@ -74,7 +69,7 @@ class Announcer:
         self._report("; ".join(filter(None, (f"{score['checkpoint']}: {', '.join(words)}", also, waiting))))
         if score["best"] and previous is not None:
             gain = f"{score['accuracy']:.2f}% after {previous['accuracy']:.2f}%"
-            self.tell("best", f"{score['checkpoint']} is the best so far, {gain}", say=False)
+            self._mail(self._notifier.tell, "best", f"{score['checkpoint']} is the best so far, {gain}")
         best = records.best_of(scores)
         if best is not None and records.has_stalled(scores):
             self.tell("stalled", f"no new best in {STALL} checkpoints; it is {best['checkpoint']}")
@@ -87,25 +82,21 @@ class Announcer:
         for line in records.table(records.read_validation(self._folder / RECORDS)).splitlines():
             self._report(line)
         self._report(text)
-        if self._notifier is not None:
-            self._notifier.close(self._event("ended", text))
+        self._mail(self._notifier.close, "ended", text)
 
     def fail(self, error: BaseException) -> None:
         """Tell those who do not see it that the watch itself failed."""
-        if self._notifier is not None:
-            self._notifier.close(self._event("failure", f"the watch itself failed ({error})"))
+        self._mail(self._notifier.close, "failure", f"the watch itself failed ({error})")
 
     def stop(self) -> None:
         """The watch was told to stop: send what waits, without a word more."""
-        if self._notifier is not None:
-            self._notifier.close(None, 10.0)
+        self._notifier.close(None, 10.0)
 
-    def _event(self, kind: Any, text: str) -> Any:
-        from ..mail.notify import Event
-
-        found = records.read_validation(self._folder / RECORDS)
-        body = f"{self._folder.resolve()}: {text}.\n\n{records.table(found)}"
-        return Event(kind, text, body, picture=lambda: records.draw(found, str(self._folder)))
+    def _mail(self, send: Callable[[Event], Any], kind: str, text: str) -> None:
+        if self._emails:
+            found = records.read_validation(self._folder / RECORDS)
+            body = f"{self._folder.resolve()}: {text}.\n\n{records.table(found)}"
+            send(Event(kind, text, body, picture=lambda: records.draw(found, str(self._folder))))
 
 
 class Silence:
@@ -119,7 +110,6 @@ class Silence:
         if last != self._last:
             self._longest, self._last, self._told = max(self._longest, last - self._last), last, False
         quiet = time.monotonic() - last > max(_SILENT, _SILENT_TIMES * self._longest)
-        if self._told or not running or not quiet:
-            return False
-        self._told = True
-        return True
+        begins = quiet and running and not self._told
+        self._told = self._told or begins
+        return begins

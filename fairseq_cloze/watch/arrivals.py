@@ -81,7 +81,8 @@ class Trial:
 def try_again(previous: Trial | None, key: Key, problem: str) -> Trial:
     """The next trial after a failure; a file that has changed since starts anew."""
     attempts = previous.attempts + 1 if previous and previous.key == key else 1
-    return Trial(key, attempts, time.monotonic() + (*RETRY_AFTER, inf)[attempts - 1], problem)
+    pause = RETRY_AFTER[attempts - 1] if attempts <= len(RETRY_AFTER) else inf
+    return Trial(key, attempts, time.monotonic() + pause, problem)
 
 
 class Arrivals:

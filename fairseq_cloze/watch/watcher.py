@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ..data.databin import DataBin
 from ..errors import ClozeError
 from ..files import PathLike
 from ..ranking.resources import Resources
@@ -63,8 +64,6 @@ def watch(
         ClozeError: the data-bin or the folder cannot be used, or another watch is at work there
         SystemExit: a signal came; status 128 and its number
     """
-    from ..data.databin import DataBin
-
     data = DataBin(data_bin)
     digest = data_digest(data, split)
     folder = Path(save_dir)
