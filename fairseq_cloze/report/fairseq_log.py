@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,9 @@ def read_log(*paths: PathLike) -> History:
             with path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
                 read_lines(lines, history)
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise ClozeError(f"{path}: expected a log, cannot be read ({reason}); check the path") from error
+            raise ClozeError(
+                f"{path}: expected a log, cannot be read ({error.strerror or error}); check the path"
+            ) from error
     return history
 
 
@@ -64,7 +66,6 @@ def read_lines(lines: Iterable[str], history: History) -> None:
         if name.startswith("fairseq"):
             if name.endswith(".train") and text.startswith("{") and not history.settings:
                 history.settings = _read_config(text)
-            history.finished = history.finished or text.startswith("done training in ")
             continue
         point = _read_json(name, text) if text.startswith("{") else _read_simple(text)
         if point is not None:
@@ -74,12 +75,9 @@ def read_lines(lines: Iterable[str], history: History) -> None:
 
 def _read_json(tag: str, text: str) -> Point | None:
     try:
-        values = json.loads(text)
+        figures = {key.removeprefix(f"{tag}_"): value for key, value in json.loads(text).items()}
     except ValueError:
         return None
-    if not isinstance(values, dict):
-        return None
-    figures = {key.removeprefix(f"{tag}_"): value for key, value in values.items()}
     epoch = figures.pop("epoch", None)
     return _point(epoch if tag != "train_inner" else figures.get("update", epoch), figures)
 
@@ -107,11 +105,9 @@ def _point(epoch: Any, figures: dict[str, Any]) -> Point | None:
 
 
 def _number(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
+    with suppress(TypeError, ValueError):
+        return number if math.isfinite(number := float(value)) else None
+    return None
 
 
 def _read_config(text: str) -> dict[str, Any]:

@@ -57,8 +57,8 @@ def report(runs: Sequence[PathLike], passages: PathLike | None = None, human: fl
 
     Args:
         runs: save-dirs, logs, ``validation.jsonl`` or prediction files, see :mod:`fairseq_cloze.report.sources`
-        passages: data-bin or raw passages of the prediction files; what the runs name where it is not given
-        human: accuracy of people in percent, drawn in; :data:`HUMAN_ON_CLOTH` where it is not given
+        passages: data-bin or raw passages of the prediction files; by default what the runs name
+        human: accuracy of people in percent, drawn in; by default :data:`HUMAN_ON_CLOTH`
 
     Raises:
         ClozeError: something cannot be read, holds nothing, or does not belong together

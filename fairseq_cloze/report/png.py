@@ -69,17 +69,17 @@ def _confusions(files: list[Mapping[str, Any]]) -> Any:
     columns = min(len(files), 3)
     rows = -(-len(files) // columns)
     figure = new_figure(4.0 * columns, 4.2 * rows)
-    for number, file in enumerate(files):
+    for number, file in enumerate(files, 1):
         counts = file["confusion"]
         letters = list(LETTERS[: len(counts)])
         shares = [[count / max(sum(row), 1) for count in row] for row in counts]
-        axes = figure.add_subplot(rows, columns, number + 1)
+        axes = figure.add_subplot(rows, columns, number)
         axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
         for row, line in enumerate(counts):
             for column, count in enumerate(line):
                 share = shares[row][column]
-                text = f"{count:,}\n{100 * share:.0f}%"
-                axes.text(column, row, text, ha="center", va="center", color="white" if share > 0.6 else "black")
+                axes.text(column, row, f"{count:,}\n{100 * share:.0f}%", ha="center", va="center",
+                          color="white" if share > 0.6 else "black")  # fmt: skip
         axes.set_xticks(range(len(counts)), letters)
         axes.set_yticks(range(len(counts)), letters)
         axes.set_xlabel("answer")

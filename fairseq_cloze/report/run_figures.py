@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-from ..data.databin import MANIFEST, DataBin
+from ..data.databin import DataBin
 from ..runs.curves import History
 from ..statistics import chance_interval
 from .answer_figures import JsonObject, count_right, rounded
@@ -64,31 +64,28 @@ def _data_format(run: Run) -> str | None:
     view, scorer, other_blanks, contrast = (
         run.history.setting("task", name) or record.get(name) for name in ("view", "scorer", "other_blanks", "contrast")
     )
-    parts = [f"view {view}"] if view else []
-    if view == "joint" and scorer:
-        parts.append(f"scorer {scorer}")
-    if view == "full" and other_blanks:
-        parts.append(f"other blanks {other_blanks}")
-    if view == "joint" and isinstance(contrast, (int, float)):
-        parts.append(f"contrast {contrast:g}")
-    place = next((path for path in run.data_bins if (path / MANIFEST).is_file()), None)
-    if place is not None:
-        encoding = DataBin(place).encoding
-        parts += [f"text norm {encoding.text_norm}"] + ["sentence case"] * encoding.sentence_case
-    return ", ".join(parts) or None
+    encodings = [DataBin(place).encoding for place in run.places[:1]]
+    return _joined(
+        view and f"view {view}",
+        view == "joint" and scorer and f"scorer {scorer}",
+        view == "full" and other_blanks and f"other blanks {other_blanks}",
+        view == "joint" and isinstance(contrast, (int, float)) and f"contrast {contrast:g}",
+        *(f"text norm {encoding.text_norm}" for encoding in encodings),
+        *("sentence case" for encoding in encodings if encoding.sentence_case),
+    )
+
+
+def _joined(*parts: Any) -> str | None:
+    """What is known of the parts, in a line."""
+    return ", ".join(str(part) for part in parts if part) or None
 
 
 def _model(run: Run) -> str | None:
     setting = run.history.setting
-    parts = [str(setting("model", "_name"))] if setting("model", "_name") else []
     layers, width = setting("model", "encoder_layers"), setting("model", "encoder_embed_dim")
-    if layers and width:
-        parts.append(f"{layers} layers of {width}")
-    if setting("task", "from_scratch"):
-        parts.append("random weights at the start")
-    elif setting("checkpoint", "finetune_from_model"):
-        parts.append(f"from {setting('checkpoint', 'finetune_from_model')}")
-    return ", ".join(parts) or None
+    source = setting("checkpoint", "finetune_from_model")
+    start = "random weights at the start" if setting("task", "from_scratch") else source and f"from {source}"
+    return _joined(setting("model", "_name"), layers and width and f"{layers} layers of {width}", start)
 
 
 def _updates(run: Run) -> int | None:
@@ -102,8 +99,7 @@ def _learning_rate(run: Run) -> str | None:
     if isinstance(rates, list) and rates:
         scheduler = str(run.history.setting("lr_scheduler", "_name") or "").replace("_", " ")
         warmup = run.history.setting("lr_scheduler", "warmup_updates")
-        parts = (" ".join(f"{rate:g}" for rate in rates), scheduler, f"warm-up {warmup}" if warmup else "")
-        return ", ".join(filter(None, parts))
+        return _joined(" ".join(f"{rate:g}" for rate in rates), scheduler, warmup and f"warm-up {warmup}")
     seen = [point.values["lr"] for point in run.history.points if "lr" in point.values]
     return f"up to {max(seen):g}" if seen else None
 
@@ -111,16 +107,13 @@ def _learning_rate(run: Run) -> str | None:
 def _batch(run: Run) -> str | None:
     setting = run.history.setting
     passages, tokens = setting("dataset", "batch_size"), setting("dataset", "max_tokens")
-    parts = [f"{passages} passages"] if passages else []
-    if tokens:
-        parts.append(f"{tokens:,} tokens" if isinstance(tokens, int) else f"{tokens} tokens")
-    several = setting("optimization", "update_freq")
-    if isinstance(several, list) and several not in ([], [1]):
-        parts.append(f"{' '.join(map(str, several))} batches per update")
-    workers = setting("distributed_training", "distributed_world_size")
-    if isinstance(workers, int) and workers > 1:
-        parts.append(f"{workers} workers")
-    return ", ".join(parts) or None
+    several, workers = setting("optimization", "update_freq"), setting("distributed_training", "distributed_world_size")
+    return _joined(
+        passages and f"{passages} passages",
+        tokens and (f"{tokens:,} tokens" if isinstance(tokens, int) else f"{tokens} tokens"),
+        isinstance(several, list) and several not in ([], [1]) and f"{' '.join(map(str, several))} batches per update",
+        isinstance(workers, int) and workers > 1 and f"{workers} workers",
+    )
 
 
 def _best_train(run: Run) -> JsonObject | None:
@@ -181,19 +174,15 @@ def _curves(run: Run) -> dict[str, list[JsonObject]]:
     curves: dict[str, list[JsonObject]] = {"loss": [], "accuracy": []}
     for metric, found in curves.items():
         train = run.history.curve(metric)
-        if train:
-            name = "training, running mean" if len(train) > _SMOOTHED else "training"
-            found.append(_curve("train", name, smoothed(train)))
+        found += _curve("train", "training" + ", running mean" * (len(train) > _SMOOTHED), smoothed(train))
         for split in run.history.validations:
-            points = run.history.curve(metric, split)
-            if points:
-                found.append(_curve("valid", split, points))
+            found += _curve("valid", split, run.history.curve(metric, split))
     latest: dict[str, dict[int, float]] = {}
     for score in run.scores:
         if isinstance(score.get("updates"), int):
             latest.setdefault(score["split"], {})[score["updates"]] = score["accuracy"]
     for split, by_update in latest.items():
-        curves["accuracy"].append(_curve("watch", f"{split}, by watch", sorted(by_update.items())))
+        curves["accuracy"] += _curve("watch", f"{split}, by watch", sorted(by_update.items()))
     return curves
 
 
@@ -207,10 +196,11 @@ def smoothed(curve: Curve) -> Curve:
     return [(update, (total[end] - total[start]) / (end - start)) for (update, _), (start, end) in zip(curve, ends)]
 
 
-def _curve(kind: str, name: str, points: Sequence[tuple[int, float]]) -> JsonObject:
-    step = math.ceil(len(points) / _MOST_POINTS)
-    kept = [*points[:-1][::step], points[-1]]
-    return {"kind": kind, "name": name, "points": [[update, rounded(value)] for update, value in kept]}
+def _curve(kind: str, name: str, points: Curve) -> list[JsonObject]:
+    """A curve in a list, which is empty where it has no points."""
+    kept = [*points[:-1][:: math.ceil(len(points) / _MOST_POINTS) or 1], *points[-1:]]
+    curve = {"kind": kind, "name": name, "points": [[update, rounded(value)] for update, value in kept]}
+    return [curve] if kept else []
 
 
 def levels(runs: Sequence[JsonObject], histories: Sequence[History]) -> JsonObject:
@@ -220,13 +210,10 @@ def levels(runs: Sequence[JsonObject], histories: Sequence[History]) -> JsonObje
     if len(chances) != 1:
         return {"chance": None, "low": None, "high": None, "loss": None}
     chance = chances.pop()
-    widest = max((one for one in best if one["high"] is not None), key=lambda one: one["high"], default=None)
+    ranges = [(one["high"], one["low"]) for one in best if one["high"] is not None]
+    high, low = max(ranges, default=(None, None))
     options = 100.0 / chance if chance > 0 else 0.0
     even = options >= 2 and abs(options - round(options)) < 0.02  # every blank has as many
     softmax = all(h.setting("criterion", "ranking_loss") in (None, "softmax") for h in histories)
-    return {
-        "chance": chance,
-        "low": widest["low"] if widest else None,
-        "high": widest["high"] if widest else None,
-        "loss": rounded(math.log(options)) if softmax and even else None,
-    }
+    loss = rounded(math.log(options)) if softmax and even else None
+    return {"chance": chance, "low": low, "high": high, "loss": loss}

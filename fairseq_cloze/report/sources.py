@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..data.databin import MANIFEST
 from ..errors import ClozeError
 from ..files import PathLike
 from ..ranking.answers import Predictions, read_predictions
@@ -24,13 +25,16 @@ _PREDICTIONS = "predictions_"
 _LOGS = ("*.log", "log.txt")
 
 
-@dataclass(frozen=True)
+@dataclass
 class PredictionFile:
     """A prediction file."""
 
     path: Path
     split: str | None  #: that its name gives in a save-dir (``predictions_SPLIT.json``)
     predictions: Predictions
+    run: int = 0  #: number of its run
+    label: str = ""  #: its name in the report
+    breakdown: dict[str, Any] = field(default_factory=dict)  #: accuracy by groups of blanks, where texts are known
 
 
 @dataclass
@@ -46,6 +50,11 @@ class Run:
     prediction_files: list[PredictionFile] = field(default_factory=list)
     data_bins: list[Path] = field(default_factory=list)  #: in which its passages may be, the likeliest first
     notes: list[str] = field(default_factory=list)  #: what is missing, in sentences
+
+    @property
+    def places(self) -> list[Path]:
+        """Those of the data-bins that are there."""
+        return [path for path in self.data_bins if (path / MANIFEST).is_file()]
 
     def take(self, history: History, *files: Path) -> None:
         """Take in what a training told of itself."""

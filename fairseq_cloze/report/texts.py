@@ -136,35 +136,23 @@ Opener = Callable[[Path, str | None], list[Passages]]
 
 
 @dataclass
-class FileOfSet:
-    """One prediction file within a set, under its run's label."""
-
-    run: int
-    label: str
-    file: PredictionFile
-    breakdown: dict[str, Any]
-
-
-@dataclass
 class PassageSet:
     """Prediction files for the same blanks."""
 
     passages: Passages | None  #: their texts
     why_not: str  #: why there are none, and what to do, in sentences
-    files: list[FileOfSet] = field(default_factory=list)
+    files: list[PredictionFile] = field(default_factory=list)
 
     @property
     def predictions(self) -> Predictions:
         """Those of the first file, which name passages and gold."""
-        return self.files[0].file.predictions
+        return self.files[0].predictions
 
 
 def make_sets(runs: Sequence[Run], place: Path | None) -> list[PassageSet]:
-    """Group the prediction files of all runs by the blanks they answer, and find the passages and their gold.
+    """Group the prediction files of all runs by the blanks they answer, and fill in what their passages know.
 
-    Args:
-        runs: what was read; gold is filled in where only the passages know it
-        place: a data-bin or raw passages to take instead of what the runs name
+    These are in *place*, a data-bin or raw passages, or else where the runs say.
 
     Raises:
         ClozeError: predictions and passages do not belong together; passages cannot be read
@@ -172,38 +160,36 @@ def make_sets(runs: Sequence[Run], place: Path | None) -> list[PassageSet]:
     opened = cache(open_passages)
     sets: dict[str, PassageSet] = {}
     for number, run in enumerate(runs):
-        for index, file in enumerate(run.prediction_files):
+        for file in run.prediction_files:
             passages, why_not = _find(opened, runs, run, file, place)
             if passages is not None:
-                file = run.prediction_files[index] = replace(file, predictions=passages.with_gold(file.predictions))
+                file.predictions = passages.with_gold(file.predictions)
+                file.breakdown = passages.break_down(file.predictions)
             key = str(sorted((name, one.gold) for name, one in file.predictions.items()))
             found = sets.setdefault(key, PassageSet(None, why_not))
             found.passages = found.passages or passages
-            label = run.label if len(run.prediction_files) == 1 else f"{run.label}: {file.split}"
-            breakdown = passages.break_down(file.predictions) if passages else {}
-            found.files.append(FileOfSet(number, label, file, breakdown))
+            file.run, file.label = number, run.label
+            if len(run.prediction_files) > 1:
+                file.label += f": {file.split}"
+            found.files.append(file)
     return list(sets.values())
 
 
 def _find(
     opened: Opener, runs: Sequence[Run], run: Run, file: PredictionFile, place: Path | None
 ) -> tuple[Passages | None, str]:
+    own = [place] if place is not None else run.places
     problems = []
-    for path in [place] if place is not None else run.data_bins:
-        if path == place or (path / MANIFEST).is_file():
-            passages, problem = _look_in(opened(path, file.split), path, file)
-            if passages is not None:
-                return passages, ""
-            problems.append(problem)
-    if problems:
+    for path in dict.fromkeys(own or [path for other in runs for path in other.places]):
+        passages, problem = _look_in(opened(path, file.split), path, file)
+        if passages is not None:
+            return passages, ""
+        problems.append(problem)
+    if own:  # the data-bin of another run need not fit
         raise ClozeError(
             f"{file.path}: these are predictions for other passages than those of {problems[0]}; "
             "name theirs with --passages"
         )
-    for path in dict.fromkeys(path for other in runs for path in other.data_bins if (path / MANIFEST).is_file()):
-        passages, _ = _look_in(opened(path, file.split), path, file)  # of another run: no error if it does not fit
-        if passages is not None:
-            return passages, ""
     gone = f" ({run.data_bins[0]} is gone)" if run.data_bins else ""
     return None, (
         f"The prediction file {file.path.name} does not say where its passages are{gone}, so blanks are shown "

@@ -11,17 +11,11 @@ from .events import TrainingEvent
 
 @dataclass(frozen=True)
 class Point:
-    """Figures at one moment.
+    """Figures at one moment."""
 
-    Attributes:
-        update: number of updates done
-        epoch: number of the epoch, counted from 1; a fraction within it where a log of fairseq says so
-        values: figures by fairseq's names; accuracies in percent, what is no number left out
-    """
-
-    update: int
-    epoch: float
-    values: dict[str, float]
+    update: int  #: number of updates done
+    epoch: float  #: its number, counted from 1; a fraction within it where a log of fairseq says so
+    values: dict[str, float]  #: by fairseq's names; accuracies in percent, what is no number left out
 
 
 @dataclass(frozen=True)
@@ -36,25 +30,14 @@ class ChanceNotice:
 
 @dataclass
 class History:
-    """What a training told of itself.  Points of a list have rising updates.
+    """What a training told of itself.  Points of a list have rising updates."""
 
-    Attributes:
-        updates: figures of the updates since the point before, one every ``--log-interval`` updates
-        epochs: figures of the epoch so far, at its end
-        validations: by subset, in order of appearance
-        chance: what the chance watch said
-        settings: fairseq's configuration by group and name; empty where it is not known
-        folder: where the training was started; empty where that is not known
-        finished: it came to its end
-    """
-
-    updates: list[Point] = field(default_factory=list)
-    epochs: list[Point] = field(default_factory=list)
-    validations: dict[str, list[Point]] = field(default_factory=dict)
+    updates: list[Point] = field(default_factory=list)  #: since the point before, one every ``--log-interval`` updates
+    epochs: list[Point] = field(default_factory=list)  #: of the epoch so far, at its end
+    validations: dict[str, list[Point]] = field(default_factory=dict)  #: by subset, in order of appearance
     chance: list[ChanceNotice] = field(default_factory=list)
-    settings: dict[str, Any] = field(default_factory=dict)
-    folder: str = ""
-    finished: bool = False
+    settings: dict[str, Any] = field(default_factory=dict)  #: fairseq's configuration by group and name, where known
+    folder: str = ""  #: where the training was started, where known
 
     @property
     def points(self) -> list[Point]:
@@ -104,8 +87,6 @@ class History:
             case "chance":
                 texts = _texts(event.get("causes")), _texts(event.get("proved"))
                 self.chance.append(ChanceNotice(update, str(event.get("text", "")), *texts))
-            case "finished":
-                self.finished = True
 
     def _go_back(self, update: int) -> None:
         """The training goes on behind an update; what it had done beyond that does not count."""
@@ -113,7 +94,6 @@ class History:
             _cut(points, update)
         self.validations = {subset: points for subset, points in self.validations.items() if points}
         self.chance = [notice for notice in self.chance if notice.update <= update]
-        self.finished = False
 
 
 def history_of(events: Iterable[TrainingEvent]) -> History:

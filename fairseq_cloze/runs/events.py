@@ -10,6 +10,7 @@ import math
 import os
 import stat
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,9 @@ from typing import Any
 from ..errors import ClozeError
 from ..files import PathLike
 
-EVENTS_FILE = "metrics.jsonl"
-
-#: Ending of the events that ``fairseq-cloze run`` keeps beside a log.
-EVENTS_SUFFIX = ".events.jsonl"
-
-#: Environment variable that names a second file for the events of a training.
-EVENTS_VARIABLE = "FAIRSEQ_CLOZE_EVENTS"
+EVENTS_FILE = "metrics.jsonl"  #: in a save-dir
+EVENTS_SUFFIX = ".events.jsonl"  #: of what ``fairseq-cloze run`` keeps beside a log
+EVENTS_VARIABLE = "FAIRSEQ_CLOZE_EVENTS"  #: of the environment, names a second file for the events of a training
 
 #: By field, ``type`` among them.
 TrainingEvent = dict[str, Any]
@@ -161,15 +158,10 @@ class EventFollower:
         return found
 
     def _open(self) -> None:
-        if self._fd is None:
-            try:
-                fd = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK)
-            except OSError:  # not there so far
-                return
-            if stat.S_ISREG(os.fstat(fd).st_mode):
-                self._fd = fd
-            else:  # what is read from a pipe is lost to whoever waits at its other end
-                os.close(fd)
+        # What is read from a pipe is lost to whoever waits at its other end.
+        if self._fd is None and os.path.isfile(self._path):
+            with suppress(OSError):
+                self._fd = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK)
 
     def close(self) -> None:
         """Give the file back."""

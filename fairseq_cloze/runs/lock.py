@@ -1,7 +1,6 @@
 """Runs: who trains into a save-dir, for those who look on.
 
-A training holds a lock on ``SAVE_DIR/run.json`` for as long as it lives.  The lock goes with its process, however that
-ends, so nobody has to guess from the age of files whether a run is over.
+A training holds a lock on ``SAVE_DIR/run.json``, which goes with its process, however that ends.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import os
 import socket
 import sys
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
@@ -59,7 +59,7 @@ class RunLock:
              "gone")  # fmt: skip
         before: list[str] = []
         if Path(save_dir, LAST_CHECKPOINT).exists():  # it is going to be resumed
-            before = (_read(self._file) or {}).get("logs", [])
+            before = _read(self._file).get("logs", [])
         log = os.environ.get(LOG_VARIABLE)
         self._record: dict[str, Any] = {
             "pid": os.getpid(),
@@ -95,7 +95,7 @@ def hold(file: TextIO, taken: str, advice: str) -> None:
         except (BlockingIOError, PermissionError):
             time.sleep(_PAUSE if attempt < _ATTEMPTS - 1 else 0)
     with file:
-        other = _read(file) or {}
+        other = _read(file)
     raise ClozeError(f"{taken} (process {other.get('pid', '?')} on {other.get('host', '?')}){advice}")
 
 
@@ -118,7 +118,7 @@ def run_state(save_dir: PathLike) -> RunState:
             record = _read(file)
     except OSError:
         return RunState.UNKNOWN
-    if record is None:
+    if not record:
         return RunState.UNKNOWN  # just being made
     return RunState.REQUEUED if record.get("requeued") else RunState.ENDED
 
@@ -131,14 +131,13 @@ def run_record(save_dir: PathLike) -> dict[str, Any]:
     """
     try:
         with open(Path(save_dir, RUN_FILE), encoding="utf-8") as file:
-            return _read(file) or {}
+            return _read(file)
     except OSError:
         return {}
 
 
-def _read(file: TextIO) -> dict[str, Any] | None:
-    try:
+def _read(file: TextIO) -> dict[str, Any]:
+    with suppress(ValueError):
         record = json.load(file)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) else None
+        return record if isinstance(record, dict) else {}
+    return {}

@@ -86,9 +86,7 @@ def try_again(previous: Trial | None, key: Key, problem: str) -> Trial:
 
 
 class Arrivals:
-    """The checkpoints that wait, each under a private link in a queue folder.
-
-    The queue is all there is to remember: what an earlier watch left there waits as well.
+    """The checkpoints of a save-dir that wait, each under a private link in a queue, also those of an earlier watch.
 
     Args:
         save_dir: existing folder that is trained into
@@ -130,7 +128,7 @@ class Arrivals:
                 if words["new"]:
                     self._news, self.last = True, time.monotonic()
                 self._heard.notify_all()
-        with self._heard:
+        with self._heard:  # it has ended
             self._heard.notify_all()
 
     def look(self) -> None:

@@ -43,12 +43,12 @@ _GLANCE, _LIVELY, _TELL = 0.005, 0.75, 0.02
 #: How new files are found out, other than by polling.
 EVENTS = "events"
 
-#: Size, inode and time of the last change, which tell files and their contents apart without reading them.
+#: Inode, size in bytes and time of the last change in nanoseconds, which tell contents apart without reading them.
 Key = tuple[int, int, int]
 
 
 def key_of(found: os.stat_result) -> Key:
-    """Inode, size in bytes, and time of the last change in nanoseconds."""
+    """What tells a file apart."""
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
@@ -74,11 +74,11 @@ class Linker:
     def look(self) -> int:
         """Link what is new and return how many files that were."""
         try:
-            entries = [entry for entry in os.scandir(self.folder) if CANDIDATE.fullmatch(entry.name)]
+            names = [name for name in os.listdir(self.folder) if CANDIDATE.fullmatch(name)]
         except OSError as error:  # gone, or out of reach for a while
             self._complain(f"{self.folder}: cannot be read ({error.strerror}); trying again")
             return 0
-        return sum([self._take(Path(entry.path)) for entry in entries])
+        return sum([self._take(self.folder / name) for name in names])
 
     def _take(self, path: Path) -> bool:
         try:

@@ -26,11 +26,8 @@ RECORDS = "validation.jsonl"
 TABLE = "validation.txt"
 PICTURE = "validation.png"
 
-#: A run stalls when so many checkpoints in a row bring no new best ...
-STALL = 10
-
-#: ... and is at chance when so many in a row are not above the range of guessing.
-AT_CHANCE = 3
+#: A run stalls when so many checkpoints in a row bring no new best, and is at chance when so many are not above it.
+STALL, AT_CHANCE = 10, 3
 
 Record = dict[str, Any]
 
@@ -58,10 +55,10 @@ def append_record(path: Path, record: Record) -> None:
         raise cannot_write(path, error.strerror or str(error)) from error
 
 
-def scores_of(records: Iterable[Record], split: str, data: str | None = None) -> list[Record]:
-    """Lines with an accuracy on a split, of any passages or those with a digest, in the order they were scored."""
-    found = [record for record in records if record.get("accuracy") is not None and record.get("split") == split]
-    return [record for record in found if data in (None, record.get("data"))]
+def scores_of(records: Iterable[Record], split: str, data: str) -> list[Record]:
+    """Lines with an accuracy on a split, whose passages have a digest, in the order they were scored."""
+    of_split = [record for record in records if record.get("split") == split and record.get("data") == data]
+    return [record for record in of_split if record.get("accuracy") is not None]
 
 
 def best_of(scores: Sequence[Record]) -> Record | None:
@@ -73,13 +70,10 @@ def known_files(records: Iterable[Record], split: str, data: str) -> dict[Key, s
     """Contents of files that were scored, ``None`` for those that could not be read, by what tells files apart."""
     known: dict[Key, str | None] = {}
     for record in records:
-        file = record.get("file")
+        file, content = record.get("file"), record.get("content")
         if file and record.get("split") == split and record.get("data") == data:
-            key = (file["inode"], file["size"], file["mtime_ns"])
-            if record.get("accuracy") is not None:
-                known[key] = record["content"]
-            elif record.get("content") is None:
-                known[key] = None
+            if content is None or record.get("accuracy") is not None:
+                known[file["inode"], file["size"], file["mtime_ns"]] = content
     return known
 
 

@@ -31,7 +31,6 @@ def test_events_become_points() -> None:
         chance=[ChanceNotice(6, "at chance", ["the rate"], ["weights"])],
         settings={"task": {"view": "joint"}},
         folder="/home/me",
-        finished=True,
     )
 
 
