@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ HALF_LARGEST = 65504.0
 BLANKS = 500
 
 _ACCENTS = "The café’s naïve owner asked for €12.50 – “cash only”."
-_NOT_FINITE = "weights are NaN or infinite"
+T = TypeVar("T")
 
 
 def examine(
@@ -101,45 +101,32 @@ class _Examination:
         """Make the checks in order."""
         self.check_numbers()
         self.check_layers()
-        if self.finite:
-            self.check_encoder()
-            self.check_embeddings()
-            self.check_lm_head()
-        else:
-            self.skip(_NOT_FINITE, "encoder", "embeddings", "LM head")
+        not_finite = "" if self.finite else "weights are NaN or infinite"
+        self.check_unless(not_finite, self.check_encoder, "encoder")
+        self.check_unless(not_finite, self.check_embeddings, "embeddings")
+        self.check_unless(not_finite, self.check_lm_head, "LM head")
         self.check_tied_weights()
         self.check_vocabulary()
-        if self.vocabulary is None:
-            self.skip("no vocabulary that fits", "BPE")
-        else:
-            self.check_bpe(self.vocabulary)
-        if not self.finite:
-            self.skip(_NOT_FINITE, "dictionary", "loading")
-        else:
-            if not self.embeddings_trained:
-                self.skip("the embeddings are random", "dictionary")
-            elif self.vocabulary is not None:
-                self.check_dictionary(self.vocabulary)
-            if self.vocabulary is None:
-                unchecked = ["dictionary", "loading"] if self.embeddings_trained else ["loading"]
-                self.skip("no vocabulary that can be used", *unchecked)
-            else:
-                self.check_loading(self.vocabulary)
-        if self.ranker is None:
-            self.skip("the model could not be loaded", "half precision", "masked-LM loss")
-        else:
-            self.check_half_precision(self.ranker)
-            self.check_masked_lm_loss(self.ranker)
-        if self.store is None or self.data is None:
-            self.skip("pass DATA-BIN with labelled passages", "accuracy", "ties")
-        elif self.ranker is None:
-            self.skip("the model could not be loaded", "accuracy", "ties")
-        else:
-            own, other = self.ranker.vocabulary, self.data.vocabulary
-            if (own.dictionary_digest, own.bpe_digest) != (other.dictionary_digest, other.bpe_digest):
-                self.skip("DATA-BIN has another vocabulary", "accuracy", "ties")
-            else:
-                self.check_scores(self.ranker, self.store)
+        self.check_unless("" if self.vocabulary else "no vocabulary that fits", self.check_bpe, "BPE")
+        unusable = not_finite or ("" if self.vocabulary else "no vocabulary that can be used")
+        random = not_finite or ("" if self.embeddings_trained else "the embeddings are random")
+        self.check_unless(random or unusable, self.check_dictionary, "dictionary")
+        self.check_unless(unusable, self.check_loading, "loading")
+        not_loaded = "" if self.ranker else "the model could not be loaded"
+        self.check_unless(not_loaded, self.check_half_precision, "half precision")
+        self.check_unless(not_loaded, self.check_masked_lm_loss, "masked-LM loss")
+        unscored = not_loaded if self.store else "pass DATA-BIN with labelled passages"
+        if not unscored and self.ranker and self.data:
+            digests = [(v.dictionary_digest, v.bpe_digest) for v in (self.ranker.vocabulary, self.data.vocabulary)]
+            unscored = "" if digests[0] == digests[1] else "DATA-BIN has another vocabulary"
+        self.check_unless(unscored, self.check_scores, "accuracy", "ties")
+
+    def check_unless(self, obstacle: str, check: Callable[[], None], *names: str) -> None:
+        """Make a check, or record under its names what stands in its way."""
+        if not obstacle:
+            return check()
+        for name in names:
+            self.add(name, SKIPPED, obstacle)
 
     def add(
         self, name: str, verdict: str, measured: str, expected: str = "", values: dict[str, Any] | None = None,
@@ -155,11 +142,6 @@ class _Examination:
         self.diagnosis.checks.append(check)
         self.announce(check)
 
-    def skip(self, why: str, *names: str) -> None:
-        """Record that checks could not be made."""
-        for name in names:
-            self.add(name, SKIPPED, why)
-
     # -- weights -----------------------------------------------------------------------------------------------------
 
     def check_numbers(self) -> None:
@@ -167,7 +149,7 @@ class _Examination:
         suspects = {n: v for n, v in self.weights.items() if v.numel() and not v.float().abs().max().isfinite()}
         bad = {name: int((~value.isfinite()).sum()) for name, value in suspects.items()}
         self.finite, count = not bad, sum(bad.values())
-        measured = f"{count:,} {_NOT_FINITE}, first in {next(iter(bad), '')}"
+        measured = f"{count:,} weights are NaN or infinite, first in {next(iter(bad), '')}"
         if self.finite:
             measured = f"no NaN or infinity in {len(self.weights)} tensors"
         self.add(
@@ -265,7 +247,7 @@ class _Examination:
             own = self.checkpoint.vocabulary
             if own is None and not others:
                 why = f"none in or beside the checkpoint; put {files} into {beside}, or pass DATA-BIN"
-                return self.skip(why, "vocabulary")
+                return self.add("vocabulary", SKIPPED, why)
             found = own or others[0]
             if len(found) == rows:
                 self.vocabulary = found
@@ -282,8 +264,9 @@ class _Examination:
         self.add("vocabulary", OK, f"{len(found):,} rows, {origin}", f"{rows:,} rows as embeddings",
                  {"rows": len(found), "embedding_rows": rows})  # fmt: skip
 
-    def check_bpe(self, vocabulary: Vocabulary) -> None:
+    def check_bpe(self) -> None:
         """The BPE is whole and in its own order."""
+        vocabulary = _there(self.vocabulary)
         blame = ("wrong BPE", f"take {', '.join(FILES[1:])} from where the weights came from")
         probe = [*self.texts, _ACCENTS]
         try:
@@ -308,11 +291,13 @@ class _Examination:
         verdict = UNFIT if bad else OK if per_word < 3 and not unknown else DOUBT
         self.add("BPE", verdict, measured, expected, values, *blame)
 
-    def check_dictionary(self, vocabulary: Vocabulary) -> None:
+    def check_dictionary(self) -> None:
         """Rows of the embedding hold the words that the dictionary says."""
+        vocabulary = _there(self.vocabulary)
         pairs = measures.related_rows(vocabulary)
         if len(pairs) < LEAST_PAIRS:
-            return self.skip(f"only {len(pairs)} pairs like ' the' and ' The', {LEAST_PAIRS} are needed", "dictionary")
+            few = f"only {len(pairs)} pairs like ' the' and ' The', {LEAST_PAIRS} are needed"
+            return self.add("dictionary", SKIPPED, few)
         own, other, errors = measures.pair_similarity(self.embedding, pairs)
         _, order = measures.number_order(vocabulary)
         values = {"pairs": len(pairs), "cosine": own, "cosine_others": other, "standard_errors": errors,
@@ -329,9 +314,9 @@ class _Examination:
 
     # -- forward passes ----------------------------------------------------------------------------------------------
 
-    def check_loading(self, vocabulary: Vocabulary) -> None:
+    def check_loading(self) -> None:
         """The weights load by name."""
-        problem = ""
+        vocabulary, problem = _there(self.vocabulary), ""
         try:
             self.ranker = Ranker([self.checkpoint], vocabulary, vocabulary.origin)
         except (ClozeError, RuntimeError) as error:  # torch names the weights that do not fit
@@ -340,8 +325,9 @@ class _Examination:
         self.add("loading", UNFIT if problem else OK, problem or place, place if problem else "",
                  fault="weights do not fit the model", advice="convert the checkpoint again", symptom=True)  # fmt: skip
 
-    def check_half_precision(self, ranker: Ranker) -> None:
+    def check_half_precision(self) -> None:
         """Weights and activations stay in the range of fp16."""
+        ranker = _there(self.ranker)
         peaks = {name: float(value.abs().max()) for name, value in self.weights.items() if value.numel()}
         positions = self.checkpoint.architecture.max_positions
         model = ranker.members[0].model
@@ -353,8 +339,9 @@ class _Examination:
                  {"largest": peaks[name], "where": name}, "fp16 overflow",
                  "half precision turns it into infinity, then NaN; use it without --fp16")  # fmt: skip
 
-    def check_masked_lm_loss(self, ranker: Ranker) -> None:
+    def check_masked_lm_loss(self) -> None:
         """The model tells text from shuffled words."""
+        ranker = _there(self.ranker)
         positions = self.checkpoint.architecture.max_positions
         real, mixed = (
             measures.masked_lm_losses(ranker.members[0].model, ranker.vocabulary, texts, positions)
@@ -379,13 +366,14 @@ class _Examination:
             fault, advice, symptom=True,
         )  # fmt: skip
 
-    def check_scores(self, ranker: Ranker, store: Store) -> None:
+    def check_scores(self) -> None:
         """Accuracy above chance, few ties."""
+        store = _there(self.store)
         try:
-            found = Outcome(ranker.score(store), store)
+            found = Outcome(_there(self.ranker).score(store), store)
         except ClozeError as error:
             self.add("accuracy", UNFIT, str(error), "", {}, "NaN scores", "fp16 overflow or damaged weights", True)
-            return self.skip("there are no scores", "ties")
+            return self.add("ties", SKIPPED, "there are no scores")
         metrics, blanks = metrics_of(found.counts), found.counts["n_blanks"]
         low, high = (100 * bound for bound in wilson_interval(found.counts["n_correct"], blanks))
         gold = store.columns["gold"]
@@ -407,3 +395,8 @@ class _Examination:
             {"tied": tied, "blanks": store.blanks}, "tied scores",
             "the model tells candidates not apart: constant output, or rounded scores", symptom=True,
         )  # fmt: skip
+
+
+def _there(found: T | None) -> T:
+    assert found is not None  # or the check would not be made
+    return found
