@@ -6,10 +6,14 @@ Each content is scored once, across restarts too: ``validation.jsonl`` remembers
 from __future__ import annotations
 
 import math
+import os
 import shutil
+import signal
+import socket
+import threading
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,12 +23,11 @@ from ..data.databin import DataBin
 from ..errors import ClozeError
 from ..files import PathLike
 from ..ranking.resources import Resources
-from ..runs.lock import RunState, run_state
+from ..runs.lock import RunState, hold, open_lock_file, run_state, write_record
 from . import records
 from .announcing import Announcer, Report, Silence
 from .arrivals import Arrival, Arrivals, Trial, try_again
 from .capture import give_name
-from .guard import signals_raise, watch_lock
 from .records import RECORDS, Record, append_record, best_of, data_digest, file_of
 from .resources import prepare_torch
 
@@ -68,15 +71,22 @@ def watch(
     digest = data_digest(data, split)
     folder = Path(save_dir)
     private = folder / PRIVATE / split
-    with ExitStack() as stack:
+    if not folder.exists():
+        report(f"{folder}: no such folder yet; making it and waiting for a training to write there")
+    try:
+        (private / "queue").mkdir(parents=True, exist_ok=True)
+        lock = open_lock_file(private / "lock")
+    except OSError as error:
+        raise ClozeError(f"{folder}: cannot be written ({error.strerror or error}); check the folder") from error
+    with lock, _signals_raise() as stopped:
         try:
-            if not folder.exists():
-                report(f"{folder}: no such folder yet; making it and waiting for a training to write there")
-            (private / "queue").mkdir(parents=True, exist_ok=True)
-            stack.enter_context(watch_lock(private / "lock", f"split '{split}' of {folder}", report))
+            taken = f"split '{split}' of {folder}: another watch is at work there"
+            hold(lock, taken, "; wait for it, or stop it first")
         except OSError as error:
-            raise ClozeError(f"{folder}: cannot be written ({error.strerror or error}); check the folder") from error
-        stopped = stack.enter_context(signals_raise())
+            report(
+                f"{private / 'lock'}: no locks on this file system ({error.strerror}); see to it that only one watch runs"
+            )
+        write_record(lock, {"pid": os.getpid(), "host": socket.gethostname()})
         arrivals = Arrivals(folder, private / "queue", {}, report)
         try:
             watcher = _Watcher(folder, data.folder, split, digest, arrivals, resources or Resources(), emails, report)
@@ -88,6 +98,29 @@ def watch(
             arrivals.close()
             shutil.rmtree(arrivals.queue, ignore_errors=True)
     return best_of(watcher.scores)
+
+
+@contextmanager
+def _signals_raise() -> Iterator[list[int]]:
+    """Turn INT, TERM and HUP into :class:`SystemExit`; the list holds what came."""
+    stopped: list[int] = []
+    before: dict[int, Any] = {}
+
+    def stop(number: int, _: Any) -> None:
+        stopped.append(number)
+        for other in before:
+            signal.signal(other, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Watcher:
