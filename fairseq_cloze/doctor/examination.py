@@ -145,17 +145,15 @@ class _Examination:
     # -- weights -----------------------------------------------------------------------------------------------------
 
     def check_numbers(self) -> None:
-        """Every weight is a number."""
         suspects = {n: v for n, v in self.weights.items() if v.numel() and not v.float().abs().max().isfinite()}
         bad = {name: int((~value.isfinite()).sum()) for name, value in suspects.items()}
         self.finite, count = not bad, sum(bad.values())
-        measured = f"{count:,} weights are NaN or infinite, first in {next(iter(bad), '')}"
         if self.finite:
-            measured = f"no NaN or infinity in {len(self.weights)} tensors"
+            return self.add("numbers", OK, f"no NaN or infinity in {len(self.weights)} tensors", values={"bad": 0})
         self.add(
-            "numbers", OK if self.finite else UNFIT, measured, "" if self.finite else "none", {"bad": count},
-            fault="NaN or infinite weights (fp16 overflow?)",
-            advice="half precision or far too high a learning rate; take an earlier checkpoint, train without --fp16",
+            "numbers", UNFIT, f"{count:,} weights are NaN or infinite, first in {next(iter(bad))}", "none",
+            {"bad": count}, "NaN or infinite weights (fp16 overflow?)",
+            "half precision or far too high a learning rate; take an earlier checkpoint, train without --fp16",
         )  # fmt: skip
 
     def check_layers(self) -> None:
@@ -176,17 +174,17 @@ class _Examination:
                  {"layers": found, "configured": option}, fault, f"{advice}; take the original file")  # fmt: skip
 
     def check_encoder(self) -> None:
-        """No layer is as it was initialised."""
         ratios: dict[int, float] = {}
         for number, layer in sorted(self.layers.items()):
             matrices = [v for name, v in layer.items() if name.endswith("weight") and v.dim() == 2]
             if matrices:
-                ratios[number] = max(0.0, *map(spectral_ratio, matrices))
+                ratios[number] = max(map(spectral_ratio, matrices))
         random = [number for number, ratio in ratios.items() if ratio <= RANDOM]
-        measured = f"spectral ratio of the layers {min(ratios.values(), default=0):.2f} to "
-        measured += f"{max(ratios.values(), default=0):.2f}{self._untouched(f'{ENCODER}layers.') if random else ''}"
+        low, high = min(ratios.values(), default=0), max(ratios.values(), default=0)
+        untouched = self._untouched(f"{ENCODER}layers.") if random else ""
         self.add(
-            "encoder", UNFIT if random else OK, measured, f"above {RANDOM}, random weights have 1",
+            "encoder", UNFIT if random else OK, f"spectral ratio of the layers {low:.2f} to {high:.2f}{untouched}",
+            f"above {RANDOM}, random weights have 1",
             {"spectral_ratios": [round(ratio, 4) for ratio in ratios.values()]},
             fault="random encoder" if len(random) == len(ratios) else f"random layers {', '.join(map(str, random))}",
             advice="these weights were never trained or never loaded; start again from the pretrained checkpoint with "
@@ -195,12 +193,11 @@ class _Examination:
 
     def _untouched(self, prefix: str) -> str:
         """Further evidence for an initial distribution: its constants."""
-        vectors = [(n, value) for n, value in self.weights.items() if n.startswith(prefix) and value.dim() == 1]
-        constant = all((value == (1.0 if name.endswith("norm.weight") else 0.0)).all() for name, value in vectors)
+        vectors = {name: v for name, v in self.weights.items() if name.startswith(prefix) and v.dim() == 1}
+        constant = all((v == float(name.endswith("norm.weight"))).all() for name, v in vectors.items())
         return ", biases 0 and norms 1 as initialised" if vectors and constant else ""
 
     def check_embeddings(self) -> None:
-        """The embeddings are not as they were initialised."""
         ratio = spectral_ratio(self.embedding[:8192])
         self.embeddings_trained = ratio > RANDOM
         self.add("embeddings", OK if ratio > RANDOM else UNFIT, f"spectral ratio {ratio:.2f}", f"above {RANDOM}",
@@ -208,7 +205,6 @@ class _Examination:
                  "never trained or never loaded; start again from the pretrained checkpoint")  # fmt: skip
 
     def check_lm_head(self) -> None:
-        """The LM head is not as it was initialised."""
         ratio = spectral_ratio(self.weights[f"{LM_HEAD}dense.weight"])
         verdict, measured = OK, f"spectral ratio {ratio:.2f}"
         advice = "never trained or never loaded, many conversions leave it out; convert the masked-LM model again"
@@ -228,9 +224,8 @@ class _Examination:
         elif head.shape != self.embedding.shape:
             measured = f"shapes {tuple(head.shape)} and {tuple(self.embedding.shape)}"
         else:
-            rows = 0
-            if not torch.equal(head, self.embedding):
-                rows = int((head.nan_to_num() != self.embedding.nan_to_num()).any(dim=1).sum())
+            same = torch.equal(head, self.embedding)
+            rows = 0 if same else int((head.nan_to_num() != self.embedding.nan_to_num()).any(dim=1).sum())
             if not rows:
                 return self.add("tied weights", OK, "LM head and embeddings are the same", values={"tied": True})
             measured = f"LM head and embeddings differ in {rows:,} of {len(head):,} rows"
@@ -315,7 +310,6 @@ class _Examination:
     # -- forward passes ----------------------------------------------------------------------------------------------
 
     def check_loading(self) -> None:
-        """The weights load by name."""
         vocabulary, problem = _there(self.vocabulary), ""
         try:
             self.ranker = Ranker([self.checkpoint], vocabulary, vocabulary.origin)
@@ -326,7 +320,6 @@ class _Examination:
                  fault="weights do not fit the model", advice="convert the checkpoint again", symptom=True)  # fmt: skip
 
     def check_half_precision(self) -> None:
-        """Weights and activations stay in the range of fp16."""
         ranker = _there(self.ranker)
         peaks = {name: float(value.abs().max()) for name, value in self.weights.items() if value.numel()}
         positions = self.checkpoint.architecture.max_positions
@@ -340,7 +333,6 @@ class _Examination:
                  "half precision turns it into infinity, then NaN; use it without --fp16")  # fmt: skip
 
     def check_masked_lm_loss(self) -> None:
-        """The model tells text from shuffled words."""
         ranker = _there(self.ranker)
         positions = self.checkpoint.architecture.max_positions
         real, mixed = (
@@ -367,7 +359,6 @@ class _Examination:
         )  # fmt: skip
 
     def check_scores(self) -> None:
-        """Accuracy above chance, few ties."""
         store = _there(self.store)
         try:
             found = Outcome(_there(self.ranker).score(store), store)

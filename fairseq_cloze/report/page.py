@@ -70,25 +70,22 @@ def report(runs: Sequence[PathLike], passages: PathLike | None = None, human: fl
     found = read_runs(runs)
     sets = make_sets(found, Path(passages) if passages is not None else None)
     figures = [run_figures(run) for run in found]
+    counts = {run["valid"]["blanks"] for run in figures if run["valid"]}
     data = {
         "made": datetime.now(UTC).isoformat(timespec="minutes"),
         "version": __version__,
         "human": {"value": human, "name": "human"} if human is not None else HUMAN_ON_CLOTH,
         "levels": levels(figures, [run.history for run in found]),
-        "best": _best(figures),
+        "best": _best(figures, counts),
         "runs": figures,
         "sets": [set_figures(one) for one in sets],
-        "notes": _notes(figures, passages is not None and not sets),
+        "notes": _notes(counts, passages is not None and not sets),
     }
     return Report(data)
 
 
 def write_report(made: Report, path: PathLike) -> None:
-    """Write the page whole or not at all.
-
-    Raises:
-        ClozeError: it cannot be written
-    """
+    """Write the page whole or not at all."""
     write_text(path, made.html())
 
 
@@ -104,22 +101,19 @@ def embed(data: Any) -> str:
     return text.encode("utf-8", "replace").decode()  # file names may hold what is no text
 
 
-def _best(runs: Sequence[dict[str, Any]]) -> int | None:
+def _best(runs: Sequence[dict[str, Any]], counts: set[int | None]) -> int | None:
     """Number of the run with the highest validation accuracy, where all were validated on as many blanks."""
-    rated = [(number, run["valid"]) for number, run in enumerate(runs) if run["valid"]]
-    if len(rated) < 2 or len({valid["blanks"] for _, valid in rated}) > 1:
-        return None
-    return max(rated, key=lambda pair: pair[1]["accuracy"])[0]
+    rated = {number: run["valid"]["accuracy"] for number, run in enumerate(runs) if run["valid"]}
+    return max(rated, key=rated.__getitem__) if len(rated) > 1 and len(counts) == 1 else None
 
 
-def _notes(runs: Sequence[dict[str, Any]], unused: bool) -> list[str]:
-    notes = ["--passages was given, but no run has a prediction file."] if unused else []
-    counts = {run["valid"]["blanks"] for run in runs if run["valid"]}
+def _notes(counts: set[int | None], unused: bool) -> list[str]:
+    notes = []
     if len(counts) > 1:
         found = ", ".join("an unknown number" if count is None else f"{count:,}" for count in counts)
-        notes.insert(0, f"The runs were validated on different blanks ({found} of them), so their accuracies cannot be "
+        notes.append(f"The runs were validated on different blanks ({found} of them), so their accuracies cannot be "
                      "compared and none is marked as the best.")  # fmt: skip
-    return notes
+    return notes + ["--passages was given, but no run has a prediction file."] * unused
 
 
 def _template(name: str) -> str:

@@ -16,7 +16,7 @@ from ..data.databin import DataBin
 from ..data.encoding import COLUMNS
 from ..data.store import OFFSETS
 from ..errors import ClozeError
-from ..files import PathLike, cannot_write, write_text
+from ..files import cannot_write, write_text
 from ..runs.drawing import curves_png
 from ..runs.events import append_line, read_objects
 from ..statistics import chance_interval
@@ -31,14 +31,8 @@ STALL, AT_CHANCE = 10, 3
 
 Record = dict[str, Any]
 
-
-def read_validation(path: PathLike) -> list[Record]:
-    """Lines of a ``validation.jsonl``; those that are torn are passed over, a missing file has none.
-
-    Raises:
-        ClozeError: it cannot be read
-    """
-    return read_objects(path)
+#: Lines of a ``validation.jsonl``; see :func:`fairseq_cloze.runs.events.read_objects`.
+read_validation = read_objects
 
 
 def append_record(path: Path, record: Record) -> None:

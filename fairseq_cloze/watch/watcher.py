@@ -79,13 +79,11 @@ def watch(
     except OSError as error:
         raise ClozeError(f"{folder}: cannot be written ({error.strerror or error}); check the folder") from error
     with lock, _signals_raise() as stopped:
+        taken = f"split '{split}' of {folder}: another watch is at work there"
         try:
-            taken = f"split '{split}' of {folder}: another watch is at work there"
             hold(lock, taken, "; wait for it, or stop it first")
         except OSError as error:
-            report(
-                f"{private / 'lock'}: no locks on this file system ({error.strerror}); see to it that only one watch runs"
-            )
+            report(f"{folder}: no locks on this file system ({error.strerror}); see to it that only one watch runs")
         write_record(lock, {"pid": os.getpid(), "host": socket.gethostname()})
         arrivals = Arrivals(folder, private / "queue", {}, report)
         try:
