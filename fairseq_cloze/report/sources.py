@@ -162,12 +162,12 @@ def _read_scores(run: Run, path: Path) -> None:
         numbers = (record.get("accuracy"), record.get("chance"), record.get("n_blanks"))
         if all(isinstance(number, (int, float)) for number in numbers) and isinstance(record.get("split"), str):
             run.scores.append(record)
-    given_up = [record for record in records if isinstance(record.get("error"), str)]
     if not records:
         raise ClozeError(
             f"{path}: expected lines of 'fairseq-cloze watch', found none that can be read; "
             "remove the file and let the watch write it again"
         )
+    given_up = [record for record in records if isinstance(record.get("error"), str)]
     if not run.scores:
         run.notes.append(f"No checkpoint has been scored in {path.name} yet.")
     if given_up:

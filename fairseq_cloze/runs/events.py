@@ -36,10 +36,7 @@ def new_event(kind: str, **fields: Any) -> TrainingEvent:
 
 
 class EventWriter:
-    """Appends events to a file, each line in one piece.
-
-    Args:
-        path: of the file, made where it is missing
+    """Appends events to a file, which is made where it is missing, each line in one piece.
 
     Raises:
         OSError: it cannot be opened

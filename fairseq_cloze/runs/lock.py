@@ -57,9 +57,8 @@ class RunLock:
         hold(self._file, f"--save-dir {save_dir}: another training writes there", ", and each would overwrite the "
              f"other's checkpoints; wait for it, choose another folder, or remove {path} if you are sure that it is "
              "gone")  # fmt: skip
-        before: list[str] = []
-        if Path(save_dir, LAST_CHECKPOINT).exists():  # it is going to be resumed
-            before = _read(self._file).get("logs", [])
+        resumes = Path(save_dir, LAST_CHECKPOINT).exists()
+        before: list[str] = _read(self._file).get("logs", []) if resumes else []
         log = os.environ.get(LOG_VARIABLE)
         self._record: dict[str, Any] = {
             "pid": os.getpid(),
@@ -89,11 +88,11 @@ def hold(file: TextIO, taken: str, advice: str) -> None:
         ClozeError: another process has it: what is taken, by whom, and what to do
         OSError: it cannot be locked on this file system
     """
-    for attempt in range(_ATTEMPTS):
+    for _ in range(_ATTEMPTS):
         try:
             return fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
-            time.sleep(_PAUSE if attempt < _ATTEMPTS - 1 else 0)
+            time.sleep(_PAUSE)
     with file:
         other = _read(file)
     raise ClozeError(f"{taken} (process {other.get('pid', '?')} on {other.get('host', '?')}){advice}")
@@ -118,8 +117,8 @@ def run_state(save_dir: PathLike) -> RunState:
             record = _read(file)
     except OSError:
         return RunState.UNKNOWN
-    if not record:
-        return RunState.UNKNOWN  # just being made
+    if not record:  # it is just being made
+        return RunState.UNKNOWN
     return RunState.REQUEUED if record.get("requeued") else RunState.ENDED
 
 

@@ -80,7 +80,8 @@ def has_stalled(scores: Sequence[Record]) -> bool:
 def fell_to_chance(scores: Sequence[Record]) -> bool:
     """Whether the last line makes it :data:`AT_CHANCE` in a row at chance, once per row."""
     at_chance = [s["accuracy"] <= chance_interval(s["chance"], s["n_blanks"])[1] for s in scores[-AT_CHANCE - 1 :]]
-    return len(scores) >= AT_CHANCE and all(at_chance[-AT_CHANCE:]) and not all(at_chance[:-AT_CHANCE] or [False])
+    row = [True] * AT_CHANCE
+    return at_chance in (row, [False, *row])
 
 
 def table(records: Sequence[Record]) -> str:
