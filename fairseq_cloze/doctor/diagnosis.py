@@ -12,33 +12,21 @@ OK, UNFIT, DOUBT, SKIPPED = "ok", "unfit", "doubt", "skipped"
 
 @dataclass
 class Check:
-    """One check.
+    """One check."""
 
-    Attributes:
-        name: what was looked at
-        verdict: ``ok``, ``unfit``, ``doubt`` or ``skipped``
-        measured: what was found; for a skipped check, why
-        expected: what a sound checkpoint has
-        fault: name of the fault, empty where there is none or it follows from an earlier one
-        advice: likely cause and what to do
-        values: the figures in *measured*
-    """
-
-    name: str
-    verdict: str
-    measured: str
-    expected: str = ""
-    fault: str = ""
-    advice: str = ""
-    values: dict[str, Any] = field(default_factory=dict)
+    name: str  #: what was looked at
+    verdict: str  #: ``ok``, ``unfit``, ``doubt`` or ``skipped``
+    measured: str  #: what was found; for a skipped check, why
+    expected: str = ""  #: what a sound checkpoint has
+    fault: str = ""  #: its name; empty where there is none or it follows from an earlier one
+    advice: str = ""  #: likely cause and what to do
+    values: dict[str, Any] = field(default_factory=dict)  #: the figures in *measured*
 
     def line(self) -> str:
         """The check as one line."""
-        text = f"{self.verdict:9}{self.name:16}{self.measured}"
-        if self.expected:
-            text += f" (expected {self.expected})"
-        complaint = ": ".join(part for part in (self.fault, self.advice) if part)
-        return f"{text}; {complaint}" if complaint else text
+        expected = f" (expected {self.expected})" if self.expected else ""
+        complaint = ": ".join(filter(None, (self.fault, self.advice)))
+        return f"{self.verdict:9}{self.name:16}{self.measured}{expected}" + (f"; {complaint}" if complaint else "")
 
 
 @dataclass
@@ -54,9 +42,9 @@ class Diagnosis:
         """No check found the checkpoint unfit."""
         return all(check.verdict != UNFIT for check in self.checks)
 
-    def faults(self, *verdicts: str) -> list[str]:
-        """Names of the faults with one of these verdicts."""
-        return [check.fault or check.name for check in self.checks if check.verdict in verdicts and check.fault]
+    def faults(self, verdict: str) -> list[str]:
+        """Names of the faults with this verdict."""
+        return [check.fault for check in self.checks if check.verdict == verdict and check.fault]
 
     def verdict_line(self) -> str:
         """The verdict over all."""
@@ -67,18 +55,16 @@ class Diagnosis:
 
     def to_json(self) -> str:
         """The diagnosis as JSON; ``null`` where there is no number."""
-        checks = [asdict(check) for check in self.checks]
-        for check in checks:
-            check["values"] = {
-                name: None if isinstance(value, float) and not math.isfinite(value) else value
-                for name, value in check["values"].items()
-            }
         content = {
             "checkpoint": self.checkpoint,
             "data_bin": self.data_bin,
             "verdict": OK if self.fit else UNFIT,
             "faults": self.faults(UNFIT),
             "doubts": self.faults(DOUBT),
-            "checks": checks,
+            "checks": [{**asdict(check), "values": _numbers(check.values)} for check in self.checks],
         }
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def _numbers(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}

@@ -1,45 +1,37 @@
 """Examination: is this checkpoint what it says?
 
-The causes are checked first, so that what follows from them can say so: weights, vocabulary, then what a forward pass
-and a sample of real blanks show.  How the thresholds were chosen stands in ``docs/decisions.md``.
+Causes come first, so that what follows from them can say so.  ``docs/decisions.md`` has the reasons of the thresholds.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ..data.databin import DataBin
 from ..data.store import Store
 from ..data.vocabulary import FILES, UNK, Vocabulary
 from ..errors import ClozeError
 from ..files import PathLike
-from ..model.names import ENCODER
+from ..model.names import ENCODER, LM_HEAD
 from ..ranking.metrics import metrics_of
 from ..ranking.ranker import Ranker
 from ..ranking.scores import Outcome
 from ..statistics import wilson_interval
 from ..weights.belonging import OtherVocabulary
 from ..weights.checkpoint import Checkpoint
-from .diagnosis import DOUBT, OK, UNFIT, Check, Diagnosis
-from .measures import (
-    ENGLISH,
-    filled_texts,
-    largest_activations,
-    masked_lm_losses,
-    merge_order,
-    number_order,
-    pair_similarity,
-    related_rows,
-    sample_passages,
-    shuffled,
-    tied_blanks,
-)
-from .weight_checks import WeightExamination
+from . import measures
+from .diagnosis import DOUBT, OK, SKIPPED, UNFIT, Check, Diagnosis
+from .measures import ENGLISH, spectral_ratio
 
+#: Spectral ratio up to which weights are taken for random: 1 in theory, up to 1.1 for matrices of 48 x 48.
+RANDOM = 1.15
 #: Least share of merges in order of their numbers, and of the dictionary's numbers that the BPE has.
 AGREEMENT = 0.9
 #: Least rank correlation of BPE number and row; 0.62 in RoBERTa's dictionary, 0 in a shuffled one.
@@ -52,6 +44,7 @@ HALF_LARGEST = 65504.0
 BLANKS = 500
 
 _ACCENTS = "The café’s naïve owner asked for €12.50 – “cash only”."
+T = TypeVar("T")
 
 
 def examine(
@@ -67,42 +60,33 @@ def examine(
     Raises:
         ClozeError: the checkpoint is no RoBERTa, or the data-bin cannot be read
     """
-    data = DataBin(data_bin) if data_bin else None
-    examination = _Examination(checkpoint, data, announce)
+    examination = _Examination(checkpoint, DataBin(data_bin) if data_bin else None, announce)
     examination.run()
     return examination.diagnosis
 
 
-class _Examination(WeightExamination):
-    """All checks."""
+class _Examination:
+    """Each check adds one :class:`Check` and leaves behind what later ones need."""
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        data: DataBin | None,
-        announce: Callable[[Check], Any],
-    ) -> None:
-        super().__init__(checkpoint, Diagnosis(checkpoint.name, str(data.folder) if data else None), announce)
-        self.data = data
+    def __init__(self, checkpoint: Checkpoint, data: DataBin | None, announce: Callable[[Check], Any]) -> None:
+        self.checkpoint, self.weights, self.data, self.announce = checkpoint, checkpoint.weights, data, announce
+        self.diagnosis = Diagnosis(checkpoint.name, str(data.folder) if data else None)
+        self.embedding = self.weights[f"{ENCODER}embed_tokens.weight"]
+        self.layers: dict[int, dict[str, Tensor]] = {}
+        for name, value in self.weights.items():
+            match = re.match(rf"{re.escape(ENCODER)}layers\.(\d+)\.(.+)", name)
+            if match:
+                self.layers.setdefault(int(match[1]), {})[match[2]] = value
+        self.finite = self.embeddings_trained = True
         self.vocabulary: Vocabulary | None = None
         self.ranker: Ranker | None = None
         self.store = self._sample()
         self.texts: Sequence[str] = ENGLISH
         self.source = "built-in English text"
         if data and self.store:
-            own = filled_texts(self.store, data.vocabulary, count=4, words=90)
+            own = measures.filled_texts(self.store, data.vocabulary, count=4, words=90)
             if own:
                 self.texts, self.source = own, f"text of {data.folder}"
-
-    def run(self) -> None:
-        super().run()
-        self.check_vocabulary()
-        self.check_bpe()
-        self.check_dictionary()
-        self.check_loading()
-        self.check_half_precision()
-        self.check_masked_lm_loss()
-        self.check_scores()
 
     def _sample(self) -> Store | None:
         """Labelled blanks of the data-bin."""
@@ -110,54 +94,186 @@ class _Examination(WeightExamination):
             if self.data and split in self.data.splits:
                 store = self.data.open(split)
                 if (store.columns["gold"] >= 0).any():
-                    return sample_passages(store, BLANKS)
+                    return measures.sample_passages(store, BLANKS)
         return None
+
+    def run(self) -> None:
+        """Make the checks in order."""
+        self.check_numbers()
+        self.check_layers()
+        not_finite = "" if self.finite else "weights are NaN or infinite"
+        self.check_unless(not_finite, self.check_encoder, "encoder")
+        self.check_unless(not_finite, self.check_embeddings, "embeddings")
+        self.check_unless(not_finite, self.check_lm_head, "LM head")
+        self.check_tied_weights()
+        self.check_vocabulary()
+        self.check_unless("" if self.vocabulary else "no vocabulary that fits", self.check_bpe, "BPE")
+        unusable = not_finite or ("" if self.vocabulary else "no vocabulary that can be used")
+        random = not_finite or ("" if self.embeddings_trained else "the embeddings are random")
+        self.check_unless(random or unusable, self.check_dictionary, "dictionary")
+        self.check_unless(unusable, self.check_loading, "loading")
+        not_loaded = "" if self.ranker else "the model could not be loaded"
+        self.check_unless(not_loaded, self.check_half_precision, "half precision")
+        self.check_unless(not_loaded, self.check_masked_lm_loss, "masked-LM loss")
+        unscored = not_loaded if self.store else "pass DATA-BIN with labelled passages"
+        if not unscored and self.ranker and self.data:
+            digests = [(v.dictionary_digest, v.bpe_digest) for v in (self.ranker.vocabulary, self.data.vocabulary)]
+            unscored = "" if digests[0] == digests[1] else "DATA-BIN has another vocabulary"
+        self.check_unless(unscored, self.check_scores, "accuracy", "ties")
+
+    def check_unless(self, obstacle: str, check: Callable[[], None], *names: str) -> None:
+        """Make a check, or record under its names what stands in its way."""
+        if not obstacle:
+            return check()
+        for name in names:
+            self.add(name, SKIPPED, obstacle)
+
+    def add(
+        self, name: str, verdict: str, measured: str, expected: str = "", values: dict[str, Any] | None = None,
+        fault: str = "", advice: str = "", symptom: bool = False,
+    ) -> None:  # fmt: skip
+        """Record a check; fault and advice only where something is wrong, a symptom's only where nothing else was."""
+        causes = self.diagnosis.faults(UNFIT) if symptom else []
+        if verdict in (OK, SKIPPED):
+            fault = advice = ""
+        elif causes:
+            fault, advice = "", f"follows from {', '.join(causes)}"
+        check = Check(name, verdict, measured, expected, fault, advice, values or {})
+        self.diagnosis.checks.append(check)
+        self.announce(check)
+
+    # -- weights -----------------------------------------------------------------------------------------------------
+
+    def check_numbers(self) -> None:
+        suspects = {n: v for n, v in self.weights.items() if v.numel() and not v.float().abs().max().isfinite()}
+        bad = {name: int((~value.isfinite()).sum()) for name, value in suspects.items()}
+        self.finite, count = not bad, sum(bad.values())
+        if self.finite:
+            return self.add("numbers", OK, f"no NaN or infinity in {len(self.weights)} tensors", values={"bad": 0})
+        self.add(
+            "numbers", UNFIT, f"{count:,} weights are NaN or infinite, first in {next(iter(bad))}", "none",
+            {"bad": count}, "NaN or infinite weights (fp16 overflow?)",
+            "half precision or far too high a learning rate; take an earlier checkpoint, train without --fp16",
+        )  # fmt: skip
+
+    def check_layers(self) -> None:
+        """As many layers as configured, without gaps, all of one shape."""
+        found, option = sorted(self.layers), self.checkpoint.option("encoder_layers")
+        wanted = int(option) if option is not None else len(found)
+        shapes = {number: {n: value.shape for n, value in layer.items()} for number, layer in self.layers.items()}
+        odd = next((number for number in found if shapes[number] != shapes[found[0]]), None)
+        fault, advice = "layers missing", "the file was cut down or converted in part"
+        if odd is not None:
+            fault, advice = f"layer {odd} differs", "its weights have other names or shapes than the first layer's"
+        elif option is not None and len(found) > wanted:
+            fault, advice = "more layers than configured", "weights and configuration are of two models"
+        sound = found and found == list(range(wanted)) and odd is None
+        numbers = "" if sound else f", numbers {', '.join(map(str, found)) or 'none'}"
+        expected = f"{wanted} as configured" if option is not None else "numbers without gaps"
+        self.add("layers", OK if sound else UNFIT, f"{len(found)} layers{numbers}", expected,
+                 {"layers": found, "configured": option}, fault, f"{advice}; take the original file")  # fmt: skip
+
+    def check_encoder(self) -> None:
+        ratios: dict[int, float] = {}
+        for number, layer in sorted(self.layers.items()):
+            matrices = [v for name, v in layer.items() if name.endswith("weight") and v.dim() == 2]
+            if matrices:
+                ratios[number] = max(map(spectral_ratio, matrices))
+        random = [number for number, ratio in ratios.items() if ratio <= RANDOM]
+        low, high = min(ratios.values(), default=0), max(ratios.values(), default=0)
+        untouched = self._untouched(f"{ENCODER}layers.") if random else ""
+        self.add(
+            "encoder", UNFIT if random else OK, f"spectral ratio of the layers {low:.2f} to {high:.2f}{untouched}",
+            f"above {RANDOM}, random weights have 1",
+            {"spectral_ratios": [round(ratio, 4) for ratio in ratios.values()]},
+            fault="random encoder" if len(random) == len(ratios) else f"random layers {', '.join(map(str, random))}",
+            advice="these weights were never trained or never loaded; start again from the pretrained checkpoint with "
+            "--finetune-from-model",
+        )  # fmt: skip
+
+    def _untouched(self, prefix: str) -> str:
+        """Further evidence for an initial distribution: its constants."""
+        vectors = {name: v for name, v in self.weights.items() if name.startswith(prefix) and v.dim() == 1}
+        constant = all((v == float(name.endswith("norm.weight"))).all() for name, v in vectors.items())
+        return ", biases 0 and norms 1 as initialised" if vectors and constant else ""
+
+    def check_embeddings(self) -> None:
+        ratio = spectral_ratio(self.embedding[:8192])
+        self.embeddings_trained = ratio > RANDOM
+        self.add("embeddings", OK if ratio > RANDOM else UNFIT, f"spectral ratio {ratio:.2f}", f"above {RANDOM}",
+                 {"spectral_ratio": ratio}, "random embeddings",
+                 "never trained or never loaded; start again from the pretrained checkpoint")  # fmt: skip
+
+    def check_lm_head(self) -> None:
+        ratio = spectral_ratio(self.weights[f"{LM_HEAD}dense.weight"])
+        verdict, measured = OK, f"spectral ratio {ratio:.2f}"
+        advice = "never trained or never loaded, many conversions leave it out; convert the masked-LM model again"
+        if ratio <= RANDOM:
+            verdict, measured = UNFIT, measured + self._untouched(f"{LM_HEAD}dense.")
+            if self.checkpoint.has_ranking_head:
+                verdict, advice = DOUBT, f"{advice}; the ranking head does without it"
+        self.add("LM head", verdict, measured, f"above {RANDOM}", {"spectral_ratio": ratio}, "random LM head", advice)
+
+    def check_tied_weights(self) -> None:
+        """LM head and embeddings are the same where they are configured to be."""
+        if self.checkpoint.option("untie_weights_roberta"):
+            return self.add("tied weights", OK, "configured as not tied", values={"tied": None})
+        head = self.weights.get(f"{LM_HEAD}weight")
+        if head is None:
+            measured = f"the checkpoint has no {LM_HEAD}weight"
+        elif head.shape != self.embedding.shape:
+            measured = f"shapes {tuple(head.shape)} and {tuple(self.embedding.shape)}"
+        else:
+            same = torch.equal(head, self.embedding)
+            rows = 0 if same else int((head.nan_to_num() != self.embedding.nan_to_num()).any(dim=1).sum())
+            if not rows:
+                return self.add("tied weights", OK, "LM head and embeddings are the same", values={"tied": True})
+            measured = f"LM head and embeddings differ in {rows:,} of {len(head):,} rows"
+        self.add("tied weights", UNFIT, measured, "the same, as configured", {"tied": False}, "untied weights",
+                 "loading keeps one of the two; find out which is right, copy it over the other")  # fmt: skip
 
     # -- vocabulary --------------------------------------------------------------------------------------------------
 
     def check_vocabulary(self) -> None:
         """There is one vocabulary, of the right size."""
-        rows, beside = self.checkpoint.rows, self.checkpoint.path.parent
-        advice = f"take {', '.join(FILES)} from where the weights came from"
+        rows, beside, files = self.checkpoint.rows, self.checkpoint.path.parent, ", ".join(FILES)
+        others = [self.data.vocabulary] if self.data else []
         try:
             own = self.checkpoint.vocabulary
-            found = own or (self.data.vocabulary if self.data else None)
-            if found is None:
-                return self.skip("vocabulary", f"none in or beside the checkpoint; put {', '.join(FILES)} into "
-                                 f"{beside}, or pass DATA-BIN")  # fmt: skip
+            if own is None and not others:
+                why = f"none in or beside the checkpoint; put {files} into {beside}, or pass DATA-BIN"
+                return self.add("vocabulary", SKIPPED, why)
+            found = own or others[0]
             if len(found) == rows:
                 self.vocabulary = found
             self.checkpoint.check_vocabulary(found, found.origin)
-            others = [self.data.vocabulary] if self.data else []
             if own and all((beside / name).is_file() for name in FILES):
                 others.append(Vocabulary.load(beside))
             for other in others:
                 self.checkpoint.check_vocabulary(other, other.origin)
         except ClozeError as error:
             part = error.part if isinstance(error, OtherVocabulary) else "dictionary"
-            fault = f"another {part}"
-            return self.add("vocabulary", UNFIT, str(error), fault=fault, advice=advice)
+            return self.add("vocabulary", UNFIT, str(error), fault=f"another {part}",
+                            advice=f"take {files} from where the weights came from")  # fmt: skip
         origin = "the checkpoint's own" if own else f"that of {found.origin}, the checkpoint came without"
         self.add("vocabulary", OK, f"{len(found):,} rows, {origin}", f"{rows:,} rows as embeddings",
-                 values={"rows": len(found), "embedding_rows": rows})  # fmt: skip
+                 {"rows": len(found), "embedding_rows": rows})  # fmt: skip
 
     def check_bpe(self) -> None:
         """The BPE is whole and in its own order."""
-        vocabulary = self.vocabulary
-        if vocabulary is None:
-            return self.skip("BPE", "no vocabulary that fits")
-        advice = f"take {', '.join(FILES[1:])} from where the weights came from"
+        vocabulary = _there(self.vocabulary)
+        blame = ("wrong BPE", f"take {', '.join(FILES[1:])} from where the weights came from")
         probe = [*self.texts, _ACCENTS]
         try:
             encoded = vocabulary.encode(probe)
         except ClozeError as error:
             self.vocabulary = None
-            return self.add("BPE", UNFIT, str(error), fault="wrong BPE", advice=advice)
+            return self.add("BPE", UNFIT, str(error), "", {}, *blame)
         wrong = sum(vocabulary.decode(row.tolist()) != text for row, text in zip(encoded, probe))
         tokens = np.concatenate(encoded)
         unknown = float((tokens == UNK).mean())
         per_word = len(tokens) / sum(len(text.split()) for text in probe)
-        order, (known, _) = merge_order(vocabulary), number_order(vocabulary)
+        order, (known, _) = measures.merge_order(vocabulary), measures.number_order(vocabulary)
         values = {"failed_round_trips": wrong, "unknown": unknown, "tokens_per_word": per_word,
                   "merges_in_order": order, "dictionary_in_bpe": known}  # fmt: skip
         measured = (
@@ -167,138 +283,111 @@ class _Examination(WeightExamination):
         )
         expected = f"all, below 3, 0%, above {100 * AGREEMENT:.0f}%, above {100 * AGREEMENT:.0f}%"
         bad = wrong or unknown > 0.01 or order < AGREEMENT or known < AGREEMENT
-        if not bad and per_word < 3 and not unknown:
-            return self.add("BPE", OK, measured, expected, values=values)
-        self.add("BPE", UNFIT if bad else DOUBT, measured, expected, fault="wrong BPE", advice=advice, values=values)
+        verdict = UNFIT if bad else OK if per_word < 3 and not unknown else DOUBT
+        self.add("BPE", verdict, measured, expected, values, *blame)
 
     def check_dictionary(self) -> None:
         """Rows of the embedding hold the words that the dictionary says."""
-        if self.vocabulary is None or not self.finite or not self.embeddings_trained:
-            why = "the embeddings are random" if not self.embeddings_trained else "no vocabulary that can be used"
-            return self.skip("dictionary", why if self.finite else "weights are NaN or infinite")
-        pairs = related_rows(self.vocabulary)
+        vocabulary = _there(self.vocabulary)
+        pairs = measures.related_rows(vocabulary)
         if len(pairs) < LEAST_PAIRS:
-            return self.skip("dictionary", f"only {len(pairs)} pairs like ' the' and ' The', {LEAST_PAIRS} are needed")
-        own, other, errors = pair_similarity(self.weights[f"{ENCODER}embed_tokens.weight"], pairs)
-        _, order = number_order(self.vocabulary)
+            few = f"only {len(pairs)} pairs like ' the' and ' The', {LEAST_PAIRS} are needed"
+            return self.add("dictionary", SKIPPED, few)
+        own, other, errors = measures.pair_similarity(self.embedding, pairs)
+        _, order = measures.number_order(vocabulary)
         values = {"pairs": len(pairs), "cosine": own, "cosine_others": other, "standard_errors": errors,
                   "frequency_order": order}  # fmt: skip
         measured = (
             f"cosine {own:.2f} of {len(pairs):,} pairs like ' the' and ' The', {other:.2f} of others; "
             f"rows and BPE numbers correlate by {order:.2f}"
         )
-        expected = f"clearly closer; above {FREQUENCY_ORDER}"
-        if errors >= 5:
-            return self.add("dictionary", OK, measured, expected, values=values)
         fault = "shuffled dictionary" if order < FREQUENCY_ORDER else "dictionary or BPE of other weights"
-        self.add_symptom("dictionary", DOUBT if errors >= 3 else UNFIT, measured, expected, fault=fault,
-                         advice="rows of the embedding hold other words than the dictionary says; take dict.txt from "
-                         "where the weights came from", values=values)  # fmt: skip
+        advice = "rows of the embedding hold other words than the dictionary says; take dict.txt from where the "
+        self.add("dictionary", OK if errors >= 5 else DOUBT if errors >= 3 else UNFIT, measured,
+                 f"clearly closer; above {FREQUENCY_ORDER}", values, fault, f"{advice}weights came from",
+                 symptom=True)  # fmt: skip
 
     # -- forward passes ----------------------------------------------------------------------------------------------
 
     def check_loading(self) -> None:
-        """The weights load by name."""
-        if not self.finite or self.vocabulary is None:
-            return self.skip(
-                "loading", "no vocabulary that can be used" if self.finite else "weights are NaN or infinite"
-            )
+        vocabulary, problem = _there(self.vocabulary), ""
         try:
-            self.ranker = Ranker([self.checkpoint], self.vocabulary, self.vocabulary.origin)
+            self.ranker = Ranker([self.checkpoint], vocabulary, vocabulary.origin)
         except (ClozeError, RuntimeError) as error:  # torch names the weights that do not fit
-            self.add_symptom("loading", UNFIT, " ".join(str(error).split())[:300], "every weight has its place",
-                             fault="weights do not fit the model", advice="convert the checkpoint again")  # fmt: skip
-            return
-        self.add("loading", OK, "every weight has its place")
+            problem = " ".join(str(error).split())[:300]
+        place = "every weight has its place"
+        self.add("loading", UNFIT if problem else OK, problem or place, place if problem else "",
+                 fault="weights do not fit the model", advice="convert the checkpoint again", symptom=True)  # fmt: skip
 
     def check_half_precision(self) -> None:
-        """Weights and activations stay in the range of fp16."""
-        if self.ranker is None or self.vocabulary is None:
-            return self.skip("half precision", "the model could not be loaded")
+        ranker = _there(self.ranker)
         peaks = {name: float(value.abs().max()) for name, value in self.weights.items() if value.numel()}
         positions = self.checkpoint.architecture.max_positions
-        peaks.update(largest_activations(self.ranker.members[0].model, self.vocabulary, self.texts[0], positions))
+        model = ranker.members[0].model
+        peaks.update(measures.largest_activations(model, ranker.vocabulary, self.texts[0], positions))
         name = max(peaks, key=peaks.__getitem__)
         verdict = UNFIT if not peaks[name] <= HALF_LARGEST else DOUBT if peaks[name] > HALF_LARGEST / 4 else OK
-        more = {} if verdict == OK else {
-            "fault": "fp16 overflow",
-            "advice": "half precision turns it into infinity, then NaN; use it without --fp16",
-        }  # fmt: skip
         self.add("half precision", verdict, f"largest value {peaks[name]:,.0f}, in {name}",
                  f"below {HALF_LARGEST / 4:,.0f}, infinite from {HALF_LARGEST:,.0f} on",
-                 values={"largest": peaks[name], "where": name}, **more)  # fmt: skip
+                 {"largest": peaks[name], "where": name}, "fp16 overflow",
+                 "half precision turns it into infinity, then NaN; use it without --fp16")  # fmt: skip
 
     def check_masked_lm_loss(self) -> None:
-        """The model tells text from shuffled words."""
-        if self.ranker is None or self.vocabulary is None:
-            return self.skip("masked-LM loss", "the model could not be loaded")
+        ranker = _there(self.ranker)
         positions = self.checkpoint.architecture.max_positions
         real, mixed = (
-            masked_lm_losses(self.ranker.members[0].model, self.vocabulary, texts, positions)
-            for texts in (self.texts, shuffled(self.texts))
+            measures.masked_lm_losses(ranker.members[0].model, ranker.vocabulary, texts, positions)
+            for texts in (self.texts, measures.shuffled(self.texts))
         )
-        blind = math.log(len(self.vocabulary))
+        loss, other, blind = float(real.mean()), float(mixed.mean()), math.log(len(ranker.vocabulary))
         gain = float(mixed.mean() - real.mean())
         error = math.sqrt(float(real.var()) / len(real) + float(mixed.var()) / len(mixed))
-        loss = float(real.mean())
-        measured = (
-            f"{loss:.2f} nats on {len(real)} tokens of {self.source}, {float(mixed.mean()):.2f} with its words shuffled"
+        verdict, fault = DOUBT if self.checkpoint.has_ranking_head else UNFIT, "no language model"
+        advice = (
+            "each part looks trained, yet they do not work together: layers missing or in another order, parts of "
+            "two models, or another activation function than configured"
         )
-        expected = f"at least {GOOD_GAIN} less than shuffled, far below log rows {blind:.2f}"
-        values = {"real": loss, "shuffled": float(mixed.mean()), "gain": gain, "error": error, "log_rows": blind}
-        if gain > max(3 * error, GOOD_GAIN) and loss < blind:
-            return self.add("masked-LM loss", OK, measured, expected, values=values)
         if gain > 3 * error and loss < blind:
-            verdict, fault = DOUBT, "weak language model"
+            verdict, fault = OK if gain > GOOD_GAIN else DOUBT, "weak language model"
             advice = "small, or trained on little text, or layers missing; fine-tuning on candidates weakens it, too"
-        else:
-            verdict, fault = DOUBT if self.checkpoint.has_ranking_head else UNFIT, "no language model"
-            advice = (
-                "each part looks trained, yet they do not work together: layers missing or in another order, parts of "
-                "two models, or another activation function than configured"
-            )
-        self.add_symptom("masked-LM loss", verdict, measured, expected, fault=fault, advice=advice, values=values)
+        self.add(
+            "masked-LM loss", verdict,
+            f"{loss:.2f} nats on {len(real)} tokens of {self.source}, {other:.2f} with its words shuffled",
+            f"at least {GOOD_GAIN} less than shuffled, far below log rows {blind:.2f}",
+            {"real": loss, "shuffled": other, "gain": gain, "error": error, "log_rows": blind},
+            fault, advice, symptom=True,
+        )  # fmt: skip
 
     def check_scores(self) -> None:
-        """Accuracy above chance, few ties."""
-        if self.ranker is None or self.store is None or self.data is None:
-            why = "pass DATA-BIN with labelled passages" if self.store is None else "the model could not be loaded"
-            self.skip("accuracy", why)
-            return self.skip("ties", why)
-        own, other = self.ranker.vocabulary, self.data.vocabulary
-        if (own.dictionary_digest, own.bpe_digest) != (other.dictionary_digest, other.bpe_digest):
-            self.skip("accuracy", "DATA-BIN has another vocabulary")
-            return self.skip("ties", "DATA-BIN has another vocabulary")
+        store = _there(self.store)
         try:
-            scores = self.ranker.score(self.store)
+            found = Outcome(_there(self.ranker).score(store), store)
         except ClozeError as error:
-            self.add_symptom(
-                "accuracy", UNFIT, str(error), fault="NaN scores", advice="fp16 overflow or damaged weights"
-            )
-            return self.skip("ties", "there are no scores")
-        found = Outcome(scores, self.store)
-        blanks, hits = found.counts["n_blanks"], found.counts["n_correct"]
-        low, high = (100 * bound for bound in wilson_interval(hits, blanks))
-        gold = self.store.columns["gold"]
+            self.add("accuracy", UNFIT, str(error), "", {}, "NaN scores", "fp16 overflow or damaged weights", True)
+            return self.add("ties", SKIPPED, "there are no scores")
+        metrics, blanks = metrics_of(found.counts), found.counts["n_blanks"]
+        low, high = (100 * bound for bound in wilson_interval(found.counts["n_correct"], blanks))
+        gold = store.columns["gold"]
         majority = 100 * int(np.bincount(gold[gold >= 0]).max()) / blanks
-        metrics = metrics_of(found.counts)
         accuracy, chance = metrics["accuracy"], metrics["chance"]
-        values = {"blanks": blanks, "accuracy": accuracy, "low": low, "high": high, "chance": chance,
-                  "majority": majority}  # fmt: skip
-        measured = f"{accuracy:.1f}% of {blanks} blanks, 95% interval {low:.1f} to {high:.1f}%"
-        expected = f"the interval above chance {chance:.1f}% and majority {majority:.1f}%"
-        verdict = OK if low > max(chance, majority) else UNFIT if low <= chance and blanks >= 100 else DOUBT
-        more = {} if verdict == OK else {
-            "fault": "accuracy at chance" if low <= chance else "accuracy at majority",
-            "advice": "see docs/chance.md" if blanks >= 100 else "few blanks: pass a larger DATA-BIN",
-        }  # fmt: skip
-        self.add_symptom("accuracy", verdict, measured, expected, values=values, **more)
-        tied = tied_blanks(found.probabilities, self.store)
-        share = tied / self.store.blanks
-        verdict = OK if share <= 0.01 else DOUBT if share <= 0.05 else UNFIT
-        more = {} if verdict == OK else {
-            "fault": "tied scores",
-            "advice": "the model tells candidates not apart: constant output, or rounded scores",
-        }  # fmt: skip
-        self.add_symptom("ties", verdict, f"{tied} of {self.store.blanks} blanks have two best candidates",
-                         "at most 1%", values={"tied": tied, "blanks": self.store.blanks}, **more)  # fmt: skip
+        self.add(
+            "accuracy", OK if low > max(chance, majority) else UNFIT if low <= chance and blanks >= 100 else DOUBT,
+            f"{accuracy:.1f}% of {blanks} blanks, 95% interval {low:.1f} to {high:.1f}%",
+            f"the interval above chance {chance:.1f}% and majority {majority:.1f}%",
+            dict(blanks=blanks, accuracy=accuracy, low=low, high=high, chance=chance, majority=majority),
+            "accuracy at chance" if low <= chance else "accuracy at majority",
+            "see docs/chance.md" if blanks >= 100 else "few blanks: pass a larger DATA-BIN", symptom=True,
+        )  # fmt: skip
+        tied = measures.tied_blanks(found.probabilities, store)
+        share = tied / store.blanks
+        self.add(
+            "ties", OK if share <= 0.01 else DOUBT if share <= 0.05 else UNFIT,
+            f"{tied} of {store.blanks} blanks have two best candidates", "at most 1%",
+            {"tied": tied, "blanks": store.blanks}, "tied scores",
+            "the model tells candidates not apart: constant output, or rounded scores", symptom=True,
+        )  # fmt: skip
+
+
+def _there(found: T | None) -> T:
+    assert found is not None  # or the check would not be made
+    return found

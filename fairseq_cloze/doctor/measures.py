@@ -1,18 +1,16 @@
-"""Measures: what weights, vocabularies and models show of their health, as plain numbers.
-
-:mod:`fairseq_cloze.doctor.examination` turns them into verdicts.
-"""
+"""Measures: what weights, vocabularies and models show of their health, as plain numbers."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.store import Store
 from ..data.vocabulary import BOS, ENCODER_FILE, EOS, Vocabulary
@@ -42,8 +40,7 @@ _STRIDE = 5
 
 _SEED = 1
 
-
-# -- weights ---------------------------------------------------------------------------------------------------------
+_COMPUTING = (nn.Linear, nn.LayerNorm)
 
 
 def spectral_ratio(weight: Tensor) -> float:
@@ -59,17 +56,13 @@ def spectral_ratio(weight: Tensor) -> float:
         about 1 for an initial distribution, clearly more after training, 0 for a constant
     """
     weight = weight.detach().float()
-    deviation = float(weight.std())
-    if not deviation > 0:
+    edge = float(weight.std()) * (math.sqrt(weight.size(0)) + math.sqrt(weight.size(1)))
+    if not edge > 0:
         return 0.0
     vector = torch.randn(weight.size(1), generator=torch.Generator().manual_seed(_SEED))
     for _ in range(15):  # power iteration
         vector = F.normalize(weight.T @ (weight @ vector), dim=0)
-    edge = deviation * (math.sqrt(weight.size(0)) + math.sqrt(weight.size(1)))
     return float((weight @ vector).norm()) / edge
-
-
-# -- vocabulary ------------------------------------------------------------------------------------------------------
 
 
 def related_rows(vocabulary: Vocabulary) -> np.ndarray:
@@ -94,12 +87,10 @@ def pair_similarity(embedding: Tensor, pairs: np.ndarray) -> tuple[float, float,
         mean cosine of the pairs, of first rows with the next pair's second, and their difference in standard errors
     """
     embedding = embedding.detach().float()
-    mean = embedding.mean(dim=0)
-    first, second = (F.normalize(embedding[pairs[:, side]] - mean, dim=1) for side in (0, 1))
+    first, second = (F.normalize(embedding[pairs[:, side]] - embedding.mean(dim=0), dim=1) for side in (0, 1))
     own, other = (first * second).sum(dim=1), (first * second.roll(1, 0)).sum(dim=1)
-    difference = own - other
-    error = float(difference.std()) / math.sqrt(len(pairs))
-    return float(own.mean()), float(other.mean()), float(difference.mean()) / max(error, 1e-12)
+    error = float((own - other).std()) / math.sqrt(len(pairs))
+    return float(own.mean()), float(other.mean()), float((own - other).mean()) / max(error, 1e-12)
 
 
 def merge_order(vocabulary: Vocabulary) -> float:
@@ -110,22 +101,17 @@ def merge_order(vocabulary: Vocabulary) -> float:
 
 
 def number_order(vocabulary: Vocabulary) -> tuple[float, float]:
-    """How the dictionary's rows relate to the BPE's numbers.
+    """Share of the dictionary's numbers that the BPE has, and the rank correlation (Spearman) of number and row.
 
-    Returns:
-        share of the dictionary's numbers that the BPE has, and the rank correlation (Spearman) of number and row: both
-        follow frequency, so it is well above 0 in a dictionary in its own order
+    Both follow frequency, so it is well above 0 in a dictionary in its own order.
     """
-    known = set(json.loads(vocabulary.files[ENCODER_FILE]).values())
+    known = list(json.loads(vocabulary.files[ENCODER_FILE]).values())
     numbers = np.array([int(symbol) for symbol in vocabulary.symbols if symbol.isdigit()])
     if len(numbers) < 3:
         return 0.0, float("nan")
     ranks = np.argsort(np.argsort(numbers, kind="stable"), kind="stable")
     correlation = float(np.corrcoef(ranks, np.arange(len(ranks)))[0, 1])
-    return float(np.isin(numbers, list(known)).mean()), correlation
-
-
-# -- model -----------------------------------------------------------------------------------------------------------
+    return float(np.isin(numbers, known).mean()), correlation
 
 
 def shuffled(texts: Sequence[str]) -> list[str]:
@@ -140,17 +126,15 @@ def masked_lm_losses(model: Roberta, vocabulary: Vocabulary, texts: Sequence[str
     Args:
         model: in evaluation mode
         vocabulary: its own
-        texts: what is longer than the model is cut
-        max_positions: most tokens of a row, ``<s>`` and ``</s>`` included
+        texts: cut to rows of *max_positions* tokens, ``<s>`` and ``</s>`` included
 
     Returns:
         nats, ``float32 (tokens,)``
     """
     device = next(model.parameters()).device
-    losses = []
+    losses = [torch.zeros(0)]
     for tokens in vocabulary.encode(texts):
-        tokens = tokens[: max_positions - 2]
-        row = torch.tensor([BOS, *tokens.tolist(), EOS], device=device)
+        row = torch.tensor([BOS, *tokens[: max_positions - 2].tolist(), EOS], device=device)
         offset = torch.arange(len(row), device=device)
         inside = (offset > 0) & (offset < len(row) - 1)
         masked = torch.stack([(offset % _STRIDE == start) & inside for start in range(_STRIDE)])
@@ -161,7 +145,7 @@ def masked_lm_losses(model: Roberta, vocabulary: Vocabulary, texts: Sequence[str
         with torch.inference_mode():
             logits, _ = model(src_tokens=source, masked_tokens=masked)
             losses.append(F.cross_entropy(logits.float(), row.expand_as(masked)[masked], reduction="none").cpu())
-    return torch.cat(losses) if losses else torch.zeros(0)
+    return torch.cat(losses)
 
 
 def largest_activations(model: Roberta, vocabulary: Vocabulary, text: str, max_positions: int) -> dict[str, float]:
@@ -170,8 +154,7 @@ def largest_activations(model: Roberta, vocabulary: Vocabulary, text: str, max_p
     Args:
         model: in float32, so that nothing overflows here
         vocabulary: its own
-        text: what is longer than the model is cut
-        max_positions: most tokens of a row
+        text: cut to a row of *max_positions* tokens
     """
     peaks: dict[str, float] = {}
 
@@ -180,56 +163,32 @@ def largest_activations(model: Roberta, vocabulary: Vocabulary, text: str, max_p
             peaks[name] = max(peaks.get(name, 0.0), float(value.abs().max().nan_to_num(math.inf)))
 
     def look_inside(name: str, layer: EncoderLayer, x: Tensor) -> None:
-        for part, values in _activations(layer, x).items():
-            note(f"{name}.{part}", *values)
+        """Compute a layer for one row, ``(length, width)``, module by module, which forward passes do in one."""
+        attention = layer.self_attn
+        projected = (projection(x) for projection in (attention.q_proj, attention.k_proj, attention.v_proj))
+        q, k, v = (part.unflatten(1, (attention.heads, -1)).transpose(0, 1) for part in projected)
+        logits = q * q.size(-1) ** -0.5 @ k.transpose(1, 2)  # (heads, length, length)
+        note(f"{name}.self_attn.logits", logits)
+        attended = attention.out_proj((logits.softmax(dim=-1) @ v).transpose(0, 1).flatten(1))
+        middle = layer.self_attn_layer_norm(x + attended)
+        layer.final_layer_norm(middle + layer.fc2(layer.activation_fn(layer.fc1(middle))))
 
     handles = []
     for name, module in model.named_modules():
         if isinstance(module, EncoderLayer):
-            handles.append(
-                module.register_forward_pre_hook(lambda layer, inputs, name=name: look_inside(name, layer, inputs[0]))
-            )
-        elif name.startswith(LM_HEAD.rstrip(".")):
-            handles.append(
-                module.register_forward_hook(lambda _, inputs, output, name=name: note(name, inputs[0], output))
-            )
-    device = next(model.parameters()).device
+            look = partial(look_inside, name)
+            handles.append(module.register_forward_pre_hook(lambda layer, given, look=look: look(layer, given[0])))
+        elif name.startswith(LM_HEAD.rstrip(".")) or (".layers." in name and isinstance(module, _COMPUTING)):
+            see = partial(note, name)
+            handles.append(module.register_forward_hook(lambda _, given, result, see=see: see(given[0], result)))
     tokens = vocabulary.encode([text])[0][: max_positions - 2].tolist()
     try:
         with torch.inference_mode():
-            model(src_tokens=torch.tensor([[BOS, *tokens, EOS]], device=device))
+            model(src_tokens=torch.tensor([[BOS, *tokens, EOS]], device=next(model.parameters()).device))
     finally:
         for handle in handles:
             handle.remove()
     return peaks
-
-
-def _activations(layer: EncoderLayer, x: Tensor) -> dict[str, tuple[Tensor, ...]]:
-    """What the modules of a layer take and give for one row, ``(length, width)``, computed one by one."""
-    attention = layer.self_attn
-    query, key, value = attention.q_proj(x), attention.k_proj(x), attention.v_proj(x)
-    q, k, v = (part.unflatten(1, (attention.heads, -1)).transpose(0, 1) for part in (query, key, value))
-    logits = q * q.size(-1) ** -0.5 @ k.transpose(1, 2)  # (heads, length, length)
-    attended = (logits.softmax(dim=-1) @ v).transpose(0, 1).flatten(1)
-    projected = attention.out_proj(attended)
-    middle = layer.self_attn_layer_norm(x + projected)
-    inner = layer.fc1(middle)
-    activated = layer.activation_fn(inner)
-    outer = layer.fc2(activated)
-    return {
-        "self_attn.q_proj": (x, query),
-        "self_attn.k_proj": (key,),
-        "self_attn.v_proj": (value,),
-        "self_attn.logits": (logits,),
-        "self_attn.out_proj": (attended, projected),
-        "self_attn_layer_norm": (x + projected, middle),
-        "fc1": (inner,),
-        "fc2": (activated, outer),
-        "final_layer_norm": (middle + outer, layer.final_layer_norm(middle + outer)),
-    }
-
-
-# -- data ------------------------------------------------------------------------------------------------------------
 
 
 def sample_passages(store: Store, blanks: int) -> Store:
@@ -248,22 +207,15 @@ def filled_texts(store: Store, vocabulary: Vocabulary, count: int, words: int) -
         passage = store[number]
         if len(texts) == count or (passage.gold == UNLABELLED).any():
             continue
-        pieces, start = [], 0
-        for position, gold, candidates in zip(passage.blank_positions, passage.gold, passage.candidates):
-            pieces += [passage.tokens[start:position], candidates[gold]]
-            start = int(position) + 1
-        text = vocabulary.decode(np.concatenate([*pieces, passage.tokens[start:]]).tolist())
-        texts.append(" ".join(text.split()[:words]))
+        before, *others = np.split(passage.tokens, passage.blank_positions)  # the others begin with their blank
+        filled = [[choices[gold], piece[1:]] for choices, gold, piece in zip(passage.candidates, passage.gold, others)]
+        pieces = [before, *(part for pair in filled for part in pair)]
+        texts.append(" ".join(vocabulary.decode(np.concatenate(pieces).tolist()).split()[:words]))
     return texts
 
 
 def tied_blanks(probabilities: np.ndarray, store: Store) -> int:
-    """Blanks whose best probability two different candidates share.
-
-    Args:
-        probabilities: of each candidate, 0 where there is none, ``float32 (blanks, candidates)``
-        store: the scored passages; candidates of the same text count as one
-    """
+    """Blanks of *store* whose best probability, ``float32 (blanks, candidates)``, candidates of two texts share."""
     tied = 0
     first = store.columns["candidate_first"]
     for blank, row in enumerate(probabilities):

@@ -1,8 +1,7 @@
 """Logs of fairseq: the figures of trainings that wrote no events, from what they printed.
 
-fairseq writes a line per ``--log-interval`` updates, per epoch and per validation, in one of three formats
-(``--log-format json``, ``simple`` and, on a terminal, ``tqdm``), and with hydra another prefix stands before each.  All
-are read; whatever else stands there is passed over.
+``--log-format json``, ``simple`` and, on a terminal, ``tqdm`` are read, with hydra's prefix or without; whatever else
+stands there is passed over.
 """
 
 from __future__ import annotations
@@ -12,12 +11,13 @@ import json
 import math
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..errors import ClozeError
 from ..files import PathLike
-from ..runs.curves import History, Point
+from ..runs.curves import History, Point, add_point
 
 # "2026-11-24 03:12:00 | INFO | train_inner | TEXT" and, of hydra, "[2026-11-24 03:12:00,123][train_inner][INFO] - TEXT"
 _LINE = re.compile(
@@ -43,8 +43,9 @@ def read_log(*paths: PathLike) -> History:
             with path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
                 read_lines(lines, history)
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise ClozeError(f"{path}: expected a log, cannot be read ({reason}); check the path") from error
+            raise ClozeError(
+                f"{path}: expected a log, cannot be read ({error.strerror or error}); check the path"
+            ) from error
     return history
 
 
@@ -65,33 +66,20 @@ def read_lines(lines: Iterable[str], history: History) -> None:
         if name.startswith("fairseq"):
             if name.endswith(".train") and text.startswith("{") and not history.settings:
                 history.settings = _read_config(text)
-            history.finished = history.finished or text.startswith("done training in ")
             continue
         point = _read_json(name, text) if text.startswith("{") else _read_simple(text)
-        if point is None:
-            continue
-        if name == "train_inner":
-            history.add_update(point)
-        elif name == "train":
-            history.add_epoch(point)
-        else:
-            history.add_validation(name, point)
-
-
-# -- lines -----------------------------------------------------------------------------------------------------------
+        if point is not None:
+            training = {"train_inner": history.updates, "train": history.epochs}
+            add_point(training[name] if name in training else history.validations.setdefault(name, []), point)
 
 
 def _read_json(tag: str, text: str) -> Point | None:
     try:
-        values = json.loads(text)
+        figures = {key.removeprefix(f"{tag}_"): value for key, value in json.loads(text).items()}
     except ValueError:
         return None
-    if not isinstance(values, dict):
-        return None
-    prefix = f"{tag}_"
-    figures = {key[len(prefix) :] if key.startswith(prefix) else key: value for key, value in values.items()}
     epoch = figures.pop("epoch", None)
-    return _point(epoch if tag != "train_inner" else figures.get("update", epoch), list(figures.items()))
+    return _point(epoch if tag != "train_inner" else figures.get("update", epoch), figures)
 
 
 def _read_simple(text: str) -> Point | None:
@@ -104,28 +92,22 @@ def _read_simple(text: str) -> Point | None:
         pairs = [pair.split("=", 1) for pair in match["rest"].split(" / ", 1)[1].split(" ", 1)[1].split(", ")]
     else:
         pairs = [pair.rsplit(" ", 1) for pair in _SUBSET.sub("", match["rest"]).strip(" |").split(" | ")]
-    return _point(epoch, [(pair[0], pair[1]) for pair in pairs if len(pair) == 2])
+    return _point(epoch, dict(pair for pair in pairs if len(pair) == 2))
 
 
-def _point(epoch: Any, pairs: list[tuple[str, Any]]) -> Point | None:
-    values = {name: number for name, number in ((name, _number(value)) for name, value in pairs) if number is not None}
+def _point(epoch: Any, figures: dict[str, Any]) -> Point | None:
+    values = {name: number for name, value in figures.items() if (number := _number(value)) is not None}
     update = values.pop("num_updates", None)
-    at = _number(epoch)
     if update is None or "loss" not in values:
         return None
     values.pop("update", None)
-    return Point(int(update), 0.0 if at is None else at, values)
+    return Point(int(update), _number(epoch) or 0.0, values)
 
 
 def _number(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-# -- the configuration -----------------------------------------------------------------------------------------------
+    with suppress(TypeError, ValueError):
+        return number if math.isfinite(number := float(value)) else None
+    return None
 
 
 def _read_config(text: str) -> dict[str, Any]:

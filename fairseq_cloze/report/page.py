@@ -20,31 +20,23 @@ from .sources import read_runs
 from .texts import make_sets
 
 #: Accuracy of people on CLOTH (Xie et al., "Large-scale cloze test dataset created by teachers", EMNLP 2018), percent.
-HUMAN_ON_CLOTH = 85.9
-
-_HERE = Path(__file__).parent
-_SCRIPTS = ("base.js", "runs.js", "passages.js")
+HUMAN_ON_CLOTH = {"value": 85.9, "name": "human on CLOTH"}
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a report shows.
-
-    Attributes:
-        data: all of it, as the page's script reads it
-    """
+    """What a report shows, as the page's script reads it."""
 
     data: dict[str, Any]
 
     def html(self) -> str:
         """The page: one file, with a policy that keeps it from asking for anything."""
-        style = _template("page.css")
-        script = "".join(_template(name) for name in _SCRIPTS)
+        style, page = _template("page.css"), _template("page.html")
+        script = "".join(map(_template, ("base.js", "runs.js", "passages.js")))
         policy = (
             f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; img-src data:; "
             "base-uri 'none'; form-action 'none'"
         )
-        page = _template("page.html")
         parts = {"POLICY": policy, "STYLE": style, "SCRIPT": script, "DATA": embed(self.data)}
         for name, part in parts.items():  # data last, as anything may stand there
             before, after = page.split(f"@{name}@")
@@ -65,8 +57,8 @@ def report(runs: Sequence[PathLike], passages: PathLike | None = None, human: fl
 
     Args:
         runs: save-dirs, logs, ``validation.jsonl`` or prediction files, see :mod:`fairseq_cloze.report.sources`
-        passages: data-bin or raw passages of the prediction files; what the runs name where it is not given
-        human: accuracy of people in percent, drawn in; :data:`HUMAN_ON_CLOTH` where it is not given
+        passages: data-bin or raw passages of the prediction files; by default what the runs name
+        human: accuracy of people in percent, drawn in; by default :data:`HUMAN_ON_CLOTH`
 
     Raises:
         ClozeError: something cannot be read, holds nothing, or does not belong together
@@ -78,28 +70,22 @@ def report(runs: Sequence[PathLike], passages: PathLike | None = None, human: fl
     found = read_runs(runs)
     sets = make_sets(found, Path(passages) if passages is not None else None)
     figures = [run_figures(run) for run in found]
+    counts = {run["valid"]["blanks"] for run in figures if run["valid"]}
     data = {
         "made": datetime.now(UTC).isoformat(timespec="minutes"),
         "version": __version__,
-        "human": {
-            "value": HUMAN_ON_CLOTH if human is None else human,
-            "name": "human on CLOTH" if human is None else "human",
-        },
+        "human": {"value": human, "name": "human"} if human is not None else HUMAN_ON_CLOTH,
         "levels": levels(figures, [run.history for run in found]),
-        "best": _best(figures),
+        "best": _best(figures, counts),
         "runs": figures,
         "sets": [set_figures(one) for one in sets],
-        "notes": _notes(figures, passages is not None and not sets),
+        "notes": _notes(counts, passages is not None and not sets),
     }
     return Report(data)
 
 
 def write_report(made: Report, path: PathLike) -> None:
-    """Write the page whole or not at all.
-
-    Raises:
-        ClozeError: it cannot be written
-    """
+    """Write the page whole or not at all."""
     write_text(path, made.html())
 
 
@@ -115,30 +101,23 @@ def embed(data: Any) -> str:
     return text.encode("utf-8", "replace").decode()  # file names may hold what is no text
 
 
-def _best(runs: Sequence[dict[str, Any]]) -> int | None:
+def _best(runs: Sequence[dict[str, Any]], counts: set[int | None]) -> int | None:
     """Number of the run with the highest validation accuracy, where all were validated on as many blanks."""
-    rated = [(number, run["valid"]) for number, run in enumerate(runs) if run["valid"]]
-    if len(rated) < 2 or len({valid["blanks"] for _, valid in rated}) > 1:
-        return None
-    return max(rated, key=lambda pair: pair[1]["accuracy"])[0]
+    rated = {number: run["valid"]["accuracy"] for number, run in enumerate(runs) if run["valid"]}
+    return max(rated, key=rated.__getitem__) if len(rated) > 1 and len(counts) == 1 else None
 
 
-def _notes(runs: Sequence[dict[str, Any]], unused: bool) -> list[str]:
+def _notes(counts: set[int | None], unused: bool) -> list[str]:
     notes = []
-    counts = {run["valid"]["blanks"] for run in runs if run["valid"]}
     if len(counts) > 1:
         found = ", ".join("an unknown number" if count is None else f"{count:,}" for count in counts)
-        notes.append(
-            f"The runs were validated on different blanks ({found} of them), so their accuracies cannot be compared "
-            "and none is marked as the best."
-        )
-    if unused:
-        notes.append("--passages was given, but no run has a prediction file.")
-    return notes
+        notes.append(f"The runs were validated on different blanks ({found} of them), so their accuracies cannot be "
+                     "compared and none is marked as the best.")  # fmt: skip
+    return notes + ["--passages was given, but no run has a prediction file."] * unused
 
 
 def _template(name: str) -> str:
-    return (_HERE / name).read_text(encoding="utf-8")
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 def _digest(text: str) -> str:

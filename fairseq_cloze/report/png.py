@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files import PathLike, cannot_write, replacing
+from ..files import PathLike, write_bytes
 from ..passages.passage import LETTERS
-from ..runs.drawing import COLOURS, new_figure
+from ..runs.drawing import COLOURS, dress, new_figure, png_of
 
 _STYLES: Mapping[str, dict[str, Any]] = {
     "train": {"linestyle": "--", "linewidth": 1.0},
@@ -19,14 +19,10 @@ _LABELS = {"loss": "loss, nats per blank", "accuracy": "accuracy, %"}
 
 
 def write_pngs(data: Mapping[str, Any], folder: PathLike) -> list[Path]:
-    """Write ``loss.png``, ``accuracy.png`` and ``confusion.png``, as far as there is something to draw.
-
-    Args:
-        data: what a :class:`fairseq_cloze.report.page.Report` holds
-        folder: made where it is missing
+    """Write ``loss.png``, ``accuracy.png`` and ``confusion.png`` of a report's data, as far as there is any to draw.
 
     Returns:
-        the files, 100 pixels per inch
+        the files, 100 pixels per inch, in *folder*, which is made where it is missing
 
     Raises:
         SetupError: matplotlib is missing
@@ -39,16 +35,9 @@ def write_pngs(data: Mapping[str, Any], folder: PathLike) -> list[Path]:
     files = [file for one in data["sets"] for file in one["files"] if file["blanks"]]
     if files:
         figures["confusion"] = _confusions(files)
-    written = []
     for name, figure in figures.items():
-        path = folder / f"{name}.png"
-        try:
-            with replacing(path) as temporary:
-                figure.savefig(temporary, format="png")
-        except OSError as error:
-            raise cannot_write(path, error.strerror or str(error)) from error
-        written.append(path)
-    return written
+        write_bytes(folder / f"{name}.png", png_of(figure))
+    return [folder / f"{name}.png" for name in figures]
 
 
 def _curves(data: Mapping[str, Any], metric: str) -> Any:
@@ -59,44 +48,38 @@ def _curves(data: Mapping[str, Any], metric: str) -> Any:
             colour = COLOURS[number % len(COLOURS)]
             label = f"{run['label']}, {curve['name']}".replace("$", r"\$")
             axes.plot(*zip(*curve["points"]), color=colour, label=label, **_STYLES[curve["kind"]])
-    for name, level in _levels(data, metric):
+    chance, guessing, human = data["levels"]["chance"], data["levels"]["loss"], data["human"]
+    lines = {f"guessing {guessing:.3f}": guessing} if guessing is not None else {}
+    if metric == "accuracy":
+        lines = {f"{human['name']} {human['value']:g}%": human["value"]}
+        lines |= {} if chance is None else {f"chance {chance:g}%": chance}
+    for name, level in lines.items():
         axes.axhline(level, color="#777777", linewidth=1, linestyle=":")
         side = "top" if name.startswith("chance") else "bottom"
         axes.annotate(name, (0.995, level), xycoords=("axes fraction", "data"), ha="right", va=side, color="#444444")
     if metric == "accuracy" and data["levels"]["low"] is not None:
         axes.axhspan(data["levels"]["low"], data["levels"]["high"], color="#777777", alpha=0.12, linewidth=0)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set_xlabel("updates")
-    axes.set_ylabel(_LABELS[metric])
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    dress(axes, _LABELS[metric])
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize="small")
     return figure
-
-
-def _levels(data: Mapping[str, Any], metric: str) -> list[tuple[str, float]]:
-    chance, guessing, human = data["levels"]["chance"], data["levels"]["loss"], data["human"]
-    if metric == "loss":
-        return [] if guessing is None else [(f"guessing {guessing:.3f}", guessing)]
-    levels = [(f"{human['name']} {human['value']:g}%", human["value"])]
-    return levels if chance is None else [*levels, (f"chance {chance:g}%", chance)]
 
 
 def _confusions(files: list[Mapping[str, Any]]) -> Any:
     columns = min(len(files), 3)
     rows = -(-len(files) // columns)
     figure = new_figure(4.0 * columns, 4.2 * rows)
-    for number, file in enumerate(files):
+    for number, file in enumerate(files, 1):
         counts = file["confusion"]
+        letters = list(LETTERS[: len(counts)])
         shares = [[count / max(sum(row), 1) for count in row] for row in counts]
-        axes = figure.add_subplot(rows, columns, number + 1)
+        axes = figure.add_subplot(rows, columns, number)
         axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
         for row, line in enumerate(counts):
             for column, count in enumerate(line):
                 share = shares[row][column]
-                text = f"{count:,}\n{100 * share:.0f}%"
-                axes.text(column, row, text, ha="center", va="center", color="white" if share > 0.6 else "black")
-        letters = list(LETTERS[: len(counts)])
+                axes.text(column, row, f"{count:,}\n{100 * share:.0f}%", ha="center", va="center",
+                          color="white" if share > 0.6 else "black")  # fmt: skip
         axes.set_xticks(range(len(counts)), letters)
         axes.set_yticks(range(len(counts)), letters)
         axes.set_xlabel("answer")

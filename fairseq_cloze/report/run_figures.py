@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
-from ..data.databin import MANIFEST, DataBin
+from ..data.databin import DataBin
 from ..runs.curves import History
 from ..statistics import chance_interval
 from .answer_figures import JsonObject, count_right, rounded
@@ -19,12 +20,10 @@ _MOST_POINTS = 800  # of a curve, more than a screen has
 _SMOOTHED = 40  # points of training from which on their running mean is shown
 
 
-# -- a run -----------------------------------------------------------------------------------------------------------
-
-
 def run_figures(run: Run) -> JsonObject:
     """Everything about a run but its answers; values that are not known are ``None``."""
-    best = _best_valid(run)
+    bests = _best_by_split(run)
+    best = next((best for best in bests if best["split"] == "valid"), bests[0] if bests else None)
     return {
         "label": run.label,
         "files": [str(path) for path in run.files],
@@ -35,7 +34,7 @@ def run_figures(run: Run) -> JsonObject:
         "batch": _batch(run),
         "train": _best_train(run),
         "valid": best,
-        "others": [other for other in _best_by_split(run) if best and other["split"] != best["split"]],
+        "others": [other for other in bests if other is not best],
         "curves": _curves(run),
         "notices": _notices(run, best),
         "notes": [*run.notes, *_missing(run)],
@@ -44,7 +43,7 @@ def run_figures(run: Run) -> JsonObject:
 
 def _missing(run: Run) -> list[str]:
     """What is not known of a training."""
-    if run.history is None or not run.history.points:
+    if not run.history.points:
         return []
     notes = []
     if not run.history.settings:
@@ -60,154 +59,102 @@ def _missing(run: Run) -> list[str]:
     return notes
 
 
-def _setting(run: Run, group: str, name: str) -> Any:
-    return run.history.setting(group, name) if run.history is not None else None
-
-
 def _data_format(run: Run) -> str | None:
     record = run.scores[-1] if run.scores else {}
-    found = {
-        name: _setting(run, "task", name) or record.get(name) for name in ("view", "scorer", "other_blanks", "contrast")
-    }
-    parts = [f"view {found['view']}"] if found["view"] else []
-    if found["view"] == "joint" and found["scorer"]:
-        parts.append(f"scorer {found['scorer']}")
-    if found["view"] == "full" and found["other_blanks"]:
-        parts.append(f"other blanks {found['other_blanks']}")
-    if found["view"] == "joint" and isinstance(found["contrast"], (int, float)):
-        parts.append(f"contrast {found['contrast']:g}")
-    parts += _encoding(run)
-    return ", ".join(parts) or None
+    view, scorer, other_blanks, contrast = (
+        run.history.setting("task", name) or record.get(name) for name in ("view", "scorer", "other_blanks", "contrast")
+    )
+    encodings = [DataBin(place).encoding for place in run.places[:1]]
+    return _joined(
+        view and f"view {view}",
+        view == "joint" and scorer and f"scorer {scorer}",
+        view == "full" and other_blanks and f"other blanks {other_blanks}",
+        view == "joint" and isinstance(contrast, (int, float)) and f"contrast {contrast:g}",
+        *(f"text norm {encoding.text_norm}" for encoding in encodings),
+        *("sentence case" for encoding in encodings if encoding.sentence_case),
+    )
 
 
-def _encoding(run: Run) -> list[str]:
-    place = next((path for path in run.data_bins if (path / MANIFEST).is_file()), None)
-    if place is None:
-        return []
-    encoding = DataBin(place).encoding
-    return [f"text norm {encoding.text_norm}"] + (["sentence case"] if encoding.sentence_case else [])
+def _joined(*parts: Any) -> str | None:
+    """What is known of the parts, in a line."""
+    return ", ".join(str(part) for part in parts if part) or None
 
 
 def _model(run: Run) -> str | None:
-    parts = []
-    arch = _setting(run, "model", "_name")
-    if arch:
-        parts.append(str(arch))
-    layers, width = _setting(run, "model", "encoder_layers"), _setting(run, "model", "encoder_embed_dim")
-    if layers and width:
-        parts.append(f"{layers} layers of {width}")
-    if _setting(run, "task", "from_scratch"):
-        parts.append("random weights at the start")
-    elif _setting(run, "checkpoint", "finetune_from_model"):
-        parts.append(f"from {_setting(run, 'checkpoint', 'finetune_from_model')}")
-    return ", ".join(parts) or None
+    setting = run.history.setting
+    layers, width = setting("model", "encoder_layers"), setting("model", "encoder_embed_dim")
+    source = setting("checkpoint", "finetune_from_model")
+    start = "random weights at the start" if setting("task", "from_scratch") else source and f"from {source}"
+    return _joined(setting("model", "_name"), layers and width and f"{layers} layers of {width}", start)
 
 
 def _updates(run: Run) -> int | None:
-    updates = [point.update for point in run.history.points] if run.history else []
+    updates = [point.update for point in run.history.points]
     updates += [record["updates"] for record in run.scores if isinstance(record.get("updates"), int)]
     return max(updates, default=None)
 
 
 def _learning_rate(run: Run) -> str | None:
-    rates = _setting(run, "optimization", "lr")
+    rates = run.history.setting("optimization", "lr")
     if isinstance(rates, list) and rates:
-        scheduler = str(_setting(run, "lr_scheduler", "_name") or "").replace("_", " ")
-        warmup = _setting(run, "lr_scheduler", "warmup_updates")
-        parts = [" ".join(f"{rate:g}" for rate in rates)] + ([scheduler] if scheduler else [])
-        return ", ".join(parts + ([f"warm-up {warmup}"] if warmup else []))
-    seen = [point.values["lr"] for point in run.history.points if "lr" in point.values] if run.history else []
+        scheduler = str(run.history.setting("lr_scheduler", "_name") or "").replace("_", " ")
+        warmup = run.history.setting("lr_scheduler", "warmup_updates")
+        return _joined(" ".join(f"{rate:g}" for rate in rates), scheduler, warmup and f"warm-up {warmup}")
+    seen = [point.values["lr"] for point in run.history.points if "lr" in point.values]
     return f"up to {max(seen):g}" if seen else None
 
 
 def _batch(run: Run) -> str | None:
-    passages, tokens = _setting(run, "dataset", "batch_size"), _setting(run, "dataset", "max_tokens")
-    parts = [f"{passages} passages"] if passages else []
-    if tokens:
-        parts.append(f"{tokens:,} tokens" if isinstance(tokens, int) else f"{tokens} tokens")
-    several = _setting(run, "optimization", "update_freq")
-    if isinstance(several, list) and several not in ([], [1]):
-        parts.append(f"{' '.join(map(str, several))} batches per update")
-    workers = _setting(run, "distributed_training", "distributed_world_size")
-    if isinstance(workers, int) and workers > 1:
-        parts.append(f"{workers} workers")
-    return ", ".join(parts) or None
+    setting = run.history.setting
+    passages, tokens = setting("dataset", "batch_size"), setting("dataset", "max_tokens")
+    several, workers = setting("optimization", "update_freq"), setting("distributed_training", "distributed_world_size")
+    return _joined(
+        passages and f"{passages} passages",
+        tokens and (f"{tokens:,} tokens" if isinstance(tokens, int) else f"{tokens} tokens"),
+        isinstance(several, list) and several not in ([], [1]) and f"{' '.join(map(str, several))} batches per update",
+        isinstance(workers, int) and workers > 1 and f"{workers} workers",
+    )
 
 
 def _best_train(run: Run) -> JsonObject | None:
-    if run.history is None:
-        return None
-    epochs = [(point.update, point.values["accuracy"]) for point in run.history.epochs if "accuracy" in point.values]
-    if epochs:
-        update, value = max(epochs, key=lambda pair: pair[1])
-        return {"accuracy": rounded(value), "update": update, "of": "epoch mean"}
-    smooth = smoothed(run.history.curve("accuracy"))
-    if smooth:
-        update, value = max(smooth, key=lambda pair: pair[1])
-        return {"accuracy": rounded(value), "update": update, "of": "running mean"}
-    return None
+    points, of = [(p.update, p.values["accuracy"]) for p in run.history.epochs if "accuracy" in p.values], "epoch mean"
+    if not points:
+        points, of = smoothed(run.history.curve("accuracy")), "running mean"
+    update, value = max(points, key=lambda pair: pair[1], default=(0, 0.0))
+    return {"accuracy": rounded(value), "update": update, "of": of} if points else None
 
 
 def _best_by_split(run: Run) -> list[JsonObject]:
     """The best validation of each split: of the log, of the watch, or else what the predictions have right."""
     found: dict[str, JsonObject] = {}
-    for split in run.history.validations if run.history else ():
-        best = run.history.best(split) if run.history else None
+
+    def take(split: str, accuracy: float, update: int | None, blanks: Any, chance: float | None, of: str) -> None:
+        blanks = None if blanks is None else int(blanks)
+        low, high = (None, None) if chance is None or not blanks else chance_interval(chance, blanks)
+        found[split] = {"split": split, "accuracy": accuracy, "update": update, "blanks": blanks, "chance": chance,
+                        "of": of, "low": low, "high": high}  # fmt: skip
+
+    for split in run.history.validations:
+        best = run.history.best(split)
         if best is not None:
-            found[split] = {
-                "split": split,
-                "accuracy": best.values["accuracy"],
-                "update": best.update,
-                "blanks": int(best.values["n_blanks"]) if "n_blanks" in best.values else None,
-                "chance": best.values.get("chance"),
-                "of": "log",
-            }
+            values = best.values
+            take(split, values["accuracy"], best.update, values.get("n_blanks"), values.get("chance"), "log")
     for score in run.scores:
-        split = score["split"]
-        if split not in found or score["accuracy"] > found[split]["accuracy"]:
-            found[split] = {
-                "split": split,
-                "accuracy": score["accuracy"],
-                "update": score.get("updates"),
-                "blanks": int(score["n_blanks"]),
-                "chance": score["chance"],
-                "of": "watch",
-            }
+        split, accuracy = score["split"], score["accuracy"]
+        if split not in found or accuracy > found[split]["accuracy"]:
+            take(split, accuracy, score.get("updates"), score["n_blanks"], score["chance"], "watch")
     for file in run.prediction_files:
-        split = file.split or "predictions"
         right, blanks, chance = count_right(file.predictions)
-        if split not in found and blanks:
-            found[split] = {
-                "split": split,
-                "accuracy": 100.0 * right / blanks,
-                "update": None,
-                "blanks": blanks,
-                "chance": chance,
-                "of": "predictions",
-            }
-    return [{**best, **_guessing(best)} for best in found.values()]
-
-
-def _guessing(best: JsonObject) -> JsonObject:
-    if best["chance"] is None or not best["blanks"]:
-        return {"low": None, "high": None}
-    low, high = chance_interval(best["chance"], best["blanks"])
-    return {"low": low, "high": high}
-
-
-def _best_valid(run: Run) -> JsonObject | None:
-    found = _best_by_split(run)
-    return next((best for best in found if best["split"] == "valid"), found[0] if found else None)
+        if (file.split or "predictions") not in found and blanks:
+            take(file.split or "predictions", 100.0 * right / blanks, None, blanks, chance, "predictions")
+    return list(found.values())
 
 
 def _notices(run: Run, best: JsonObject | None) -> list[JsonObject]:
     """What must not be overlooked: a run that does no better than guessing, with the causes that it named."""
     at_chance = best is not None and best["high"] is not None and best["accuracy"] <= best["high"]
-    said = run.history.chance[-1] if run.history is not None and run.history.chance else None
-    if not at_chance and said is None:
-        return []
-    causes = []
-    text = ""
+    said = run.history.chance[-1] if run.history.chance else None
+    text, causes = "", []
     if at_chance and best is not None:
         text = (
             f"No better than guessing: at best {best['accuracy']:.1f}% of {best['blanks']:,} blanks of "
@@ -219,33 +166,23 @@ def _notices(run: Run, best: JsonObject | None) -> list[JsonObject]:
         causes += [f"Proved: {'; '.join(said.proved)}"] if said.proved else []
     elif at_chance:
         text += " No causes were named; docs/chance.md has the usual ones."
-    return [{"at_chance": at_chance, "text": text, "causes": causes}]
-
-
-# -- curves ----------------------------------------------------------------------------------------------------------
+    return [{"at_chance": at_chance, "text": text, "causes": causes}] if text else []
 
 
 def _curves(run: Run) -> dict[str, list[JsonObject]]:
     """Curves by metric: ``kind`` is ``train``, ``valid`` (of the log) or ``watch`` (of the watch)."""
     curves: dict[str, list[JsonObject]] = {"loss": [], "accuracy": []}
     for metric, found in curves.items():
-        if run.history is not None:
-            train = run.history.curve(metric)
-            if train:
-                smooth = len(train) > _SMOOTHED
-                found.append(_curve("train", "training, running mean" if smooth else "training", smoothed(train)))
-            for split in run.history.validations:
-                points = run.history.curve(metric, split)
-                if points:
-                    found.append(_curve("valid", split, points))
-    for split in dict.fromkeys(score["split"] for score in run.scores):
-        latest = {
-            score["updates"]: score["accuracy"]
-            for score in run.scores
-            if score["split"] == split and isinstance(score.get("updates"), int)
-        }
-        if latest:
-            curves["accuracy"].append(_curve("watch", f"{split}, by watch", sorted(latest.items())))
+        train = run.history.curve(metric)
+        found += _curve("train", "training" + ", running mean" * (len(train) > _SMOOTHED), smoothed(train))
+        for split in run.history.validations:
+            found += _curve("valid", split, run.history.curve(metric, split))
+    latest: dict[str, dict[int, float]] = {}
+    for score in run.scores:
+        if isinstance(score.get("updates"), int):
+            latest.setdefault(score["split"], {})[score["updates"]] = score["accuracy"]
+    for split, by_update in latest.items():
+        curves["accuracy"] += _curve("watch", f"{split}, by watch", sorted(by_update.items()))
     return curves
 
 
@@ -254,36 +191,29 @@ def smoothed(curve: Curve) -> Curve:
     if len(curve) <= _SMOOTHED:
         return list(curve)
     reach = len(curve) // 50
-    total = [0.0]
-    for _, value in curve:
-        total.append(total[-1] + value)
-    out = []
-    for number, (update, _) in enumerate(curve):
-        start, end = max(number - reach, 0), min(number + reach + 1, len(curve))
-        out.append((update, (total[end] - total[start]) / (end - start)))
-    return out
+    total = [0.0, *accumulate(value for _, value in curve)]
+    ends = [(max(n - reach, 0), min(n + reach + 1, len(curve))) for n in range(len(curve))]
+    return [(update, (total[end] - total[start]) / (end - start)) for (update, _), (start, end) in zip(curve, ends)]
 
 
-def _curve(kind: str, name: str, points: Sequence[tuple[int, float]]) -> JsonObject:
-    step = math.ceil(len(points) / _MOST_POINTS)
-    kept = [*points[:-1][::step], points[-1]]
-    return {"kind": kind, "name": name, "points": [[update, rounded(value)] for update, value in kept]}
+def _curve(kind: str, name: str, points: Curve) -> list[JsonObject]:
+    """A curve in a list, which is empty where it has no points."""
+    kept = [*points[:-1][:: math.ceil(len(points) / _MOST_POINTS) or 1], *points[-1:]]
+    curve = {"kind": kind, "name": name, "points": [[update, rounded(value)] for update, value in kept]}
+    return [curve] if kept else []
 
 
-def levels(runs: Sequence[JsonObject], histories: Sequence[History | None]) -> JsonObject:
+def levels(runs: Sequence[JsonObject], histories: Sequence[History]) -> JsonObject:
     """Chance in percent with its interval, and the loss of guessing where all runs have the same; else ``None``."""
     best = [run["valid"] for run in runs if run["valid"] and run["valid"]["chance"] is not None]
     chances = {round(one["chance"], 2) for one in best}
     if len(chances) != 1:
         return {"chance": None, "low": None, "high": None, "loss": None}
     chance = chances.pop()
-    widest = max((one for one in best if one["high"] is not None), key=lambda one: one["high"], default=None)
+    ranges = [(one["high"], one["low"]) for one in best if one["high"] is not None]
+    high, low = max(ranges, default=(None, None))
     options = 100.0 / chance if chance > 0 else 0.0
     even = options >= 2 and abs(options - round(options)) < 0.02  # every blank has as many
-    softmax = all(h is None or h.setting("criterion", "ranking_loss") in (None, "softmax") for h in histories)
-    return {
-        "chance": chance,
-        "low": widest["low"] if widest else None,
-        "high": widest["high"] if widest else None,
-        "loss": rounded(math.log(options)) if softmax and even else None,
-    }
+    softmax = all(h.setting("criterion", "ranking_loss") in (None, "softmax") for h in histories)
+    loss = rounded(math.log(options)) if softmax and even else None
+    return {"chance": chance, "low": low, "high": high, "loss": loss}

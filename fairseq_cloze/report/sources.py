@@ -6,12 +6,12 @@ wrote events, its log is not read.  Whatever a run lacks is said in a sentence o
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..data.databin import MANIFEST
 from ..errors import ClozeError
 from ..files import PathLike
 from ..ranking.answers import Predictions, read_predictions
@@ -25,44 +25,41 @@ _PREDICTIONS = "predictions_"
 _LOGS = ("*.log", "log.txt")
 
 
-@dataclass(frozen=True)
+@dataclass
 class PredictionFile:
-    """A prediction file.
-
-    Attributes:
-        path: where it is
-        split: the split that its name gives in a save-dir (``predictions_SPLIT.json``), else ``None``
-        predictions: what it holds
-    """
+    """A prediction file."""
 
     path: Path
-    split: str | None
+    split: str | None  #: that its name gives in a save-dir (``predictions_SPLIT.json``)
     predictions: Predictions
+    run: int = 0  #: number of its run
+    label: str = ""  #: its name in the report
+    breakdown: dict[str, Any] = field(default_factory=dict)  #: accuracy by groups of blanks, where texts are known
 
 
 @dataclass
 class Run:
-    """What was found of one RUN.
+    """What was found of one RUN."""
 
-    Attributes:
-        path: as it was given
-        label: its name in the report, unlike every other one
-        files: what was read
-        history: its training, from events or a log
-        scores: lines of its ``validation.jsonl``
-        prediction_files: with its answers
-        data_bins: folders in which its passages may be, the likeliest first; none need exist
-        notes: what is missing, in sentences
-    """
-
-    path: Path
-    label: str = ""
-    files: list[Path] = field(default_factory=list)
-    history: History | None = None
-    scores: list[Record] = field(default_factory=list)
+    path: Path  #: as it was given
+    label: str = ""  #: its name in the report, unlike every other one
+    files: list[Path] = field(default_factory=list)  #: what was read
+    trained: bool = False  #: whether there were events or a log
+    history: History = field(default_factory=History)
+    scores: list[Record] = field(default_factory=list)  #: lines of its ``validation.jsonl``
     prediction_files: list[PredictionFile] = field(default_factory=list)
-    data_bins: list[Path] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    data_bins: list[Path] = field(default_factory=list)  #: in which its passages may be, the likeliest first
+    notes: list[str] = field(default_factory=list)  #: what is missing, in sentences
+
+    @property
+    def places(self) -> list[Path]:
+        """Those of the data-bins that are there."""
+        return [path for path in self.data_bins if (path / MANIFEST).is_file()]
+
+    def take(self, history: History, *files: Path) -> None:
+        """Take in what a training told of itself."""
+        self.history, self.trained = history, True
+        self.files += files
 
 
 def read_runs(paths: Sequence[PathLike]) -> list[Run]:
@@ -109,7 +106,7 @@ def _read_save_dir(run: Run) -> None:
             f"{folder}: expected a save-dir with {EVENTS_FILE} or a log, with {RECORDS} or with "
             f"{_PREDICTIONS}SPLIT.json, found none of them; give the log file or a prediction file itself as RUN"
         )
-    if run.history is None:
+    if not run.trained:
         run.notes.append(
             f"Neither {EVENTS_FILE} nor a log was found, so there are no training curves. "
             "If the log is elsewhere, give it as another RUN."
@@ -119,39 +116,29 @@ def _read_save_dir(run: Run) -> None:
 def _read_events(run: Run, path: Path) -> bool:
     """Take a training's own events, if there are any."""
     events = read_events(path)
-    if not events:
-        return False
-    run.history = history_of(events)
-    run.files.append(path)
-    if not run.history.points:
-        run.notes.append("Its training has told no figures yet.")
-    return True
+    if events:
+        run.take(history_of(events), path)
+        if not run.history.points:
+            run.notes.append("Its training has told no figures yet.")
+    return bool(events)
 
 
 def _read_logs(run: Run) -> None:
-    """The logs that a training has recorded, or else one that lies in the save-dir."""
+    """The logs that a training has recorded, or else the newest with figures that lies in the save-dir."""
     logs = [Path(log) for log in run_record(run.path).get("logs", [])]
     there = [log for log in logs if log.is_file()]
     if len(there) < len(logs):
         gone = ", ".join(str(log) for log in logs if log not in there)
         run.notes.append(f"Of its logs, {gone} {'is' if len(logs) - len(there) == 1 else 'are'} gone.")
     if there:
-        _read_log(run, *there)
-    else:
-        _read_newest_log(run)
-
-
-def _read_newest_log(run: Run) -> None:
-    """A log that lies in the save-dir, as ``--log-file`` and ``tee`` may have put it there."""
+        return _read_log(run, *there)
     found = {path for pattern in _LOGS for path in run.path.glob(pattern) if path.is_file()}
-    newest = sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
-    for path in newest:
+    for path in sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True):
         history = read_log(path)
         if history.points:
-            run.history = history
-            run.files.append(path)
-            if len(newest) > 1:
-                run.notes.append(f"Of {len(newest)} logs in the folder this is the newest with figures: {path.name}.")
+            run.take(history, path)
+            if len(found) > 1:
+                run.notes.append(f"Of {len(found)} logs in the folder this is the newest with figures: {path.name}.")
             return
 
 
@@ -166,19 +153,21 @@ def _read_log(run: Run, *paths: Path) -> None:
         )
     if not history.points:
         run.notes.append("Its log has no figures yet.")
-    run.history = history
-    run.files += paths
+    run.take(history, *paths)
 
 
 def _read_scores(run: Run, path: Path) -> None:
     records = read_validation(path)
-    run.scores = [record for record in records if _is_score(record)]
-    given_up = [record for record in records if isinstance(record.get("error"), str)]
+    for record in records:
+        numbers = (record.get("accuracy"), record.get("chance"), record.get("n_blanks"))
+        if all(isinstance(number, (int, float)) for number in numbers) and isinstance(record.get("split"), str):
+            run.scores.append(record)
     if not records:
         raise ClozeError(
             f"{path}: expected lines of 'fairseq-cloze watch', found none that can be read; "
             "remove the file and let the watch write it again"
         )
+    given_up = [record for record in records if isinstance(record.get("error"), str)]
     if not run.scores:
         run.notes.append(f"No checkpoint has been scored in {path.name} yet.")
     if given_up:
@@ -186,11 +175,6 @@ def _read_scores(run: Run, path: Path) -> None:
         more = f" and {len(given_up) - 3} others" if len(given_up) > 3 else ""
         run.notes.append(f"The watch gave up on {names}{more}: {given_up[0]['error']}")
     run.files.append(path)
-
-
-def _is_score(record: Record) -> bool:
-    numbers = (record.get("accuracy"), record.get("chance"), record.get("n_blanks"))
-    return all(isinstance(number, (int, float)) for number in numbers) and isinstance(record.get("split"), str)
 
 
 def _read_answers(run: Run, path: Path) -> None:
@@ -207,44 +191,30 @@ def _read_answers(run: Run, path: Path) -> None:
 def _find_data(run: Run) -> None:
     """Where a run's passages may be: what the run recorded itself, or the save-dir that its file lies in."""
     folder = run.path if run.path.is_dir() else run.path.parent
-    found: list[Any] = [run_record(folder).get("data")] if run.history is None or run.path.is_dir() else []
+    found: list[Any] = [] if run.trained and folder != run.path else [run_record(folder).get("data")]
     scores = run.scores or (read_validation(folder / RECORDS) if run.prediction_files else [])
     found += [record.get("data_bin") for record in reversed(scores)]
-    if run.history is not None:
-        named = run.history.setting("task", "data")
-        if isinstance(named, str):
-            first = named.split(":")[0]
-            found += [Path(run.history.folder or ".", first), first]
+    named = run.history.setting("task", "data")
+    if isinstance(named, str):
+        first = named.split(":")[0]
+        found += [Path(run.history.folder or ".", first), first]
     run.data_bins = [Path(place) for place in dict.fromkeys(str(place) for place in found if place)]
-
-
-# -- labels ----------------------------------------------------------------------------------------------------------
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:
     """A name for each path: its own, with as many folders before it as tell it from the others."""
     parts = [_name_parts(path) for path in paths]
-    depth = [1] * len(paths)
-    while True:
-        labels = ["/".join(part[-count:]) for part, count in zip(parts, depth)]
-        twice = {label for label, number in Counter(labels).items() if number > 1}
-        longer = [n for n, label in enumerate(labels) if label in twice and depth[n] < len(parts[n])]
-        if not longer:
-            break
-        for number in longer:
-            depth[number] += 1
-    seen: dict[str, int] = Counter()
-    for number, label in enumerate(labels):
-        seen[label] += 1
-        if label in twice:
-            labels[number] = f"{label} ({seen[label]})"
+    labels = []
+    for number, own in enumerate(parts):
+        others = parts[:number] + parts[number + 1 :]
+        depth = next((n for n in range(1, len(own)) if all(own[-n:] != other[-n:] for other in others)), len(own))
+        again = f" ({parts[: number + 1].count(own)})" if own in others else ""
+        labels.append("/".join(own[-depth:]) + again)
     return labels
 
 
 def _name_parts(path: Path) -> list[str]:
     path = path.resolve()
-    if path.is_dir():
-        return list(path.parts[1:]) or ["/"]
-    if path.name in (RECORDS, EVENTS_FILE):
-        return list(path.parent.parts[1:]) or ["/"]
-    return [*path.parts[1:-1], path.stem]
+    if not path.is_dir() and path.name not in (RECORDS, EVENTS_FILE):
+        return [*path.parts[1:-1], path.stem]
+    return list((path if path.is_dir() else path.parent).parts[1:]) or ["/"]

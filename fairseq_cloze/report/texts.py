@@ -1,12 +1,10 @@
-"""Passages of a report: texts and candidates for what prediction files answer.
-
-Texts come from a data-bin, decoded, or from raw passages.  Prediction files for the same passages form a set.
-"""
+"""Passages of a report: texts and candidates for what prediction files answer, from a data-bin or raw passages."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,69 +24,44 @@ from .sources import PredictionFile, Run
 
 @dataclass(frozen=True)
 class Text:
-    """A passage as people read it.
+    """A passage as people read it."""
 
-    Attributes:
-        segments: the text before each blank and after the last one, ``blanks + 1``
-        candidates: per blank; empty where nothing goes there
-        gold: per blank the index of the right candidate, the first of equal ones, :data:`UNLABELLED` where unknown
-    """
-
-    segments: list[str]
-    candidates: list[list[str]]
-    gold: list[int]
+    segments: list[str]  #: the text before each blank and after the last one, ``blanks + 1``
+    candidates: list[list[str]]  #: per blank; empty where nothing goes there
+    gold: list[int]  #: index of the right candidate, the first of equal ones, :data:`UNLABELLED` where unknown
 
 
+@dataclass
 class Passages:
-    """Texts by passage id; made when they are asked for.
+    """Texts by passage id; made when they are asked for."""
 
-    Args:
-        name: what they are, for people
-        numbers: number of each passage by its id
-        text: text of a passage by its number
-        encoded: the same passages as tokens, where there are any
-    """
+    name: str  #: what they are, for people
+    numbers: dict[str, int]  #: of each passage by its id
+    text: Callable[[int], Text]  #: of a passage by its number
+    encoded: tuple[Store, Vocabulary] | None = None  #: the same passages as tokens, where there are any
 
-    def __init__(
-        self,
-        name: str,
-        numbers: dict[str, int],
-        text: Callable[[int], Text],
-        encoded: tuple[Store, Vocabulary] | None = None,
-    ) -> None:
-        self.name = name
-        self.numbers = numbers
-        self.encoded = encoded
-        self._text = text
-        self._known: dict[str, Text] = {}
+    def __post_init__(self) -> None:
+        self.text = cache(self.text)
 
     def __getitem__(self, passage_id: str) -> Text:
-        if passage_id not in self._known:
-            self._known[passage_id] = self._text(self.numbers[passage_id])
-        return self._known[passage_id]
+        return self.text(self.numbers[passage_id])
 
     def misfit(self, predictions: Predictions) -> tuple[int, str] | None:
         """How many predicted passages fit before the first one that does not, and what is wrong with that one."""
         for number, (passage_id, prediction) in enumerate(predictions.items()):
-            if passage_id not in self.numbers:
-                return number, f"passage '{passage_id}' is not there"
-            problem = _misfit(self[passage_id], prediction)
+            found = passage_id in self.numbers
+            problem = _misfit(self[passage_id], prediction) if found else " is not there"
             if problem:
                 return number, f"passage '{passage_id}'{problem}"
         return None
 
     def with_gold(self, predictions: Predictions) -> Predictions:
         """Predictions with the right answers filled in where the passages know them and the file does not."""
-        return {
-            passage_id: replace(
-                one,
-                gold=[
-                    letter or (None if gold == UNLABELLED else LETTERS[gold])
-                    for letter, gold in zip(one.gold, self[passage_id].gold)
-                ],
-            )
-            for passage_id, one in predictions.items()
-        }
+        filled = {}
+        for passage_id, one in predictions.items():
+            known = [None if gold == UNLABELLED else LETTERS[gold] for gold in self[passage_id].gold]
+            filled[passage_id] = replace(one, gold=[letter or right for letter, right in zip(one.gold, known)])
+        return filled
 
     def break_down(self, predictions: Predictions) -> dict[str, Any]:
         """Accuracy by groups of blanks, see :mod:`fairseq_cloze.ranking.breakdown`; empty without tokens."""
@@ -120,21 +93,16 @@ def _misfit(text: Text, prediction: PassagePrediction) -> str:
     return ""
 
 
-# -- where texts come from -------------------------------------------------------------------------------------------
-
-
 def open_passages(path: Path, first: str | None = None) -> list[Passages]:
-    """What a data-bin holds, a split each, or all raw passages of a file or folder.
-
-    Args:
-        path: a data-bin, or raw passages
-        first: name of the split that shall come first
+    """What a data-bin holds, a split each and *first* before the others, or all raw passages of a file or folder.
 
     Raises:
         ClozeError: it cannot be read
     """
     if not (path / MANIFEST).is_file():
-        return [_raw_passages(path)]
+        passages = list(read_passages([path]))
+        numbers = {passage.id: number for number, passage in enumerate(passages)}
+        return [Passages(str(path), numbers, lambda number: _raw_text(passages[number]))]
     data = DataBin(path)
     return [_split(data, name) for name in sorted(data.splits, key=lambda name: (name != first, name != "valid", name))]
 
@@ -157,134 +125,84 @@ def _split(data: DataBin, name: str) -> Passages:
     return Passages(f"split '{name}' of {data.folder}", numbers, text, (store, vocabulary))
 
 
-def _raw_passages(path: Path) -> Passages:
-    passages = list(read_passages([path]))
-    return Passages(
-        str(path), {passage.id: number for number, passage in enumerate(passages)}, lambda n: _raw_text(passages[n])
-    )
-
-
 def _raw_text(passage: Passage) -> Text:
-    candidates = [[_shown(choice) for choice in choices] for choices in passage.candidates]
-    gold = [
-        UNLABELLED if index == UNLABELLED else choices.index(choices[index])
-        for choices, index in zip(candidates, passage.gold)
-    ]
+    candidates = [[normalise(choice).strip() for choice in choices] for choices in passage.candidates]
+    candidates = [["" if choice in NOTHING else choice for choice in choices] for choices in candidates]
+    gold = [g if g == UNLABELLED else choices.index(choices[g]) for choices, g in zip(candidates, passage.gold)]
     return Text(BLANK.split(passage.article), candidates, gold)
 
 
-def _shown(choice: str) -> str:
-    choice = normalise(choice).strip()
-    return "" if choice in NOTHING else choice
-
-
-# -- sets of passages ------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class FileOfSet:
-    """One prediction file within a set, under its run's label."""
-
-    run: int
-    label: str
-    file: PredictionFile
-    breakdown: dict[str, Any]
+Opener = Callable[[Path, str | None], list[Passages]]
 
 
 @dataclass
 class PassageSet:
-    """Prediction files for the same blanks.
+    """Prediction files for the same blanks."""
 
-    Attributes:
-        passages: their texts, or ``None``
-        why_not: why there are no texts, and what to do, in sentences
-        files: of predictions
-    """
-
-    passages: Passages | None
-    why_not: str
-    files: list[FileOfSet] = field(default_factory=list)
+    passages: Passages | None  #: their texts
+    why_not: str  #: why there are none, and what to do, in sentences
+    files: list[PredictionFile] = field(default_factory=list)
 
     @property
     def predictions(self) -> Predictions:
         """Those of the first file, which name passages and gold."""
-        return self.files[0].file.predictions
-
-
-class Library:
-    """Opens each place of passages once."""
-
-    def __init__(self) -> None:
-        self._open: dict[tuple[Path, str | None], list[Passages]] = {}
-
-    def find(self, path: Path, file: PredictionFile) -> tuple[Passages | None, str]:
-        """The passages that a prediction file answers, or the first misfit of those that fit best.
-
-        Raises:
-            ClozeError: *path* cannot be read
-        """
-        key = (path.resolve(), file.split)
-        if key not in self._open:
-            self._open[key] = open_passages(path, file.split)
-        closest, problem = -1, f"{path} holds no passages"
-        for passages in self._open[key]:
-            misfit = passages.misfit(file.predictions)
-            if misfit is None:
-                return passages, ""
-            if misfit[0] > closest:
-                closest, problem = misfit[0], f"{passages.name}: {misfit[1]}"
-        return None, problem
+        return self.files[0].predictions
 
 
 def make_sets(runs: Sequence[Run], place: Path | None) -> list[PassageSet]:
-    """Group the prediction files of all runs by the blanks they answer, and find the passages and their gold.
+    """Group the prediction files of all runs by the blanks they answer, and fill in what their passages know.
 
-    Args:
-        runs: what was read; gold is filled in where only the passages know it
-        place: a data-bin or raw passages to take instead of what the runs name
+    These are in *place*, a data-bin or raw passages, or else where the runs say.
 
     Raises:
         ClozeError: predictions and passages do not belong together; passages cannot be read
     """
-    library = Library()
-    sets: dict[Any, PassageSet] = {}
+    opened = cache(open_passages)
+    sets: dict[str, PassageSet] = {}
     for number, run in enumerate(runs):
-        for index, file in enumerate(run.prediction_files):
-            passages, why_not = _find(library, runs, run, file, place)
+        for file in run.prediction_files:
+            passages, why_not = _find(opened, runs, run, file, place)
             if passages is not None:
-                file = replace(file, predictions=passages.with_gold(file.predictions))
-                run.prediction_files[index] = file
-            key = tuple((name, tuple(one.gold)) for name, one in file.predictions.items())
-            key = tuple(sorted(key, key=lambda pair: pair[0]))
+                file.predictions = passages.with_gold(file.predictions)
+                file.breakdown = passages.break_down(file.predictions)
+            key = str(sorted((name, one.gold) for name, one in file.predictions.items()))
             found = sets.setdefault(key, PassageSet(None, why_not))
             found.passages = found.passages or passages
-            label = run.label if len(run.prediction_files) == 1 else f"{run.label}: {file.split}"
-            breakdown = passages.break_down(file.predictions) if passages else {}
-            found.files.append(FileOfSet(number, label, file, breakdown))
+            file.run, file.label = number, run.label
+            if len(run.prediction_files) > 1:
+                file.label += f": {file.split}"
+            found.files.append(file)
     return list(sets.values())
 
 
 def _find(
-    library: Library, runs: Sequence[Run], run: Run, file: PredictionFile, place: Path | None
+    opened: Opener, runs: Sequence[Run], run: Run, file: PredictionFile, place: Path | None
 ) -> tuple[Passages | None, str]:
-    own = [place] if place is not None else [path for path in run.data_bins if (path / MANIFEST).is_file()]
+    own = [place] if place is not None else run.places
     problems = []
-    for path in own:
-        passages, problem = library.find(path, file)
+    for path in dict.fromkeys(own or [path for other in runs for path in other.places]):
+        passages, problem = _look_in(opened(path, file.split), path, file)
         if passages is not None:
             return passages, ""
         problems.append(problem)
-    if problems:
+    if own:  # the data-bin of another run need not fit
         raise ClozeError(
             f"{file.path}: these are predictions for other passages than those of {problems[0]}; "
             "name theirs with --passages"
         )
-    for path in dict.fromkeys(path for other in runs for path in other.data_bins if (path / MANIFEST).is_file()):
-        passages, _ = library.find(path, file)  # the data-bin of another run: no error if it does not fit
-        if passages is not None:
-            return passages, ""
     gone = f" ({run.data_bins[0]} is gone)" if run.data_bins else ""
     return None, (
         f"The prediction file {file.path.name} does not say where its passages are{gone}, so blanks are shown "
         "without their text. Make the report again with --passages and the data-bin or the passages themselves."
     )
+
+
+def _look_in(there: list[Passages], path: Path, file: PredictionFile) -> tuple[Passages | None, str]:
+    """The passages that a prediction file answers, or the first misfit of those that fit best."""
+    misfits = []
+    for passages in there:
+        misfit = passages.misfit(file.predictions)
+        if misfit is None:
+            return passages, ""
+        misfits.append((misfit[0], f"{passages.name}: {misfit[1]}"))
+    return None, max(misfits, key=lambda pair: pair[0], default=(0, f"{path} holds no passages"))[1]

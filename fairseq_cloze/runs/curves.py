@@ -11,17 +11,11 @@ from .events import TrainingEvent
 
 @dataclass(frozen=True)
 class Point:
-    """Figures at one moment.
+    """Figures at one moment."""
 
-    Attributes:
-        update: number of updates done
-        epoch: number of the epoch, counted from 1; a fraction within it where a log of fairseq says so
-        values: figures by fairseq's names; accuracies in percent, what is no number left out
-    """
-
-    update: int
-    epoch: float
-    values: dict[str, float]
+    update: int  #: number of updates done
+    epoch: float  #: its number, counted from 1; a fraction within it where a log of fairseq says so
+    values: dict[str, float]  #: by fairseq's names; accuracies in percent, what is no number left out
 
 
 @dataclass(frozen=True)
@@ -36,25 +30,14 @@ class ChanceNotice:
 
 @dataclass
 class History:
-    """What a training told of itself.  Points of a list have rising updates.
+    """What a training told of itself.  Points of a list have rising updates."""
 
-    Attributes:
-        updates: figures of the updates since the point before, one every ``--log-interval`` updates
-        epochs: figures of the epoch so far, at its end
-        validations: by subset, in order of appearance
-        chance: what the chance watch said
-        settings: fairseq's configuration by group and name; empty where it is not known
-        folder: where the training was started; empty where that is not known
-        finished: it came to its end
-    """
-
-    updates: list[Point] = field(default_factory=list)
-    epochs: list[Point] = field(default_factory=list)
-    validations: dict[str, list[Point]] = field(default_factory=dict)
+    updates: list[Point] = field(default_factory=list)  #: since the point before, one every ``--log-interval`` updates
+    epochs: list[Point] = field(default_factory=list)  #: of the epoch so far, at its end
+    validations: dict[str, list[Point]] = field(default_factory=dict)  #: by subset, in order of appearance
     chance: list[ChanceNotice] = field(default_factory=list)
-    settings: dict[str, Any] = field(default_factory=dict)
-    folder: str = ""
-    finished: bool = False
+    settings: dict[str, Any] = field(default_factory=dict)  #: fairseq's configuration by group and name, where known
+    folder: str = ""  #: where the training was started, where known
 
     @property
     def points(self) -> list[Point]:
@@ -74,38 +57,15 @@ class History:
         found = {"training": self.curve(metric), **{name: self.curve(metric, name) for name in self.validations}}
         return {name: curve for name, curve in found.items() if curve}
 
-    def best(self, subset: str | None = None, metric: str = "accuracy") -> Point | None:
-        """The validation with the highest value, the earliest of equals; of the first subset where none is named."""
-        name = subset if subset is not None else next(iter(self.validations), "")
-        found = [point for point in self.validations.get(name, []) if metric in point.values]
-        return max(found, key=lambda point: point.values[metric], default=None)
+    def best(self, subset: str) -> Point | None:
+        """The validation with the highest accuracy, the earliest of equals."""
+        found = [point for point in self.validations.get(subset, []) if "accuracy" in point.values]
+        return max(found, key=lambda point: point.values["accuracy"], default=None)
 
     def setting(self, group: str, name: str) -> Any:
         """A value of the configuration; ``None`` where it is not known."""
         part = self.settings.get(group)
         return part.get(name) if isinstance(part, dict) else None
-
-    # -- growing
-
-    def add_update(self, point: Point) -> None:
-        """Add what one line of training says."""
-        _append(self.updates, point)
-
-    def add_epoch(self, point: Point) -> None:
-        """Add what the end of an epoch says."""
-        _append(self.epochs, point)
-
-    def add_validation(self, subset: str, point: Point) -> None:
-        """Add what a validation says."""
-        _append(self.validations.setdefault(subset, []), point)
-
-    def go_back(self, update: int) -> None:
-        """The training goes on behind an update; what it had done beyond that does not count."""
-        for points in (self.updates, self.epochs, *self.validations.values()):
-            _cut(points, update)
-        self.validations = {subset: points for subset, points in self.validations.items() if points}
-        self.chance = [notice for notice in self.chance if notice.update <= update]
-        self.finished = False
 
     def add(self, event: TrainingEvent) -> None:
         """Take in an event; kinds and fields that are not known are passed over."""
@@ -114,21 +74,26 @@ class History:
             return
         match event["type"]:
             case "started" | "resumed":
-                self.go_back(update)
+                self._go_back(update)
                 settings, folder = event.get("settings"), event.get("folder")
                 self.settings = settings if isinstance(settings, dict) else {}
                 self.folder = folder if isinstance(folder, str) else ""
             case "update":
-                self.add_update(_point(update, event))
+                add_point(self.updates, _point(update, event))
             case "epoch":
-                self.add_epoch(_point(update, event))
+                add_point(self.epochs, _point(update, event))
             case "validation" if isinstance(event.get("subset"), str):
-                self.add_validation(event["subset"], _point(update, event))
+                add_point(self.validations.setdefault(event["subset"], []), _point(update, event))
             case "chance":
                 texts = _texts(event.get("causes")), _texts(event.get("proved"))
                 self.chance.append(ChanceNotice(update, str(event.get("text", "")), *texts))
-            case "finished":
-                self.finished = True
+
+    def _go_back(self, update: int) -> None:
+        """The training goes on behind an update; what it had done beyond that does not count."""
+        for points in (self.updates, self.epochs, *self.validations.values()):
+            _cut(points, update)
+        self.validations = {subset: points for subset, points in self.validations.items() if points}
+        self.chance = [notice for notice in self.chance if notice.update <= update]
 
 
 def history_of(events: Iterable[TrainingEvent]) -> History:
@@ -139,7 +104,7 @@ def history_of(events: Iterable[TrainingEvent]) -> History:
     return history
 
 
-def _append(points: list[Point], point: Point) -> None:
+def add_point(points: list[Point], point: Point) -> None:
     """Add a point; those from its update on are of a training that was resumed before them."""
     _cut(points, point.update - 1)
     points.append(point)

@@ -1,8 +1,6 @@
 """Events: what a training tells of itself, a JSON object per line; docs/formats.md has the fields.
 
-A training of this package appends them to ``metrics.jsonl`` in its save-dir, and to the file that the variable
-``FAIRSEQ_CLOZE_EVENTS`` names.  A line is written in one piece and whole lines alone are read, so that a file can be
-followed while it grows; what a crash has torn is passed over.
+A line is written in one piece and whole lines alone are read, so that a file can be followed while it grows.
 """
 
 from __future__ import annotations
@@ -12,6 +10,7 @@ import math
 import os
 import stat
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,9 @@ from typing import Any
 from ..errors import ClozeError
 from ..files import PathLike
 
-EVENTS_FILE = "metrics.jsonl"
-
-#: Ending of the events that ``fairseq-cloze run`` keeps beside a log.
-EVENTS_SUFFIX = ".events.jsonl"
-
-#: Environment variable that names a second file for the events of a training.
-EVENTS_VARIABLE = "FAIRSEQ_CLOZE_EVENTS"
+EVENTS_FILE = "metrics.jsonl"  #: in a save-dir
+EVENTS_SUFFIX = ".events.jsonl"  #: of what ``fairseq-cloze run`` keeps beside a log
+EVENTS_VARIABLE = "FAIRSEQ_CLOZE_EVENTS"  #: of the environment, names a second file for the events of a training
 
 #: By field, ``type`` among them.
 TrainingEvent = dict[str, Any]
@@ -41,10 +36,7 @@ def new_event(kind: str, **fields: Any) -> TrainingEvent:
 
 
 class EventWriter:
-    """Appends events to a file, each line in one piece.
-
-    Args:
-        path: of the file, made where it is missing
+    """Appends events to a file, which is made where it is missing, each line in one piece.
 
     Raises:
         OSError: it cannot be opened
@@ -62,19 +54,24 @@ class EventWriter:
             OSError: the file cannot be written
         """
         line = json.dumps(_finite(event), ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-        data = b"\n" * is_torn(self._fd) + line + b"\n"
-        if os.write(self._fd, data) < len(data):
-            raise OSError("only a part of a line could be written")
+        append_line(self._fd, line)
 
     def close(self) -> None:
         """Give the file back."""
         os.close(self._fd)
 
 
-def is_torn(fd: int) -> bool:
-    """Whether a file ends within a line, as a crash or a full disk leaves it."""
+def append_line(fd: int, line: bytes) -> None:
+    """Write a line in one piece to a file open for appending; one that a crash or a full disk has torn stays alone.
+
+    Raises:
+        OSError: the file cannot be written
+    """
     found = os.fstat(fd)
-    return stat.S_ISREG(found.st_mode) and found.st_size > 0 and os.pread(fd, 1, found.st_size - 1) != b"\n"
+    torn = stat.S_ISREG(found.st_mode) and found.st_size > 0 and os.pread(fd, 1, found.st_size - 1) != b"\n"
+    data = b"\n" * torn + line + b"\n"
+    if os.write(fd, data) < len(data):
+        raise OSError("only a part of a line could be written")
 
 
 def _finite(value: Any) -> Any:
@@ -87,28 +84,36 @@ def _finite(value: Any) -> Any:
 
 def parse_event(line: bytes) -> TrainingEvent | None:
     """The event of a line; ``None`` where it holds none."""
-    if not line.startswith(b"{"):
-        return None
+    event = _parse(line)
+    return event if event is not None and isinstance(event.get("type"), str) else None
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
     try:
-        event = json.loads(line)
+        found = json.loads(line) if line.startswith(b"{") and len(line) <= _LONGEST else None
     except (ValueError, RecursionError):
         return None
-    return event if isinstance(event, dict) and isinstance(event.get("type"), str) else None
+    return found if isinstance(found, dict) else None
 
 
-def read_events(path: PathLike) -> list[TrainingEvent]:
-    """All events of a file, as they were written; other lines are passed over, a missing file has none.
+def read_objects(path: PathLike) -> list[dict[str, Any]]:
+    """JSON objects of a file, one a line; other lines are passed over, a missing file has none.
 
     Raises:
         ClozeError: it cannot be read
     """
     try:
         with Path(path).open("rb") as lines:
-            return [event for line in lines if len(line) <= _LONGEST and (event := parse_event(line)) is not None]
+            return [found for line in lines if (found := _parse(line)) is not None]
     except FileNotFoundError:
         return []
     except OSError as error:
         raise ClozeError(f"{path}: cannot be read ({error.strerror or error}); check the file") from error
+
+
+def read_events(path: PathLike) -> list[TrainingEvent]:
+    """All events of a file, as they were written; see :func:`read_objects`."""
+    return [event for event in read_objects(path) if isinstance(event.get("type"), str)]
 
 
 class EventFollower:
@@ -121,10 +126,8 @@ class EventFollower:
         self._path = path
         self._fd: int | None = None
         self._rest = b""
-        self._offset = 0
         self._open()
-        if self._fd is not None:
-            self._offset = os.fstat(self._fd).st_size
+        self._offset = 0 if self._fd is None else os.fstat(self._fd).st_size
 
     def read(self, seconds: float) -> list[TrainingEvent]:
         """What is new, as far as so many seconds allow.
@@ -152,15 +155,10 @@ class EventFollower:
         return found
 
     def _open(self) -> None:
-        if self._fd is None:
-            try:
-                fd = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK)
-            except OSError:  # not there so far
-                return
-            if stat.S_ISREG(os.fstat(fd).st_mode):
-                self._fd = fd
-            else:  # what is read from a pipe is lost to whoever waits at its other end
-                os.close(fd)
+        # What is read from a pipe is lost to whoever waits at its other end.
+        if self._fd is None and os.path.isfile(self._path):
+            with suppress(OSError):
+                self._fd = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK)
 
     def close(self) -> None:
         """Give the file back."""

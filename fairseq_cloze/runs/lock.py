@@ -1,7 +1,6 @@
 """Runs: who trains into a save-dir, for those who look on.
 
-A training holds a lock on ``SAVE_DIR/run.json`` for as long as it lives.  The lock goes with its process, however that
-ends, so nobody has to guess from the age of files whether a run is over.
+A training holds a lock on ``SAVE_DIR/run.json``, which goes with its process, however that ends.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import os
 import socket
 import sys
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
@@ -53,20 +53,12 @@ class RunLock:
     def __init__(self, save_dir: PathLike, **about: Any) -> None:
         path = Path(save_dir, RUN_FILE)
         # Opened for good: closing any handle of the file gives up this process's lock.
-        self._file: TextIO = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8")
-        try:
-            _lock(self._file)
-        except (BlockingIOError, PermissionError) as error:
-            self._file.close()
-            other = run_record(save_dir)
-            raise ClozeError(
-                f"--save-dir {save_dir}: another training writes there (process {other.get('pid', '?')} on "
-                f"{other.get('host', '?')}), and each would overwrite the other's checkpoints; wait for it, choose "
-                f"another folder, or remove {path} if you are sure that it is gone"
-            ) from error
-        before: list[str] = []
-        if Path(save_dir, LAST_CHECKPOINT).exists():  # it is going to be resumed
-            before = (_read(self._file) or {}).get("logs", [])
+        self._file = open_lock_file(path)
+        hold(self._file, f"--save-dir {save_dir}: another training writes there", ", and each would overwrite the "
+             f"other's checkpoints; wait for it, choose another folder, or remove {path} if you are sure that it is "
+             "gone")  # fmt: skip
+        resumes = Path(save_dir, LAST_CHECKPOINT).exists()
+        before: list[str] = _read(self._file).get("logs", []) if resumes else []
         log = os.environ.get(LOG_VARIABLE)
         self._record: dict[str, Any] = {
             "pid": os.getpid(),
@@ -76,28 +68,42 @@ class RunLock:
             "logs": [*before, log] if log and log not in before else before,
             **about,
         }
-        self._write()
+        write_record(self._file, self._record)
 
     def requeue(self) -> None:
         """Record that the run is going to be started again."""
         self._record["requeued"] = True
-        self._write()
-
-    def _write(self) -> None:
-        self._file.seek(0)
-        self._file.truncate()
-        self._file.write(json.dumps(self._record, indent=1) + "\n")
-        self._file.flush()
+        write_record(self._file, self._record)
 
 
-def _lock(file: TextIO) -> None:
-    """Lock a file; who only looks holds it for a moment, so one refusal is none."""
-    for _ in range(_ATTEMPTS - 1):
+def open_lock_file(path: Path) -> TextIO:
+    """Open a file to lock, made where it is missing; it stays, as a removed one could be locked by two."""
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8")
+
+
+def hold(file: TextIO, taken: str, advice: str) -> None:
+    """Lock a file until it is closed; who only looks holds it for a moment, so one refusal is none.
+
+    Raises:
+        ClozeError: another process has it: what is taken, by whom, and what to do
+        OSError: it cannot be locked on this file system
+    """
+    for _ in range(_ATTEMPTS):
         try:
             return fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             time.sleep(_PAUSE)
-    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with file:
+        other = _read(file)
+    raise ClozeError(f"{taken} (process {other.get('pid', '?')} on {other.get('host', '?')}){advice}")
+
+
+def write_record(file: TextIO, record: dict[str, Any]) -> None:
+    """Put a record in place of what a file holds."""
+    file.seek(0)
+    file.truncate()
+    file.write(json.dumps(record, indent=1) + "\n")
+    file.flush()
 
 
 def run_state(save_dir: PathLike) -> RunState:
@@ -111,8 +117,8 @@ def run_state(save_dir: PathLike) -> RunState:
             record = _read(file)
     except OSError:
         return RunState.UNKNOWN
-    if record is None:
-        return RunState.UNKNOWN  # just being made
+    if not record:  # it is just being made
+        return RunState.UNKNOWN
     return RunState.REQUEUED if record.get("requeued") else RunState.ENDED
 
 
@@ -124,14 +130,13 @@ def run_record(save_dir: PathLike) -> dict[str, Any]:
     """
     try:
         with open(Path(save_dir, RUN_FILE), encoding="utf-8") as file:
-            return _read(file) or {}
+            return _read(file)
     except OSError:
         return {}
 
 
-def _read(file: TextIO) -> dict[str, Any] | None:
-    try:
+def _read(file: TextIO) -> dict[str, Any]:
+    with suppress(ValueError):
         record = json.load(file)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) else None
+        return record if isinstance(record, dict) else {}
+    return {}

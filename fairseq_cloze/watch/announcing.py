@@ -9,50 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_bytes
-from .records import (
-    AT_CHANCE,
-    PICTURE,
-    RECORDS,
-    STALL,
-    Record,
-    best_of,
-    draw,
-    fell_to_chance,
-    has_stalled,
-    read_validation,
-    table,
-    write_table,
-)
+from ..mail.notify import Event, Notifier
+from . import records
+from .records import AT_CHANCE, RECORDS, STALL, Record
 
 #: Takes a line for people.
 Report = Callable[[str], None]
 
-#: Seconds between two pictures while checkpoints wait.
-_PICTURE_EVERY = 30.0
+_PICTURE_EVERY = 30.0  # seconds, while checkpoints wait
 
-#: A running training is silent when nothing came for so many seconds and for so many times the longest pause.
+# A running training is silent when nothing came for so many seconds and for so many times the longest pause.
 _SILENT, _SILENT_TIMES = 1800.0, 5.0
 
 
 class Announcer:
-    """Tells of the watch of one save-dir.
-
-    Args:
-        folder: the save-dir
-        emails: addresses that are told, besides
-        report: takes a line for people
-    """
+    """Tells of the watch of one save-dir, by lines and to addresses."""
 
     def __init__(self, folder: Path, emails: Sequence[str], report: Report) -> None:
-        self._folder, self._report = folder, report
-        self._changed = False
-        self._pictured = -math.inf
+        self._folder, self._emails, self._report = folder, emails, report
+        self._notifier = Notifier(f"watch {folder.resolve().name}", emails, report=report)
+        self._changed, self._pictured = False, -math.inf
         self._problem = ""  # with table and picture, reported last
-        self._notifier: Any = None
-        if emails:
-            from ..mail.notify import Notifier
-
-            self._notifier = Notifier(f"watch {folder.resolve().name}", emails, report=report)
 
     def note_change(self) -> None:
         """There is a new record; show it if the picture is old."""
@@ -66,86 +43,64 @@ class Announcer:
             return
         self._changed, self._pictured = False, time.monotonic()
         try:
-            picture = draw(write_table(self._folder), str(self._folder))
+            picture = records.draw(records.write_table(self._folder), str(self._folder))
             if picture:
-                write_bytes(self._folder / PICTURE, picture)
+                write_bytes(self._folder / records.PICTURE, picture)
         except Exception as error:  # matplotlib raises many kinds
             problem = f"table or picture could not be written ({error})"
             if problem != self._problem:
                 self._problem = problem
                 self._report(problem)
 
-    def tell(self, kind: str, text: str, say: bool = True) -> None:
-        """Tell an event by mail and, unless that was done in other words, as a line."""
-        if say:
-            self._report(text)
-        if self._notifier is not None:
-            self._notifier.tell(self._event(kind, text))
+    def tell(self, kind: str, text: str) -> None:
+        """Tell an event by mail and as a line."""
+        self._report(text)
+        self._mail(self._notifier.tell, kind, text)
 
     def tell_score(self, scores: Sequence[Record], previous: Record | None, waiting: str) -> None:
-        """Tell the latest of some scores, and what it means for the training.
-
-        Args:
-            scores: all of the split
-            previous: the best one before
-            waiting: what waits to be scored; empty where nothing does
-        """
+        """Tell the latest of a split's scores, what it means after the *previous* best one, and what is *waiting*."""
         score = scores[-1]
         words = [f"accuracy {score['accuracy']:.2f}%", f"chance {score['chance']:.2f}%", f"{score['seconds']:.1f} s"]
         if score["updates"] is not None:
             words.insert(0, f"{score['updates']:,} updates")
         if score["best"]:
             words.insert(2, "best so far")
-        line = [f"{score['checkpoint']}: {', '.join(words)}"]
-        line += [f"also {', '.join(score['aliases'])}"] if score["aliases"] else []
-        self._report("; ".join([*line, waiting] if waiting else line))
+        also = f"also {', '.join(score['aliases'])}" if score["aliases"] else ""
+        self._report("; ".join(filter(None, (f"{score['checkpoint']}: {', '.join(words)}", also, waiting))))
         if score["best"] and previous is not None:
             gain = f"{score['accuracy']:.2f}% after {previous['accuracy']:.2f}%"
-            self.tell("best", f"{score['checkpoint']} is the best so far, {gain}", say=False)
-        if has_stalled(scores):
-            best = best_of(scores)
-            assert best is not None
+            self._mail(self._notifier.tell, "best", f"{score['checkpoint']} is the best so far, {gain}")
+        best = records.best_of(scores)
+        if best is not None and records.has_stalled(scores):
             self.tell("stalled", f"no new best in {STALL} checkpoints; it is {best['checkpoint']}")
-        if fell_to_chance(scores):
+        if records.fell_to_chance(scores):
             self.tell("chance", f"{AT_CHANCE} checkpoints in a row are no better than guessing; see docs/chance.md")
         self.note_change()
 
     def end(self, text: str) -> None:
         """Show the whole table and tell the end."""
-        for line in table(read_validation(self._folder / RECORDS)).splitlines():
+        for line in records.table(records.read_validation(self._folder / RECORDS)).splitlines():
             self._report(line)
         self._report(text)
-        if self._notifier is not None:
-            self._notifier.close(self._event("ended", text))
+        self._mail(self._notifier.close, "ended", text)
 
     def fail(self, error: BaseException) -> None:
         """Tell those who do not see it that the watch itself failed."""
-        if self._notifier is not None:
-            self._notifier.close(self._event("failure", f"the watch itself failed ({error})"))
+        self._mail(self._notifier.close, "failure", f"the watch itself failed ({error})")
 
     def stop(self) -> None:
         """The watch was told to stop: send what waits, without a word more."""
-        if self._notifier is not None:
-            self._notifier.close(None, 10.0)
+        self._notifier.close(None, 10.0)
 
-    def _event(self, kind: Any, text: str) -> Any:
-        from ..mail.notify import Event
-
-        records = read_validation(self._folder / RECORDS)
-        return Event(
-            kind,
-            text,
-            f"{self._folder.resolve()}: {text}.\n\n{table(records)}",
-            picture=lambda: draw(records, str(self._folder)),
-        )
+    def _mail(self, send: Callable[[Event], Any], kind: str, text: str) -> None:
+        if self._emails:
+            found = records.read_validation(self._folder / RECORDS)
+            body = f"{self._folder.resolve()}: {text}.\n\n{records.table(found)}"
+            send(Event(kind, text, body, picture=lambda: records.draw(found, str(self._folder))))
 
 
 class Silence:
-    """Says once when a running training has written nothing for longer than it ever did.
-
-    Args:
-        start: when something came before, on the monotonic clock
-    """
+    """Says once when a running training has written nothing for longer than it ever did, on the monotonic clock."""
 
     def __init__(self, start: float) -> None:
         self._last, self._longest, self._told = start, 0.0, False
@@ -155,7 +110,6 @@ class Silence:
         if last != self._last:
             self._longest, self._last, self._told = max(self._longest, last - self._last), last, False
         quiet = time.monotonic() - last > max(_SILENT, _SILENT_TIMES * self._longest)
-        if self._told or not running or not quiet:
-            return False
-        self._told = True
-        return True
+        begins = quiet and running and not self._told
+        self._told = self._told or begins
+        return begins

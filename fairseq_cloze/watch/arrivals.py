@@ -11,9 +11,10 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 
-from ..errors import CheckpointError, SetupError
+from ..errors import CheckpointError
 from . import capture
 from .capture import Key, key_of
 
@@ -23,7 +24,6 @@ RETRY_AFTER = (1.0, 4.0)
 _NUMBERED = re.compile(r"checkpoint_?(\d+)(?:_(\d+))?\.pt")
 
 _PATIENCE = 60.0  # seconds for the other process to look into a folder
-
 # The other process finds modules where this one does, wherever it was started.
 _BOOT = (
     "import sys; module, arguments, sys.path[:] = sys.argv[1], sys.argv[2:4], sys.argv[4:]; "
@@ -33,24 +33,15 @@ _BOOT = (
 
 @dataclass
 class Arrival:
-    """A whole checkpoint that waits.
+    """A whole checkpoint that waits."""
 
-    Attributes:
-        private: the link, or copy, that nobody else deletes
-        name: what it is called in the save-dir
-        key: tells whether the file has changed
-        content: SHA-256 of its bytes, hexadecimal
-        epoch, updates: training so far; ``None`` where neither the file nor its name tells
-        aliases: other names of the same content
-    """
-
-    private: Path
-    name: str
-    key: Key
-    content: str
-    epoch: int | None
+    private: Path  #: the link, or copy, that nobody else deletes
+    name: str  #: what it is called in the save-dir
+    key: Key  #: tells whether the file has changed
+    content: str  #: SHA-256 of its bytes, hexadecimal
+    epoch: int | None  #: ``None`` where neither the file nor its name tells
     updates: int | None
-    aliases: list[str] = field(default_factory=list)
+    aliases: list[str] = field(default_factory=list)  #: other names of the same content
 
     @property
     def arrived(self) -> float:
@@ -84,20 +75,18 @@ class Trial:
     @property
     def is_over(self) -> bool:
         """Whether it was given up."""
-        return self.due == float("inf")
+        return self.due == inf
 
 
 def try_again(previous: Trial | None, key: Key, problem: str) -> Trial:
     """The next trial after a failure; a file that has changed since starts anew."""
     attempts = previous.attempts + 1 if previous and previous.key == key else 1
-    pauses = dict(enumerate(RETRY_AFTER, 1))
-    return Trial(key, attempts, time.monotonic() + pauses.get(attempts, float("inf")), problem)
+    pause = RETRY_AFTER[attempts - 1] if attempts <= len(RETRY_AFTER) else inf
+    return Trial(key, attempts, time.monotonic() + pause, problem)
 
 
 class Arrivals:
-    """The checkpoints that wait, each under a private link in a queue folder.
-
-    The queue is all there is to remember: what an earlier watch left there waits as well.
+    """The checkpoints of a save-dir that wait, each under a private link in a queue, also those of an earlier watch.
 
     Args:
         save_dir: existing folder that is trained into
@@ -116,14 +105,9 @@ class Arrivals:
         self._command = [sys.executable, "-c", _BOOT, capture.__name__, str(save_dir), str(queue), *sys.path]
         self._heard = threading.Condition()
         self._news = False
-        self._asked = self._looked = 0
         self._start()
 
-    # -- the other process
-
     def _start(self) -> None:
-        if not _has_watchdog():
-            raise SetupError("watchdog is not installed: pip install watchdog")
         self._asked = self._looked = 0
         self._process = subprocess.Popen(
             self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
@@ -133,20 +117,18 @@ class Arrivals:
     def _listen(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
         for line in process.stdout:
-            words = json.loads(line)
-            if "watching" in words and words["watching"] != "events":
-                self._say(f"looking for checkpoints by {words['watching']}")
+            words = {"missed": (), "looked": 0, "new": 0, **json.loads(line)}
             if "say" in words:
                 self._say(words["say"])
-            for name in words.get("missed", ()):
+            for name in words["missed"]:
                 self._say(f"{name}: pruned before it could be linked, not scored")
             with self._heard:
-                self.missed += len(words.get("missed", ()))
-                self._looked += words.get("looked", 0)
-                if words.get("new"):
+                self.missed += len(words["missed"])
+                self._looked += words["looked"]
+                if words["new"]:
                     self._news, self.last = True, time.monotonic()
                 self._heard.notify_all()
-        with self._heard:
+        with self._heard:  # it has ended
             self._heard.notify_all()
 
     def look(self) -> None:
@@ -181,8 +163,6 @@ class Arrivals:
             self._process.kill()
             self._process.wait()
 
-    # -- the queue
-
     def inspect(self) -> list[tuple[str, Trial]]:
         """Find out which files that wait are whole; returns names and last trials of those that are given up."""
         given_up = []
@@ -190,10 +170,13 @@ class Arrivals:
             trial = self._trials.get(path)
             if path in self.waiting or (trial and time.monotonic() < trial.due):
                 continue
-            name = path.name.split(".", 1)[1]
-            key = key_of(path.stat())
+            name, key = path.name.split(".", 1)[1], key_of(path.stat())
+            epoch, updates, content = None, None, self.known.get(key)
             try:
-                checkpoint = self._read(path, name, key)
+                if key not in self.known:
+                    epoch, updates = progress_of(path, name)
+                    with open(path, "rb") as file:
+                        content = hashlib.file_digest(file, "sha256").hexdigest()
             except (CheckpointError, OSError) as error:
                 problem = str(error) if isinstance(error, CheckpointError) else f"{name}: {error.strerror or error}"
                 if trial is None:
@@ -203,39 +186,19 @@ class Arrivals:
                     given_up.append((name, trial))
                     self.drop(path)
                 continue
-            if checkpoint is None:
+            if content is None:
                 self.drop(path)
-            elif checkpoint.is_unchanged():
-                self.waiting[path] = checkpoint
+            elif key_of(path.stat()) == key:
+                self.waiting[path] = Arrival(path, name, key, content, epoch, updates)
             else:  # still being written
                 self._trials[path] = Trial(key, 0, time.monotonic() + RETRY_AFTER[0], "")
         return given_up
-
-    def _read(self, path: Path, name: str, key: Key) -> Arrival | None:
-        if key in self.known:
-            content = self.known[key]
-            return None if content is None else Arrival(path, name, key, content, None, None)
-        epoch, updates = progress_of(path, name)
-        return Arrival(path, name, key, digest(path), epoch, updates)
 
     def drop(self, path: Path) -> None:
         """Give up a private link."""
         self.waiting.pop(path, None)
         self._trials.pop(path, None)
         path.unlink(missing_ok=True)
-
-    def reconsider(self, path: Path) -> None:
-        """Take a file for unread again, as it has changed."""
-        self.waiting.pop(path, None)
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    found = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            found.update(block)
-    return found.hexdigest()
 
 
 def progress_of(path: Path, name: str) -> tuple[int | None, int | None]:
@@ -251,9 +214,3 @@ def progress_of(path: Path, name: str) -> tuple[int | None, int | None]:
     if named:
         epoch, updates = int(named[1]), int(named[2]) if named[2] else updates
     return epoch, updates
-
-
-def _has_watchdog() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("watchdog") is not None

@@ -1,10 +1,8 @@
 """Capture: a second name for every checkpoint of a folder as soon as it is there, so that pruning cannot take it away.
 
-This is a process of its own, which :class:`fairseq_cloze.watch.arrivals.Arrivals` starts, without torch: while a
-checkpoint is scored, or torch is being loaded, a thread might look minutes too late.  On every sign of life in the
-folder, and every half a minute without one, it links what is new into a queue folder.  What it says goes to standard
-output, a JSON object per line; it looks once more for every line of standard input, and ends with it, so it never
-outlives its parent.
+This is a process of its own, without torch: while a checkpoint is scored, a thread might look minutes too late.  What
+it says goes to standard output, a JSON object per line; it looks once more for every line of standard input, and ends
+with it, so it never outlives its parent.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ from ..files import unused
 #: Names that count as checkpoints; the best by accuracy is a second name that the watch itself gives.
 CANDIDATE = re.compile(r"checkpoint(?!_best_accuracy).*\.pt")
 
-#: File systems on which other machines write: the kernel here does not learn of it.
+# File systems on which other machines write: the kernel here does not learn of it.
 NETWORK = frozenset(
     "9p afs beegfs ceph cifs coda davfs gfs2 glusterfs gpfs lustre ncpfs nfs nfs4 ocfs2 orangefs panfs prl_fs pvfs2 "
     "smb3 smbfs vboxsf virtiofs wekafs".split()
@@ -39,34 +37,26 @@ NETWORK = frozenset(
 #: for to be complete; and when nothing was heard of.
 _SOON, _LATER, _SELDOM = 0.0002, 0.5, 30.0
 
-_GLANCE = 0.005
-
-#: How long after a sign of life to look that often.  watchdog holds some events back for half a second.
-_LIVELY = 0.75
-
-#: Seconds at least between two lines about what is new.
-_TELL = 0.02
+#: Between glances; after a sign of life, as watchdog holds some events back; at least between two lines about news.
+_GLANCE, _LIVELY, _TELL = 0.005, 0.75, 0.02
 
 #: How new files are found out, other than by polling.
 EVENTS = "events"
 
-#: Size, inode and time of the last change, which tell files and their contents apart without reading them.
+#: Inode, size in bytes and time of the last change in nanoseconds, which tell contents apart without reading them.
 Key = tuple[int, int, int]
 
 
 def key_of(found: os.stat_result) -> Key:
-    """Inode, size in bytes, and time of the last change in nanoseconds."""
+    """What tells a file apart."""
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 class Linker:
     """Links the checkpoints of a folder into a queue, each content of a file once.
 
-    Args:
-        folder: where the checkpoints are written
-        queue: existing folder, on the same file system where possible; a file there is called by the time in
-            nanoseconds, a dot and the checkpoint's name
-        say: takes a line for people
+    The queue is a folder, on the same file system where possible; a file there is called by the time in nanoseconds, a
+    dot and the checkpoint's name.
     """
 
     def __init__(self, folder: Path, queue: Path, say: Callable[[str], None]) -> None:
@@ -79,26 +69,24 @@ class Linker:
         self._complaints: set[str] = set()
         self._waiting: dict[int, Path] = {}  # by inode
         for path in sorted(queue.iterdir()):  # left by an earlier watch
-            found = path.stat()
-            self._seen.add(key_of(found))
-            self._waiting[found.st_ino] = path
-            self.names.add(path.name.split(".", 1)[1])
+            self._note(path)
 
     def look(self) -> int:
         """Link what is new and return how many files that were."""
         try:
-            entries = [entry for entry in os.scandir(self.folder) if CANDIDATE.fullmatch(entry.name)]
+            names = [name for name in os.listdir(self.folder) if CANDIDATE.fullmatch(name)]
         except OSError as error:  # gone, or out of reach for a while
             self._complain(f"{self.folder}: cannot be read ({error.strerror}); trying again")
             return 0
-        return sum([self._take(Path(entry.path)) for entry in entries])
+        return sum([self._take(self.folder / name) for name in names])
 
     def _take(self, path: Path) -> bool:
         try:
             found = path.stat()
             # A file that waits under its inode and is still being written needs no other name: whoever scores it
             # sees that it has changed.
-            if not stat.S_ISREG(found.st_mode) or key_of(found) in self._seen or self._waits(found.st_ino):
+            waits = found.st_ino in self._waiting and self._waiting[found.st_ino].exists()
+            if not stat.S_ISREG(found.st_mode) or key_of(found) in self._seen or waits:
                 return False
             private = self.queue / f"{time.time_ns():019d}.{path.name}"
             if not self._link(path, private) and not self._copy(path, private, found):
@@ -109,23 +97,20 @@ class Linker:
             self._complain(f"{path.name}: cannot be linked or copied ({error.strerror}); trying again")
             return False
         self._seen.add(key_of(found))
-        self.names.add(path.name)
-        try:
-            linked = private.stat()  # the name may have been given to another file meanwhile
-        except FileNotFoundError:  # done with already
-            return True
-        self._seen.add(key_of(linked))
-        self._waiting[linked.st_ino] = private
+        with suppress(FileNotFoundError):  # done with already
+            self._note(private)  # the name may have been given to another file meanwhile
         return True
 
-    def _waits(self, inode: int) -> bool:
-        return inode in self._waiting and self._waiting[inode].exists()
+    def _note(self, private: Path) -> None:
+        self.names.add(private.name.split(".", 1)[1])
+        found = private.stat()
+        self._seen.add(key_of(found))
+        self._waiting[found.st_ino] = private
 
     def _link(self, path: Path, private: Path) -> bool:
-        if not self._links:
-            return False
         try:
-            os.link(os.path.realpath(path), private)
+            if self._links:
+                os.link(os.path.realpath(path), private)
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -173,21 +158,12 @@ def give_name(path: Path, target: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-# -- events ----------------------------------------------------------------------------------------------------------
-
-
 def file_system(path: Path, mounts: str | None = None) -> str:
-    """Type of the file system that a path is on, as in ``/proc/self/mountinfo``; empty where there is none.
-
-    Args:
-        path: an existing path
-        mounts: content of that file
-    """
-    if mounts is None:
-        try:
-            mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
-        except OSError:
-            return ""
+    """Type of the file system that a path is on, by *mounts* or ``/proc/self/mountinfo``; empty where there is none."""
+    try:
+        mounts = mounts or Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return ""
     place = os.path.realpath(path)
     best, kind = "", ""
     for line in mounts.splitlines():
@@ -205,40 +181,29 @@ def hears_nothing(kind: str) -> bool:
 
 def observe(folder: Path, hear: Callable[[str], None]) -> str:
     """Have *hear* called with the name of each file that comes or is completed; returns how that is found out."""
-    from watchdog.events import (
-        FileClosedEvent,
-        FileCreatedEvent,
-        FileModifiedEvent,
-        FileMovedEvent,
-        FileSystemEvent,
-        FileSystemEventHandler,
-    )
+    from watchdog import events
     from watchdog.observers import Observer
     from watchdog.observers.polling import PollingObserver
 
-    class Handler(FileSystemEventHandler):
-        def on_any_event(self, event: FileSystemEvent) -> None:
+    class Handler(events.FileSystemEventHandler):
+        def on_any_event(self, event: events.FileSystemEvent) -> None:
             hear(os.path.basename(os.fsdecode(event.dest_path or event.src_path)))
 
     def start(observer: Any, *kinds: Any) -> None:
         # Nothing about opening and reading: every look would be heard of.
-        observer.schedule(Handler(), str(folder), event_filter=list(kinds))
+        observer.schedule(Handler(), str(folder), event_filter=[*kinds, events.FileMovedEvent])
         observer.start()
 
     kind = file_system(folder)
-    if hears_nothing(kind):
-        how = f"polling every second, on {kind}"
-    else:
+    how = f"polling every second, on {kind}"
+    if not hears_nothing(kind):
         try:
-            start(Observer(), FileClosedEvent, FileMovedEvent)
+            start(Observer(), events.FileClosedEvent)
             return EVENTS
         except OSError as error:
             how = f"polling every second ({error.strerror or error})"
-    start(PollingObserver(timeout=1.0), FileCreatedEvent, FileModifiedEvent, FileMovedEvent)
+    start(PollingObserver(timeout=1.0), events.FileCreatedEvent, events.FileModifiedEvent)
     return how
-
-
-# -- the process -----------------------------------------------------------------------------------------------------
 
 
 class _Capture:
@@ -256,11 +221,8 @@ class _Capture:
         self._torn = b""
         self._how: str | None = None
         self._lively_until = time.monotonic() + _LIVELY
-        self._changed = 0  # when the folder was
-        self._new = 0
-        self._told = 0.0
-        self._asked = 0
-        self._over = False
+        self._changed = self._new = self._asked = 0  # when the folder was, files to tell of, requests
+        self._told, self._over = 0.0, False
 
     def run(self) -> None:
         while not self._over:
@@ -287,10 +249,10 @@ class _Capture:
                     self._over = not asked
                 else:
                     self._hear(self._events.recv(1 << 16))
-            changed = self._changed
+            before = self._changed
             with suppress(OSError):
                 self._changed = os.stat(self._linker.folder).st_mtime_ns
-            if self._changed != changed:
+            if self._changed != before:
                 self._lively_until = time.monotonic() + _LIVELY
             elif not found and time.monotonic() < until:
                 continue
@@ -305,7 +267,8 @@ class _Capture:
         *words, self._torn = (self._torn + received).split(b"\0")
         if words and self._how is None:
             self._how = os.fsdecode(words.pop(0))
-            self._tell(watching=self._how)
+            if self._how != EVENTS:
+                self._tell(say=f"looking for checkpoints by {self._how}")
         # The name of a temporary file counts, too: what it becomes may be gone at once.
         self._heard += [name for name in map(os.fsdecode, words) if name.startswith("checkpoint")]
         if self._heard:

@@ -1,7 +1,6 @@
 """Validation: what a watch found out about the checkpoints of a save-dir, as lines, a table and a picture.
 
-``validation.jsonl`` is the memory of a watch: a line for every scored checkpoint and for every one that was given up,
-only ever appended to.  Everything else is made from it.
+``validation.jsonl`` is only ever appended to, a line for every checkpoint scored or given up; all else is made from it.
 """
 
 from __future__ import annotations
@@ -13,11 +12,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data.databin import DataBin
 from ..data.encoding import COLUMNS
 from ..data.store import OFFSETS
 from ..errors import ClozeError
-from ..files import PathLike, cannot_write, write_text
-from ..runs.events import is_torn
+from ..files import cannot_write, write_text
+from ..runs.drawing import curves_png
+from ..runs.events import append_line, read_objects
 from ..statistics import chance_interval
 from .capture import Key
 
@@ -25,36 +26,13 @@ RECORDS = "validation.jsonl"
 TABLE = "validation.txt"
 PICTURE = "validation.png"
 
-#: A run stalls when so many checkpoints in a row bring no new best ...
-STALL = 10
-
-#: ... and is at chance when so many in a row are not above the range of guessing.
-AT_CHANCE = 3
+#: A run stalls when so many checkpoints in a row bring no new best, and is at chance when so many are not above it.
+STALL, AT_CHANCE = 10, 3
 
 Record = dict[str, Any]
 
-
-def read_validation(path: PathLike) -> list[Record]:
-    """Lines of a ``validation.jsonl``; those that are torn are passed over, a missing file has none.
-
-    Raises:
-        ClozeError: it cannot be read
-    """
-    records = []
-    try:
-        lines = Path(path).read_text(encoding="utf-8", errors="replace").split("\n")
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise ClozeError(f"{path}: cannot be read ({error.strerror or error}); check the file") from error
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict):
-            records.append(record)
-    return records
+#: Lines of a ``validation.jsonl``; see :func:`fairseq_cloze.runs.events.read_objects`.
+read_validation = read_objects
 
 
 def append_record(path: Path, record: Record) -> None:
@@ -63,28 +41,18 @@ def append_record(path: Path, record: Record) -> None:
     Raises:
         ClozeError: it cannot be written
     """
-    line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
     try:
         with open(path, "ab+", buffering=0) as file:
-            file.write(b"\n" * is_torn(file.fileno()) + line)
+            append_line(file.fileno(), json.dumps(record, ensure_ascii=False).encode())
             os.fsync(file.fileno())
     except OSError as error:
         raise cannot_write(path, error.strerror or str(error)) from error
 
 
-def scores_of(records: Iterable[Record], split: str, data: str | None = None) -> list[Record]:
-    """Lines with an accuracy on a split, in the order they were scored.
-
-    Args:
-        records: what :func:`read_validation` returned
-        split: name of the split
-        data: digest of its passages, see :func:`data_digest`; any where it is not given
-    """
-    return [
-        record
-        for record in records
-        if record.get("accuracy") is not None and record.get("split") == split and data in (None, record.get("data"))
-    ]
+def scores_of(records: Iterable[Record], split: str, data: str) -> list[Record]:
+    """Lines with an accuracy on a split, whose passages have a digest, in the order they were scored."""
+    of_split = [record for record in records if record.get("split") == split and record.get("data") == data]
+    return [record for record in of_split if record.get("accuracy") is not None]
 
 
 def best_of(scores: Sequence[Record]) -> Record | None:
@@ -96,17 +64,11 @@ def known_files(records: Iterable[Record], split: str, data: str) -> dict[Key, s
     """Contents of files that were scored, ``None`` for those that could not be read, by what tells files apart."""
     known: dict[Key, str | None] = {}
     for record in records:
-        file = record.get("file")
+        file, content = record.get("file"), record.get("content")
         if file and record.get("split") == split and record.get("data") == data:
-            key = (file["inode"], file["size"], file["mtime_ns"])
-            if record.get("accuracy") is not None:
-                known[key] = record["content"]
-            elif record.get("content") is None:
-                known[key] = None
+            if content is None or record.get("accuracy") is not None:
+                known[file["inode"], file["size"], file["mtime_ns"]] = content
     return known
-
-
-# -- judgements ------------------------------------------------------------------------------------------------------
 
 
 def has_stalled(scores: Sequence[Record]) -> bool:
@@ -117,37 +79,26 @@ def has_stalled(scores: Sequence[Record]) -> bool:
 
 def fell_to_chance(scores: Sequence[Record]) -> bool:
     """Whether the last line makes it :data:`AT_CHANCE` in a row at chance, once per row."""
-    row = 0
-    for score in reversed(scores):
-        if not is_at_chance(score):
-            break
-        row += 1
-    return row == AT_CHANCE
-
-
-def is_at_chance(score: Record) -> bool:
-    """Whether guessing may be as good."""
-    return bool(score["accuracy"] <= chance_interval(score["chance"], score["n_blanks"])[1])
-
-
-# -- table and picture -----------------------------------------------------------------------------------------------
+    at_chance = [s["accuracy"] <= chance_interval(s["chance"], s["n_blanks"])[1] for s in scores[-AT_CHANCE - 1 :]]
+    row = [True] * AT_CHANCE
+    return at_chance in (row, [False, *row])
 
 
 def table(records: Sequence[Record]) -> str:
     """Everything scored, by split and by the number of updates, and what was given up."""
     parts = []
-    for split, data in _groups(records):
-        scores = scores_of(records, split, data)
-        best = best_of(scores)
+    for scores in _groups(records):
+        best, last = best_of(scores), scores[-1]
         name = max([len("checkpoint"), *(len(score["checkpoint"]) for score in scores)])
-        last = scores[-1]
         lines = [
-            f"{split} of {last['data_bin']}: {last['n_blanks']:,} blanks, chance {last['chance']:.2f}%",
+            f"{last['split']} of {last['data_bin']}: {last['n_blanks']:,} blanks, chance {last['chance']:.2f}%",
             f"{'checkpoint':{name}}" + "".join(f"{title:>{width}}" for title, _, width, _ in _COLUMNS),
         ]
         for score in sorted(scores, key=_by_updates):
             cells = [f"{score['checkpoint']:{name}}"]
-            cells += [_cell(score.get(key), width, digits) for _, key, width, digits in _COLUMNS]
+            for _, key, width, digits in _COLUMNS:
+                value = score.get(key)
+                cells.append(f"{'-':>{width}}" if value is None else f"{value:{width},.{digits}f}")
             lines.append("".join(cells) + ("  best" if score is best else ""))
         parts.append("\n".join(lines) + "\n")
     errors = [record for record in records if record.get("error")]
@@ -166,12 +117,13 @@ _COLUMNS = (
 )
 
 
-def _cell(value: float | None, width: int, digits: int) -> str:
-    return f"{'-':>{width}}" if value is None else f"{value:{width},.{digits}f}"
-
-
-def _groups(records: Sequence[Record]) -> list[tuple[str, str | None]]:
-    return list(dict.fromkeys((r["split"], r.get("data")) for r in records if r.get("accuracy") is not None))
+def _groups(records: Sequence[Record]) -> list[list[Record]]:
+    """Scores by split and passages."""
+    groups: dict[tuple[str, str | None], list[Record]] = {}
+    for record in records:
+        if record.get("accuracy") is not None:
+            groups.setdefault((record["split"], record.get("data")), []).append(record)
+    return list(groups.values())
 
 
 def _by_updates(score: Record) -> int:
@@ -180,38 +132,25 @@ def _by_updates(score: Record) -> int:
 
 def draw(records: Sequence[Record], title: str) -> bytes | None:
     """Accuracy over updates as a PNG; ``None`` where no score has a number of updates."""
-    from ..runs.drawing import curves_png
-
-    curves = {}
-    chance = None
-    for split, data in _groups(records):  # a later data-bin's curve replaces an earlier one's
-        scores = [score for score in scores_of(records, split, data) if score.get("updates") is not None]
+    curves, chance = {}, None
+    for group in _groups(records):  # a later data-bin's curve replaces an earlier one's
+        scores = [score for score in group if score.get("updates") is not None]
         if scores:
-            curves[split] = [(float(s["updates"]), float(s["accuracy"])) for s in sorted(scores, key=_by_updates)]
             chance = scores[-1]["chance"]
-    return curves_png(curves, chance, None, title) if curves else None
+            points = [(float(score["updates"]), float(score["accuracy"])) for score in sorted(scores, key=_by_updates)]
+            curves[scores[0]["split"]] = points
+    return curves_png(curves, chance, title) if curves else None
 
 
 def write_table(folder: Path) -> list[Record]:
-    """Write the table beside its lines, and return these.
-
-    Raises:
-        ClozeError: it cannot be written
-    """
+    """Write the table beside its lines, and return these."""
     records = read_validation(folder / RECORDS)
     write_text(folder / TABLE, table(records))
     return records
 
 
-# -- what lines are about ---------------------------------------------------------------------------------------------
-
-
-def data_digest(data: Any, split: str) -> str:
+def data_digest(data: DataBin, split: str) -> str:
     """SHA-256 of a split's passages and the vocabulary they are encoded with, hexadecimal.
-
-    Args:
-        data: a :class:`fairseq_cloze.data.databin.DataBin`
-        split: name of a split
 
     Raises:
         ClozeError: no such split, or no labelled blank in it
@@ -223,10 +162,10 @@ def data_digest(data: Any, split: str) -> str:
     for name in sorted(COLUMNS):  # as files are called, so that digests of earlier versions hold
         column = store.columns[OFFSETS.get(name, name)]
         found.update(f"\n{name} {column.dtype.name} {len(column)}\n".encode())
-        found.update(column)
+        found.update(column.data)
     return found.hexdigest()
 
 
-def file_of(key: tuple[int, int, int]) -> dict[str, int]:
+def file_of(key: Key) -> dict[str, int]:
     """What tells files apart without reading them, for a line."""
     return dict(zip(("inode", "size", "mtime_ns"), key))

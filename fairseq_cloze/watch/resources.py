@@ -16,10 +16,6 @@ from ..runs.lock import RunState, run_record, run_state
 def prepare_torch(resources: Resources, save_dir: PathLike) -> tuple[Resources, str]:
     """Load torch; leave CUDA, and half of the cores, alone where the training is to have them.
 
-    Args:
-        resources: what the user asked for
-        save_dir: folder of the training
-
     Returns:
         the same with a device, and what scoring uses, in words
     """
@@ -38,14 +34,11 @@ def prepare_torch(resources: Resources, save_dir: PathLike) -> tuple[Resources, 
 
 
 def choose_device(device: str | None, save_dir: PathLike) -> tuple[str | None, str]:
-    """The device to score on, and why, in words.
+    """The device to score on, and why, in words: what was asked for, or the CPU, as the run's GPU is its own.
 
-    What was asked for; else the CPU, as the run's GPU is its own, unless the run has ended or trains on another
-    machine: then ``None``, which is CUDA where there is one.
+    Where the run has ended or trains on another machine it is ``None``, which is CUDA where there is one.
     """
-    if device is not None:
-        return device, ""
     state, host = run_state(save_dir), run_record(save_dir).get("host")
-    if state is RunState.ENDED or (state is RunState.RUNNING and host != socket.gethostname()):
-        return None, ""
+    if device or state is RunState.ENDED or (state is RunState.RUNNING and host != socket.gethostname()):
+        return device, ""
     return "cpu", " (the GPU is left to the run, --device cuda takes it)"

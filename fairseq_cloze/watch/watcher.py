@@ -1,45 +1,40 @@
 """Watch: score the checkpoints of a training as they come, beside it and without its help.
 
-Each content is scored once, across restarts too: ``validation.jsonl`` remembers.  A checkpoint that waits is held by a
-private link, so that the training may prune it; see :mod:`fairseq_cloze.watch.capture`.
+Each content is scored once, across restarts too: ``validation.jsonl`` remembers.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import shutil
+import signal
+import socket
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ..data.databin import DataBin
 from ..errors import ClozeError
 from ..files import PathLike
 from ..ranking.resources import Resources
-from ..runs.lock import RunState, run_state
+from ..runs.lock import RunState, hold, open_lock_file, run_state, write_record
+from . import records
 from .announcing import Announcer, Report, Silence
 from .arrivals import Arrival, Arrivals, Trial, try_again
 from .capture import give_name
-from .guard import WatchLock, signals_raise
-from .records import (
-    RECORDS,
-    Record,
-    append_record,
-    best_of,
-    data_digest,
-    file_of,
-    known_files,
-    read_validation,
-    scores_of,
-)
+from .records import RECORDS, Record, append_record, best_of, data_digest, file_of
 from .resources import prepare_torch
 
 #: Folder in the save-dir for what a watch keeps for itself, a folder per split.
 PRIVATE = ".watch"
 
-#: Seconds between two looks at whether the run has ended, and at files that are not whole.
+# Seconds between two looks at whether the run has ended, and at files that are not whole.
 _POLL, _POLL_UNSETTLED = 2.0, 0.25
 
 
@@ -72,23 +67,27 @@ def watch(
         ClozeError: the data-bin or the folder cannot be used, or another watch is at work there
         SystemExit: a signal came; status 128 and its number
     """
-    from ..data.databin import DataBin
-
     data = DataBin(data_bin)
     digest = data_digest(data, split)
     folder = Path(save_dir)
     private = folder / PRIVATE / split
+    if not folder.exists():
+        report(f"{folder}: no such folder yet; making it and waiting for a training to write there")
     try:
-        if not folder.exists():
-            report(f"{folder}: no such folder yet; making it and waiting for a training to write there")
         (private / "queue").mkdir(parents=True, exist_ok=True)
-        lock = WatchLock(private / "lock", f"split '{split}' of {folder}", report)
+        lock = open_lock_file(private / "lock")
     except OSError as error:
         raise ClozeError(f"{folder}: cannot be written ({error.strerror or error}); check the folder") from error
-    with lock, signals_raise() as stopped:
+    with lock, _signals_raise() as stopped:
+        taken = f"split '{split}' of {folder}: another watch is at work there"
+        try:
+            hold(lock, taken, "; wait for it, or stop it first")
+        except OSError as error:
+            report(f"{folder}: no locks on this file system ({error.strerror}); see to it that only one watch runs")
+        write_record(lock, {"pid": os.getpid(), "host": socket.gethostname()})
         arrivals = Arrivals(folder, private / "queue", {}, report)
         try:
-            watcher = Watcher(folder, data.folder, split, digest, arrivals, resources or Resources(), emails, report)
+            watcher = _Watcher(folder, data.folder, split, digest, arrivals, resources or Resources(), emails, report)
             watcher.run(latest, until_idle, stopped)
         except SystemExit:
             report(f"stopped; {len(list(arrivals.queue.iterdir()))} waiting checkpoints are let go")
@@ -99,38 +98,52 @@ def watch(
     return best_of(watcher.scores)
 
 
-class Watcher:
+@contextmanager
+def _signals_raise() -> Iterator[list[int]]:
+    """Turn INT, TERM and HUP into :class:`SystemExit`; the list holds what came."""
+    stopped: list[int] = []
+    before: dict[int, Any] = {}
+
+    def stop(number: int, _: Any) -> None:
+        stopped.append(number)
+        for other in before:
+            signal.signal(other, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Watcher:
     """The watch of one split; see :func:`watch`."""
 
     def __init__(
-        self,
-        folder: Path,
-        data_bin: Path,
-        split: str,
-        data: str,
-        arrivals: Arrivals,
-        resources: Resources,
-        emails: Sequence[str],
-        report: Report,
-    ) -> None:
+        self, folder: Path, data_bin: Path, split: str, data: str, arrivals: Arrivals, resources: Resources,
+        emails: Sequence[str], report: Report,
+    ) -> None:  # fmt: skip
         self.folder, self.data_bin, self.split, self.data = folder, data_bin, split, data
         self.private = folder / PRIVATE / split
         self.best_link = folder / f"checkpoint_best_accuracy{'' if split == 'valid' else f'_{split}'}.pt"
         self.arrivals, self.report = arrivals, report
-        records = read_validation(folder / RECORDS)
-        self.scores = scores_of(records, split, data)
+        lines = records.read_validation(folder / RECORDS)
+        self.scores = records.scores_of(lines, split, data)
         self.skipped = self.given_up = 0
         self._before = len(self.scores)
         self._by_content = {score["content"]: score for score in self.scores}
-        arrivals.known.update(known_files(records, split, data))
+        arrivals.known.update(records.known_files(lines, split, data))
         self._failures: dict[str, Trial] = {}  # by content
         self._announcer = Announcer(folder, emails, report)
         self._silence = Silence(arrivals.last)
         self.resources, where = prepare_torch(resources, folder)
         self._busy = time.monotonic()  # for the last time
         report(f"scoring '{split}' of {data_bin} on {where}; {len(self.scores)} scored before")
-
-    # -- the loop
 
     def run(self, latest: bool, until_idle: float | None, stopped: list[int]) -> None:
         """Score until the run has ended or nothing came for *until_idle* seconds."""
@@ -155,9 +168,8 @@ class Watcher:
                 if until_idle is not None and idle >= until_idle:
                     return self._end(f"nothing new for {idle:.0f} s")
                 if self._silence.begins(self.arrivals.last, state is RunState.RUNNING):
-                    self._announcer.tell(
-                        "stalled", f"no new checkpoint for {idle / 60:.0f} minutes, though the run goes on"
-                    )
+                    silent = f"no new checkpoint for {idle / 60:.0f} minutes, though the run goes on"
+                    self._announcer.tell("stalled", silent)
                 self.arrivals.wait(_POLL if until_idle is None else min(_POLL, max(0.05, until_idle - idle)))
             raise SystemExit(128 + stopped[0])  # whoever was interrupted swallowed it
         except SystemExit:
@@ -170,42 +182,34 @@ class Watcher:
     def _inspect(self) -> None:
         """Sort out what is not to be scored: contents scored before, second copies, files that cannot be read."""
         for name, trial in self.arrivals.inspect():
-            self._give_up(name, trial.problem, trial.attempts, trial.key, None, {})
+            self._give_up(name, trial)
         first: dict[str, Arrival] = {}
         for checkpoint in sorted(self.arrivals.waiting.values(), key=lambda one: (one.is_copy, one.private.name)):
             score = self._by_content.get(checkpoint.content)
-            if score is not None:
-                names = (score["checkpoint"], *score["aliases"])
-                if checkpoint.name not in names:
-                    self.report(f"{checkpoint.name}: the same as {names[0]}, which is scored")
-                    score["aliases"].append(checkpoint.name)
-                if score is best_of(self.scores) and not self.best_link.exists():
-                    give_name(checkpoint.private, self.best_link)
-                self.arrivals.drop(checkpoint.private)
-            elif first.setdefault(checkpoint.content, checkpoint) is not checkpoint:
-                names = (first[checkpoint.content].name, *first[checkpoint.content].aliases)
-                if checkpoint.name not in names:
-                    first[checkpoint.content].aliases.append(checkpoint.name)
-                self.arrivals.drop(checkpoint.private)
+            other = first.setdefault(checkpoint.content, checkpoint)
+            if score is None and other is checkpoint:
+                continue
+            name, aliases = (score["checkpoint"], score["aliases"]) if score else (other.name, other.aliases)
+            if checkpoint.name not in (name, *aliases):
+                aliases.append(checkpoint.name)
+                if score is not None:
+                    self.report(f"{checkpoint.name}: the same as {name}, which is scored")
+            if score is not None and score is best_of(self.scores) and not self.best_link.exists():
+                give_name(checkpoint.private, self.best_link)
+            self.arrivals.drop(checkpoint.private)
 
     def _next(self, latest: bool) -> Arrival | None:
         """The checkpoint to score now, if any."""
         waiting = sorted(self.arrivals.waiting.values(), key=lambda checkpoint: checkpoint.order)
         if latest:
             newest = max((score["updates"] or -1 for score in self.scores), default=-1)
-            old = [one for one in waiting if one.updates is not None and one.updates < newest]
-            for checkpoint in [one for one in waiting if one in old or one is not waiting[-1]]:
+            for one in waiting[:-1] + [one for one in waiting[-1:] if one.updates is not None and one.updates < newest]:
                 self.skipped += 1
-                self.report(f"{checkpoint.name}: skipped, there is a newer one ({self.skipped} skipped)")
-                self.arrivals.drop(checkpoint.private)
-                waiting.remove(checkpoint)
-        for checkpoint in waiting:
-            failure = self._failures.get(checkpoint.content)
-            if failure is None or time.monotonic() >= failure.due:
-                return checkpoint
-        return None
-
-    # -- one checkpoint
+                self.report(f"{one.name}: skipped, there is a newer one ({self.skipped} skipped)")
+                self.arrivals.drop(one.private)
+                waiting.remove(one)
+        failed = {content for content, trial in self._failures.items() if time.monotonic() < trial.due}
+        return next((checkpoint for checkpoint in waiting if checkpoint.content not in failed), None)
 
     def _score(self, checkpoint: Arrival) -> None:
         from ..ranking.evaluate import evaluate
@@ -226,19 +230,16 @@ class Watcher:
         self._inspect()  # copies that came meanwhile are known by their other names
         if not checkpoint.is_unchanged():
             self.report(f"{checkpoint.name}: overwritten while it was scored; scoring what it has become")
-            self.arrivals.reconsider(checkpoint.private)
+            self.arrivals.waiting.pop(checkpoint.private)
             return
         figures = {key: value for key, value in asdict(evaluation).items() if key not in _LEFT_OUT}
         score: Record = {
             "checkpoint": checkpoint.name,
             "aliases": checkpoint.aliases,
             "content": checkpoint.content,
-            "split": self.split,
-            "data_bin": str(self.data_bin.resolve()),
-            "data": self.data,
+            **self._what(),
             "epoch": checkpoint.epoch,
             "updates": checkpoint.updates,
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
             **{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in figures.items()},
             "seconds": round(time.perf_counter() - start, 3),
             "waited": round(time.time() - checkpoint.arrived, 3),
@@ -254,10 +255,10 @@ class Watcher:
         self._by_content[checkpoint.content] = score
         self._failures.pop(checkpoint.content, None)
         self.arrivals.drop(checkpoint.private)
-        waiting = len(self.arrivals.waiting)
-        self._announcer.tell_score(
-            self.scores, previous, f"{waiting} wait, {self._held():,.0f} MB of them pruned" if waiting else ""
-        )
+        waiting = [path.stat() for path in self.arrivals.waiting]
+        pruned = sum(one.st_size for one in waiting if one.st_nlink == 1) / 1e6
+        words = f"{len(waiting)} wait, {pruned:,.0f} MB of them pruned" if waiting else ""
+        self._announcer.tell_score(self.scores, previous, words)
 
     def _fail(self, checkpoint: Arrival, error: Exception) -> None:
         problem = str(error) if isinstance(error, ClozeError) else f"{type(error).__name__}: {error}"
@@ -270,34 +271,32 @@ class Watcher:
             self.report(f"{checkpoint.name}: {problem}; trying again")
             return
         about = {"aliases": checkpoint.aliases, "epoch": checkpoint.epoch, "updates": checkpoint.updates}
-        self._give_up(checkpoint.name, problem, trial.attempts, checkpoint.key, checkpoint.content, about)
+        self._give_up(checkpoint.name, trial, checkpoint.content, **about)
         self.arrivals.drop(checkpoint.private)
 
-    def _give_up(self, name: str, problem: str, attempts: int, key: Any, content: str | None, about: Record) -> None:
+    def _give_up(self, name: str, trial: Trial, content: str | None = None, **about: Any) -> None:
         self.given_up += 1
-        self.report(f"{name}: given up after {attempts} attempts: {problem}")
-        record = {"checkpoint": name, "error": problem, "attempts": attempts, "split": self.split, **about}
-        record.update(content=content, data=self.data, data_bin=str(self.data_bin.resolve()), file=file_of(key))
-        record["time"] = datetime.now(UTC).isoformat(timespec="seconds")
+        self.report(f"{name}: given up after {trial.attempts} attempts: {trial.problem}")
+        record = {"checkpoint": name, "error": trial.problem, "attempts": trial.attempts, **about}
+        record.update(content=content, file=file_of(trial.key), **self._what())
         append_record(self.folder / RECORDS, record)
         self._announcer.note_change()
 
-    def _held(self) -> float:
-        """Megabytes of checkpoints that only wait under their private link."""
-        found = [path.stat() for path in self.arrivals.waiting]
-        return sum(one.st_size for one in found if one.st_nlink == 1) / 1e6
+    def _what(self) -> Record:
+        """What every line says."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return {"split": self.split, "data_bin": str(self.data_bin.resolve()), "data": self.data, "time": now}
 
     def _end(self, why: str) -> None:
         best = best_of(self.scores)
         found = f"best {best['checkpoint']} with {best['accuracy']:.2f}%" if best else "no score"
-        counts = [f"{len(self.scores) - self._before} scored"]
-        counts += [f"{self._before} before"] if self._before else []
-        for number, what in (
-            (self.skipped, "skipped"),
-            (self.given_up, "given up"),
-            (self.arrivals.missed, "pruned too early"),
-        ):
-            counts += [f"{number} {what}"] if number else []
+        further = {
+            "before": self._before,
+            "skipped": self.skipped,
+            "given up": self.given_up,
+            "pruned too early": self.arrivals.missed,
+        }
+        counts = [f"{len(self.scores) - self._before} scored", *(f"{n} {what}" for what, n in further.items() if n)]
         self._announcer.end(f"{why}: {', '.join(counts)}; {found}")
 
 

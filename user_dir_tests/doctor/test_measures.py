@@ -122,6 +122,7 @@ def test_a_sample_is_made_of_whole_passages(data_bin: Path) -> None:
     store = DataBin(data_bin).open("train")
     assert sample_passages(store, 10**6).blanks == store.blanks
     whole = sample_passages(store, 10**6)
+    assert set(whole.columns) == set(store.columns)
     for name in store.columns:
         assert np.array_equal(whole.columns[name], store.columns[name]), name
     part = sample_passages(store, 100)

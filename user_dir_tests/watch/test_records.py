@@ -73,7 +73,7 @@ def test_scores_of_one_split_and_its_passages() -> None:
         {"checkpoint": "x.pt", "split": "valid", "data": "d1", "error": "truncated"},
     ]
     assert scores_of(records, "valid", "d1") == records[:1]
-    assert scores_of(records, "valid") == [records[0], records[2]]
+    assert scores_of(records, "valid", "d2") == [records[2]]
 
 
 def test_the_earliest_of_equals_is_best() -> None:
