@@ -53,25 +53,19 @@ class Stretch:
     @staticmethod
     def of_update(number: int, logs: Sequence[Mapping[str, Any]]) -> Stretch:
         """One update, from the logging outputs of the criterion."""
-
-        def total(key: str) -> float:
-            return float(sum(log.get(key, 0) for log in logs))
-
-        blanks, correct, chance = (int(total(key)) for key in ("n_blanks", "n_correct", "chance"))
-        return Stretch(number, number, blanks, correct, chance, total("loss"), total("log_candidates"))
+        keys = ("n_blanks", "n_correct", "chance", "loss", "log_candidates")
+        blanks, correct, chance, loss, log_candidates = (float(sum(log.get(key, 0) for log in logs)) for key in keys)
+        return Stretch(number, number, int(blanks), int(correct), int(chance), loss, log_candidates)
 
     @staticmethod
     def join(parts: Sequence[Stretch]) -> Stretch:
         """One stretch of several that follow each other."""
-        return Stretch(
-            first=parts[0].first,
-            last=parts[-1].last,
-            blanks=sum(part.blanks for part in parts),
-            correct=sum(part.correct for part in parts),
-            chance=sum(part.chance for part in parts),
-            loss=math.fsum(part.loss for part in parts) if all(math.isfinite(p.loss) for p in parts) else math.nan,
-            log_candidates=math.fsum(part.log_candidates for part in parts),
+        blanks, correct, chance = (
+            sum(getattr(part, name) for part in parts) for name in ("blanks", "correct", "chance")
         )
+        loss = math.fsum(part.loss for part in parts) if all(math.isfinite(p.loss) for p in parts) else math.nan
+        log_candidates = math.fsum(part.log_candidates for part in parts)
+        return Stretch(parts[0].first, parts[-1].last, blanks, correct, chance, loss, log_candidates)
 
     @property
     def accuracy(self) -> float:
@@ -127,10 +121,9 @@ class Verdict:
 
 
 class ChanceWatch:
-    """Looks at each update of a training and says when the run is at chance.
+    """Says when a training is at chance, once, and again each time the number of updates at chance has doubled.
 
-    It says so once, and again each time the number of updates at chance has doubled.  It starts afresh where a run is
-    resumed; then it needs as many updates as at the start of a run.
+    It starts afresh where a run is resumed; then it needs as many updates as at the start of a run.
 
     Args:
         patience: number of updates at chance that are worth a word, at least 1
@@ -152,16 +145,7 @@ class ChanceWatch:
         self._pause = patience
 
     def add(self, update: Stretch, rate: float, scale: float | None = None) -> Verdict | None:
-        """Look at an update.
-
-        Args:
-            update: its sums
-            rate: its learning rate
-            scale: its loss scale, with fp16
-
-        Returns:
-            the verdict where there is something to say
-        """
+        """Look at an update, its learning rate, and with fp16 its loss scale; the verdict, if there is one to tell."""
         if rate > self._highest_rate:
             self._highest_rate, self._highest_at = rate, update.first
         self._first_scale = scale if self._first_scale is None else self._first_scale
@@ -205,34 +189,43 @@ class ChanceWatch:
 
 @dataclass
 class Beginning:
-    """What a run started from.
-
-    Args:
-        scorer: name of the scorer
-        text_norm: how the text was normalised
-        from_scratch: whether the weights began at random
-        weights: what was proved of them; empty where nothing was
-        vocabulary: what was proved of dictionary and BPE; empty where there was nothing to compare with
-        vocabulary_proved: whether that is all there is to prove
-    """
+    """What a run started from."""
 
     scorer: str
     text_norm: str
-    from_scratch: bool = False
-    weights: str = ""
-    vocabulary: str = ""
-    vocabulary_proved: bool = True
+    from_scratch: bool = False  #: whether the weights began at random
+    weights: str = ""  #: what was proved of them; empty where nothing was
+    vocabulary: str = ""  #: what was proved of dictionary and BPE; empty where there was nothing to compare with
+    vocabulary_proved: bool = True  #: whether that is all there is to prove
+
+
+#: Why a run may be at chance: what was measured, what was set, what is left; what speaks for it, and what to do.
+CAUSES = {
+    "overflow": "overflow: losses are no numbers. Train without --fp16, or with a lower --lr",
+    "fp16_overflow": "fp16 overflow: loss_scale fell from {verdict.first_scale:g} to {verdict.last_scale:g}. Train "
+    "without --fp16 to be sure",
+    "high_rate": "the learning rate is too high, or there is no warm-up: {evidence}; the highest so far is "
+    "{verdict.highest_rate:g}, at update {verdict.highest_at}. Start again with a lower --lr, 1e-5 or less for large "
+    "models, and some hundred --warmup-updates",
+    "from_scratch": "the weights began at random, as --from-scratch asks for, {window.last} updates so far. Start from "
+    "pretrained weights (--finetune-from-model), or go on for longer",
+    "new_head": "the ranking head of --scorer head began at random, {window.last} updates so far. Go on for longer, or "
+    "take --scorer mean, which starts above chance",
+    "low_rate": "the learning rate moves hardly anything: the highest so far is {verdict.highest_rate:g}",
+    "vocabulary": "dictionary or BPE are not those of the weights: {beginning.vocabulary}. Put dict.txt, encoder.json "
+    "and vocab.bpe of the weights beside them",
+    "shifted_answers": "answers are shifted: accuracy is below what guessing gives, {low:.1f}% and more. Check data "
+    "that other tools have converted",
+    "other_text": "answers are shifted, or the text is not the language of the weights: accuracy was "
+    "{start.accuracy:.1f}% in {start.updates} and never above chance. Score the weights alone with 'fairseq-cloze "
+    "evaluate'",
+    "text_norm": "the text does not look like the pretraining text: it was prepared with --text-norm none",
+}
 
 
 @dataclass(frozen=True)
 class Cause:
-    """Why a run may be at chance.
-
-    Attributes:
-        kind: ``overflow``, ``fp16_overflow``, ``high_rate``, ``low_rate``, ``from_scratch``, ``new_head``,
-            ``vocabulary``, ``shifted_answers``, ``other_text`` or ``text_norm``
-        text: what speaks for it, and what to do
-    """
+    """Why a run may be at chance: one of :data:`CAUSES`, and its text."""
 
     kind: str
     text: str
@@ -240,17 +233,11 @@ class Cause:
 
 @dataclass(frozen=True)
 class Finding:
-    """A verdict with what may have caused it.
-
-    Attributes:
-        verdict: the figures
-        causes: those with the best evidence first
-        proved: what cannot be the cause
-    """
+    """A verdict with what may have caused it."""
 
     verdict: Verdict
-    causes: list[Cause]
-    proved: list[str]
+    causes: list[Cause]  #: those with the best evidence first
+    proved: list[str]  #: what cannot be the cause
 
     @classmethod
     def of(cls, verdict: Verdict, beginning: Beginning) -> Finding:
@@ -300,72 +287,31 @@ class Finding:
 
 
 def likely_causes(verdict: Verdict, beginning: Beginning) -> list[Cause]:
-    """Why a run may be at chance: what was measured, then what was set, then what is left."""
+    """The causes that something speaks for, in the order of :data:`CAUSES`; a high rate, else, as the last one."""
     window, start, peak = verdict.window, verdict.start, verdict.peak
-    trained = f"{window.last} updates so far"
-    causes: list[Cause] = []
-
-    def add(kind: str, text: str) -> None:
-        causes.append(Cause(kind, text))
-
-    if not math.isfinite(window.loss):
-        add("overflow", "overflow: losses are no numbers. Train without --fp16, or with a lower --lr")
-    elif verdict.first_scale and verdict.last_scale and verdict.last_scale < verdict.first_scale:
-        add(
-            "fp16_overflow",
-            f"fp16 overflow: loss_scale fell from {verdict.first_scale:g} to {verdict.last_scale:g}. "
-            "Train without --fp16 to be sure",
-        )
-    rate = (
-        f"the highest so far is {verdict.highest_rate:g}, at update {verdict.highest_at}. "
-        "Start again with a lower --lr, 1e-5 or less for large models, and some hundred --warmup-updates"
-    )
-    high = "the learning rate is too high, or there is no warm-up: "
+    finite, fresh = math.isfinite(window.loss), beginning.from_scratch
+    low, _ = chance_interval(window.chance_percent, window.blanks)
     evidence = []
     if peak is not None:
         evidence.append(f"accuracy was {peak.accuracy:.1f}% in {peak.updates} and fell")
     if verdict.softmax and window.mean_loss > LOSS_RISE * max(start.mean_loss, window.guessing_loss):
         evidence.append(f"the loss rose from {start.mean_loss:.3f} in {start.updates} to {window.mean_loss:.3f}")
-    if not beginning.from_scratch and verdict.highest_rate > HIGHEST_RATE:
+    if not fresh and verdict.highest_rate > HIGHEST_RATE:
         evidence.append("RoBERTa is fine-tuned below 1e-4")
-    if evidence:
-        add("high_rate", f"{high}{', '.join(evidence)}; {rate}")
-    if beginning.from_scratch:
-        add(
-            "from_scratch",
-            f"the weights began at random, as --from-scratch asks for, {trained}. "
-            "Start from pretrained weights (--finetune-from-model), or go on for longer",
-        )
-    if beginning.scorer == "head":
-        add(
-            "new_head",
-            f"the ranking head of --scorer head began at random, {trained}. "
-            "Go on for longer, or take --scorer mean, which starts above chance",
-        )
-    if verdict.highest_rate < LOWEST_RATE:
-        add("low_rate", f"the learning rate moves hardly anything: the highest so far is {verdict.highest_rate:g}")
-    if not beginning.vocabulary_proved:
-        add(
-            "vocabulary",
-            f"dictionary or BPE are not those of the weights: {beginning.vocabulary}. "
-            "Put dict.txt, encoder.json and vocab.bpe of the weights beside them",
-        )
-    low, _ = chance_interval(window.chance_percent, window.blanks)
-    if window.accuracy < low:
-        add(
-            "shifted_answers",
-            f"answers are shifted: accuracy is below what guessing gives, {low:.1f}% and more. "
-            "Check data that other tools have converted",
-        )
-    elif peak is None and beginning.scorer != "head" and not beginning.from_scratch:
-        add(
-            "other_text",
-            "answers are shifted, or the text is not the language of the weights: accuracy was "
-            f"{start.accuracy:.1f}% in {start.updates} and never above chance. "
-            "Score the weights alone with 'fairseq-cloze evaluate'",
-        )
-    if beginning.text_norm == "none":
-        add("text_norm", "the text does not look like the pretraining text: it was prepared with --text-norm none")
-    if not evidence:
-        add("high_rate", f"{high}nothing speaks for it but that it is common; {rate}")
-    return causes
+    shifted = window.accuracy < low
+    seen = {
+        "overflow": not finite,
+        "fp16_overflow": finite and (verdict.last_scale or math.inf) < (verdict.first_scale or 0.0),
+        "high_rate": bool(evidence),
+        "from_scratch": fresh,
+        "new_head": beginning.scorer == "head",
+        "low_rate": verdict.highest_rate < LOWEST_RATE,
+        "vocabulary": not beginning.vocabulary_proved,
+        "shifted_answers": shifted,
+        "other_text": not shifted and peak is None and beginning.scorer != "head" and not fresh,
+        "text_norm": beginning.text_norm == "none",
+    }
+    kinds = [kind for kind in CAUSES if seen[kind]] + ([] if evidence else ["high_rate"])
+    facts: dict[str, Any] = {"verdict": verdict, "window": window, "start": start, "beginning": beginning, "low": low}
+    facts["evidence"] = ", ".join(evidence) or "nothing speaks for it but that it is common"
+    return [Cause(kind, CAUSES[kind].format(**facts)) for kind in kinds]

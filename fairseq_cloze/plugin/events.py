@@ -25,28 +25,17 @@ _COUNTS = {"_n_correct": "n_correct"}
 
 
 class TrainingEvents:
-    """Tells what happens in a training; silent until it begins, and in every worker but the first.
-
-    Attributes:
-        update: number of updates done
-        epoch: number of the epoch, counted from 1
-    """
+    """Tells what happens in a training; silent until it begins, and in every worker but the first."""
 
     def __init__(self) -> None:
-        self.update = self.epoch = 0
+        self.update = self.epoch = 0  # updates done; number of the epoch, counted from 1
         self._every = 0  # updates between two that are told
         self._writers: list[EventWriter] = []
         self._begun = False
         self._failed: set[Path] = set()
 
     def begin(self, cfg: Any, update: int, epoch: int) -> None:
-        """An epoch begins; before the first one, open the files and tell what begins or goes on.
-
-        Args:
-            cfg: fairseq's configuration
-            update: number of updates done
-            epoch: number of the epoch
-        """
+        """An epoch begins; before the first one, open the files and tell what begins or goes on."""
         self.update, self.epoch = update, epoch
         if self._begun or rank() != 0:
             return
@@ -71,12 +60,7 @@ class TrainingEvents:
                 self._complain(Path(writer.path), error)
 
     def end_update(self, rate: float, scale: float | None) -> None:
-        """After an update that fairseq logs, tell the figures since the one that it logged before.
-
-        Args:
-            rate: learning rate
-            scale: loss scale with fp16
-        """
+        """After an update that fairseq logs, tell the figures since the one it logged before; *scale* is of fp16."""
         if self._writers and self.update % self._every == 0:
             scales = {} if scale is None else {"loss_scale": scale}
             self.tell("update", **_meters("train_inner"), lr=rate, **scales)
