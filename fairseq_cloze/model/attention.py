@@ -12,25 +12,15 @@ from torch import Tensor
 
 
 class Rows(NamedTuple):
-    """Where rows lie in a tensor of tokens.
+    """Where rows lie in a tensor of tokens."""
 
-    Attributes:
-        lengths: tokens of each row
-        ends: running totals of the lengths, starting with 0, ``int32 (rows + 1,)``, on the tokens' device
-        longest: the longest length
-    """
-
-    lengths: list[int]
-    ends: Tensor
+    lengths: list[int]  #: tokens of each row
+    ends: Tensor  #: running totals of the lengths, starting with 0, ``int32 (rows + 1,)``, on the tokens' device
     longest: int
 
 
 def rows_of(present: Tensor) -> Rows:
-    """Rows of a padded input; on CUDA this waits for the device, once.
-
-    Args:
-        present: not padding, ``bool (rows, length)``
-    """
+    """Rows of an input, *present* where it is not padding, ``bool (rows, length)``; on CUDA this waits, once."""
     ends = F.pad(present.sum(dim=1).cumsum(dim=0), (1, 0)).to(torch.int32)
     totals = ends.tolist()
     lengths = [after - before for before, after in zip(totals, totals[1:])]
@@ -45,12 +35,9 @@ def attend(qkv: Tensor, rows: Rows, dropout: float = 0.0) -> Tensor:
     torch's kernel (``docs/decisions.md``).  Everything else pads them.
 
     Args:
-        qkv: query, key and value, ``(tokens, 3, heads, head width)``
+        qkv: query, key and value, ``(tokens, 3, heads, head width)``; the result is ``(tokens, heads, head width)``
         rows: where the rows lie
         dropout: probability of dropping an attention weight
-
-    Returns:
-        ``(tokens, heads, head width)``
     """
     if qkv.device.type == "cpu":
         return torch.cat([_attend_row(row, dropout) for row in torch.split(qkv, rows.lengths)])

@@ -62,10 +62,7 @@ def follow_launcher(cfg: Any) -> None:
 
 
 def refuse_independent_processes() -> None:
-    """Refuse to train as one of several processes that do not know of each other.
-
-    fairseq-hydra-train imports this plugin after it has looked for other processes, where :func:`follow_launcher`
-    comes too late; N complete trainings would overwrite each other's checkpoints.
+    """Refuse to train as one of several processes that do not know of each other, as under fairseq-hydra-train.
 
     Raises:
         SetupError: a launcher says there are several processes, torch.distributed says there is one

@@ -262,10 +262,10 @@ def _answers(cfg: Any, limit: int | None) -> Iterator[Answer]:
             sizes, measure = made[0].sizes(), made[0].measure
     else:
         memory = CpuMemory(limit)
-        sizes = _in_a_fork(memory, _sizes, cfg, memory)
+        sizes = _in_a_fork(memory, lambda: Steps(cfg, memory).sizes())
 
         def measure(tokens: int) -> Answer:
-            return _in_a_fork(memory, _measure, cfg, memory, tokens) or {"fits": False}
+            return _in_a_fork(memory, lambda: Steps(cfg, memory).measure(tokens)) or {"fits": False}
 
     if sizes is None:
         raise ClozeError(
@@ -278,19 +278,20 @@ def _answers(cfg: Any, limit: int | None) -> Iterator[Answer]:
     yield from (measure(int(line)) for line in sys.stdin)
 
 
-def _sizes(cfg: Any, memory: CpuMemory) -> Answer:
-    return Steps(cfg, memory).sizes()
+_work: Callable[[], Answer] = dict  # what the next fork is to do, inherited, as no configuration of fairseq is pickled
 
 
-def _measure(cfg: Any, memory: CpuMemory, tokens: int) -> Answer:
-    return Steps(cfg, memory).measure(tokens)
+def _do_the_work() -> Answer:
+    return _work()
 
 
-def _in_a_fork(memory: CpuMemory, work: Callable[..., Answer], *arguments: Any) -> Answer | None:
+def _in_a_fork(memory: CpuMemory, work: Callable[[], Answer]) -> Answer | None:
     """What *work* returns in a process of its own; ``None`` where it had no memory, even to say so."""
+    global _work
+    _work = work
     with ProcessPoolExecutor(1, get_context("fork"), memory.enforce) as pool:
         try:
-            return pool.submit(work, *arguments).result()
+            return pool.submit(_do_the_work).result()
         except BrokenProcessPool:
             return None
         except Exception as error:

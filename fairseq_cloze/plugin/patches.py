@@ -23,12 +23,10 @@ Function = Callable[..., Any]
 
 
 class Patch(NamedTuple):
-    """A change to fairseq.
+    """A change to fairseq, made once however often it is installed.
 
-    Attributes:
-        install: makes it, once, whatever is called how often
-        replaced: dotted name of each function of fairseq that it stands in for, and the SHA-256 of its source, without
-            indentation, blank lines and spaces at the ends of lines
+    ``replaced`` has the dotted name of each function of fairseq that it stands in for, and the SHA-256 of its source,
+    without indentation, blank lines and spaces at the ends of lines.
     """
 
     install: Callable[[], None]
@@ -69,8 +67,7 @@ def _replace(place: Any, name: str, make: Callable[[Function], Function]) -> Non
 def copy_checkpoints_atomically() -> None:
     """Copy ``checkpoint_best.pt`` and ``checkpoint_last.pt`` under a temporary name first.
 
-    fairseq writes the first file of a save by rename, but its copies in place: a run that is killed meanwhile leaves
-    half a ``checkpoint_last.pt`` and cannot resume, and a watcher can read half a file.
+    fairseq copies in place: a run that is killed meanwhile leaves half a file, and a watcher can read half a file.
     """
     from fairseq.file_io import PathManager
 
@@ -94,10 +91,7 @@ def copy_checkpoints_atomically() -> None:
     )
 )
 def check_before_building() -> None:
-    """Look at what a checkpoint says is to be built before fairseq builds it, see :mod:`fairseq_cloze.plugin.built`.
-
-    fairseq runs text of some configurations as code, and ``fairseq-validate`` builds whatever a file asks for.
-    """
+    """Look at what a checkpoint says is to be built before fairseq builds it, see :mod:`fairseq_cloze.plugin.built`."""
     from fairseq import checkpoint_utils
 
     from .built import check_file
@@ -123,9 +117,8 @@ def check_before_building() -> None:
 def exchange_by_torch() -> None:
     """Let torch.distributed send objects from worker to worker.
 
-    fairseq sends a loaded checkpoint through ``torch.load``, which from torch 2.6 on refuses its own configuration:
-    every training on several GPUs that starts from a checkpoint would stop there.  Its way of gathering, with which
-    ``fairseq-validate`` adds up, wants CUDA and takes 16 kB.
+    fairseq sends a loaded checkpoint through ``torch.load``, which from torch 2.6 on refuses its own configuration.
+    Its way of gathering, with which ``fairseq-validate`` adds up, wants CUDA and takes 16 kB.
     """
     from fairseq.distributed import utils
 
@@ -151,9 +144,8 @@ def exchange_by_torch() -> None:
 def start_as_launched() -> None:
     """Do as ``torchrun`` and ``srun`` say, and pass signals on to the workers that this process spawns.
 
-    fairseq looks at ``torchrun``'s variables only where it sees several GPUs: on CPUs, and where each process is given
-    one GPU, it starts as many complete trainings.  A process that only waits for its workers would die of a request to
-    stop before they have saved.
+    On CPUs, and where each process is given one GPU, fairseq starts as many complete trainings.  A process that only
+    waits for its workers would die of a request to stop before they have saved.
     """
     from fairseq.distributed import utils
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import re
 import sys
 from pathlib import Path
 
 from ..errors import SetupError
-
-MINIMUM_TORCH = (2, 6)
 
 INSTALL_FAIRSEQ = "pip install ve-fairseq==0.12.3"
 
@@ -35,7 +34,7 @@ def require_fairseq() -> None:
         import torch
     except ImportError as error:
         raise SetupError(f"torch cannot be imported ({error}): pip install 'torch>=2.6'") from error
-    if _version(torch.__version__) < MINIMUM_TORCH:
+    if tuple(int(number) for number in re.findall(r"\d+", torch.__version__)[:2]) < (2, 6):
         raise SetupError(f"torch {torch.__version__} is too old, 2.6 or newer is needed: pip install 'torch>=2.6'")
     refuse_wrong_apex()
     require_installed()
@@ -68,12 +67,3 @@ def refuse_wrong_apex() -> None:
             "the installed 'apex' is not NVIDIA's but another project of that name from PyPI: pip uninstall -y apex "
             "(NVIDIA's is optional: https://github.com/NVIDIA/apex)"
         )
-
-
-def _version(text: str) -> tuple[int, ...]:
-    numbers: list[int] = []
-    for part in text.split("+")[0].split("."):
-        if not part.isdigit():
-            break
-        numbers.append(int(part))
-    return tuple(numbers)
