@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
 from functools import cache
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -47,20 +47,19 @@ def attend(qkv: Tensor, rows: Rows, dropout: float = 0.0) -> Tensor:
     return kernel(*qkv.unbind(dim=1), rows.ends, rows.ends, rows.longest, rows.longest)
 
 
-@cache
-def _varlen_attention() -> Callable[..., Tensor] | None:
-    """torch's attention for packed rows; ``None`` in torch before 2.10."""
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return None
-    return cast(Callable[..., Tensor], varlen_attn)
-
-
 def _attend_row(row: Tensor, dropout: float) -> Tensor:
     query, key, value = row.permute(1, 2, 0, 3)  # (3, heads, length, head width)
     weights = ((query * query.size(-1) ** -0.5) @ key.transpose(-1, -2)).softmax(dim=-1)
     return (F.dropout(weights, dropout) @ value).transpose(0, 1)
+
+
+@cache
+def _varlen_attention() -> Any:
+    """torch's attention for packed rows; ``None`` in torch before 2.10."""
+    try:
+        return importlib.import_module("torch.nn.attention.varlen").varlen_attn
+    except ImportError:
+        return None
 
 
 def _has_flash(qkv: Tensor) -> bool:

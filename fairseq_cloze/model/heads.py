@@ -45,7 +45,7 @@ class LMHead(nn.Module):
         contrast: float,
         normalise: bool,
     ) -> Tensor:
-        """Score the tokens of candidates by their embedding rows alone.
+        """Score the tokens of candidates, ``(blanks, candidates, tokens)``, by their embedding rows alone.
 
         A token's score is its logit where it is read, less *contrast* times its mean logit at the masks of the window's
         other blanks.  As logits are linear in what the LM head transforms, that is one product with a difference of
@@ -55,14 +55,9 @@ class LMHead(nn.Module):
 
         Args:
             features: encoder output where something is read, the blanks' own masks first, ``(reads, width)``
-            candidate_tokens: embedding rows, ``int64 (blanks, candidates, tokens)``
-            token_reads: index into *features* for each token, ``int64 (blanks, candidates, tokens)``
-            windows: window of each blank, ``int64 (blanks,)``
+            candidate_tokens, token_reads, windows: see :meth:`fairseq_cloze.views.joint.JointView.collate`
             contrast: 0 to 1; 0 is used in windows of one blank
             normalise: log-probabilities instead of logits, which needs the logits of the whole vocabulary
-
-        Returns:
-            ``(blanks, candidates, tokens)``
         """
         x = self._transform(features)
         share = contrast_shares(windows, contrast).to(x)

@@ -86,7 +86,6 @@ def _filled_scores(model: nn.Module, sample: Sample) -> Tensor:
 
 
 def _head_scores(model: nn.Module, sample: Sample) -> Tensor:
-    scores, _ = model(
-        src_tokens=sample["net_input"]["src_tokens"], features_only=True, classification_head_name=HEAD_NAME
-    )
+    tokens = sample["net_input"]["src_tokens"]
+    scores, _ = model(src_tokens=tokens, features_only=True, classification_head_name=HEAD_NAME)
     return scores[:, 0].float()

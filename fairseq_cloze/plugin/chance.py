@@ -1,8 +1,6 @@
 """The chance watch: says when a training does no better than guessing, and why that may be.
 
-It is fed the sums of every update and looks at the last of them together: at least ``patience`` updates and
-:data:`BLANKS_NEEDED` blanks.  They are at chance if accuracy is not above the range of guessing, or if the softmax loss
-is within 1% of :math:`\\log C`, what guessing among :math:`C` candidates costs, while accuracy is next to chance.  The
+It looks at the sums of the last updates together, at least ``patience`` updates and :data:`BLANKS_NEEDED` blanks.  The
 newer half alone has to say the same, so that a model that begins to learn is left alone.
 """
 
@@ -60,12 +58,8 @@ class Stretch:
     @staticmethod
     def join(parts: Sequence[Stretch]) -> Stretch:
         """One stretch of several that follow each other."""
-        blanks, correct, chance = (
-            sum(getattr(part, name) for part in parts) for name in ("blanks", "correct", "chance")
-        )
-        loss = math.fsum(part.loss for part in parts) if all(math.isfinite(p.loss) for p in parts) else math.nan
-        log_candidates = math.fsum(part.log_candidates for part in parts)
-        return Stretch(parts[0].first, parts[-1].last, blanks, correct, chance, loss, log_candidates)
+        names = ("blanks", "correct", "chance", "loss", "log_candidates")
+        return Stretch(parts[0].first, parts[-1].last, *(sum(getattr(part, name) for part in parts) for name in names))
 
     @property
     def accuracy(self) -> float:
@@ -121,13 +115,9 @@ class Verdict:
 
 
 class ChanceWatch:
-    """Says when a training is at chance, once, and again each time the number of updates at chance has doubled.
+    """Says when a training is at chance, for *patience* updates, and again each time their number has doubled.
 
     It starts afresh where a run is resumed; then it needs as many updates as at the start of a run.
-
-    Args:
-        patience: number of updates at chance that are worth a word, at least 1
-        softmax: whether the loss is the softmax loss
     """
 
     def __init__(self, patience: int, softmax: bool = True) -> None:
@@ -168,10 +158,8 @@ class ChanceWatch:
             return None
         self._quiet, self._pause = self._pause, 2 * self._pause
         assert self._start is not None  # a window holds several phases
-        return Verdict(
-            *(window, self._start, self._peak, self._highest_rate, self._highest_at),
-            *(self._first_scale, scale, self.softmax),
-        )
+        highest, scales = (self._highest_rate, self._highest_at), (self._first_scale, scale)
+        return Verdict(window, self._start, self._peak, *highest, *scales, self.softmax)
 
     def _add_to_phase(self, update: Stretch) -> None:
         self._phase.append(update)

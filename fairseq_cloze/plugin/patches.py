@@ -6,6 +6,7 @@ compares them with the fairseq that is installed.  ``docs/decisions.md`` has a t
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import shutil
@@ -18,6 +19,8 @@ import torch.distributed
 
 from ..files import replacing
 from . import distributed, stopping
+
+logger = logging.getLogger(__name__)
 
 Function = Callable[..., Any]
 
@@ -194,7 +197,8 @@ def save_when_told() -> None:
             if events is not None:
                 events.begin(cfg, trainer.get_num_updates(), epoch_itr.next_epoch_idx)
             if stopping.is_done(cfg, trainer):
-                stopping.say_done(cfg, trainer)
+                updates = trainer.get_num_updates()
+                logger.info("nothing left to do: %d of %d updates are done", updates, cfg.optimization.max_update)
                 losses, should_stop = [None], True
             else:
                 losses, should_stop = plain(cfg, trainer, task, epoch_itr)

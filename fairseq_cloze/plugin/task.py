@@ -221,10 +221,10 @@ class ClozeRankingTask(RecoveringTask):
 
         Raises:
             SystemExit: with ``Exit.AT_CHANCE``, if the run is at chance and is to stop then
-            Stop: a worker was told to stop, in validation
+            Stop: a worker was told to stop, in validation; it is the same in all of them
         """
         super().reduce_metrics(logging_outputs, criterion)
-        self.stopping = self.stopping or stopping.agreed(logging_outputs)
+        self.stopping = self.stopping or any(log.get(stopping.TOLD, 0) > 0 for log in logging_outputs)
         if not criterion.training:
             if self.stopping:
                 raise stopping.Stop
