@@ -60,7 +60,7 @@ class ChanceError(ClozeError):
 
 
 class OutOfMemory(ClozeError):
-    """What cannot be computed in pieces that fit into memory."""
+    """What cannot be computed in parts that fit into memory."""
 
     exit_code = Exit.OUT_OF_MEMORY
 

@@ -72,11 +72,11 @@ def data_bin(tmp_path_factory: pytest.TempPathFactory, pretrained: Path) -> Path
 
 @pytest.fixture(scope="session")
 def finetuned(tmp_path_factory: pytest.TempPathFactory, pretrained: Path, data_bin: Path) -> Path:
-    """Save folder of a short joint training."""
+    """Save folder of a short joint training, from scratch as users start it."""
     folder = tmp_path_factory.mktemp("finetuned")
     best = ("--best-checkpoint-metric", "accuracy", "--maximize-best-checkpoint-metric")
     options = (*FINETUNE, *best, "--finetune-from-model", pretrained / "model.pt")
-    ran = train(data_bin, folder, *options, "--tensorboard-logdir", folder / "tensorboard")
+    ran = train(data_bin, folder, *options, "--tensorboard-logdir", folder / "tensorboard", real=True)
     (folder / "log.txt").write_text(ran.text)
     return folder
 

@@ -8,6 +8,7 @@ than is there.
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import shutil
 from pathlib import Path
@@ -120,6 +121,16 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
+@pytest.mark.parametrize("path", [*PAGES, *sorted((ROOT / "examples").rglob("*.py"))], ids=lambda path: path.name)
+def test_names_of_the_package_exist(path: Path) -> None:
+    text = path.read_text()
+    names = set(re.findall(r"fairseq_cloze(?:\.\w+)+", text))
+    for module, imported in re.findall(r"from (fairseq_cloze[\w.]*) import ([\w, ]+)", text):
+        names |= {f"{module}.{name.split(' as ')[0]}" for name in imported.split(", ")}
+    for name in names:
+        pkgutil.resolve_name(name)
+
+
 def test_every_page_is_in_the_manual() -> None:
     readme = (ROOT / "README.md").read_text()
     assert [page.name for page in PAGES[1:] if f"docs/{page.name}" not in readme] == []
@@ -128,10 +139,16 @@ def test_every_page_is_in_the_manual() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_options_in_the_text_exist(page: Path) -> None:
     """Options written in running text are options of some command, or the beginning of some (``--reset-*``)."""
-    known = _known_options()
+    known, gone = _known_options(), _gone_options()
+    assert not known & gone
     text = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.M | re.S)
     for option in re.findall(r"`(--[a-z][a-z0-9-]*)", text):
-        assert option in known or any(name.startswith(option) for name in known if option.endswith("-")), option
+        assert option in known | gone or any(name.startswith(option) for name in known if option.endswith("-")), option
+
+
+def _gone_options() -> set[str]:
+    """Those that the decisions say there are no more."""
+    return set(re.findall(r"^\*\*There is no `(--[a-z-]+)`", (ROOT / "docs" / "decisions.md").read_text(), re.M))
 
 
 def _known_options() -> set[str]:

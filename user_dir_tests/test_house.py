@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -79,3 +81,15 @@ def test_pre_commit_runs_what_the_script_runs() -> None:
     ]
     first = script.index("ruff check .")
     assert script[first : first + 4] == ["ruff check .", "ruff format --check .", "mypy", "lint-imports --no-logo"]
+
+
+def test_the_map_names_every_room_and_module_in_order_of_the_layers() -> None:
+    page = (ROOT / "docs" / "developing.md").read_text(encoding="utf-8")
+    rooms = re.findall(r"^### `(\w+)/`\n(.*?)(?=^##)", page, re.M | re.S)
+    mapped = {room: sorted(re.findall(r"^\| `(\w+)` \|", text, re.M)) for room, text in rooms}
+    package = ROOT / "fairseq_cloze"
+    folders = {path.parent.name: path.parent for path in package.rglob("__init__.py")}
+    existing = {room: sorted(path.stem for path in folder.glob("*.py")) for room, folder in folders.items()}
+    assert mapped == {room: [name for name in names if name != "__init__"] for room, names in existing.items()}
+    [layers, *_] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    assert ["fairseq_cloze", *reversed(layers["layers"][:-1])] == list(mapped)

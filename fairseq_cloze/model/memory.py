@@ -1,6 +1,6 @@
-"""Out of memory: what counts as that, and computing a batch in pieces where it does not fit.
+"""Out of memory: what counts as that, and computing a batch in parts where it does not fit.
 
-Losses and scores are computed per blank, so the pieces of a batch give what the batch would have given.
+Losses and scores are computed per blank, so the parts of a batch give what the batch would have given.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import gc
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn, TypeVar
 
 import torch
@@ -33,13 +34,17 @@ TEXTS = (
 )
 
 #: Where a batch did not fit, batches of that share of its tokens are split ahead.  Each further failure lowers the
-#: limit by a tenth, so at most seven lie between a limit and its half, which pieces have at most.
+#: limit by a tenth, so at most seven lie between a limit and its half, which parts have at most.
 LIMIT_SHARE = 0.9
 
 #: Names of the sums in logging outputs: how often memory ran out, and batches that were split ahead.
 COUNTED = OOM, SPLIT = "oom", "split_ahead"
 
+#: What to do where batches, and where the optimizer's state does not fit.
 ADVICE = "--checkpoint-activations, --fp16 or --autocast need less memory per token"
+OPTIMIZER_ADVICE = (
+    "--memory-efficient-fp16 has no second copy of weights and gradients, --optimizer adafactor less state than adam"
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -50,11 +55,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def attempt(work: Callable[[], R]) -> tuple[R] | None:
-    """Do some work.
+    """Do some work; a tuple of its result, or ``None`` where memory ran out.
 
-    Returns:
-        a tuple of its result; ``None`` where memory ran out: all that the work held is free again then, as nothing
-        refers any more to the error, whose traceback would keep activations alive
+    All that the work held is free again then, as nothing refers any more to the error, whose traceback would keep
+    activations alive.
     """
     try:
         return (work(),)
@@ -80,19 +84,17 @@ def empty_cuda_cache() -> None:
 
 @dataclass
 class Limit:
-    """What is known of the memory for one kind of work.
+    """What is known of the memory for one kind of work."""
 
-    Attributes:
-        tokens: batches of as many computed tokens or more are split ahead; ``None`` while all have fitted
-        failed: tokens of the smallest batch that did not fit
-        count: how often memory ran out
-        splits: batches that were split ahead, without running out of memory
-    """
+    tokens: int | None = None  #: batches of as many computed tokens or more are split ahead; ``None`` while all fit
+    failed: int | None = None  #: tokens of the smallest batch that did not fit
+    count: int = 0  #: how often memory ran out
+    splits: int = 0  #: batches that were split ahead, without running out of memory
 
-    tokens: int | None = None
-    failed: int | None = None
-    count: int = 0
-    splits: int = 0
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How often memory ran out, and batches that were split ahead."""
+        return self.count, self.splits
 
     def exceeded(self, tokens: int) -> None:
         """Take note that a batch of that many tokens did not fit."""
@@ -112,20 +114,15 @@ class Limit:
         return self.tokens is None or tokens < self.tokens
 
 
-def halves(things: Sequence[T]) -> list[Sequence[T]]:
-    """The two halves of at least two things."""
-    middle = (len(things) + 1) // 2
-    return [things[:middle], things[middle:]]
-
-
-def in_pieces(
+def in_parts(
     things: Sequence[T],
     work: Callable[[Sequence[T]], R],
     cost: Callable[[Sequence[T]], int],
     limit: Limit,
     too_large: Callable[[T], NoReturn],
+    failed: Callable[[Sequence[T]], Sequence[Sequence[T]]] = lambda part: (),
 ) -> list[R]:
-    """Do work that needs no gradients on a batch of things, in pieces where memory runs out.
+    """Do some work on a batch of things: on all at once, or on halves, and halves of these, where memory runs out.
 
     Args:
         things: at least one
@@ -133,50 +130,46 @@ def in_pieces(
         cost: tokens that some of them are computed with
         limit: what is known of the memory
         too_large: is called with a thing that does not fit alone, and raises
+        failed: is called with a part that did not fit and has halves; returns parts whose work that undid, which is
+            done again first
 
     Returns:
-        the result of each piece, in order
+        the result of each part, in the order in which they were computed
     """
     results: list[R] = []
     left = [things]
     split = False
     while left:
-        piece = left.pop(0)
-        tokens = cost(piece)
-        if len(piece) > 1 and not limit.fits(tokens):
-            split = split or piece is things
-            left[:0] = halves(piece)
+        part = left.pop(0)
+        tokens, middle = cost(part), (len(part) + 1) // 2
+        halves = [part[:middle], part[middle:]]
+        if len(part) > 1 and not limit.fits(tokens):
+            split = split or part is things
+            left[:0] = halves
             continue
-        done = attempt(lambda piece=piece: work(piece))  # type: ignore[misc]
+        done = attempt(partial(work, part))
         if done is not None:
             results += done
-        elif len(piece) == 1:
-            too_large(piece[0])
-        else:
-            limit.exceeded(tokens)
-            left[:0] = halves(piece)
+            continue
+        limit.exceeded(tokens)
+        if len(part) == 1:
+            too_large(part[0])
+        left[:0] = [*failed(part), *halves]
     limit.splits += split
     return results
 
 
 def cannot_split(what: str, tokens: int, advice: str) -> OutOfMemory:
-    """The error of one item that does not fit.
-
-    Args:
-        what: the item, in words
-        tokens: its computed tokens
-        advice: what to do
-    """
+    """The error of one item that does not fit."""
     return OutOfMemory(f"out of memory: {what} alone, {tokens:,} tokens, does not fit; {advice}")
 
 
 def smaller_batches(fits: int, worst: int, max_tokens: int | None, batch_size: int | None, update_freq: int) -> str:
-    """Options that fit and make the same updates, as text.
+    """Options that fit and make the same updates as those of the run, as text.
 
     Args:
         fits: tokens of a batch that is expected to fit
         worst: tokens of the most expensive item
-        max_tokens, batch_size, update_freq: of the run
     """
     if max_tokens is None:
         if batch_size is None or batch_size < 2:

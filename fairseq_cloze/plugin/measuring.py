@@ -27,7 +27,7 @@ from fairseq.logging import metrics
 from fairseq.trainer import Trainer
 
 from ..errors import ClozeError
-from ..model.memory import attempt, free_memory, is_out_of_memory
+from ..model.memory import OPTIMIZER_ADVICE, attempt, free_memory, is_out_of_memory
 from .dataset import ClozeDataset
 
 Answer = dict[str, Any]
@@ -270,8 +270,7 @@ def _answers(cfg: Any, limit: int | None) -> Iterator[Answer]:
     if sizes is None:
         raise ClozeError(
             f"{memory.limit / 2**30:.2f} GiB on {memory.device} do not hold weights, gradients and the optimizer's "
-            "state; --memory-efficient-fp16 has no second copy of the weights, --optimizer adafactor less state than "
-            "adam"
+            f"state; {OPTIMIZER_ADVICE}"
         )
     asked = {"max_tokens": cfg.dataset.max_tokens, "update_freq": max(cfg.optimization.update_freq)}
     yield {"device": memory.device, "limit": memory.limit, **asked, **sizes}

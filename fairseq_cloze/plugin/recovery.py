@@ -8,9 +8,10 @@ then, and what the update had computed so far is computed again.
 import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, Optional
+from typing import Any, NamedTuple, NoReturn, Optional
 
 from fairseq.dataclass import FairseqDataclass
 from fairseq.distributed import LegacyDistributedDataParallel
@@ -18,13 +19,14 @@ from fairseq.tasks import FairseqTask
 from omegaconf import II
 from torch import Tensor, nn
 
-from ..errors import Exit, OutOfMemory
-from ..model.memory import ADVICE, OOM, SPLIT, Limit, attempt, cannot_split, halves, in_pieces, smaller_batches
+from ..errors import Exit
+from ..model.memory import ADVICE, OOM, OPTIMIZER_ADVICE, SPLIT, Limit, attempt, cannot_split, in_parts, smaller_batches
 from ..runs.names import LAST_CHECKPOINT
 from ..views.view import to_device
 from .distributed import gather, is_distributed
 from .ending import end_run, end_worker
 from .events import TrainingEvents
+from .names import option
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +39,10 @@ Output = tuple[Tensor, int, dict[str, Any]]
 class RecoveryConfig(FairseqDataclass):
     """Options of the recovery, and what its advice needs to know of the other groups."""
 
-    max_oom: int = field(
-        default=10,
-        metadata={
-            "help": "stop, with advice and exit status 5, when memory ran out more often, per worker on average; "
-            "until then such batches are computed in pieces"
-        },
+    max_oom: int = option(
+        10,
+        "stop, with advice and exit status 5, when memory ran out more often, per worker on average; until then such "
+        "batches are computed in parts",
     )
     max_tokens: Optional[int] = II("dataset.max_tokens")
     batch_size: Optional[int] = II("dataset.batch_size")
@@ -50,47 +50,16 @@ class RecoveryConfig(FairseqDataclass):
     save_dir: str = II("checkpoint.save_dir")
 
 
-class _Piece:
-    """Some items of a batch.
+class _Item(NamedTuple):
+    """An item of a batch of the update at hand."""
 
-    Attributes:
-        sample: the batch, where it is whole
-        own: it is of the batch at hand, not of one before it in the same update
-        output: its result
-    """
-
-    def __init__(self, sample: Sample, ignore_grad: bool) -> None:
-        self.sample = sample
-        self.ignore_grad = ignore_grad
-        self.own = True
-        self.output: Output | None = None
-
-    @property
-    def tokens(self) -> int:
-        """What it costs."""
-        return tokens_of(self.sample)
-
-    def part(self, sample: Sample) -> "_Piece":
-        """A piece of it."""
-        part = _Piece(sample, self.ignore_grad)
-        part.own = self.own
-        return part
-
-
-class _Counter:
-    """How much of a count was told to fairseq; what it forgets, after an overflow in fp16, is told again."""
-
-    def __init__(self) -> None:
-        self.value = self.sent = self.confirmed = 0
-
-    def send(self) -> int:
-        """What is new."""
-        new, self.sent = self.value - self.sent, self.value
-        return new
+    number: int
+    sample: Sample
+    ignore_grad: bool
 
 
 class RecoveringTask(FairseqTask):
-    """A task whose batches are computed in pieces where they do not fit.
+    """A task whose batches are computed in parts where they do not fit.
 
     Its data sets have a ``name``, which their samples carry as ``split``.
     """
@@ -100,13 +69,12 @@ class RecoveringTask(FairseqTask):
         #: whether to recover at all; else errors pass
         self.recovers = True
         self._training, self._validating = Limit(), Limit()
-        self._counters = {OOM: _Counter(), SPLIT: _Counter()}
+        # What fairseq was told of the counts of training; what it forgets, after an overflow in fp16, is told again.
+        self._told = self._confirmed = (0, 0)
         self._ooms = 0  # of all workers
-        self._done: list[_Piece] = []  # of the update at hand
+        self._done: list[tuple[Sequence[_Item], Output]] = []  # of the update at hand
         #: what is told of the training
         self.events = TrainingEvents()
-
-    # -- training ----------------------------------------------------------------------------------------------------
 
     def train_step(
         self,
@@ -118,122 +86,96 @@ class RecoveringTask(FairseqTask):
         ignore_grad: bool = False,
         **kwargs: Any,
     ) -> Output:
-        """As fairseq's, in pieces where memory runs out.
+        """As fairseq's, in parts where memory runs out.
 
-        Raises:
-            SystemExit: with ``Exit.OUT_OF_MEMORY``, where one item does not fit alone, or gradients of
-                some workers may have been summed already
+        Ends the worker with ``Exit.OUT_OF_MEMORY`` where one item does not fit alone, or gradients of some workers may
+        have been summed already.
         """
         step = super().train_step
         if not self.recovers:
             return step(sample, model, criterion, optimizer, update_num, ignore_grad, **kwargs)
         if all(parameter.grad is None for parameter in model.parameters()):  # a new update
-            self._done = []
-            for counter in self._counters.values():
-                counter.sent = counter.confirmed
-        for piece in self._done:
-            piece.own = False
-        limit, split = self._training, False
-        left = [_Piece(sample, ignore_grad)]
-        while left:
-            piece = left.pop(0)
-            items = piece.sample["id"].tolist()
-            if len(items) > 1 and not limit.fits(piece.tokens):
-                split = split or piece.sample is sample
-                left[:0] = self._halve(piece, items)
-                continue
-            # Workers sum gradients in the last backward pass of an update, if that is how this model does it.
-            sums = bool(getattr(model, "require_backward_grad_sync", False)) and not left
-            passed: list[bool] = []  # whether the forward pass was left behind
-            hook = model.register_forward_hook(lambda *_, passed=passed: passed.append(True))
+            self._done, self._told = [], self._confirmed
+        sample = dict(sample)  # fairseq may pass the same dummy batch twice in an update
+        items = [_Item(number, sample, ignore_grad) for number in sample["id"].tolist()]
+        no_sync: Any = getattr(model, "no_sync", nullcontext)
+        limit, where = self._training, f"update {update_num + 1}"
+        sums = passed = False  # whether workers sum gradients in this backward pass, and it may have begun
 
-            def work(piece: _Piece = piece, sums: bool = sums) -> Output:
-                no_sync: Any = getattr(model, "no_sync", nullcontext)
-                with nullcontext() if sums else no_sync():
-                    out = step(piece.sample, model, criterion, optimizer, update_num, piece.ignore_grad, **kwargs)
-                return out[0].detach(), out[1], out[2]
+        def forward_is_done(*_: Any) -> None:
+            nonlocal passed
+            passed = True
 
-            done = attempt(work)
-            hook.remove()
-            if done is not None:
-                [piece.output] = done
-                self._done.append(piece)
-                continue
-            limit.exceeded(piece.tokens)
-            self._counters[OOM].value += 1
+        def cost(part: Sequence[_Item]) -> int:
+            return self._tokens_of(sample, [item.number for item in part])
+
+        def work(part: Sequence[_Item]) -> None:
+            nonlocal sums, passed
+            # They do in the last one of an update, if that is how this model does it.
+            sums = bool(getattr(model, "require_backward_grad_sync", False)) and part[-1] is items[-1]
+            passed = False
+            batch = self._collate(part[0].sample, [item.number for item in part])
+            with nullcontext() if sums else no_sync():
+                out = step(batch, model, criterion, optimizer, update_num, part[0].ignore_grad, **kwargs)
+            self._done.append((part, (out[0].detach(), out[1], out[2])))
+
+        def refuse_what_is_sent() -> None:
             if (passed and sums) or not _is_simple(model):
                 self._stop(
-                    f"out of memory in update {update_num + 1}, while the workers sum their gradients; take "
-                    "--ddp-backend legacy_ddp, with which the batch can be computed again, or smaller batches: "
-                    f"{self._smaller(limit)}"
+                    f"out of memory in {where}, while the workers sum their gradients; take --ddp-backend legacy_ddp, "
+                    f"with which the batch can be computed again, or smaller batches: {self._smaller(limit)}"
                 )
-            if len(items) == 1:
-                self._stop(str(self._too_large(piece.sample, items[0])))
-            self._warn(limit, f"update {update_num + 1}", piece.tokens)
-            left[:0] = self._halve(piece, items)
-            if passed:  # the gradients may hold part of this piece
-                optimizer.zero_grad()
-                left[:0] = self._done
-                self._done = []
-        if split:
-            self._counters[SPLIT].value += 1
-        output = _summed([piece.output for piece in self._done if piece.own and piece.output is not None])
-        for name, counter in self._counters.items():
-            output[2][name] = 0 if ignore_grad else counter.send()
+
+        def too_large(item: _Item) -> NoReturn:
+            refuse_what_is_sent()
+            self._too_large(item.sample, item.number)
+
+        def failed(part: Sequence[_Item]) -> list[Sequence[_Item]]:
+            refuse_what_is_sent()
+            self._warn(limit, where, cost(part))
+            if not passed:
+                return []
+            optimizer.zero_grad()  # the gradients may hold some of this part's
+            again, self._done = [each for each, _ in self._done], []
+            return again
+
+        with model.register_forward_hook(forward_is_done):
+            in_parts(items, work, cost, limit, too_large, failed)
+        output = _summed([out for part, out in self._done if part[0].sample is sample])
+        told = self._told
+        if not ignore_grad:
+            self._told = limit.counts
+        _count(output, told, self._told)
         return output
 
-    def _halve(self, piece: _Piece, items: Sequence[int]) -> list[_Piece]:
-        return [piece.part(self._collate(piece.sample, half)) for half in halves(items)]
-
     def optimizer_step(self, optimizer: Any, model: nn.Module, update_num: int) -> None:
-        """As fairseq's.
-
-        Raises:
-            SystemExit: with ``Exit.OUT_OF_MEMORY``, where the state of the optimizer does not fit
-        """
+        """As fairseq's; ends the worker where the state of the optimizer does not fit."""
         step = super().optimizer_step
         if not self.recovers:
             step(optimizer, model, update_num)
         elif attempt(lambda: step(optimizer, model, update_num)) is None:
             self._stop(
                 f"out of memory in the optimizer's step of update {update_num + 1}: its state does not fit beside the "
-                "weights; --memory-efficient-fp16 has no second copy of weights and gradients, --optimizer adafactor "
-                "less state than adam"
+                f"weights; {OPTIMIZER_ADVICE}"
             )
 
-    # -- validation --------------------------------------------------------------------------------------------------
-
     def valid_step(self, sample: Sample, model: nn.Module, criterion: nn.Module, **kwargs: Any) -> Output:
-        """As fairseq's, in pieces where memory runs out.
-
-        Raises:
-            SystemExit: with ``Exit.OUT_OF_MEMORY``, where one item does not fit alone
-        """
+        """As fairseq's, in parts where memory runs out; ends the worker where one item does not fit alone."""
         step = super().valid_step
         if not self.recovers:
             return step(sample, model, criterion, **kwargs)
-        limit, everything = self._validating, sample["id"].tolist()
-        before = (limit.count, limit.splits)
+        limit, items = self._validating, sample["id"].tolist()
+        before = limit.counts
 
-        def collate(items: Sequence[int]) -> Sample:
-            return sample if len(items) == len(everything) else self._collate(sample, items)
+        def work(part: Sequence[int]) -> Output:
+            return step(self._collate(sample, part), model, criterion, **kwargs)
 
-        def work(items: Sequence[int]) -> Output:
-            return step(collate(items), model, criterion, **kwargs)
-
-        def too_large(item: int) -> NoReturn:
-            self._stop(str(self._too_large(self._collate(sample, [item]), item)))
-
-        def cost(items: Sequence[int]) -> int:
-            return tokens_of(collate(items))
-
-        output = _summed(in_pieces(everything, work, cost, limit, too_large))
-        output[2][OOM], output[2][SPLIT] = limit.count - before[0], limit.splits - before[1]
+        cost, too_large = partial(self._tokens_of, sample), partial(self._too_large, sample)
+        output = _summed(in_parts(items, work, cost, limit, too_large))
+        _count(output, before, limit.counts)
         if output[2][OOM]:
-            self._warn(limit, "validation", tokens_of(sample))
+            self._warn(limit, "validation", cost(items))
         return output
-
-    # -- what is said of it ------------------------------------------------------------------------------------------
 
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
         """As fairseq's; counts how often memory ran out in all workers.
@@ -243,8 +185,7 @@ class RecoveringTask(FairseqTask):
         """
         super().reduce_metrics(logging_outputs, criterion)
         if criterion.training:
-            for counter in self._counters.values():
-                counter.confirmed = counter.sent
+            self._confirmed = self._told
         found = int(sum(log.get(OOM, 0) for log in logging_outputs))
         self._ooms += found
         if found:
@@ -262,7 +203,7 @@ class RecoveringTask(FairseqTask):
 
     def _warn(self, limit: Limit, where: str, tokens: int) -> None:
         logger.warning(
-            "out of memory in %s, with a batch of %s tokens: it is computed in pieces, nothing is skipped, and batches "
+            "out of memory in %s, with a batch of %s tokens: it is computed in parts, nothing is skipped, and batches "
             "of %s tokens or more are split from now on. %s",
             *(where, f"{tokens:,}", f"{limit.tokens:,}", self._smaller(limit)),
         )
@@ -276,14 +217,11 @@ class RecoveringTask(FairseqTask):
             return f"--max-tokens-valid {max(fits, worst)} has smaller batches there"
         return smaller_batches(fits, worst, cfg.max_tokens, cfg.batch_size, max(cfg.update_freq))
 
-    def _too_large(self, sample: Sample, item: int) -> OutOfMemory:
+    def _too_large(self, sample: Sample, item: int) -> NoReturn:
         view = self.datasets[sample["split"]].view
-        passage = view.store.id(view.passage_of(item))
-        return cannot_split(
-            f"passage '{passage}' of split '{sample['split']}'",
-            tokens_of(sample),
-            f"{ADVICE}; or take the passage out, or a smaller model",
-        )
+        passage = f"passage '{view.store.id(view.passage_of(item))}' of split '{sample['split']}'"
+        advice = f"{ADVICE}; or take the passage out, or a smaller model"
+        self._stop(str(cannot_split(passage, view.tokens_of([item]), advice)))
 
     def _what_stays(self) -> str:
         last = Path(self.cfg.save_dir, LAST_CHECKPOINT)
@@ -298,28 +236,32 @@ class RecoveringTask(FairseqTask):
         self.events.tell("stopped", status=int(Exit.OUT_OF_MEMORY), text=text)
         end_worker(Exit.OUT_OF_MEMORY, f"Error: {text}")
 
-    # -- pieces ------------------------------------------------------------------------------------------------------
+    def _tokens_of(self, sample: Sample, items: Sequence[int]) -> int:
+        tokens: int = self.datasets[sample["split"]].view.tokens_of(items)
+        return tokens
 
     def _collate(self, sample: Sample, items: Sequence[int]) -> Sample:
         """Some items of a batch, on its device; what is drawn for them is drawn by epoch and number, hence the same."""
+        if len(items) == len(sample["id"]):
+            return sample
         dataset = self.datasets[sample["split"]]
         device = sample["net_input"]["src_tokens"].device
         return to_device(dataset.collater([dataset[item] for item in items]), device)
 
 
-def tokens_of(sample: Sample) -> int:
-    """What a batch costs: computed tokens, rows times the longest."""
-    return int(sample["net_input"]["src_tokens"].numel())
-
-
 def _summed(outputs: Sequence[Output]) -> Output:
-    """The results of pieces as one."""
+    """The results of parts as one."""
     first, *others = outputs
     loss, size, log = first[0], first[1], dict(first[2])
     for other in others:
         loss, size = loss + other[0], size + other[1]
         log = {key: value + other[2][key] for key, value in log.items()}
     return loss, size, log
+
+
+def _count(output: Output, before: tuple[int, int], now: tuple[int, int]) -> None:
+    """Write into an output how often memory ran out, and batches were split ahead, since *before*."""
+    output[2][OOM], output[2][SPLIT] = now[0] - before[0], now[1] - before[1]
 
 
 def _is_simple(model: Any) -> bool:

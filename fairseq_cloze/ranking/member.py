@@ -13,7 +13,7 @@ from torch import Tensor
 from ..data.store import Store
 from ..data.vocabulary import Vocabulary
 from ..errors import ClozeError
-from ..model.memory import Limit, cannot_split, in_pieces
+from ..model.memory import Limit, cannot_split, in_parts
 from ..model.names import HEAD_NAME, HEADS
 from ..model.roberta import Roberta
 from ..model.scores import candidate_scores
@@ -125,9 +125,8 @@ class Member:
     def _score_batch(self, view: View, items: list[Item], out: Scores) -> np.ndarray:
         """Score the blanks of a batch into *out* and return their numbers."""
 
-        def cost(piece: Sequence[Item]) -> int:
-            numbers = [item["index"] for item in piece]
-            return int(view.row_length[numbers].max() * view.rows[numbers].sum())
+        def cost(part: Sequence[Item]) -> int:
+            return view.tokens_of([item["index"] for item in part])
 
         def too_large(item: Item) -> NoReturn:
             passage = view.store.id(view.passage_of(item["index"]))
@@ -135,7 +134,7 @@ class Member:
             raise cannot_split(f"passage '{passage}'", cost([item]), advice)
 
         return np.concatenate(
-            in_pieces(items, lambda piece: self._score_items(view, piece, out), cost, self.memory, too_large)
+            in_parts(items, lambda part: self._score_items(view, part, out), cost, self.memory, too_large)
         )
 
     def _score_items(self, view: View, items: Sequence[Item], out: Scores) -> np.ndarray:

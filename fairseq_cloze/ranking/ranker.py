@@ -248,8 +248,8 @@ def load(
         scorer: ``mean``, ``kmask``, ``l2r`` or ``head``
         other_blanks: ``remove``, ``mask`` or ``gold``, for view ``full``
         contrast: 0 to 1, for view ``joint``
-        gpt2_bpe: folder with ``encoder.json``, ``vocab.bpe`` and ``dict.txt``, for Hugging Face models without
-            tokenizer files
+        gpt2_bpe: folder with ``encoder.json``, ``vocab.bpe`` and ``dict.txt``, for weights that come without them, such
+            as fairseq's releases, and Hugging Face models without tokenizer files
 
     Returns:
         a ranker
@@ -258,8 +258,14 @@ def load(
         CheckpointError: there are no such weights, or they cannot be used
         ClozeError: settings or weights that do not fit, a device that cannot be used
     """
+    checkpoints = [open_checkpoint(each, gpt2_bpe) for each in (path, *more)]
+    vocabulary = None
+    if gpt2_bpe is not None and checkpoints[0].vocabulary is None:
+        vocabulary = Vocabulary.load(gpt2_bpe)
     return Ranker(
-        [open_checkpoint(each, gpt2_bpe) for each in (path, *more)],
+        checkpoints,
+        vocabulary,
+        str(gpt2_bpe),
         settings=PartialSettings(view, scorer, other_blanks, contrast),
         resources=Resources(device, batch_size, max_tokens, fp16, bf16),
         weights=weights,

@@ -62,7 +62,7 @@ class EventWriter:
             OSError: the file cannot be written
         """
         line = json.dumps(_finite(event), ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-        data = b"\n" * _is_torn(self._fd) + line + b"\n"
+        data = b"\n" * is_torn(self._fd) + line + b"\n"
         if os.write(self._fd, data) < len(data):
             raise OSError("only a part of a line could be written")
 
@@ -71,7 +71,7 @@ class EventWriter:
         os.close(self._fd)
 
 
-def _is_torn(fd: int) -> bool:
+def is_torn(fd: int) -> bool:
     """Whether a file ends within a line, as a crash or a full disk leaves it."""
     found = os.fstat(fd)
     return stat.S_ISREG(found.st_mode) and found.st_size > 0 and os.pread(fd, 1, found.st_size - 1) != b"\n"

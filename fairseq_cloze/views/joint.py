@@ -14,7 +14,7 @@ import torch
 
 from ..data.store import Store
 from ..data.vocabulary import BOS, EOS, PAD, Vocabulary
-from .view import Item, Sample, View
+from .view import Item, Sample, View, candidates_of
 from .windows import cut_passages
 
 _BLOCK = 1 << 14  # passages that are cut at a time
@@ -181,11 +181,7 @@ class JointView(View):
 
     def _candidate_tokens(self, blanks: np.ndarray) -> np.ndarray:
         store, nothing = self.store, self.vocabulary.nothing
-        start = np.asarray(store.candidate_offsets[blanks])
-        count = np.asarray(store.candidate_offsets[blanks + 1]) - start
-        order = np.arange(count.max(initial=1))
-        exists = order < count[:, None]
-        index = np.where(exists, start[:, None] + order, 0)
+        index, exists = candidates_of(store, blanks)
         begin = np.asarray(store.candidate_token_offsets[index])
         length = np.where(exists, np.asarray(store.candidate_token_offsets[index + 1]) - begin, 0)
         empty = exists & (length == 0)

@@ -40,6 +40,10 @@ class View:
         """Tokens each item costs in a batch of its own, rows times longest row, ``int64 (items,)``."""
         return self.row_length * self.rows
 
+    def tokens_of(self, items: Sequence[int]) -> int:
+        """Tokens that some items cost in one batch: their rows times the longest."""
+        return int(self.row_length[items].max() * self.rows[items].sum())
+
     def passage_of(self, item: int) -> int:
         """Number of the passage an item comes from."""
         raise NotImplementedError
@@ -86,6 +90,15 @@ def to_device(value: Any, device: str | torch.device) -> Any:
     return value
 
 
+def candidates_of(store: Store, blanks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Number of each candidate of some blanks, and which exist; ``int64`` and ``bool (blanks, candidates)``."""
+    start = np.asarray(store.candidate_offsets[blanks])
+    count = np.asarray(store.candidate_offsets[blanks + 1]) - start
+    order = np.arange(count.max(initial=1))
+    exists = order < count[:, None]
+    return np.where(exists, start[:, None] + order, start[:, None]), exists
+
+
 def blank_fields(store: Store, blanks: np.ndarray) -> Sample:
     """What loss and metrics need of each blank, given their numbers in the split, ``int64 (blanks,)``.
 
@@ -101,11 +114,8 @@ def blank_fields(store: Store, blanks: np.ndarray) -> Sample:
         - multi_token: some candidate has more than one token, ``bool (blanks,)``
     """
     columns = store.columns
-    start = np.asarray(store.candidate_offsets[blanks])
-    count = np.asarray(store.candidate_offsets[blanks + 1]) - start
-    order = np.arange(count.max(initial=1))
-    exists = order < count[:, None]
-    index = np.where(exists, start[:, None] + order, start[:, None])
+    index, exists = candidates_of(store, blanks)
+    order, count = np.arange(exists.shape[1]), exists.sum(axis=1)
     first = np.where(exists, columns["candidate_first"][index], 0).astype(np.int64)
     distinct = exists & (first == order)
     gold = np.asarray(columns["gold"][blanks], dtype=np.int64)

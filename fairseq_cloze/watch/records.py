@@ -17,6 +17,7 @@ from ..data.encoding import COLUMNS
 from ..data.store import OFFSETS
 from ..errors import ClozeError
 from ..files import PathLike, cannot_write, write_text
+from ..runs.events import is_torn
 from ..statistics import chance_interval
 from .capture import Key
 
@@ -65,10 +66,7 @@ def append_record(path: Path, record: Record) -> None:
     line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
     try:
         with open(path, "ab+", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
-                line = b"\n" + line
-            file.write(line)
+            file.write(b"\n" * is_torn(file.fileno()) + line)
             os.fsync(file.fileno())
     except OSError as error:
         raise cannot_write(path, error.strerror or str(error)) from error

@@ -1,4 +1,4 @@
-"""What counts as out of memory, and work in pieces."""
+"""What counts as out of memory, and work in parts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import pytest
 import torch
 
-from fairseq_cloze.model.memory import ADVICE, Limit, attempt, in_pieces, is_out_of_memory, smaller_batches
+from fairseq_cloze.model.memory import ADVICE, Limit, attempt, in_parts, is_out_of_memory, smaller_batches
 
 
 def cuda_error(text: str = "CUDA out of memory. Tried to allocate 2.00 GiB") -> RuntimeError:
@@ -62,35 +62,57 @@ def test_what_a_failed_attempt_held_is_free() -> None:
     assert attempt(lambda: None) == (None,)
 
 
-def pieces(limit: Limit, fits: int, things: Sequence[int]) -> list[Sequence[int]]:
-    """The pieces in which things, which cost ten tokens each, are computed where *fits* tokens fit."""
+def parts(limit: Limit, fits: int, things: Sequence[int]) -> list[Sequence[int]]:
+    """The parts in which things, which cost ten tokens each, are computed where *fits* tokens fit."""
 
-    def work(piece: Sequence[int]) -> Sequence[int]:
-        if 10 * len(piece) > fits:
+    def work(part: Sequence[int]) -> Sequence[int]:
+        if 10 * len(part) > fits:
             raise cuda_error()
-        return piece
+        return part
 
     def too_large(thing: int) -> NoReturn:
         raise LookupError(thing)
 
-    return in_pieces(things, work, lambda piece: 10 * len(piece), limit, too_large)
+    return in_parts(things, work, lambda part: 10 * len(part), limit, too_large)
 
 
-def test_pieces() -> None:
+def test_parts() -> None:
     limit = Limit()
-    assert pieces(limit, 100, range(10)) == [range(10)]
+    assert parts(limit, 100, range(10)) == [range(10)]
     assert limit == Limit() and limit.notes() == []
-    assert pieces(limit, 30, range(10)) == [range(3), range(3, 5), range(5, 8), range(8, 10)]
+    assert parts(limit, 30, range(10)) == [range(3), range(3, 5), range(5, 8), range(8, 10)]
     assert limit == Limit(tokens=45, failed=50, count=2, splits=0)
     # What is known to fail is not tried again.
-    assert pieces(limit, 30, range(8)) == [range(2), range(2, 4), range(4, 6), range(6, 8)]
+    assert parts(limit, 30, range(8)) == [range(2), range(2, 4), range(4, 6), range(6, 8)]
     assert limit == Limit(tokens=36, failed=40, count=3, splits=1)
     assert limit.notes() == [
         "batches that ran out of memory: 3, and split ahead: 1; no score is missing. "
         "With --max-tokens 35 or less it is faster"
     ]
     with pytest.raises(LookupError, match="7"):
-        pieces(limit, 5, [7])
+        parts(limit, 5, [7])
+
+
+def test_what_a_failure_undoes_is_done_again_first() -> None:
+    done: list[Sequence[int]] = []
+
+    def work(part: Sequence[int]) -> None:
+        if len(part) > 1 and part[-1] == 3:
+            raise cuda_error()
+        done.append(part)
+
+    def too_large(thing: int) -> NoReturn:
+        raise LookupError(thing)
+
+    def failed(part: Sequence[int]) -> list[Sequence[int]]:
+        again = done[:]
+        done.clear()
+        return again
+
+    limit = Limit()
+    in_parts(range(4), work, len, limit, too_large, failed)
+    assert done == [range(1), range(1, 2), range(2, 3), range(3, 4)]  # by now two things are known to be too many
+    assert limit.counts == (2, 0)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import fairseq_cloze
 from fairseq_cloze.errors import CheckpointError, ClozeError, NoBlankError, PassageError
@@ -16,6 +17,7 @@ from fairseq_cloze.passages.reading import read_passages
 from fairseq_cloze.ranking import ranker as ranker_module
 from fairseq_cloze.ranking.predict import predict
 from fairseq_cloze.ranking.ranker import Ranked, Ranker
+from fairseq_cloze.weights.checkpoint import Checkpoint
 
 from ..support.commands import PASSAGES
 
@@ -109,6 +111,18 @@ def test_everything_that_holds_weights_opens_in_place(ranker: Ranker, pretrained
         for blank, same in zip(fairseq_cloze.load(source).rank(TEXT, OPTIONS), expected):
             assert blank.scores == pytest.approx(same.scores, abs=1e-5)
     assert sorted(path for path in hf_folder.rglob("*")) == before
+
+
+def test_weights_without_a_vocabulary(tmp_path: Path, ranker: Ranker, pretrained: Path) -> None:
+    """As fairseq's releases are; theirs is one folder for all."""
+    state = Checkpoint.read(pretrained / "model.pt").state
+    torch.save({key: value for key, value in state.items() if key != "task_state"}, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match="carries no vocabulary and none lies beside it; put dict.txt, "):
+        fairseq_cloze.load(tmp_path)
+    found = fairseq_cloze.load(tmp_path, gpt2_bpe=pretrained)
+    assert found.rank(TEXT, OPTIONS) == ranker.rank(TEXT, OPTIONS)
+    [note] = found.notes
+    assert note.endswith(f"could not be compared, {tmp_path / 'model.pt'} came without")
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,11 @@ def main() -> None:
     from fairseq_cloze import register
 
     register()
+    # torch imports it at its first check of a mask, and an import that breaks off half-way is not made up for.
+    importlib.import_module("torch.fx.experimental.symbolic_shapes")
     from fairseq.models.roberta import RobertaModel
 
+    from fairseq_cloze.model.roberta import Roberta
     from fairseq_cloze.plugin.model import ClozeRobertaModel
 
     megabytes, limited = float(sys.argv[1]), False
@@ -57,7 +60,7 @@ def main() -> None:
 
         return forward
 
-    kinds: tuple[Any, ...] = (ClozeRobertaModel, RobertaModel)
+    kinds: tuple[Any, ...] = (ClozeRobertaModel, RobertaModel, Roberta)
     for kind in kinds:
         kind.forward = limiting(kind.forward)
     module, function = ENTRIES[sys.argv[2]]

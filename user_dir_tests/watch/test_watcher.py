@@ -28,6 +28,7 @@ from fairseq_cloze.watch import arrivals
 from fairseq_cloze.watch.records import has_stalled, read_validation
 from fairseq_cloze.watch.resources import choose_device
 from fairseq_cloze.watch.watcher import watch
+from fairseq_cloze.weights.checkpoint import Checkpoint
 
 from ..support.commands import FINETUNE, TRAIN_OPTIONS, free_port, start
 from ..support.texts import write_passage
@@ -250,8 +251,8 @@ def test_what_cannot_be_scored_does_not_stop_the_watch(
     calls: list[str] = []
     plain = evaluate_module.evaluate
 
-    def scarce(checkpoint: Path, *args: Any, **kwargs: Any) -> Any:
-        name = checkpoint.name.split(".", 1)[1]
+    def scarce(checkpoint: Checkpoint, *args: Any, **kwargs: Any) -> Any:
+        name = checkpoint.name
         calls.append(name)
         if name == "checkpoint_1_20.pt" or (name == "checkpoint_1_10.pt" and calls.count(name) == 1):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
