@@ -172,9 +172,6 @@ class ChanceWatch:
             self._peak = phase
 
 
-# -- causes ----------------------------------------------------------------------------------------------------------
-
-
 @dataclass
 class Beginning:
     """What a run started from."""

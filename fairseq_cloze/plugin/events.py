@@ -6,10 +6,10 @@ as one that was not.  Not being able to write stops no training.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from argparse import Namespace
-from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -79,8 +79,7 @@ class TrainingEvents:
 def _meters(name: str) -> dict[str, float | int]:
     from fairseq.logging import metrics
 
-    found = metrics.get_meters(name)
-    return figures(found) if found is not None else {}
+    return figures(metrics.get_meters(name) or {})
 
 
 def figures(meters: Any) -> dict[str, float | int]:
@@ -105,14 +104,9 @@ def plain(value: Any) -> Any:
     """A configuration of fairseq as JSON can hold it."""
     from omegaconf import OmegaConf
 
-    if OmegaConf.is_config(value):
-        value = OmegaConf.to_container(value, resolve=True)
-    if isinstance(value, Namespace):
-        value = vars(value)
-    if isinstance(value, Enum):
-        value = value.value
-    if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
-    return value if value is None or isinstance(value, (str, int, float)) else str(value)
+    def of(part: Any) -> Any:
+        if OmegaConf.is_config(part):
+            return OmegaConf.to_container(part, resolve=True)
+        return vars(part) if isinstance(part, Namespace) else part.value if isinstance(part, Enum) else str(part)
+
+    return json.loads(json.dumps(value, default=of))

@@ -33,9 +33,6 @@ from .dataset import ClozeDataset
 Answer = dict[str, Any]
 
 
-# -- memory ----------------------------------------------------------------------------------------------------------
-
-
 class CudaMemory:
     """Memory of a GPU, in bytes of tensors; all that is free, or *limit*."""
 
@@ -121,9 +118,6 @@ def _available() -> int:
         if soft != resource.RLIM_INFINITY:
             found.append(soft - _status(used))
     return max(min(found), 0)
-
-
-# -- steps -----------------------------------------------------------------------------------------------------------
 
 
 def parse(args: Sequence[str], folder: str) -> Any:
@@ -232,9 +226,6 @@ def _tensors(value: Any) -> list[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         return [value]
     return [each for entry in value.values() for each in _tensors(entry)] if isinstance(value, dict) else []
-
-
-# -- the process -----------------------------------------------------------------------------------------------------
 
 
 def serve() -> None:

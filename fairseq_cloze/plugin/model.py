@@ -113,13 +113,7 @@ class ClozeRobertaModel(RobertaModel):
         return ClozeHubInterface.from_pretrained(model_name_or_path, checkpoint_file, **options)
 
     def forward(
-        self,
-        src_tokens: Tensor,
-        features_only: bool = False,
-        return_all_hiddens: bool = False,
-        classification_head_name: str | None = None,
-        candidate_tokens: Tensor | None = None,
-        **kwargs: Any,
+        self, src_tokens: Tensor, *args: Any, candidate_tokens: Tensor | None = None, **kwargs: Any
     ) -> tuple[Tensor, dict[str, Any]]:
         """As :meth:`fairseq.models.roberta.RobertaModel.forward`, and with *candidate_tokens* their scores alone.
 
@@ -128,9 +122,7 @@ class ClozeRobertaModel(RobertaModel):
         device = src_tokens.device.type
         with torch.autocast(device, torch.bfloat16) if getattr(self.args, "autocast", False) else nullcontext():
             if candidate_tokens is None:
-                return super().forward(
-                    src_tokens, features_only, return_all_hiddens, classification_head_name, **kwargs
-                )
+                return super().forward(src_tokens, *args, **kwargs)
             encoder, lm_head = self.encoder.sentence_encoder, self.encoder.lm_head
             scores = scores_of_candidate_tokens(encoder, lm_head, src_tokens, candidate_tokens, **kwargs)
             return scores, {"inner_states": None}
