@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +22,9 @@ from .attention import Rows, attend, rows_of
 Activation = Callable[[Tensor], Tensor]
 
 
-_gelu_accurate = partial(F.gelu, approximate="tanh")
+def _gelu_accurate(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
 
 #: Activation functions by fairseq's names.
 ACTIVATIONS: dict[str, Activation] = {

@@ -15,25 +15,14 @@ from typing import Any
 from ..ranking.metrics import MICRO
 from ..statistics import chance_interval
 
-#: A verdict rests on as many labelled blanks; guessing among four then gives 22.3 to 27.7%.
-BLANKS_NEEDED = 1000
-
-#: The loss is that of guessing within this part of log C ...
-LOSS_TOLERANCE = 0.01
-
-#: ... where accuracy is not above chance by more than this part of it: a model that is too sure of itself has that
-#: loss as well, at any accuracy.
-ACCURACY_TOLERANCE = 0.1
+BLANKS_NEEDED = 1000  #: labelled blanks of a verdict; guessing among four then gives 22.3 to 27.7%
+LOSS_TOLERANCE = 0.01  #: the loss is that of guessing within this part of log C ...
+ACCURACY_TOLERANCE = 0.1  #: ... where accuracy is not above chance by more than this part: too sure a model has it, too
 
 #: Accuracy once stood above chance if a phase of the run, of so many blanks, did, by so many standard deviations.
-PHASE_BLANKS = 250
-PHASE_DEVIATIONS = 4.0
-
-#: The loss rose if it is so much higher than at the start, and than that of guessing.
-LOSS_RISE = 1.1
-
-#: Learning rates at which RoBERTa is fine-tuned with Adam lie between.
-LOWEST_RATE, HIGHEST_RATE = 1e-6, 1e-4
+PHASE_BLANKS, PHASE_DEVIATIONS = 250, 4.0
+LOSS_RISE = 1.1  #: the loss rose if it is so much higher than at the start, and than that of guessing
+LOWEST_RATE, HIGHEST_RATE = 1e-6, 1e-4  #: learning rates at which RoBERTa is fine-tuned with Adam lie between
 
 
 @dataclass(frozen=True)

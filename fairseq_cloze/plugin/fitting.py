@@ -20,23 +20,15 @@ from typing import Any
 from ..errors import ClozeError, OutOfMemory
 from .names import CRITERION_NAME, TASK_NAME
 
-#: Share of the memory to fill: fragments and batches of odd shapes need the rest.
-SHARE = 0.92
-
-#: Sizes are multiples of that many tokens.
-STEP = 32
+SHARE = 0.92  #: of the memory to fill: fragments and batches of odd shapes need the rest
+STEP = 32  #: sizes are multiples of that many tokens
+FIRST = 512  #: tokens of the first size, unless one item costs more
+CLOSE = 0.03  #: sizes that differ by less than that share are as good as equal
+FAR = 6  #: before a size that is more than that many times the largest one measured, a quarter of it is measured
 
 #: After the first sizes, one for each of these at most: where the predicted size does not fit, that share of the way
 #: from the largest size that fits to the smallest one that does not.
 ROUNDS = (0.9, 0.9, 0.75, 0.5, 0.5, 0.5)
-
-#: Sizes that differ by less than that share are as good as equal.
-CLOSE = 0.03
-
-#: Before a size that is more than that many times the largest one measured, a quarter of it is measured.
-FAR = 6
-
-_FIRST = 512  # tokens of the first size, unless one item costs more
 
 
 @dataclass
@@ -231,7 +223,7 @@ def _search(measuring: _Measuring, share: float, say: Callable[[str], None]) -> 
         say(f"{tokens:,} tokens: {'out of memory' if probe.peak is None else _gib(probe.peak) + ' GiB'}")
         return probe
 
-    size = max(_FIRST, least)
+    size = max(FIRST, least)
     for tokens in (size, 2 * size, 4 * size):
         if len(probes) > 1 and _Line(probes).at(tokens) > target:
             break
