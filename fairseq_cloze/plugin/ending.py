@@ -41,8 +41,7 @@ def print_errors_plainly() -> None:
 def end_run(status: int, text: str) -> NoReturn:
     """End all processes that train together, each of which has to call it, with an exit status and a last word.
 
-    Any other exception than ``SystemExit`` would become status 1 and a traceback where hydra or torch's spawn runs the
-    training.
+    Any exception but ``SystemExit`` would become status 1 and a traceback where hydra or torch's spawn runs it.
     """
     from .distributed import gather, is_distributed, rank
 

@@ -15,21 +15,13 @@ INSTALL_FAIRSEQ = "pip install ve-fairseq==0.12.3"
 
 
 def require_installed() -> None:
-    """Say what to install where there is no fairseq; takes no time, as nothing is imported.
-
-    Raises:
-        SetupError: fairseq is missing
-    """
+    """Say by a SetupError what to install where there is no fairseq; takes no time, as nothing is imported."""
     if importlib.util.find_spec("fairseq") is None:
         raise SetupError(f"fairseq is not installed: {INSTALL_FAIRSEQ}")
 
 
 def require_fairseq() -> None:
-    """Import fairseq, or say in one line what to install.
-
-    Raises:
-        SetupError: fairseq or torch is missing, they do not fit, or another project's ``apex`` is in the way
-    """
+    """Import fairseq, or say in the one line of a SetupError what to install, or what is in the way."""
     try:
         import torch
     except ImportError as error:
@@ -55,11 +47,7 @@ def require_fairseq() -> None:
 
 
 def refuse_wrong_apex() -> None:
-    """Refuse the ``apex`` of PyPI, a web toolkit that has nothing to do with NVIDIA's.
-
-    Raises:
-        SetupError: the installed ``apex`` is not NVIDIA's
-    """
+    """Refuse by a SetupError the ``apex`` of PyPI, a web toolkit that has nothing to do with NVIDIA's."""
     spec = importlib.util.find_spec("apex")
     folders = list(spec.submodule_search_locations or []) if spec else []
     if spec and not any(Path(folder, "optimizers").is_dir() for folder in folders):

@@ -72,11 +72,7 @@ def _resumed(path: Path, cfg: Any) -> Checkpoint:
 
 
 def fit_model(source: Checkpoint, cfg: Any) -> None:
-    """Give a model that is going to be built the shape of its checkpoint, where its options *cfg* leave it open.
-
-    Raises:
-        CheckpointError: the model has another shape; names the differences
-    """
+    """Give a model the shape of its checkpoint where its options *cfg* leave it open; else name the differences."""
     architecture = source.architecture
     if getattr(cfg, "_name", None) == MODEL_NAME:
         fill_config(cfg, vars(architecture))

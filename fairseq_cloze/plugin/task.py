@@ -122,11 +122,7 @@ class ClozeRankingTask(RecoveringTask):
     target_dictionary = source_dictionary
 
     def load_dataset(self, split: str, combine: bool = False, epoch: int = 1, **kwargs: Any) -> None:
-        """Open a split; for training, the shard whose turn it is in this epoch, and all must have it.
-
-        Raises:
-            DataBinError: no such split
-        """
+        """Open a split; for training, the shard whose turn it is in this epoch, and all must have it."""
         shuffle = split == self.cfg.train_subset
         stores = [shard.open(split) for shard in (self.shards if shuffle else self.shards[:1])]
         store = stores[(epoch - 1) % len(stores)]
@@ -268,11 +264,7 @@ class ClozeRankingTask(RecoveringTask):
             self._run.requeue()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Compare the state of a checkpoint that fairseq loads with the data-bin, rather than take it over.
-
-        Raises:
-            CheckpointError: dictionary or BPE differ
-        """
+        """Compare the dictionary and BPE of a checkpoint that fairseq loads with the data-bin's; do not take them over."""
         carried = read_carried(state_dict, "the checkpoint")
         if carried is None:
             return
