@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
 from functools import cache
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,25 +12,15 @@ from torch import Tensor
 
 
 class Rows(NamedTuple):
-    """Where rows lie in a tensor of tokens.
+    """Where rows lie in a tensor of tokens."""
 
-    Attributes:
-        lengths: tokens of each row
-        ends: running totals of the lengths, starting with 0, ``int32 (rows + 1,)``, on the tokens' device
-        longest: the longest length
-    """
-
-    lengths: list[int]
-    ends: Tensor
+    lengths: list[int]  #: tokens of each row
+    ends: Tensor  #: running totals of the lengths, starting with 0, ``int32 (rows + 1,)``, on the tokens' device
     longest: int
 
 
 def rows_of(present: Tensor) -> Rows:
-    """Rows of a padded input; on CUDA this waits for the device, once.
-
-    Args:
-        present: not padding, ``bool (rows, length)``
-    """
+    """Rows of an input, *present* where it is not padding, ``bool (rows, length)``; on CUDA this waits, once."""
     ends = F.pad(present.sum(dim=1).cumsum(dim=0), (1, 0)).to(torch.int32)
     totals = ends.tolist()
     lengths = [after - before for before, after in zip(totals, totals[1:])]
@@ -45,12 +35,9 @@ def attend(qkv: Tensor, rows: Rows, dropout: float = 0.0) -> Tensor:
     torch's kernel (``docs/decisions.md``).  Everything else pads them.
 
     Args:
-        qkv: query, key and value, ``(tokens, 3, heads, head width)``
+        qkv: query, key and value, ``(tokens, 3, heads, head width)``; the result is ``(tokens, heads, head width)``
         rows: where the rows lie
         dropout: probability of dropping an attention weight
-
-    Returns:
-        ``(tokens, heads, head width)``
     """
     if qkv.device.type == "cpu":
         return torch.cat([_attend_row(row, dropout) for row in torch.split(qkv, rows.lengths)])
@@ -60,20 +47,19 @@ def attend(qkv: Tensor, rows: Rows, dropout: float = 0.0) -> Tensor:
     return kernel(*qkv.unbind(dim=1), rows.ends, rows.ends, rows.longest, rows.longest)
 
 
-@cache
-def _varlen_attention() -> Callable[..., Tensor] | None:
-    """torch's attention for packed rows; ``None`` in torch before 2.10."""
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return None
-    return cast(Callable[..., Tensor], varlen_attn)
-
-
 def _attend_row(row: Tensor, dropout: float) -> Tensor:
     query, key, value = row.permute(1, 2, 0, 3)  # (3, heads, length, head width)
     weights = ((query * query.size(-1) ** -0.5) @ key.transpose(-1, -2)).softmax(dim=-1)
     return (F.dropout(weights, dropout) @ value).transpose(0, 1)
+
+
+@cache
+def _varlen_attention() -> Any:
+    """torch's attention for packed rows; ``None`` in torch before 2.10."""
+    try:
+        return importlib.import_module("torch.nn.attention.varlen").varlen_attn
+    except ImportError:
+        return None
 
 
 def _has_flash(qkv: Tensor) -> bool:

@@ -26,27 +26,19 @@ def _gelu_accurate(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-def _linear(x: Tensor) -> Tensor:
-    return x
-
-
 #: Activation functions by fairseq's names.
 ACTIVATIONS: dict[str, Activation] = {
     "gelu": F.gelu,
     "gelu_accurate": _gelu_accurate,
     "gelu_fast": _gelu_accurate,
-    "linear": _linear,
+    "linear": torch.positive,
     "relu": F.relu,
     "tanh": torch.tanh,
 }
 
 
 def activation_of(name: str) -> Activation:
-    """The activation function of that name.
-
-    Raises:
-        ValueError: there is none
-    """
+    """The activation function of that name, or a ValueError."""
     if name not in ACTIVATIONS:
         raise ValueError(f"expected an activation function, one of {', '.join(ACTIVATIONS)}; found '{name}'")
     return ACTIVATIONS[name]
@@ -54,21 +46,13 @@ def activation_of(name: str) -> Activation:
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How an encoder behaves in training; nothing of it changes what a trained one computes.
+    """How an encoder behaves in training, by probabilities; nothing of it changes what a trained one computes."""
 
-    Attributes:
-        dropout: probability after embeddings and after each residual branch
-        attention_dropout: probability of dropping an attention weight
-        activation_dropout: probability inside the feed-forward layers
-        layerdrop: probability of leaving a layer out
-        recompute: recompute the activations of each layer in the backward pass, which saves memory
-    """
-
-    dropout: float = 0.0
-    attention_dropout: float = 0.0
-    activation_dropout: float = 0.0
-    layerdrop: float = 0.0
-    recompute: bool = False
+    dropout: float = 0.0  #: after embeddings and after each residual branch
+    attention_dropout: float = 0.0  #: of dropping an attention weight
+    activation_dropout: float = 0.0  #: inside the feed-forward layers
+    layerdrop: float = 0.0  #: of leaving a layer out
+    recompute: bool = False  #: recompute the activations of each layer in the backward pass, which saves memory
 
 
 class Attention(nn.Module):
@@ -90,13 +74,7 @@ class Attention(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and a feed-forward network over packed rows, a layer norm after each.
-
-    Args:
-        architecture: of the encoder
-        training: behaviour in training
-        compiled: :func:`before_attention` and :func:`after_attention`, compiled or not
-    """
+    """Self-attention and a feed-forward network over packed rows, a layer norm after each."""
 
     def __init__(
         self, architecture: Architecture, training: TrainingOptions, compiled: tuple[Callable[..., Tensor], ...]
@@ -113,15 +91,7 @@ class EncoderLayer(nn.Module):
         self.before_attention, self.after_attention = compiled
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
-        """Compute a layer.
-
-        Args:
-            x: ``(tokens, width)``, in the type to compute in
-            rows: where the rows lie in *x*
-
-        Returns:
-            as *x*
-        """
+        """Compute a layer of the *rows* in *x*, ``(tokens, width)``, in its type."""
         if self.in_training.recompute and torch.is_grad_enabled():
             return checkpoint(self._compute, x, rows, use_reentrant=False)
         return self._compute(x, rows)
@@ -132,15 +102,9 @@ class EncoderLayer(nn.Module):
         qkv = self.before_attention(x, [each.weight for each in projections], [each.bias for each in projections])
         attended = attend(qkv.view(len(x), 3, attention.heads, -1), rows, options.attention_dropout)
         parts = (attention.out_proj, self.self_attn_layer_norm, self.fc1, self.fc2, self.final_layer_norm)
-        return self.after_attention(
-            x,
-            attended.flatten(1),
-            [parameter for part in parts for parameter in (part.weight, part.bias)],
-            self.final_layer_norm.eps,
-            options.dropout,
-            options.activation_dropout,
-            self.activation_fn,
-        )
+        parameters = [parameter for part in parts for parameter in (part.weight, part.bias)]
+        how = (self.final_layer_norm.eps, options.dropout, options.activation_dropout, self.activation_fn)
+        return self.after_attention(x, attended.flatten(1), parameters, *how)
 
 
 class Encoder(nn.Module):
@@ -182,18 +146,15 @@ class Encoder(nn.Module):
     def forward(
         self, tokens: Tensor, states: list[Tensor] | None = None, token_embeddings: Tensor | None = None
     ) -> Tensor:
-        """Encode rows of tokens.
+        """Encode *tokens*, ``int64 (rows, length)``, as ``(rows, length, width)``, 0 at padding.
 
         Under autocast, everything after the embeddings is computed and kept in its type; layer norms and softmax add
         up in float32 inside.
 
         Args:
-            tokens: ``int64 (rows, length)``, padded with ``<pad>``
+            tokens: padded with ``<pad>``
             states: a list that gets what goes into the first layer and what comes out of each
             token_embeddings: instead of those of *tokens*, ``(rows, length, width)``
-
-        Returns:
-            ``(rows, length, width)``, 0 at padding
         """
         present = tokens.ne(PAD)
         rows = rows_of(present)
@@ -210,7 +171,7 @@ class Encoder(nn.Module):
 
         positions = packed(present.int().cumsum(dim=1, dtype=torch.int64) * present + PAD)
         device = tokens.device.type
-        dtype = autocast_dtype(device)
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         with torch.autocast(device, enabled=False):
             x = self.embed_tokens(packed(tokens)) if token_embeddings is None else packed(token_embeddings)
             x = _layer_norm(x + self.embed_positions(positions), self.layernorm_embedding)
@@ -237,15 +198,9 @@ class Encoder(nn.Module):
 
 
 def before_attention(x: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
-    """Query, key and value in one product, as a function of tensors, so that all layers share its compilation.
+    """Query, key and value of ``(tokens, width)`` in one product, ``(tokens, 3 * width)``.
 
-    Args:
-        x: input of the layer, ``(tokens, width)``
-        weights: of the three projections, ``(width, width)``
-        biases: of the three projections, ``(width,)``
-
-    Returns:
-        ``(tokens, 3 * width)``
+    A function of tensors, as :func:`after_attention` is, so that all layers share its compilation.
     """
     weight = torch.cat([each.to(x.dtype) for each in weights])
     return F.linear(x, weight, torch.cat([each.to(x.dtype) for each in biases]))
@@ -260,19 +215,10 @@ def after_attention(
     activation_dropout: float,
     activation: Activation,
 ) -> Tensor:
-    """What an encoder layer does after attention, as a function of tensors, so that all layers share its compilation.
+    """What an encoder layer with the input *x* does after attention, ``(tokens, width)`` all three.
 
     Args:
-        x: input of the layer, ``(tokens, width)``
-        attended: ``(tokens, width)``
         parameters: weight and bias of output projection, first layer norm, both feed-forward layers, second layer norm
-        eps: epsilon of both layer norms
-        dropout: probability after each of the two residual branches
-        activation_dropout: probability inside the feed-forward layers
-        activation: of the feed-forward layers
-
-    Returns:
-        ``(tokens, width)``
     """
     cast = [parameter.to(x.dtype) for parameter in parameters]
     out_weight, out_bias, norm_1, shift_1, weight_1, bias_1, weight_2, bias_2, norm_2, shift_2 = cast
@@ -285,11 +231,7 @@ def after_attention(
 
 
 def compile_for_all_layers(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A function of tensors, compiled at its first call for any number of tokens.
-
-    Args:
-        function: its tensor arguments have a row per token, or are in lists
-    """
+    """A function of tensors with a row per token and lists, compiled at its first call for any number of tokens."""
     compiled = torch.compile(function)
 
     def call(*arguments: Any) -> Tensor:
@@ -300,11 +242,6 @@ def compile_for_all_layers(function: Callable[..., Tensor]) -> Callable[..., Ten
         return out
 
     return call
-
-
-def autocast_dtype(device: str) -> torch.dtype | None:
-    """The type that autocast computes in on a kind of device, ``None`` where it is off."""
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
 
 def _layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:

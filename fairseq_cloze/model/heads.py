@@ -14,13 +14,7 @@ from .encoder import activation_of
 
 
 class LMHead(nn.Module):
-    """The LM head of RoBERTa.
-
-    Args:
-        architecture: of the encoder
-        rows: entries of the vocabulary
-        weight: of the token embedding, ``(rows, width)``, where the head shares it
-    """
+    """The LM head of RoBERTa for *rows* entries of the vocabulary; may share the *weight* of the token embedding."""
 
     def __init__(self, architecture: Architecture, rows: int, weight: Tensor | None) -> None:
         super().__init__()
@@ -32,15 +26,7 @@ class LMHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(rows))
 
     def forward(self, features: Tensor, masked_tokens: Tensor | None = None) -> Tensor:
-        """Logits of the whole vocabulary.
-
-        Args:
-            features: encoder output, ``(..., width)``
-            masked_tokens: where to compute them, ``bool (...)``; everywhere without
-
-        Returns:
-            ``(..., rows)``, or ``(positions, rows)`` with *masked_tokens*
-        """
+        """Logits of the whole vocabulary, ``(..., rows)``; with *masked_tokens*, there alone, ``(positions, rows)``."""
         if masked_tokens is not None:
             features = features[masked_tokens]
         return F.linear(self._transform(features), self.weight) + self.bias
@@ -59,7 +45,7 @@ class LMHead(nn.Module):
         contrast: float,
         normalise: bool,
     ) -> Tensor:
-        """Score the tokens of candidates by their embedding rows alone.
+        """Score the tokens of candidates, ``(blanks, candidates, tokens)``, by their embedding rows alone.
 
         A token's score is its logit where it is read, less *contrast* times its mean logit at the masks of the window's
         other blanks.  As logits are linear in what the LM head transforms, that is one product with a difference of
@@ -69,14 +55,9 @@ class LMHead(nn.Module):
 
         Args:
             features: encoder output where something is read, the blanks' own masks first, ``(reads, width)``
-            candidate_tokens: embedding rows, ``int64 (blanks, candidates, tokens)``
-            token_reads: index into *features* for each token, ``int64 (blanks, candidates, tokens)``
-            windows: window of each blank, ``int64 (blanks,)``
+            candidate_tokens, token_reads, windows: see :meth:`fairseq_cloze.views.joint.JointView.collate`
             contrast: 0 to 1; 0 is used in windows of one blank
             normalise: log-probabilities instead of logits, which needs the logits of the whole vocabulary
-
-        Returns:
-            ``(blanks, candidates, tokens)``
         """
         x = self._transform(features)
         share = contrast_shares(windows, contrast).to(x)
@@ -97,27 +78,14 @@ def contrast_shares(windows: Tensor, contrast: float) -> Tensor:
 
 
 def mean_of_others(values: Tensor, windows: Tensor) -> Tensor:
-    """Mean over the other blanks of the same window, 0 where there is none.
-
-    Args:
-        values: ``(blanks, width)``
-        windows: ``int64 (blanks,)``
-
-    Returns:
-        ``(blanks, width)``
-    """
+    """Mean of *values*, ``(blanks, width)``, over the other blanks of the same window, 0 where there is none."""
     count = torch.bincount(windows)
     total = values.new_zeros(len(count), values.size(1)).index_add(0, windows, values)
     return (total[windows] - values) / (count[windows] - 1).clamp(min=1)[:, None]
 
 
 class RankingHead(nn.Module):
-    """One score for a whole text, from its ``<s>``.
-
-    Args:
-        architecture: of the encoder
-        dropout: probability before each of the two products, in training
-    """
+    """One score for a whole text, from its ``<s>``, with *dropout* before each of the two products."""
 
     def __init__(self, architecture: Architecture, dropout: float = 0.0) -> None:
         super().__init__()
@@ -128,13 +96,6 @@ class RankingHead(nn.Module):
         self.out_proj = nn.Linear(width, 1)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Score texts.
-
-        Args:
-            features: encoder output, ``(rows, length, width)``
-
-        Returns:
-            ``(rows, 1)``
-        """
+        """Scores, ``(rows, 1)``, from encoder output, ``(rows, length, width)``."""
         x = self.activation_fn(self.dense(self.dropout(features[:, 0])))
         return self.out_proj(self.dropout(x))

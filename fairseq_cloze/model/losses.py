@@ -22,11 +22,6 @@ def ranking_losses(scores: Tensor, sample: dict[str, Any], loss: str = "softmax"
     Args:
         scores: ``float32 (blanks, candidates)``, ``-inf`` where there is no distinct candidate
         sample: the batch, for ``gold``, ``distinct`` and ``relevance``
-        loss: one of :data:`LOSSES`
-        margin: of the margin loss
-
-    Returns:
-        ``float32 (blanks,)``
     """
     distinct = sample["distinct"]
     gold = sample["gold"].clamp(min=0)

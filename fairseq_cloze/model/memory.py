@@ -55,11 +55,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def attempt(work: Callable[[], R]) -> tuple[R] | None:
-    """Do some work.
+    """Do some work; a tuple of its result, or ``None`` where memory ran out.
 
-    Returns:
-        a tuple of its result; ``None`` where memory ran out: all that the work held is free again then, as nothing
-        refers any more to the error, whose traceback would keep activations alive
+    All that the work held is free again then, as nothing refers any more to the error, whose traceback would keep
+    activations alive.
     """
     try:
         return (work(),)
@@ -85,19 +84,12 @@ def empty_cuda_cache() -> None:
 
 @dataclass
 class Limit:
-    """What is known of the memory for one kind of work.
+    """What is known of the memory for one kind of work."""
 
-    Attributes:
-        tokens: batches of as many computed tokens or more are split ahead; ``None`` while all have fitted
-        failed: tokens of the smallest batch that did not fit
-        count: how often memory ran out
-        splits: batches that were split ahead, without running out of memory
-    """
-
-    tokens: int | None = None
-    failed: int | None = None
-    count: int = 0
-    splits: int = 0
+    tokens: int | None = None  #: batches of as many computed tokens or more are split ahead; ``None`` while all fit
+    failed: int | None = None  #: tokens of the smallest batch that did not fit
+    count: int = 0  #: how often memory ran out
+    splits: int = 0  #: batches that were split ahead, without running out of memory
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -168,23 +160,16 @@ def in_parts(
 
 
 def cannot_split(what: str, tokens: int, advice: str) -> OutOfMemory:
-    """The error of one item that does not fit.
-
-    Args:
-        what: the item, in words
-        tokens: its computed tokens
-        advice: what to do
-    """
+    """The error of one item that does not fit."""
     return OutOfMemory(f"out of memory: {what} alone, {tokens:,} tokens, does not fit; {advice}")
 
 
 def smaller_batches(fits: int, worst: int, max_tokens: int | None, batch_size: int | None, update_freq: int) -> str:
-    """Options that fit and make the same updates, as text.
+    """Options that fit and make the same updates as those of the run, as text.
 
     Args:
         fits: tokens of a batch that is expected to fit
         worst: tokens of the most expensive item
-        max_tokens, batch_size, update_freq: of the run
     """
     if max_tokens is None:
         if batch_size is None or batch_size < 2:

@@ -40,13 +40,9 @@ class _Uninitialised(TorchFunctionMode):
 
 
 class Roberta(nn.Module):
-    """RoBERTa that scores.
+    """RoBERTa that scores, with *rows* entries in its vocabulary.
 
-    Args:
-        architecture: its shape
-        rows: entries of the vocabulary
-        ranking_head: with a ranking head
-        autocast: compute in bfloat16 where that is safe, on CPU and CUDA; weights stay as they are
+    With *autocast* it computes in bfloat16 where that is safe, on CPU and CUDA; weights stay as they are.
     """
 
     def __init__(
@@ -64,11 +60,7 @@ class Roberta(nn.Module):
     ) -> Roberta:
         """A model that holds *weights*, without time for random ones before; ready to score, on the CPU.
 
-        Args:
-            architecture: its shape
-            weights: under fairseq's names of today; they are copied, their types stay
-            ranking_head: with a ranking head
-            options: of the constructor
+        They stand under fairseq's names of today, and are copied; their types stay.
 
         Raises:
             RuntimeError: names or shapes do not fit
@@ -89,18 +81,13 @@ class Roberta(nn.Module):
         candidate_tokens: Tensor | None = None,
         **inputs: Any,
     ) -> tuple[Tensor, dict[str, Any]]:
-        """As fairseq's RoBERTa, and with *candidate_tokens* their scores alone.
+        """As fairseq's RoBERTa, with no extras; with *candidate_tokens* :func:`scores_of_candidate_tokens` alone.
 
         Args:
             src_tokens: ``int64 (rows, length)``
             features_only: encoder output, ``(rows, length, width)``
             classification_head_name: the output of that head
             masked_tokens: where to compute logits, ``bool (rows, length)``; everywhere without
-            candidate_tokens: embedding rows to score, ``int64 (blanks, candidates, tokens)``
-            inputs: with *candidate_tokens*, what else :func:`scores_of_candidate_tokens` takes
-
-        Returns:
-            what was asked for; an empty dictionary, where fairseq's models return extras
         """
         device = src_tokens.device.type
         with torch.autocast(device, torch.bfloat16) if self.autocast else nullcontext():
@@ -129,16 +116,9 @@ def scores_of_candidate_tokens(
     normalise: bool = False,
     **unused: Any,
 ) -> Tensor:
-    """Scores of the tokens of candidates in a batch of :mod:`fairseq_cloze.views.joint`.
+    """Scores of the tokens of candidates, ``(blanks, candidates, tokens)``, from a batch's ``net_input``.
 
-    Args:
-        encoder, lm_head: of the model
-        src_tokens, candidate_tokens, reads, token_reads, windows: the batch's ``net_input``
-        contrast, normalise: see :meth:`fairseq_cloze.model.heads.LMHead.token_scores`
-        unused: the rest of ``net_input``
-
-    Returns:
-        ``(blanks, candidates, tokens)``
+    See :meth:`fairseq_cloze.views.joint.JointView.collate` and :meth:`fairseq_cloze.model.heads.LMHead.token_scores`.
     """
     features = encoder(src_tokens).flatten(0, 1)
     return lm_head.token_scores(features[reads], candidate_tokens, token_reads, windows, contrast, normalise)

@@ -43,9 +43,6 @@ def candidate_scores(model: nn.Module, sample: Sample, settings: Settings) -> Te
         model: :class:`fairseq_cloze.model.roberta.Roberta`, the plugin's model, or a RoBERTa of fairseq
         sample: a batch of :meth:`fairseq_cloze.views.view.View.collate`
         settings: complete
-
-    Returns:
-        ``float32 (blanks, candidates)``
     """
     if settings.view == "joint":
         scores = _scores_at_masks(model, sample, settings)
@@ -85,13 +82,10 @@ def _filled_scores(model: nn.Module, sample: Sample) -> Tensor:
     scored = (position >= spans[:, :1] - 1) & (position <= spans[:, 1:])
     logits, _ = model(src_tokens=source, masked_tokens=scored)
     own = logits.float().log_softmax(dim=-1).gather(1, source[scored][:, None])[:, 0]
-    total = torch.zeros(len(source), dtype=own.dtype, device=own.device)
-    total = total.index_add(0, scored.nonzero()[:, 0], own)
-    return total / scored.sum(dim=1)
+    return own.new_zeros(len(source)).index_add(0, scored.nonzero()[:, 0], own) / scored.sum(dim=1)
 
 
 def _head_scores(model: nn.Module, sample: Sample) -> Tensor:
-    scores, _ = model(
-        src_tokens=sample["net_input"]["src_tokens"], features_only=True, classification_head_name=HEAD_NAME
-    )
+    tokens = sample["net_input"]["src_tokens"]
+    scores, _ = model(src_tokens=tokens, features_only=True, classification_head_name=HEAD_NAME)
     return scores[:, 0].float()

@@ -24,10 +24,7 @@ _RUN = ("encoder", "decoder", *(f"{part}xformers_att_config" for part in ("", "e
 def check_file(path: str, overrides: Mapping[str, Any], suffix: str = "") -> None:
     """Make sure, before fairseq builds anything from a checkpoint, that no text in it would be run as code.
 
-    Args:
-        path: of the checkpoint, as fairseq is told it; whatever file fairseq takes for it is looked at
-        overrides: options of the command line, which fairseq puts in the place of the checkpoint's
-        suffix: of the files of a sharded model
+    Whatever file fairseq takes for *path* and *suffix* is looked at, with the *overrides* of the command line.
 
     Raises:
         CheckpointError: it names an architecture, a task or a criterion that is not one of :data:`BUILT`
@@ -35,25 +32,20 @@ def check_file(path: str, overrides: Mapping[str, Any], suffix: str = "") -> Non
     from fairseq.checkpoint_utils import get_maybe_sharded_checkpoint_filename
 
     file = Path(get_maybe_sharded_checkpoint_filename(path, suffix, 0, 1))
-    if file.is_file():  # fairseq says it if it is missing
-        state = load_checkpoint(file)
-        if isinstance(state, dict):
-            _check_state(state, path, overrides)
-
-
-def _check_state(state: Mapping[str, Any], name: str, overrides: Mapping[str, Any]) -> None:
-    args = state.get("args")
+    state = load_checkpoint(file) if file.is_file() else None  # fairseq says it if it is missing
+    if not isinstance(state, dict):
+        return
+    model = args = state.get("args")
     if args is not None:
-        model: Any = args
         names = {kind: [overrides.get(kind) or _option(args, kind)] for kind in ("task", "criterion")}
     else:
         cfg = state.get("cfg") or {}
         model = _option(cfg, "model")
         names = {kind: _names(_option(cfg, kind), kind) for kind in ("task", "criterion")}
-    check_model(model, name)
-    _check_names("task", names["task"], name)
+    check_model(model, path)
+    _check_names("task", names["task"], path)
     if names["task"] != [TASK_NAME]:  # which scores with a criterion of its own
-        _check_names("criterion", names["criterion"], name)
+        _check_names("criterion", names["criterion"], path)
 
 
 def check_model(model: Any, name: str = "the checkpoint") -> None:

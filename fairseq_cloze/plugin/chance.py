@@ -1,8 +1,6 @@
 """The chance watch: says when a training does no better than guessing, and why that may be.
 
-It is fed the sums of every update and looks at the last of them together: at least ``patience`` updates and
-:data:`BLANKS_NEEDED` blanks.  They are at chance if accuracy is not above the range of guessing, or if the softmax loss
-is within 1% of :math:`\\log C`, what guessing among :math:`C` candidates costs, while accuracy is next to chance.  The
+It looks at the sums of the last updates together, at least ``patience`` updates and :data:`BLANKS_NEEDED` blanks.  The
 newer half alone has to say the same, so that a model that begins to learn is left alone.
 """
 
@@ -17,25 +15,14 @@ from typing import Any
 from ..ranking.metrics import MICRO
 from ..statistics import chance_interval
 
-#: A verdict rests on as many labelled blanks; guessing among four then gives 22.3 to 27.7%.
-BLANKS_NEEDED = 1000
-
-#: The loss is that of guessing within this part of log C ...
-LOSS_TOLERANCE = 0.01
-
-#: ... where accuracy is not above chance by more than this part of it: a model that is too sure of itself has that
-#: loss as well, at any accuracy.
-ACCURACY_TOLERANCE = 0.1
+BLANKS_NEEDED = 1000  #: labelled blanks of a verdict; guessing among four then gives 22.3 to 27.7%
+LOSS_TOLERANCE = 0.01  #: the loss is that of guessing within this part of log C ...
+ACCURACY_TOLERANCE = 0.1  #: ... where accuracy is not above chance by more than this part: too sure a model has it, too
 
 #: Accuracy once stood above chance if a phase of the run, of so many blanks, did, by so many standard deviations.
-PHASE_BLANKS = 250
-PHASE_DEVIATIONS = 4.0
-
-#: The loss rose if it is so much higher than at the start, and than that of guessing.
-LOSS_RISE = 1.1
-
-#: Learning rates at which RoBERTa is fine-tuned with Adam lie between.
-LOWEST_RATE, HIGHEST_RATE = 1e-6, 1e-4
+PHASE_BLANKS, PHASE_DEVIATIONS = 250, 4.0
+LOSS_RISE = 1.1  #: the loss rose if it is so much higher than at the start, and than that of guessing
+LOWEST_RATE, HIGHEST_RATE = 1e-6, 1e-4  #: learning rates at which RoBERTa is fine-tuned with Adam lie between
 
 
 @dataclass(frozen=True)
@@ -53,25 +40,15 @@ class Stretch:
     @staticmethod
     def of_update(number: int, logs: Sequence[Mapping[str, Any]]) -> Stretch:
         """One update, from the logging outputs of the criterion."""
-
-        def total(key: str) -> float:
-            return float(sum(log.get(key, 0) for log in logs))
-
-        blanks, correct, chance = (int(total(key)) for key in ("n_blanks", "n_correct", "chance"))
-        return Stretch(number, number, blanks, correct, chance, total("loss"), total("log_candidates"))
+        keys = ("n_blanks", "n_correct", "chance", "loss", "log_candidates")
+        blanks, correct, chance, loss, log_candidates = (float(sum(log.get(key, 0) for log in logs)) for key in keys)
+        return Stretch(number, number, int(blanks), int(correct), int(chance), loss, log_candidates)
 
     @staticmethod
     def join(parts: Sequence[Stretch]) -> Stretch:
         """One stretch of several that follow each other."""
-        return Stretch(
-            first=parts[0].first,
-            last=parts[-1].last,
-            blanks=sum(part.blanks for part in parts),
-            correct=sum(part.correct for part in parts),
-            chance=sum(part.chance for part in parts),
-            loss=math.fsum(part.loss for part in parts) if all(math.isfinite(p.loss) for p in parts) else math.nan,
-            log_candidates=math.fsum(part.log_candidates for part in parts),
-        )
+        names = ("blanks", "correct", "chance", "loss", "log_candidates")
+        return Stretch(parts[0].first, parts[-1].last, *(sum(getattr(part, name) for part in parts) for name in names))
 
     @property
     def accuracy(self) -> float:
@@ -127,14 +104,9 @@ class Verdict:
 
 
 class ChanceWatch:
-    """Looks at each update of a training and says when the run is at chance.
+    """Says when a training is at chance, for *patience* updates, and again each time their number has doubled.
 
-    It says so once, and again each time the number of updates at chance has doubled.  It starts afresh where a run is
-    resumed; then it needs as many updates as at the start of a run.
-
-    Args:
-        patience: number of updates at chance that are worth a word, at least 1
-        softmax: whether the loss is the softmax loss
+    It starts afresh where a run is resumed; then it needs as many updates as at the start of a run.
     """
 
     def __init__(self, patience: int, softmax: bool = True) -> None:
@@ -152,16 +124,7 @@ class ChanceWatch:
         self._pause = patience
 
     def add(self, update: Stretch, rate: float, scale: float | None = None) -> Verdict | None:
-        """Look at an update.
-
-        Args:
-            update: its sums
-            rate: its learning rate
-            scale: its loss scale, with fp16
-
-        Returns:
-            the verdict where there is something to say
-        """
+        """Look at an update, its learning rate, and with fp16 its loss scale; the verdict, if there is one to tell."""
         if rate > self._highest_rate:
             self._highest_rate, self._highest_at = rate, update.first
         self._first_scale = scale if self._first_scale is None else self._first_scale
@@ -184,10 +147,8 @@ class ChanceWatch:
             return None
         self._quiet, self._pause = self._pause, 2 * self._pause
         assert self._start is not None  # a window holds several phases
-        return Verdict(
-            *(window, self._start, self._peak, self._highest_rate, self._highest_at),
-            *(self._first_scale, scale, self.softmax),
-        )
+        highest, scales = (self._highest_rate, self._highest_at), (self._first_scale, scale)
+        return Verdict(window, self._start, self._peak, *highest, *scales, self.softmax)
 
     def _add_to_phase(self, update: Stretch) -> None:
         self._phase.append(update)
@@ -200,39 +161,45 @@ class ChanceWatch:
             self._peak = phase
 
 
-# -- causes ----------------------------------------------------------------------------------------------------------
-
-
 @dataclass
 class Beginning:
-    """What a run started from.
-
-    Args:
-        scorer: name of the scorer
-        text_norm: how the text was normalised
-        from_scratch: whether the weights began at random
-        weights: what was proved of them; empty where nothing was
-        vocabulary: what was proved of dictionary and BPE; empty where there was nothing to compare with
-        vocabulary_proved: whether that is all there is to prove
-    """
+    """What a run started from."""
 
     scorer: str
     text_norm: str
-    from_scratch: bool = False
-    weights: str = ""
-    vocabulary: str = ""
-    vocabulary_proved: bool = True
+    from_scratch: bool = False  #: whether the weights began at random
+    weights: str = ""  #: what was proved of them; empty where nothing was
+    vocabulary: str = ""  #: what was proved of dictionary and BPE; empty where there was nothing to compare with
+    vocabulary_proved: bool = True  #: whether that is all there is to prove
+
+
+#: Why a run may be at chance: what was measured, what was set, what is left; what speaks for it, and what to do.
+CAUSES = {
+    "overflow": "overflow: losses are no numbers. Train without --fp16, or with a lower --lr",
+    "fp16_overflow": "fp16 overflow: loss_scale fell from {verdict.first_scale:g} to {verdict.last_scale:g}. Train "
+    "without --fp16 to be sure",
+    "high_rate": "the learning rate is too high, or there is no warm-up: {evidence}; the highest so far is "
+    "{verdict.highest_rate:g}, at update {verdict.highest_at}. Start again with a lower --lr, 1e-5 or less for large "
+    "models, and some hundred --warmup-updates",
+    "from_scratch": "the weights began at random, as --from-scratch asks for, {window.last} updates so far. Start from "
+    "pretrained weights (--finetune-from-model), or go on for longer",
+    "new_head": "the ranking head of --scorer head began at random, {window.last} updates so far. Go on for longer, or "
+    "take --scorer mean, which starts above chance",
+    "low_rate": "the learning rate moves hardly anything: the highest so far is {verdict.highest_rate:g}",
+    "vocabulary": "dictionary or BPE are not those of the weights: {beginning.vocabulary}. Put dict.txt, encoder.json "
+    "and vocab.bpe of the weights beside them",
+    "shifted_answers": "answers are shifted: accuracy is below what guessing gives, {low:.1f}% and more. Check data "
+    "that other tools have converted",
+    "other_text": "answers are shifted, or the text is not the language of the weights: accuracy was "
+    "{start.accuracy:.1f}% in {start.updates} and never above chance. Score the weights alone with 'fairseq-cloze "
+    "evaluate'",
+    "text_norm": "the text does not look like the pretraining text: it was prepared with --text-norm none",
+}
 
 
 @dataclass(frozen=True)
 class Cause:
-    """Why a run may be at chance.
-
-    Attributes:
-        kind: ``overflow``, ``fp16_overflow``, ``high_rate``, ``low_rate``, ``from_scratch``, ``new_head``,
-            ``vocabulary``, ``shifted_answers``, ``other_text`` or ``text_norm``
-        text: what speaks for it, and what to do
-    """
+    """Why a run may be at chance: one of :data:`CAUSES`, and its text."""
 
     kind: str
     text: str
@@ -240,17 +207,11 @@ class Cause:
 
 @dataclass(frozen=True)
 class Finding:
-    """A verdict with what may have caused it.
-
-    Attributes:
-        verdict: the figures
-        causes: those with the best evidence first
-        proved: what cannot be the cause
-    """
+    """A verdict with what may have caused it."""
 
     verdict: Verdict
-    causes: list[Cause]
-    proved: list[str]
+    causes: list[Cause]  #: those with the best evidence first
+    proved: list[str]  #: what cannot be the cause
 
     @classmethod
     def of(cls, verdict: Verdict, beginning: Beginning) -> Finding:
@@ -300,72 +261,31 @@ class Finding:
 
 
 def likely_causes(verdict: Verdict, beginning: Beginning) -> list[Cause]:
-    """Why a run may be at chance: what was measured, then what was set, then what is left."""
+    """The causes that something speaks for, in the order of :data:`CAUSES`; a high rate, else, as the last one."""
     window, start, peak = verdict.window, verdict.start, verdict.peak
-    trained = f"{window.last} updates so far"
-    causes: list[Cause] = []
-
-    def add(kind: str, text: str) -> None:
-        causes.append(Cause(kind, text))
-
-    if not math.isfinite(window.loss):
-        add("overflow", "overflow: losses are no numbers. Train without --fp16, or with a lower --lr")
-    elif verdict.first_scale and verdict.last_scale and verdict.last_scale < verdict.first_scale:
-        add(
-            "fp16_overflow",
-            f"fp16 overflow: loss_scale fell from {verdict.first_scale:g} to {verdict.last_scale:g}. "
-            "Train without --fp16 to be sure",
-        )
-    rate = (
-        f"the highest so far is {verdict.highest_rate:g}, at update {verdict.highest_at}. "
-        "Start again with a lower --lr, 1e-5 or less for large models, and some hundred --warmup-updates"
-    )
-    high = "the learning rate is too high, or there is no warm-up: "
+    finite, fresh = math.isfinite(window.loss), beginning.from_scratch
+    low, _ = chance_interval(window.chance_percent, window.blanks)
     evidence = []
     if peak is not None:
         evidence.append(f"accuracy was {peak.accuracy:.1f}% in {peak.updates} and fell")
     if verdict.softmax and window.mean_loss > LOSS_RISE * max(start.mean_loss, window.guessing_loss):
         evidence.append(f"the loss rose from {start.mean_loss:.3f} in {start.updates} to {window.mean_loss:.3f}")
-    if not beginning.from_scratch and verdict.highest_rate > HIGHEST_RATE:
+    if not fresh and verdict.highest_rate > HIGHEST_RATE:
         evidence.append("RoBERTa is fine-tuned below 1e-4")
-    if evidence:
-        add("high_rate", f"{high}{', '.join(evidence)}; {rate}")
-    if beginning.from_scratch:
-        add(
-            "from_scratch",
-            f"the weights began at random, as --from-scratch asks for, {trained}. "
-            "Start from pretrained weights (--finetune-from-model), or go on for longer",
-        )
-    if beginning.scorer == "head":
-        add(
-            "new_head",
-            f"the ranking head of --scorer head began at random, {trained}. "
-            "Go on for longer, or take --scorer mean, which starts above chance",
-        )
-    if verdict.highest_rate < LOWEST_RATE:
-        add("low_rate", f"the learning rate moves hardly anything: the highest so far is {verdict.highest_rate:g}")
-    if not beginning.vocabulary_proved:
-        add(
-            "vocabulary",
-            f"dictionary or BPE are not those of the weights: {beginning.vocabulary}. "
-            "Put dict.txt, encoder.json and vocab.bpe of the weights beside them",
-        )
-    low, _ = chance_interval(window.chance_percent, window.blanks)
-    if window.accuracy < low:
-        add(
-            "shifted_answers",
-            f"answers are shifted: accuracy is below what guessing gives, {low:.1f}% and more. "
-            "Check data that other tools have converted",
-        )
-    elif peak is None and beginning.scorer != "head" and not beginning.from_scratch:
-        add(
-            "other_text",
-            "answers are shifted, or the text is not the language of the weights: accuracy was "
-            f"{start.accuracy:.1f}% in {start.updates} and never above chance. "
-            "Score the weights alone with 'fairseq-cloze evaluate'",
-        )
-    if beginning.text_norm == "none":
-        add("text_norm", "the text does not look like the pretraining text: it was prepared with --text-norm none")
-    if not evidence:
-        add("high_rate", f"{high}nothing speaks for it but that it is common; {rate}")
-    return causes
+    shifted = window.accuracy < low
+    seen = {
+        "overflow": not finite,
+        "fp16_overflow": finite and (verdict.last_scale or math.inf) < (verdict.first_scale or 0.0),
+        "high_rate": bool(evidence),
+        "from_scratch": fresh,
+        "new_head": beginning.scorer == "head",
+        "low_rate": verdict.highest_rate < LOWEST_RATE,
+        "vocabulary": not beginning.vocabulary_proved,
+        "shifted_answers": shifted,
+        "other_text": not shifted and peak is None and beginning.scorer != "head" and not fresh,
+        "text_norm": beginning.text_norm == "none",
+    }
+    kinds = [kind for kind in CAUSES if seen[kind]] + ([] if evidence else ["high_rate"])
+    facts: dict[str, Any] = {"verdict": verdict, "window": window, "start": start, "beginning": beginning, "low": low}
+    facts["evidence"] = ", ".join(evidence) or "nothing speaks for it but that it is common"
+    return [Cause(kind, CAUSES[kind].format(**facts)) for kind in kinds]

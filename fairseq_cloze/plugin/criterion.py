@@ -4,7 +4,7 @@ Counts are summed as integers over batches and workers and divided once, at the 
 the same accuracy and a checkpoint is selected on its exact value.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from ..model.memory import COUNTED, OOM
 from ..model.scores import candidate_scores
 from ..ranking.metrics import COUNTS, RATIOS, count_metrics
 from . import stopping
-from .names import CRITERION_NAME
+from .names import CRITERION_NAME, option
 
 _SUMMED = (*COUNTS, "ntokens", "computed_tokens")
 
@@ -27,14 +27,12 @@ _SUMMED = (*COUNTS, "ntokens", "computed_tokens")
 class ClozeRankingCriterionConfig(FairseqDataclass):
     """Options of ``--criterion cloze_ranking``."""
 
-    ranking_loss: ChoiceEnum(LOSSES) = field(  # type: ignore[valid-type]
-        default="softmax",
-        metadata={
-            "help": "softmax: cross-entropy over the candidates; margin: hinge between gold and each other candidate; "
-            "listnet: cross-entropy with the softmax of graded ranks"
-        },
+    ranking_loss: ChoiceEnum(LOSSES) = option(  # type: ignore[valid-type]
+        "softmax",
+        "softmax: cross-entropy over the candidates; margin: hinge between gold and each other candidate; "
+        "listnet: cross-entropy with the softmax of graded ranks",
     )
-    ranking_margin: float = field(default=1.0, metadata={"help": "margin of --ranking-loss margin"})
+    ranking_margin: float = option(1.0, "margin of --ranking-loss margin")
 
 
 @register_criterion(CRITERION_NAME, dataclass=ClozeRankingCriterionConfig)
@@ -50,11 +48,7 @@ class ClozeRankingCriterion(FairseqCriterion):
     def forward(
         self, model: nn.Module, sample: dict[str, Any], reduce: bool = True
     ) -> tuple[Tensor, int, dict[str, Any]]:
-        """Compute the loss of a batch.
-
-        Returns:
-            the sum of the losses of its labelled blanks; their number; and the counts that :meth:`reduce_metrics` sums
-        """
+        """The sum of the losses of a batch's labelled blanks, their number, and counts for :meth:`reduce_metrics`."""
         scores = candidate_scores(model, sample, self.settings)
         labelled = sample["gold"] >= 0
         losses = ranking_losses(scores, sample, self.ranking_loss, self.ranking_margin)
@@ -62,20 +56,16 @@ class ClozeRankingCriterion(FairseqCriterion):
         log_candidates = sample["distinct"].sum(dim=1).clamp(min=1).log()[labelled].sum()
         blanks = int(labelled.sum())
         summed_loss, summed_log = torch.stack([loss.detach(), log_candidates.to(loss.dtype)]).tolist()
-        return (
-            loss,
-            blanks,
-            {
-                "loss": summed_loss,
-                "log_candidates": summed_log,
-                "ntokens": sample["ntokens"],
-                "nsentences": sample["nsentences"],
-                "sample_size": blanks,
-                "computed_tokens": sample["net_input"]["src_tokens"].numel(),
-                stopping.TOLD: int(stopping.told()),
-                **count_metrics(scores.detach(), sample),
-            },
-        )
+        log = {
+            "loss": summed_loss,
+            "log_candidates": summed_log,
+            "ntokens": sample["ntokens"],
+            "nsentences": sample["nsentences"],
+            "sample_size": blanks,
+            "computed_tokens": sample["net_input"]["src_tokens"].numel(),
+            stopping.TOLD: int(stopping.told()),
+        }
+        return loss, blanks, {**log, **count_metrics(scores.detach(), sample)}
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:

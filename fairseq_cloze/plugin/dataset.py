@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,21 +15,11 @@ from ..views.view import Item, Sample, View
 
 
 class ClozeDataset(FairseqDataset):
-    """Batches of a view's items, as :mod:`fairseq_cloze.views.batches` orders and cuts them.
-
-    Args:
-        view: the items
-        shuffle: whether these are training data
-        seed: start of the shuffling
-        name: the split, which batches carry as ``split``
-    """
+    """Batches of a view's items, which carry the *name* of the split; training data are shuffled from a *seed*."""
 
     def __init__(self, view: View, shuffle: bool, seed: int = 1, name: str = "") -> None:
         super().__init__()
-        self.view = view
-        self.shuffle = shuffle
-        self.seed = seed
-        self.name = name
+        self.view, self.shuffle, self.seed, self.name = view, shuffle, seed, name
         self.epoch = 1
         #: the number of batches is made a multiple of this, by fillers that count for nothing
         self.batches_multiple = 1
@@ -60,13 +51,11 @@ class ClozeDataset(FairseqDataset):
         """Tokens of the item's longest row."""
         return int(self.view.row_length[index])
 
-    def num_tokens(self, index: int) -> int:
+    def num_tokens(self, index: Any) -> Any:
         """Tokens the item costs in a batch of its own."""
-        return int(self.view.cost[index])
+        return self.view.cost[index]
 
-    def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
-        """:meth:`num_tokens` of many items."""
-        return self.view.cost[indices]
+    num_tokens_vec = num_tokens  # of many items
 
     @property
     def can_reuse_epoch_itr_across_epochs(self) -> bool:
@@ -88,16 +77,6 @@ class ClozeDataset(FairseqDataset):
         max_sentences: int | None = None,
         required_batch_size_multiple: int = 1,
     ) -> list[np.ndarray]:
-        """Cut an order of items into batches, see :func:`fairseq_cloze.views.batches.cut_batches`.
-
-        Args:
-            indices: the order
-            max_tokens: most tokens a batch may cost
-            max_sentences: most items in a batch
-            required_batch_size_multiple: ignored; batches are as full as the two limits allow and none is dropped
-
-        Raises:
-            ClozeError: an item costs more than *max_tokens* on its own
-        """
+        """As :func:`fairseq_cloze.views.batches.cut_batches`; any multiple is ignored, as no item is dropped."""
         batches = cut_batches(self.view, indices, max_tokens, max_sentences)
         return batches + fillers(self.view, -len(batches) % self.batches_multiple)

@@ -62,14 +62,7 @@ def follow_launcher(cfg: Any) -> None:
 
 
 def refuse_independent_processes() -> None:
-    """Refuse to train as one of several processes that do not know of each other.
-
-    fairseq-hydra-train imports this plugin after it has looked for other processes, where :func:`follow_launcher`
-    comes too late; N complete trainings would overwrite each other's checkpoints.
-
-    Raises:
-        SetupError: a launcher says there are several processes, torch.distributed says there is one
-    """
+    """Refuse to train as one of several processes that do not know of each other, as under fairseq-hydra-train."""
     place = None if is_distributed() else find_place()
     if place is not None:
         raise SetupError(

@@ -39,13 +39,9 @@ def print_errors_plainly() -> None:
 
 
 def end_run(status: int, text: str) -> NoReturn:
-    """End this process, one of those that train together, with an exit status and a last word.
+    """End all processes that train together, each of which has to call it, with an exit status and a last word.
 
-    All of them have to call it.  Any other exception than ``SystemExit`` would become status 1 and a traceback where
-    hydra or torch's spawn runs the training.
-
-    Raises:
-        SystemExit: always
+    Any exception but ``SystemExit`` would become status 1 and a traceback where hydra or torch's spawn runs it.
     """
     from .distributed import gather, is_distributed, rank
 
@@ -61,11 +57,7 @@ def end_run(status: int, text: str) -> NoReturn:
 
 
 def end_worker(status: int, text: str) -> NoReturn:
-    """End this process at once, without the others: of workers that torch has spawned, it ends the rest.
-
-    Raises:
-        SystemExit: always
-    """
+    """End this process at once, without the others: of workers that torch has spawned, it ends the rest."""
     sys.stdout.flush()
     print(text, file=sys.stderr, flush=True)
     raise SystemExit(status)

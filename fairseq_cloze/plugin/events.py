@@ -6,10 +6,10 @@ as one that was not.  Not being able to write stops no training.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from argparse import Namespace
-from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -25,28 +25,17 @@ _COUNTS = {"_n_correct": "n_correct"}
 
 
 class TrainingEvents:
-    """Tells what happens in a training; silent until it begins, and in every worker but the first.
-
-    Attributes:
-        update: number of updates done
-        epoch: number of the epoch, counted from 1
-    """
+    """Tells what happens in a training; silent until it begins, and in every worker but the first."""
 
     def __init__(self) -> None:
-        self.update = self.epoch = 0
+        self.update = self.epoch = 0  # updates done; number of the epoch, counted from 1
         self._every = 0  # updates between two that are told
         self._writers: list[EventWriter] = []
         self._begun = False
         self._failed: set[Path] = set()
 
     def begin(self, cfg: Any, update: int, epoch: int) -> None:
-        """An epoch begins; before the first one, open the files and tell what begins or goes on.
-
-        Args:
-            cfg: fairseq's configuration
-            update: number of updates done
-            epoch: number of the epoch
-        """
+        """An epoch begins; before the first one, open the files and tell what begins or goes on."""
         self.update, self.epoch = update, epoch
         if self._begun or rank() != 0:
             return
@@ -71,12 +60,7 @@ class TrainingEvents:
                 self._complain(Path(writer.path), error)
 
     def end_update(self, rate: float, scale: float | None) -> None:
-        """After an update that fairseq logs, tell the figures since the one that it logged before.
-
-        Args:
-            rate: learning rate
-            scale: loss scale with fp16
-        """
+        """After an update that fairseq logs, tell the figures since the one it logged before; *scale* is of fp16."""
         if self._writers and self.update % self._every == 0:
             scales = {} if scale is None else {"loss_scale": scale}
             self.tell("update", **_meters("train_inner"), lr=rate, **scales)
@@ -95,8 +79,7 @@ class TrainingEvents:
 def _meters(name: str) -> dict[str, float | int]:
     from fairseq.logging import metrics
 
-    found = metrics.get_meters(name)
-    return figures(found) if found is not None else {}
+    return figures(metrics.get_meters(name) or {})
 
 
 def figures(meters: Any) -> dict[str, float | int]:
@@ -121,14 +104,9 @@ def plain(value: Any) -> Any:
     """A configuration of fairseq as JSON can hold it."""
     from omegaconf import OmegaConf
 
-    if OmegaConf.is_config(value):
-        value = OmegaConf.to_container(value, resolve=True)
-    if isinstance(value, Namespace):
-        value = vars(value)
-    if isinstance(value, Enum):
-        value = value.value
-    if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
-    return value if value is None or isinstance(value, (str, int, float)) else str(value)
+    def of(part: Any) -> Any:
+        if OmegaConf.is_config(part):
+            return OmegaConf.to_container(part, resolve=True)
+        return vars(part) if isinstance(part, Namespace) else part.value if isinstance(part, Enum) else str(part)
+
+    return json.loads(json.dumps(value, default=of))

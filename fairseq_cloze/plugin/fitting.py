@@ -14,89 +14,57 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import fmean, linear_regression
 from typing import Any
 
 from ..errors import ClozeError, OutOfMemory
 from .names import CRITERION_NAME, TASK_NAME
 
-#: Share of the memory to fill: fragments and batches of odd shapes need the rest.
-SHARE = 0.92
-
-#: Sizes are multiples of that many tokens.
-STEP = 32
+SHARE = 0.92  #: of the memory to fill: fragments and batches of odd shapes need the rest
+STEP = 32  #: sizes are multiples of that many tokens
+FIRST = 512  #: tokens of the first size, unless one item costs more
+CLOSE = 0.03  #: sizes that differ by less than that share are as good as equal
+FAR = 6  #: before a size that is more than that many times the largest one measured, a quarter of it is measured
 
 #: After the first sizes, one for each of these at most: where the predicted size does not fit, that share of the way
 #: from the largest size that fits to the smallest one that does not.
 ROUNDS = (0.9, 0.9, 0.75, 0.5, 0.5, 0.5)
 
-#: Sizes that differ by less than that share are as good as equal.
-CLOSE = 0.03
-
-#: Before a size that is more than that many times the largest one measured, a quarter of it is measured.
-FAR = 6
-
-_FIRST = 512  # tokens of the first size, unless one item costs more
-_GIB = 2**30
-
 
 @dataclass
 class Probe:
-    """A size that was tried; bytes.
+    """A size that was tried; bytes, and no peak where memory ran out."""
 
-    Attributes:
-        tokens: ``--max-tokens``
-        predicted: peak expected before; ``None`` for the first two
-        peak: measured peak; ``None`` where memory ran out
-        backward: peak until the gradients were there
-        update: peak after that
-        reserved: what torch had taken from the device for it
-    """
-
-    tokens: int
-    predicted: int | None
+    tokens: int  #: ``--max-tokens``
+    predicted: int | None  #: peak expected before; ``None`` for the first two
     peak: int | None = None
-    backward: int = 0
-    update: int = 0
-    reserved: int = 0
+    backward: int = 0  #: peak until the gradients were there
+    update: int = 0  #: peak after that
+    reserved: int = 0  #: what torch had taken from the device for it
 
 
 @dataclass
 class FitResult:
-    """What fits; bytes.
-
-    Attributes:
-        max_tokens: largest size that fits
-        update_freq: accumulation steps with which it makes updates of at least the size that was asked for
-        predicted: peak expected of it before it was measured
-        peak: its measured peak: on CUDA of tensors, on a CPU of the process
-        limit: memory there is
-        share: share of it that may be filled
-        fixed, per_token: the peak of a backward pass is *fixed* and *per_token* for each token
-        update: the peak of the optimizer's step, whatever the batch
-        parameters: their number
-        weights, gradients, optimizer: bytes that stay from update to update
-        probes: what was tried, in order
-        seconds: wall time
-    """
+    """What fits; bytes."""
 
     device: str
-    max_tokens: int
-    update_freq: int | None
-    predicted: int
-    peak: int
-    limit: int
-    share: float
-    fixed: int
-    per_token: float
-    update: int
-    parameters: int
-    weights: int
+    max_tokens: int  #: largest size that fits
+    update_freq: int | None  #: accumulation steps with which it makes updates of at least the size asked for
+    predicted: int  #: peak expected of it before it was measured
+    peak: int  #: its measured peak: on CUDA of tensors, on a CPU of the process
+    limit: int  #: memory there is
+    share: float  #: share of it that may be filled
+    fixed: int  #: the peak of a backward pass is that and ...
+    per_token: float  #: ... that for each token
+    update: int  #: the peak of the optimizer's step, whatever the batch
+    parameters: int  #: their number
+    weights: int  #: these three stay from update to update
     gradients: int
     optimizer: int
-    largest_item: int
+    largest_item: int  #: tokens
     all_items: int
-    probes: list[Probe] = field(default_factory=list)
-    seconds: float = 0.0
+    probes: list[Probe] = field(default_factory=list)  #: what was tried, in order
+    seconds: float = 0.0  #: wall time
 
     @property
     def options(self) -> str:
@@ -119,16 +87,15 @@ class FitResult:
         ]
         for probe in self.probes:
             predicted = "" if probe.predicted is None else _gib(probe.predicted)
-            out.append(
-                f"{probe.tokens:10,}{predicted:>15}{'none left' if probe.peak is None else _gib(probe.peak):>15}"
-            )
+            measured = "none left" if probe.peak is None else _gib(probe.peak)
+            out.append(f"{probe.tokens:10,}{predicted:>15}{measured:>15}")
         if self.max_tokens >= self.all_items:
             out.append(f"all {self.all_items:,} tokens of the training split fit into one batch")
         return [*out, self.options]
 
 
 def _gib(size: float) -> str:
-    return f"{size / _GIB:.3f}"
+    return f"{size / 2**30:.3f}"
 
 
 def fit_batch(
@@ -175,7 +142,7 @@ class _Measuring:
     """The process that measures."""
 
     def __init__(self, args: Sequence[str], limit: int | None) -> None:
-        self._args, self._limit = list(args), limit
+        self._request = json.dumps({"args": list(args), "limit": limit})
 
     def __enter__(self) -> _Measuring:
         self._errors = tempfile.TemporaryFile("w+", errors="replace")
@@ -183,15 +150,10 @@ class _Measuring:
         path = os.pathsep.join(filter(None, [str(package.parent), os.environ.get("PYTHONPATH")]))
         name = package.name
         code = f"import {name} as package; package.register(); from {name}.plugin.measuring import serve; serve()"
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            env={**os.environ, "PYTHONPATH": path},
-        )
-        self.facts = self._ask(json.dumps({"args": self._args, "limit": self._limit}))
+        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._errors, "text": True}
+        command = [sys.executable, "-c", code]
+        self._process: Any = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, **pipes)
+        self.facts = self._ask(self._request)
         return self
 
     def __exit__(self, *details: Any) -> None:
@@ -204,7 +166,6 @@ class _Measuring:
         return self._ask(str(tokens))
 
     def _ask(self, line: str) -> dict[str, Any]:
-        assert self._process.stdin is not None and self._process.stdout is not None
         try:
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
@@ -215,10 +176,8 @@ class _Measuring:
             self._process.wait()
             self._errors.seek(0)
             last = [each for each in self._errors.read().splitlines() if each.strip()][-1:]
-            raise ClozeError(
-                f"training cannot start with these options: {''.join(last) or self._process.returncode}; "
-                "fairseq-train says more"
-            )
+            reason = last[0] if last else self._process.returncode
+            raise ClozeError(f"training cannot start with these options: {reason}; fairseq-train says more")
         answer: dict[str, Any] = json.loads(text)
         if "error" in answer:
             raise ClozeError(answer["error"])
@@ -228,80 +187,73 @@ class _Measuring:
 class _Line:
     """Peak of a backward pass as a line through what was measured."""
 
-    def __init__(self, probes: Sequence[Probe]) -> None:
-        points = [(probe.tokens, probe.backward) for probe in probes if probe.peak is not None]
-        count = len(points)
-        mean_x, mean_y = sum(x for x, _ in points) / count, sum(y for _, y in points) / count
-        spread = sum((x - mean_x) ** 2 for x, _ in points)
-        slope = sum((x - mean_x) * (y - mean_y) for x, y in points) / spread if spread else 0.0
+    def __init__(self, fitted: Sequence[Probe]) -> None:
+        tokens, peaks = [probe.tokens for probe in fitted], [probe.backward for probe in fitted]
+        slope = linear_regression(tokens, peaks).slope if len(set(tokens)) > 1 else 0.0
         self.per_token = max(slope, 1.0)
-        self.fixed = mean_y - self.per_token * mean_x
-        self.update = max(probe.update for probe in probes)
+        self.fixed = fmean(peaks) - self.per_token * fmean(tokens)
+        self.update = max(probe.update for probe in fitted)
 
     def at(self, tokens: int) -> int:
         """Peak of a training step."""
-        return max(self.update, int(self.fixed + self.per_token * tokens))
+        return max(self.update, round(self.fixed + self.per_token * tokens))
 
 
 def _search(measuring: _Measuring, share: float, say: Callable[[str], None]) -> FitResult:
     facts = measuring.facts
-    limit, least = int(facts["limit"]), int(facts["least"])
-    most = max(int(facts["total"]), least)
+    limit, least, total = facts["limit"], facts["least"], facts["total"]
     probes: list[Probe] = []
-    outside = 0
+    target = share * limit  # less what is taken outside of torch
+
+    def fitted() -> list[Probe]:
+        return [probe for probe in probes if probe.peak is not None]
+
+    def good() -> list[Probe]:
+        return [probe for probe in fitted() if (probe.peak or 0) <= target]
 
     def try_size(tokens: int) -> Probe:
-        nonlocal outside
-        fitted = [probe for probe in probes if probe.peak is not None]
-        probe = Probe(tokens, _Line(fitted).at(tokens) if len(fitted) > 1 else None)
+        nonlocal target
+        probe = Probe(tokens, _Line(fitted()).at(tokens) if len(fitted()) > 1 else None)
         answer = measuring.measure(tokens)
         if answer["fits"]:
-            outside = max(outside, answer["outside"])
+            target = min(target, share * (limit - answer["outside"]))
             probe.backward, probe.update, probe.reserved = answer["backward"], answer["update"], answer["reserved"]
             probe.peak = max(probe.backward, probe.update)
         probes.append(probe)
         say(f"{tokens:,} tokens: {'out of memory' if probe.peak is None else _gib(probe.peak) + ' GiB'}")
         return probe
 
-    def target() -> float:
-        return share * (limit - outside)
-
-    size = max(_FIRST, least)
+    size = max(FIRST, least)
     for tokens in (size, 2 * size, 4 * size):
-        if len(probes) > 1 and _Line(probes).at(tokens) > target():
+        if len(probes) > 1 and _Line(probes).at(tokens) > target:
             break
         if try_size(tokens).peak is None:
             break
-    if probes[0].peak is None:
-        if size == least or try_size(least).peak is None:
-            raise OutOfMemory(
-                f"the most expensive item alone, {least:,} tokens, does not fit into {_gib(limit)} GiB on "
-                f"{facts['device']}; --checkpoint-activations, --fp16 or --autocast need less memory per token"
-            )
-    if len([probe for probe in probes if probe.peak is not None]) < 2:
-        low, high = sorted(probe.tokens for probe in probes)[0], max(probe.tokens for probe in probes)
-        try_size((low + high) // 2)
+    if probes[0].peak is None and (size == least or try_size(least).peak is None):
+        raise OutOfMemory(
+            f"the most expensive item alone, {least:,} tokens, does not fit into {_gib(limit)} GiB on "
+            f"{facts['device']}; --checkpoint-activations, --fp16 or --autocast need less memory per token"
+        )
+    if len(fitted()) < 2:
+        tried = [probe.tokens for probe in probes]
+        try_size((min(tried) + max(tried)) // 2)
+    most = max(total, least)
     for share_of_gap in ROUNDS:
-        fitted = [probe for probe in probes if probe.peak is not None]
-        good = [probe.tokens for probe in fitted if (probe.peak or 0) <= target()]
-        best = max(good, default=least)
-        line = _Line(fitted)
-        wanted = int((target() - line.fixed) / line.per_token) if line.update <= target() else least
-        wanted = min(wanted, most)
+        best = max((probe.tokens for probe in good()), default=least)
+        line = _Line(fitted())
+        wanted = min(int((target - line.fixed) / line.per_token), most) if line.update <= target else least
         failed = min((probe.tokens for probe in probes if probe.peak is None), default=None)
         if failed is not None and wanted >= failed:
             wanted = int(best + share_of_gap * (failed - best))
-        elif wanted > FAR * fitted[-1].tokens:  # what small sizes say is rough
+        elif wanted > FAR * fitted()[-1].tokens:  # what small sizes say is rough
             wanted //= 4
         wanted = max(wanted // STEP * STEP if wanted < most else wanted, least)
-        ends = [abs(wanted - best), failed - best if failed is not None else wanted]
-        if (good and min(ends) <= max(CLOSE * best, STEP)) or wanted in [probe.tokens for probe in probes]:
+        nearest = min(abs(wanted - best), failed - best if failed is not None else wanted)
+        if (good() and nearest <= max(CLOSE * best, STEP)) or wanted in [probe.tokens for probe in probes]:
             break
         try_size(wanted)
-    fitted = [probe for probe in probes if probe.peak is not None]
-    chosen = max((each for each in fitted if (each.peak or 0) <= target()), key=lambda each: each.tokens, default=None)
-    chosen = chosen or min(fitted, key=lambda each: each.tokens)
-    line = _Line(fitted)
+    chosen = max(good(), default=None, key=lambda each: each.tokens) or min(fitted(), key=lambda each: each.tokens)
+    line = _Line(fitted())
     asked = (facts["max_tokens"] or 0) * facts["update_freq"]
     return FitResult(
         device=facts["device"],
@@ -314,8 +266,8 @@ def _search(measuring: _Measuring, share: float, say: Callable[[str], None]) -> 
         fixed=int(line.fixed),
         per_token=line.per_token,
         update=line.update,
-        **{name: int(facts[name]) for name in ("parameters", "weights", "gradients", "optimizer")},
+        **{name: facts[name] for name in ("parameters", "weights", "gradients", "optimizer")},
         largest_item=least,
-        all_items=int(facts["total"]),
+        all_items=total,
         probes=probes,
     )

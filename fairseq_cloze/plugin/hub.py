@@ -15,15 +15,7 @@ from ..ranking.ranker import Ranked, Ranker, load
 
 
 class ClozeHubInterface(nn.Module):
-    """A ranker as a torch module: ``eval``, ``half``, ``cuda`` and ``to`` do what they do to any model.
-
-    Args:
-        ranker: ready to rank
-
-    Attributes:
-        ranker: the same
-        models: the model of each of its checkpoints
-    """
+    """A ranker as a torch module: ``eval``, ``half``, ``cuda`` and ``to`` do what they do to any model."""
 
     def __init__(self, ranker: Ranker) -> None:
         super().__init__()
@@ -32,15 +24,9 @@ class ClozeHubInterface(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: PathLike, checkpoint_file: str = "model.pt", **options: Any) -> ClozeHubInterface:
-        """Load weights from a folder.
+        """Load *checkpoint_file* from a folder; several with colons between them are averaged.
 
-        Args:
-            folder: with the weights
-            checkpoint_file: in *folder*; several with colons between them are averaged
-            options: of :func:`fairseq_cloze.load`
-
-        Raises:
-            CheckpointError: there are no such weights, or they cannot be used
+        Options are those of :func:`fairseq_cloze.load`; a :class:`CheckpointError` says what cannot be used.
         """
         return cls(load(*[Path(folder, name) for name in checkpoint_file.split(os.pathsep)], **options))
 

@@ -1,13 +1,11 @@
 """Model: the core's RoBERTa as one of fairseq's models.
 
-``cloze_roberta`` has fairseq's parameters and names, so checkpoints go both ways.  It differs from fairseq's RoBERTa in
-five points: it computes without padding; it scores candidates by their own embedding rows instead of the whole
-vocabulary; it can compute in bfloat16; its shape comes from the checkpoint it starts from, where the command line does
-not say otherwise; and the epsilon of its layer norms is an option, as Hugging Face models of the family disagree on it.
+``cloze_roberta`` has fairseq's parameters and names, so checkpoints go both ways.  Its shape comes from the checkpoint
+it starts from, where the command line does not say otherwise.
 """
 
 from contextlib import nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, Optional
 
 import torch
@@ -26,62 +24,35 @@ from ..model.encoder import Attention, Encoder, TrainingOptions
 from ..model.heads import LMHead
 from ..model.roberta import scores_of_candidate_tokens
 from ..weights.upgrading import upgraded_weights
-from .names import MODEL_NAME
+from .names import MODEL_NAME, option
 
-_FROM_CHECKPOINT = "(default: as in the checkpoint; {} from scratch)"
+
+def _open(text: str, from_scratch: Any) -> Any:
+    return option(None, f"{text} (default: as in the checkpoint; {from_scratch} from scratch)")
 
 
 @dataclass
 class ClozeRobertaConfig(FairseqDataclass):
     """Options of ``--arch cloze_roberta``; what is ``None`` comes from the checkpoint."""
 
-    encoder_layers: Optional[int] = field(
-        default=None, metadata={"help": "number of layers " + _FROM_CHECKPOINT.format(BASE.encoder_layers)}
-    )
-    encoder_embed_dim: Optional[int] = field(
-        default=None, metadata={"help": "width of the encoder " + _FROM_CHECKPOINT.format(BASE.encoder_embed_dim)}
-    )
-    encoder_ffn_embed_dim: Optional[int] = field(
-        default=None,
-        metadata={"help": "width of the feed-forward layers " + _FROM_CHECKPOINT.format(BASE.encoder_ffn_embed_dim)},
-    )
-    encoder_attention_heads: Optional[int] = field(
-        default=None, metadata={"help": "attention heads " + _FROM_CHECKPOINT.format(BASE.encoder_attention_heads)}
-    )
-    max_positions: Optional[int] = field(
-        default=None, metadata={"help": "tokens of the longest input " + _FROM_CHECKPOINT.format(BASE.max_positions)}
-    )
-    activation_fn: Optional[str] = field(
-        default=None, metadata={"help": "activation function " + _FROM_CHECKPOINT.format("gelu")}
-    )
-    layer_norm_eps: Optional[float] = field(
-        default=None, metadata={"help": "epsilon of the layer norms " + _FROM_CHECKPOINT.format("1e-5")}
-    )
-    untie_weights_roberta: Optional[bool] = field(
-        default=None, metadata={"help": "keep embeddings and LM head apart " + _FROM_CHECKPOINT.format("no")}
-    )
-    pooler_activation_fn: Optional[str] = field(
-        default=None, metadata={"help": "activation function of the ranking head " + _FROM_CHECKPOINT.format("tanh")}
-    )
-    dropout: float = field(default=0.1, metadata={"help": "dropout probability"})
-    attention_dropout: float = field(default=0.1, metadata={"help": "dropout probability of attention weights"})
-    activation_dropout: float = field(
-        default=0.0, metadata={"help": "dropout probability inside the feed-forward layers"}
-    )
-    pooler_dropout: float = field(default=0.0, metadata={"help": "dropout probability inside the ranking head"})
-    encoder_layerdrop: float = field(default=0.0, metadata={"help": "LayerDrop probability"})
-    autocast: bool = field(
-        default=False,
-        metadata={"help": "compute in bfloat16 where that is safe, on CPU and CUDA; weights stay as they are"},
-    )
-    checkpoint_activations: bool = field(
-        default=False, metadata={"help": "recompute activations in the backward pass, which saves memory"}
-    )
-    compile: bool = field(
-        default=False,
-        metadata={
-            "help": "compile what the layers do beside attention with torch.compile; pays on CUDA, which needs triton"
-        },
+    encoder_layers: Optional[int] = _open("number of layers", BASE.encoder_layers)
+    encoder_embed_dim: Optional[int] = _open("width of the encoder", BASE.encoder_embed_dim)
+    encoder_ffn_embed_dim: Optional[int] = _open("width of the feed-forward layers", BASE.encoder_ffn_embed_dim)
+    encoder_attention_heads: Optional[int] = _open("attention heads", BASE.encoder_attention_heads)
+    max_positions: Optional[int] = _open("tokens of the longest input", BASE.max_positions)
+    activation_fn: Optional[str] = _open("activation function", "gelu")
+    layer_norm_eps: Optional[float] = _open("epsilon of the layer norms", "1e-5")
+    untie_weights_roberta: Optional[bool] = _open("keep embeddings and LM head apart", "no")
+    pooler_activation_fn: Optional[str] = _open("activation function of the ranking head", "tanh")
+    dropout: float = option(0.1, "dropout probability")
+    attention_dropout: float = option(0.1, "dropout probability of attention weights")
+    activation_dropout: float = option(0.0, "dropout probability inside the feed-forward layers")
+    pooler_dropout: float = option(0.0, "dropout probability inside the ranking head")
+    encoder_layerdrop: float = option(0.0, "LayerDrop probability")
+    autocast: bool = option(False, "compute in bfloat16 where that is safe, on CPU and CUDA; weights stay as they are")
+    checkpoint_activations: bool = option(False, "recompute activations in the backward pass, which saves memory")
+    compile: bool = option(
+        False, "compile what the layers do beside attention with torch.compile; pays on CUDA, which needs triton"
     )
 
 
@@ -90,13 +61,8 @@ class ClozeRobertaEncoder(RobertaEncoder):
 
     def build_encoder(self, args: Any, dictionary: Dictionary, embed_tokens: nn.Embedding) -> Encoder:
         """The core's encoder."""
-        options = TrainingOptions(
-            args.dropout,
-            args.attention_dropout,
-            args.activation_dropout,
-            args.encoder_layerdrop,
-            getattr(args, "checkpoint_activations", False),
-        )
+        dropouts = (args.dropout, args.attention_dropout, args.activation_dropout, args.encoder_layerdrop)
+        options = TrainingOptions(*dropouts, getattr(args, "checkpoint_activations", False))
         encoder = Encoder(architecture_of(args), embed_tokens, options, getattr(args, "compile", False))
         return encoder.apply(initialise)
 
@@ -138,52 +104,25 @@ class ClozeRobertaModel(RobertaModel):
 
     @classmethod
     def from_pretrained(cls, model_name_or_path: str, checkpoint_file: str = "model.pt", **options: Any) -> Any:
-        """Load weights that rank: ``ClozeRobertaModel.from_pretrained("checkpoints", "checkpoint_best.pt")``.
+        """Load weights that rank, see :meth:`fairseq_cloze.plugin.hub.ClozeHubInterface.from_pretrained`.
 
-        Nothing is downloaded, neither weights nor a BPE: the vocabulary is the one that the checkpoint carries, or that
-        lies beside it.
-
-        Args:
-            model_name_or_path: folder
-            checkpoint_file: in it; several with colons between them are averaged
-            options: of :func:`fairseq_cloze.load`
-
-        Returns:
-            :class:`fairseq_cloze.plugin.hub.ClozeHubInterface`
-
-        Raises:
-            CheckpointError: there are no such weights, or they cannot be used
+        Nothing is downloaded: the vocabulary is the one that the checkpoint carries, or that lies beside it.
         """
         from .hub import ClozeHubInterface
 
         return ClozeHubInterface.from_pretrained(model_name_or_path, checkpoint_file, **options)
 
     def forward(
-        self,
-        src_tokens: Tensor,
-        features_only: bool = False,
-        return_all_hiddens: bool = False,
-        classification_head_name: str | None = None,
-        candidate_tokens: Tensor | None = None,
-        **kwargs: Any,
+        self, src_tokens: Tensor, *args: Any, candidate_tokens: Tensor | None = None, **kwargs: Any
     ) -> tuple[Tensor, dict[str, Any]]:
         """As :meth:`fairseq.models.roberta.RobertaModel.forward`, and with *candidate_tokens* their scores alone.
 
-        Args:
-            src_tokens: ``int64 (rows, length)``
-            candidate_tokens: embedding rows to score, ``int64 (blanks, candidates, tokens)``
-            kwargs: with *candidate_tokens*, what else
-                :func:`fairseq_cloze.model.roberta.scores_of_candidate_tokens` takes
-
-        Returns:
-            scores of the tokens, ``(blanks, candidates, tokens)``, and fairseq's extras
+        They take what :func:`fairseq_cloze.model.roberta.scores_of_candidate_tokens` says.
         """
         device = src_tokens.device.type
         with torch.autocast(device, torch.bfloat16) if getattr(self.args, "autocast", False) else nullcontext():
             if candidate_tokens is None:
-                return super().forward(
-                    src_tokens, features_only, return_all_hiddens, classification_head_name, **kwargs
-                )
+                return super().forward(src_tokens, *args, **kwargs)
             encoder, lm_head = self.encoder.sentence_encoder, self.encoder.lm_head
             scores = scores_of_candidate_tokens(encoder, lm_head, src_tokens, candidate_tokens, **kwargs)
             return scores, {"inner_states": None}

@@ -6,7 +6,7 @@ in Python over the parameters, unless NVIDIA apex is there.
 
 import ast
 import importlib.util
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, List
 
 import torch
@@ -16,6 +16,7 @@ from omegaconf import II
 from torch import Tensor, nn
 
 from ..errors import ClozeError
+from .names import option
 
 OPTIMIZER_NAME = "fused_adamw"
 
@@ -24,9 +25,9 @@ OPTIMIZER_NAME = "fused_adamw"
 class FusedAdamWConfig(FairseqDataclass):
     """Options of ``--optimizer fused_adamw``, named as those of fairseq's ``adam``."""
 
-    adam_betas: Any = field(default=(0.9, 0.999), metadata={"help": "decay of the two running means"})
-    adam_eps: float = field(default=1e-8, metadata={"help": "added to the denominator"})
-    weight_decay: float = field(default=0.0, metadata={"help": "decoupled weight decay, times the learning rate"})
+    adam_betas: Any = option((0.9, 0.999), "decay of the two running means")
+    adam_eps: float = option(1e-8, "added to the denominator")
+    weight_decay: float = option(0.0, "decoupled weight decay, times the learning rate")
     lr: List[float] = II("optimization.lr")
 
 
@@ -37,13 +38,6 @@ class FusedAdamW(FairseqOptimizer):
     NVIDIA apex's ``FusedAdam`` on CUDA where apex is installed, else ``torch.optim.AdamW(fused=True)``.  Running means
     have the type of the parameters, so half precision needs float32 copies: ``--fp16``, ``--amp`` and ``--autocast``
     have them; fairseq refuses ``--memory-efficient-fp16``, for which its ``adam`` is made.
-
-    Args:
-        cfg: :class:`FusedAdamWConfig`
-        params: parameters to update
-
-    Raises:
-        ClozeError: ``--adam-betas`` are not two numbers
     """
 
     def __init__(self, cfg: FusedAdamWConfig, params: Any) -> None:
@@ -63,21 +57,21 @@ class FusedAdamW(FairseqOptimizer):
         rate = self.cfg.lr
         return {
             "lr": float(rate[0] if hasattr(rate, "__getitem__") else rate),
-            "betas": _two_numbers(self.cfg.adam_betas),
+            "betas": self._betas(),
             "eps": self.cfg.adam_eps,
             "weight_decay": self.cfg.weight_decay,
         }
 
+    def _betas(self) -> tuple[float, float]:
+        value = self.cfg.adam_betas
+        try:
+            first, second = ast.literal_eval(value) if isinstance(value, str) else value
+            return float(first), float(second)
+        except (TypeError, ValueError, SyntaxError) as error:
+            raise ClozeError(f"--adam-betas: expected two numbers such as '(0.9, 0.98)', found '{value}'") from error
+
     def clip_grad_norm(self, max_norm: float, aggregate_norm_fn: Any = None) -> Tensor:
-        """As fairseq's, in a few kernels rather than several per parameter.
-
-        Args:
-            max_norm: largest norm of all gradients together; 0 only measures
-            aggregate_norm_fn: for sharded parameters, fairseq's own computation
-
-        Returns:
-            the norm before
-        """
+        """As fairseq's, in a few kernels rather than several per parameter, unless parameters are sharded."""
         if aggregate_norm_fn is not None:
             return super().clip_grad_norm(max_norm, aggregate_norm_fn)
         return nn.utils.clip_grad_norm_(list(self.params), max_norm or float("inf"))
@@ -88,15 +82,4 @@ class FusedAdamW(FairseqOptimizer):
         factor = c.to(gradients[0].device) if isinstance(c, Tensor) and gradients else c
         torch._foreach_mul_(gradients, factor)
 
-    @property
-    def supports_flat_params(self) -> bool:
-        """fairseq may lay all parameters into one tensor."""
-        return True
-
-
-def _two_numbers(value: Any) -> Any:
-    try:
-        first, second = ast.literal_eval(value) if isinstance(value, str) else value
-        return float(first), float(second)
-    except (TypeError, ValueError, SyntaxError) as error:
-        raise ClozeError(f"--adam-betas: expected two numbers such as '(0.9, 0.98)', found '{value}'") from error
+    supports_flat_params = True  # fairseq may lay all parameters into one tensor

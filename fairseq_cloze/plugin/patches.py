@@ -6,6 +6,7 @@ compares them with the fairseq that is installed.  ``docs/decisions.md`` has a t
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import shutil
@@ -19,16 +20,16 @@ import torch.distributed
 from ..files import replacing
 from . import distributed, stopping
 
+logger = logging.getLogger(__name__)
+
 Function = Callable[..., Any]
 
 
 class Patch(NamedTuple):
-    """A change to fairseq.
+    """A change to fairseq, made once however often it is installed.
 
-    Attributes:
-        install: makes it, once, whatever is called how often
-        replaced: dotted name of each function of fairseq that it stands in for, and the SHA-256 of its source, without
-            indentation, blank lines and spaces at the ends of lines
+    ``replaced`` has the dotted name of each function of fairseq that it stands in for, and the SHA-256 of its source,
+    without indentation, blank lines and spaces at the ends of lines.
     """
 
     install: Callable[[], None]
@@ -69,8 +70,7 @@ def _replace(place: Any, name: str, make: Callable[[Function], Function]) -> Non
 def copy_checkpoints_atomically() -> None:
     """Copy ``checkpoint_best.pt`` and ``checkpoint_last.pt`` under a temporary name first.
 
-    fairseq writes the first file of a save by rename, but its copies in place: a run that is killed meanwhile leaves
-    half a ``checkpoint_last.pt`` and cannot resume, and a watcher can read half a file.
+    fairseq copies in place: a run that is killed meanwhile leaves half a file, and a watcher can read half a file.
     """
     from fairseq.file_io import PathManager
 
@@ -94,10 +94,7 @@ def copy_checkpoints_atomically() -> None:
     )
 )
 def check_before_building() -> None:
-    """Look at what a checkpoint says is to be built before fairseq builds it, see :mod:`fairseq_cloze.plugin.built`.
-
-    fairseq runs text of some configurations as code, and ``fairseq-validate`` builds whatever a file asks for.
-    """
+    """Look at what a checkpoint says is to be built before fairseq builds it, see :mod:`fairseq_cloze.plugin.built`."""
     from fairseq import checkpoint_utils
 
     from .built import check_file
@@ -123,9 +120,8 @@ def check_before_building() -> None:
 def exchange_by_torch() -> None:
     """Let torch.distributed send objects from worker to worker.
 
-    fairseq sends a loaded checkpoint through ``torch.load``, which from torch 2.6 on refuses its own configuration:
-    every training on several GPUs that starts from a checkpoint would stop there.  Its way of gathering, with which
-    ``fairseq-validate`` adds up, wants CUDA and takes 16 kB.
+    fairseq sends a loaded checkpoint through ``torch.load``, which from torch 2.6 on refuses its own configuration.
+    Its way of gathering, with which ``fairseq-validate`` adds up, wants CUDA and takes 16 kB.
     """
     from fairseq.distributed import utils
 
@@ -151,9 +147,8 @@ def exchange_by_torch() -> None:
 def start_as_launched() -> None:
     """Do as ``torchrun`` and ``srun`` say, and pass signals on to the workers that this process spawns.
 
-    fairseq looks at ``torchrun``'s variables only where it sees several GPUs: on CPUs, and where each process is given
-    one GPU, it starts as many complete trainings.  A process that only waits for its workers would die of a request to
-    stop before they have saved.
+    On CPUs, and where each process is given one GPU, fairseq starts as many complete trainings.  A process that only
+    waits for its workers would die of a request to stop before they have saved.
     """
     from fairseq.distributed import utils
 
@@ -202,7 +197,8 @@ def save_when_told() -> None:
             if events is not None:
                 events.begin(cfg, trainer.get_num_updates(), epoch_itr.next_epoch_idx)
             if stopping.is_done(cfg, trainer):
-                stopping.say_done(cfg, trainer)
+                updates = trainer.get_num_updates()
+                logger.info("nothing left to do: %d of %d updates are done", updates, cfg.optimization.max_update)
                 losses, should_stop = [None], True
             else:
                 losses, should_stop = plain(cfg, trainer, task, epoch_itr)

@@ -8,7 +8,7 @@ then, and what the update had computed so far is computed again.
 import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Optional
@@ -26,6 +26,7 @@ from ..views.view import to_device
 from .distributed import gather, is_distributed
 from .ending import end_run, end_worker
 from .events import TrainingEvents
+from .names import option
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +39,10 @@ Output = tuple[Tensor, int, dict[str, Any]]
 class RecoveryConfig(FairseqDataclass):
     """Options of the recovery, and what its advice needs to know of the other groups."""
 
-    max_oom: int = field(
-        default=10,
-        metadata={
-            "help": "stop, with advice and exit status 5, when memory ran out more often, per worker on average; "
-            "until then such batches are computed in parts"
-        },
+    max_oom: int = option(
+        10,
+        "stop, with advice and exit status 5, when memory ran out more often, per worker on average; until then such "
+        "batches are computed in parts",
     )
     max_tokens: Optional[int] = II("dataset.max_tokens")
     batch_size: Optional[int] = II("dataset.batch_size")
@@ -77,8 +76,6 @@ class RecoveringTask(FairseqTask):
         #: what is told of the training
         self.events = TrainingEvents()
 
-    # -- training ----------------------------------------------------------------------------------------------------
-
     def train_step(
         self,
         sample: Sample,
@@ -91,9 +88,8 @@ class RecoveringTask(FairseqTask):
     ) -> Output:
         """As fairseq's, in parts where memory runs out.
 
-        Raises:
-            SystemExit: with ``Exit.OUT_OF_MEMORY``, where one item does not fit alone, or gradients of
-                some workers may have been summed already
+        Ends the worker with ``Exit.OUT_OF_MEMORY`` where one item does not fit alone, or gradients of some workers may
+        have been summed already.
         """
         step = super().train_step
         if not self.recovers:
@@ -153,11 +149,7 @@ class RecoveringTask(FairseqTask):
         return output
 
     def optimizer_step(self, optimizer: Any, model: nn.Module, update_num: int) -> None:
-        """As fairseq's.
-
-        Raises:
-            SystemExit: with ``Exit.OUT_OF_MEMORY``, where the state of the optimizer does not fit
-        """
+        """As fairseq's; ends the worker where the state of the optimizer does not fit."""
         step = super().optimizer_step
         if not self.recovers:
             step(optimizer, model, update_num)
@@ -167,14 +159,8 @@ class RecoveringTask(FairseqTask):
                 f"weights; {OPTIMIZER_ADVICE}"
             )
 
-    # -- validation --------------------------------------------------------------------------------------------------
-
     def valid_step(self, sample: Sample, model: nn.Module, criterion: nn.Module, **kwargs: Any) -> Output:
-        """As fairseq's, in parts where memory runs out.
-
-        Raises:
-            SystemExit: with ``Exit.OUT_OF_MEMORY``, where one item does not fit alone
-        """
+        """As fairseq's, in parts where memory runs out; ends the worker where one item does not fit alone."""
         step = super().valid_step
         if not self.recovers:
             return step(sample, model, criterion, **kwargs)
@@ -190,8 +176,6 @@ class RecoveringTask(FairseqTask):
         if output[2][OOM]:
             self._warn(limit, "validation", cost(items))
         return output
-
-    # -- what is said of it ------------------------------------------------------------------------------------------
 
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
         """As fairseq's; counts how often memory ran out in all workers.
@@ -251,8 +235,6 @@ class RecoveringTask(FairseqTask):
         text = f"{text}. {self._what_stays()}"
         self.events.tell("stopped", status=int(Exit.OUT_OF_MEMORY), text=text)
         end_worker(Exit.OUT_OF_MEMORY, f"Error: {text}")
-
-    # -- parts of a batch --------------------------------------------------------------------------------------------
 
     def _tokens_of(self, sample: Sample, items: Sequence[int]) -> int:
         tokens: int = self.datasets[sample["split"]].view.tokens_of(items)

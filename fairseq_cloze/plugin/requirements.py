@@ -5,37 +5,28 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import re
 import sys
 from pathlib import Path
 
 from ..errors import SetupError
 
-MINIMUM_TORCH = (2, 6)
-
 INSTALL_FAIRSEQ = "pip install ve-fairseq==0.12.3"
 
 
 def require_installed() -> None:
-    """Say what to install where there is no fairseq; takes no time, as nothing is imported.
-
-    Raises:
-        SetupError: fairseq is missing
-    """
+    """Say by a SetupError what to install where there is no fairseq; takes no time, as nothing is imported."""
     if importlib.util.find_spec("fairseq") is None:
         raise SetupError(f"fairseq is not installed: {INSTALL_FAIRSEQ}")
 
 
 def require_fairseq() -> None:
-    """Import fairseq, or say in one line what to install.
-
-    Raises:
-        SetupError: fairseq or torch is missing, they do not fit, or another project's ``apex`` is in the way
-    """
+    """Import fairseq, or say in the one line of a SetupError what to install, or what is in the way."""
     try:
         import torch
     except ImportError as error:
         raise SetupError(f"torch cannot be imported ({error}): pip install 'torch>=2.6'") from error
-    if _version(torch.__version__) < MINIMUM_TORCH:
+    if tuple(int(number) for number in re.findall(r"\d+", torch.__version__)[:2]) < (2, 6):
         raise SetupError(f"torch {torch.__version__} is too old, 2.6 or newer is needed: pip install 'torch>=2.6'")
     refuse_wrong_apex()
     require_installed()
@@ -56,11 +47,7 @@ def require_fairseq() -> None:
 
 
 def refuse_wrong_apex() -> None:
-    """Refuse the ``apex`` of PyPI, a web toolkit that has nothing to do with NVIDIA's.
-
-    Raises:
-        SetupError: the installed ``apex`` is not NVIDIA's
-    """
+    """Refuse by a SetupError the ``apex`` of PyPI, a web toolkit that has nothing to do with NVIDIA's."""
     spec = importlib.util.find_spec("apex")
     folders = list(spec.submodule_search_locations or []) if spec else []
     if spec and not any(Path(folder, "optimizers").is_dir() for folder in folders):
@@ -68,12 +55,3 @@ def refuse_wrong_apex() -> None:
             "the installed 'apex' is not NVIDIA's but another project of that name from PyPI: pip uninstall -y apex "
             "(NVIDIA's is optional: https://github.com/NVIDIA/apex)"
         )
-
-
-def _version(text: str) -> tuple[int, ...]:
-    numbers: list[int] = []
-    for part in text.split("+")[0].split("."):
-        if not part.isdigit():
-            break
-        numbers.append(int(part))
-    return tuple(numbers)

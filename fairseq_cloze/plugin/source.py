@@ -20,12 +20,11 @@ from .names import MODEL_NAME
 
 logger = logging.getLogger(__name__)
 
+_TOLD_APART = ("data", "finetune_from_model", *CARRIED)
+
 
 def find_source(cfg: Any) -> Checkpoint | None:
-    """The checkpoint that fairseq is going to load; ``None`` for random weights.
-
-    Args:
-        cfg: options of the task
+    """The checkpoint that fairseq is going to load by the options of the task; ``None`` for random weights.
 
     Raises:
         CheckpointError: it is missing or cannot be read, or none was given and ``--from-scratch`` neither
@@ -37,10 +36,7 @@ def find_source(cfg: Any) -> Checkpoint | None:
     if cfg.restore_file != LAST_CHECKPOINT:
         return _read(Path(cfg.restore_file), "--restore-file")
     if last.exists():
-        logger.info("resuming from %s", last)
-        checkpoint = Checkpoint.read(last)
-        _warn_of_another_run(checkpoint, cfg)
-        return checkpoint
+        return _resumed(last, cfg)
     for option in ("continue_once", "finetune_from_model"):
         if getattr(cfg, option):
             return _read(Path(getattr(cfg, option)), f"--{option.replace('_', '-')}")
@@ -61,32 +57,22 @@ def _read(path: Path, option: str) -> Checkpoint:
     return Checkpoint.read(path)
 
 
-def _warn_of_another_run(last: Checkpoint, cfg: Any) -> None:
+def _resumed(path: Path, cfg: Any) -> Checkpoint:
     """fairseq resumes whatever lies in ``--save-dir``; say so where that was another run."""
-    earlier = last.task_options
-    changed = [
-        f"{name} {earlier[name]} then, {value_of(getattr(cfg, name))} now"
-        for name in ("data", "finetune_from_model", *CARRIED)
-        if name in earlier and earlier[name] != value_of(getattr(cfg, name))
-    ]
+    logger.info("resuming from %s", path)
+    last = Checkpoint.read(path)
+    earlier, now = last.task_options, {key: value_of(getattr(cfg, key)) for key in _TOLD_APART}
+    changed = [f"{key} {earlier[key]} then, {now[key]} now" for key in now if earlier.get(key, now[key]) != now[key]]
     if changed:
         logger.warning(
             "%s is of another run (%s) and is resumed all the same; give each run its own --save-dir",
-            last.name,
-            "; ".join(changed),
+            *(last.name, "; ".join(changed)),
         )
+    return last
 
 
 def fit_model(source: Checkpoint, cfg: Any) -> None:
-    """Give a model that is going to be built the shape of its checkpoint, where the command line leaves it open.
-
-    Args:
-        source: the checkpoint
-        cfg: options of the model
-
-    Raises:
-        CheckpointError: the model has another shape; names the differences
-    """
+    """Give a model the shape of its checkpoint where its options *cfg* leave it open; else name the differences."""
     architecture = source.architecture
     if getattr(cfg, "_name", None) == MODEL_NAME:
         fill_config(cfg, vars(architecture))
@@ -101,10 +87,7 @@ def fit_model(source: Checkpoint, cfg: Any) -> None:
 
 
 def prove_everywhere(source: Checkpoint, model: nn.Module) -> str:
-    """Make sure that the model of every worker holds the weights of a checkpoint.
-
-    Returns:
-        a line that says what was proved
+    """Make sure that the model of every worker holds the weights of a checkpoint; says what was proved.
 
     Raises:
         CheckpointError: one does not; names encoder or LM head.  Every worker stops with the same text.
@@ -112,7 +95,7 @@ def prove_everywhere(source: Checkpoint, model: nn.Module) -> str:
     # The first worker compares with the file; all others must hold what it holds.
     weights = model.state_dict()  # which sharded models gather, all workers together
     own = digests(weights)
-    line, problem = "", None
+    line, problem = "", ""
     if rank() == 0:
         try:
             line = source.prove_load(weights, own)
@@ -122,12 +105,12 @@ def prove_everywhere(source: Checkpoint, model: nn.Module) -> str:
     line, problem, wanted = workers[0]
     for number, (_, _, found) in enumerate(workers):
         for part in wanted:
-            if problem is None and found[part] != wanted[part]:
+            if not problem and found[part] != wanted[part]:
                 problem = (
                     f"the {part} of worker {number} is not that of worker 0: expected digest {wanted[part][:12]}, "
                     f"found {found[part][:12]}; check that all workers read the same checkpoint"
                 )
-    if problem is not None:
+    if problem:
         raise CheckpointError(problem)
     return line
 

@@ -1,14 +1,11 @@
 """Requeue: a training that is told to stop saves and says with its exit status that it wants to go on.
 
-Batch systems warn a job before they end it: SLURM by the signal of ``--signal``, most others by TERM.  On USR1 or TERM
-the training finishes its update, writes ``checkpoint_last.pt`` and exits with ``Exit.REQUEUE``; the same command goes
-on from there.  A validation is broken off.  Workers agree on the update through the sums they exchange in each, so
-it is enough that one of them was told.
+On USR1 or TERM it finishes its update, or breaks off its validation, writes ``checkpoint_last.pt`` and exits with
+``Exit.REQUEUE``.  Workers agree on the update through the sums they exchange in each, so one that was told is enough.
 """
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import os
 import signal
@@ -20,12 +17,9 @@ from ..errors import Exit
 from ..runs.names import LAST_CHECKPOINT
 from .ending import end_run
 
-logger = logging.getLogger(__name__)
-
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 
-#: Name of the sum in the logging outputs that workers exchange.
-TOLD = "told_to_stop"
+TOLD = "told_to_stop"  #: the sum in the logging outputs that workers exchange
 
 _told = False
 
@@ -52,11 +46,6 @@ def told() -> bool:
     return _told
 
 
-def agreed(logging_outputs: list[dict[str, Any]]) -> bool:
-    """Whether a worker was told to stop; the answer is the same in all of them."""
-    return any(log.get(TOLD, 0) > 0 for log in logging_outputs)
-
-
 def pass_on() -> None:
     """From now on pass the signals on to the workers that this process spawns and waits for."""
 
@@ -76,12 +65,6 @@ def pass_on() -> None:
 def is_done(cfg: Any, trainer: Any) -> bool:
     """Whether a training has made all updates that ``--max-update`` asks for."""
     return bool(trainer.get_num_updates() >= (cfg.optimization.max_update or float("inf")))
-
-
-def say_done(cfg: Any, trainer: Any) -> None:
-    """Say that there is nothing to train."""
-    updates = trainer.get_num_updates()
-    logger.info("nothing left to do: %d of %d updates are done", updates, cfg.optimization.max_update)
 
 
 def save_and_end(cfg: Any, trainer: Any, task: Any, epoch_itr: Any) -> NoReturn:

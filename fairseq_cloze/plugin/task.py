@@ -1,9 +1,10 @@
 """Task: ties data, view, model and criterion to fairseq, and proves that the pretrained weights were loaded."""
 
+import itertools
 import logging
 import os
 from argparse import Namespace
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
@@ -36,7 +37,7 @@ from .distributed import rank, refuse_independent_processes
 from .ending import end_run
 from .events import figures
 from .model import ClozeRobertaModel, rest_lm_head, set_layer_norm_eps
-from .names import CRITERION_NAME, TASK_NAME
+from .names import CRITERION_NAME, TASK_NAME, option
 from .recovery import RecoveringTask, RecoveryConfig
 from .source import find_source, fit_model, prove_everywhere, value_of
 
@@ -47,47 +48,32 @@ logger = logging.getLogger(__name__)
 class ClozeRankingConfig(RecoveryConfig):
     """Options of ``--task cloze_ranking``."""
 
-    data: str = field(
-        default=MISSING,
-        metadata={
-            "help": "data-bin of 'fairseq-cloze prepare'; several with colons between them are shards, one per epoch"
-        },
+    data: str = option(
+        MISSING, "data-bin of 'fairseq-cloze prepare'; several with colons between them are shards, one per epoch"
     )
-    view: ChoiceEnum(VIEWS) = field(  # type: ignore[valid-type]
-        default=Settings.view,
-        metadata={
-            "help": "how a passage becomes input. joint: the passage once, every blank a mask; full: the passage with "
-            "one candidate filled in; neighbors: from the previous blank to the next one, candidate filled in"
-        },
+    view: ChoiceEnum(VIEWS) = option(  # type: ignore[valid-type]
+        Settings.view,
+        "how a passage becomes input. joint: the passage once, every blank a mask; full: the passage with one "
+        "candidate filled in; neighbors: from the previous blank to the next one, candidate filled in",
     )
-    scorer: ChoiceEnum(SCORERS) = field(  # type: ignore[valid-type]
-        default=Settings.scorer,
-        metadata={
-            "help": "how the LM head scores a candidate of several tokens. mean: over the tokens, at one mask; "
-            "kmask: as many masks as tokens; l2r: and the tokens before filled in; head: a new ranking head instead of "
-            "the LM head (views full and neighbors, which else need mean)"
-        },
+    scorer: ChoiceEnum(SCORERS) = option(  # type: ignore[valid-type]
+        Settings.scorer,
+        "how the LM head scores a candidate of several tokens. mean: over the tokens, at one mask; kmask: as many "
+        "masks as tokens; l2r: and the tokens before filled in; head: a new ranking head instead of the LM head (views "
+        "full and neighbors, which else need mean)",
     )
-    other_blanks: ChoiceEnum(OTHER_BLANKS) = field(  # type: ignore[valid-type]
-        default=Settings.other_blanks, metadata={"help": "what stands in the other blanks of view full"}
+    other_blanks: ChoiceEnum(OTHER_BLANKS) = option(  # type: ignore[valid-type]
+        Settings.other_blanks, "what stands in the other blanks of view full"
     )
-    contrast: float = field(
-        default=Settings.contrast,
-        metadata={
-            "help": "share of a candidate's mean score at the passage's other blanks that its score is reduced by "
-            "(view joint)"
-        },
+    contrast: float = option(
+        Settings.contrast,
+        "share of a candidate's mean score at the passage's other blanks that its score is reduced by (view joint)",
     )
-    from_scratch: bool = field(
-        default=False, metadata={"help": "start from random weights; otherwise a run without pretrained weights stops"}
+    from_scratch: bool = option(False, "start from random weights; otherwise a run without pretrained weights stops")
+    chance_patience: int = option(
+        200, "say so, with the likely causes, when as many updates are no better than guessing; 0: never"
     )
-    chance_patience: int = field(
-        default=200,
-        metadata={"help": "say so, with the likely causes, when as many updates are no better than guessing; 0: never"},
-    )
-    stop_at_chance: bool = field(
-        default=False, metadata={"help": "then end the run as well, with exit status 4 (see --chance-patience)"}
-    )
+    stop_at_chance: bool = option(False, "then end the run as well, with exit status 4 (see --chance-patience)")
     # What the proof of load and the batches need to know of the other groups.
     seed: int = II("common.seed")
     train_subset: str = II("dataset.train_subset")
@@ -105,12 +91,16 @@ class ClozeRankingTask(RecoveringTask):
 
     def __init__(self, cfg: ClozeRankingConfig, **kwargs: Any) -> None:
         super().__init__(cfg, **kwargs)
-        #: how candidates are scored
         self.settings = Settings(**{name: value_of(getattr(cfg, name)) for name in CARRIED})
         self.shards = [DataBin(path) for path in utils.split_paths(cfg.data)]
         self.vocabulary: Vocabulary = self.shards[0].vocabulary
-        for shard in self.shards[1:]:
-            _check_shard(shard, self.shards[0])
+        first, *others = self.shards
+        for shard, key in itertools.product(others, ("vocabulary", "encoding")):
+            if shard.manifest[key] != first.manifest[key]:
+                raise DataBinError(
+                    f"{shard.folder}: shards must be prepared alike, its {key} differs from that of {first.folder}; "
+                    "prepare both with the same options"
+                )
         self._dictionary = make_dictionary(self.vocabulary)
         self._max_positions: int = BASE.max_positions
         self._source: Checkpoint | None = None  # what training starts from, until that is proved
@@ -124,47 +114,29 @@ class ClozeRankingTask(RecoveringTask):
         self._subset = ""  # that is being validated
         self.state.merge_state_dict(carried_state(self.vocabulary, self.shards[0].encoding, self.settings))
 
-    # -- dictionary and data -----------------------------------------------------------------------------------------
-
     @property
     def source_dictionary(self) -> Dictionary:
         """The dictionary of the data-bin, ``<mask>`` included."""
         return self._dictionary
 
-    @property
-    def target_dictionary(self) -> Dictionary:
-        """The same."""
-        return self._dictionary
+    target_dictionary = source_dictionary
 
     def load_dataset(self, split: str, combine: bool = False, epoch: int = 1, **kwargs: Any) -> None:
-        """Open a split; for training, the shard whose turn it is in this epoch.
-
-        Raises:
-            DataBinError: no such split, in any of the shards where it is the training split
-        """
-        shard = self.shards[0]
-        if split == self.cfg.train_subset:
-            for each in self.shards:
-                each.open(split)
-            shard = self.shards[(epoch - 1) % len(self.shards)]
-        view = make_view(self.settings, shard.open(split), self.vocabulary, self._max_positions)
+        """Open a split; for training, the shard whose turn it is in this epoch, and all must have it."""
         shuffle = split == self.cfg.train_subset
+        stores = [shard.open(split) for shard in (self.shards if shuffle else self.shards[:1])]
+        store = stores[(epoch - 1) % len(stores)]
+        view = make_view(self.settings, store, self.vocabulary, self._max_positions)
         self.datasets[split] = ClozeDataset(view, shuffle, self.cfg.seed, split)
 
     def get_batch_iterator(
         self, dataset: ClozeDataset, max_positions: Any = None, required_batch_size_multiple: int = 1, **kwargs: Any
     ) -> Any:
-        """As fairseq's, but no item is dropped.
-
-        Nothing is too long, as over-long passages are windows, and no last batch goes missing because its size is no
-        multiple of ``--required-batch-size-multiple``.
-        """
+        """As fairseq's, but no item is dropped: none is too long, and every size of a batch will do."""
         # fairseq fills up workers that lack a batch, but forgets all that a worker counted in an update that ends so.
         accumulates = max(self.cfg.update_freq) > 1
         dataset.batches_multiple = kwargs.get("num_shards", 1) if accumulates and dataset.shuffle else 1
         return super().get_batch_iterator(dataset, max_positions=None, required_batch_size_multiple=1, **kwargs)
-
-    # -- model and criterion -----------------------------------------------------------------------------------------
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
         """Build the model; before a training, make sure that the checkpoint it starts from fits.
@@ -186,7 +158,10 @@ class ClozeRankingTask(RecoveringTask):
                 self._check_vocabulary(self._source)
                 fit_model(self._source, cfg)
         elif self.cfg.path:  # fairseq-validate
-            self._check_validated(Path(self.cfg.path))
+            checkpoint = Checkpoint.read(Path(self.cfg.path))
+            self._check_vocabulary(checkpoint)
+            if self.settings.scorer == "head":
+                checkpoint.require_ranking_head()
         model = super().build_model(cfg, from_checkpoint)
         eps = getattr(cfg, "layer_norm_eps", None)
         if eps is not None and not isinstance(model, ClozeRobertaModel):
@@ -198,11 +173,7 @@ class ClozeRankingTask(RecoveringTask):
         return model
 
     def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
-        """Build the criterion.
-
-        Raises:
-            ClozeError: training with another criterion than ``cloze_ranking``
-        """
+        """Build the criterion; a :class:`ClozeError` says that training with another one was asked for."""
         name = getattr(cfg, "_name", None) or getattr(cfg, "criterion", None)
         if name != CRITERION_NAME:
             if not self._loads_checkpoint:
@@ -213,26 +184,13 @@ class ClozeRankingTask(RecoveringTask):
             cfg = Namespace(criterion=CRITERION_NAME, **{key: getattr(config, key) for key in vars(config)})
         return super().build_criterion(cfg)
 
-    # -- the checkpoint training starts from -------------------------------------------------------------------------
-
-    def _check_validated(self, path: Path) -> None:
-        """Make sure that a checkpoint can be validated."""
-        checkpoint = Checkpoint.read(path)
-        self._check_vocabulary(checkpoint)
-        if self.settings.scorer == "head":
-            checkpoint.require_ranking_head()
-
     def _check_vocabulary(self, checkpoint: Checkpoint) -> None:
         line, proved = checkpoint.check_vocabulary(self.vocabulary, f"data-bin {self.shards[0].folder}")
         logger.log(logging.INFO if proved else logging.WARNING, "%s", line)
         self._beginning.vocabulary, self._beginning.vocabulary_proved = line, proved
 
     def begin_epoch(self, epoch: int, model: nn.Module) -> None:
-        """Before the first update, prove that the model holds the checkpoint's weights.
-
-        Raises:
-            CheckpointError: it does not; names encoder or LM head.  Every worker stops with the same text.
-        """
+        """Before the first update, prove that the model holds the checkpoint's weights, or stop every worker."""
         if self._source is not None:
             self._beginning.weights = prove_everywhere(self._source, model)
             self._source = None
@@ -243,8 +201,6 @@ class ClozeRankingTask(RecoveringTask):
         """As fairseq's; a worker of ``fairseq-validate`` that lacks a batch adds nothing."""
         self._subset = sample.get("split", self._subset)
         return super().valid_step(sample, model, criterion, **kwargs) if sample else (0.0, 0, {})
-
-    # -- the chance watch --------------------------------------------------------------------------------------------
 
     def optimizer_step(self, optimizer: Any, model: nn.Module, update_num: int) -> None:
         """As fairseq's; what events and the chance watch want to know of the update is kept."""
@@ -261,21 +217,21 @@ class ClozeRankingTask(RecoveringTask):
 
         Raises:
             SystemExit: with ``Exit.AT_CHANCE``, if the run is at chance and is to stop then
-            Stop: a worker was told to stop, in validation
+            Stop: a worker was told to stop, in validation; it is the same in all of them
         """
         super().reduce_metrics(logging_outputs, criterion)
-        self.stopping = self.stopping or stopping.agreed(logging_outputs)
-        if self.stopping and not criterion.training:
-            raise stopping.Stop
+        self.stopping = self.stopping or any(log.get(stopping.TOLD, 0) > 0 for log in logging_outputs)
         if not criterion.training:
+            if self.stopping:
+                raise stopping.Stop
             return
         self.events.end_update(self._rate, self._scale)
         if self.cfg.chance_patience <= 0:
             return
         if self._watch is None:
             self._watch = ChanceWatch(self.cfg.chance_patience, softmax=criterion.ranking_loss == "softmax")
-        number = self.events.update
-        verdict = self._watch.add(Stretch.of_update(number, logging_outputs), self._rate, self._scale)
+        update = Stretch.of_update(self.events.update, logging_outputs)
+        verdict = self._watch.add(update, self._rate, self._scale)
         if verdict is None:
             return
         finding = Finding.of(verdict, self._beginning)
@@ -285,11 +241,9 @@ class ClozeRankingTask(RecoveringTask):
         if self.cfg.stop_at_chance:
             last = Path(self.cfg.save_dir, LAST_CHECKPOINT)
             left = f"{last} stays, look at it with 'fairseq-cloze doctor'" if last.exists() else "Nothing was saved"
-            text = f"stopped at update {number}, as --stop-at-chance asks for; causes are named above. {left}"
+            text = f"stopped at update {update.last}, as --stop-at-chance asks for; causes are named above. {left}"
             self.events.tell("stopped", status=int(Exit.AT_CHANCE), text=text)
             end_run(Exit.AT_CHANCE, f"Error: {text}")
-
-    # -- the run -----------------------------------------------------------------------------------------------------
 
     def _begin_run(self) -> None:
         """Say that this process trains into the save-dir, and heed requests to stop."""
@@ -309,20 +263,14 @@ class ClozeRankingTask(RecoveringTask):
         if self._run is not None:
             self._run.requeue()
 
-    # -- checkpoints of this task ------------------------------------------------------------------------------------
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Compare the state of a checkpoint that fairseq loads with the data-bin, rather than take it over.
-
-        Raises:
-            CheckpointError: dictionary or BPE differ
-        """
+        """Compare dictionary and BPE of a checkpoint that fairseq loads with the data-bin's; do not take them over."""
         carried = read_carried(state_dict, "the checkpoint")
         if carried is None:
             return
-        where = f"data-bin {self.shards[0].folder}"
-        compare_vocabularies(carried.vocabulary, self.vocabulary, "the checkpoint", where)
-        encoding = self.shards[0].encoding
+        shard = self.shards[0]
+        compare_vocabularies(carried.vocabulary, self.vocabulary, "the checkpoint", f"data-bin {shard.folder}")
+        encoding = shard.encoding
         if carried.encoding != encoding:
             logger.warning(
                 "the checkpoint's text was encoded with %s, the data-bin's with %s",
@@ -337,12 +285,3 @@ def make_dictionary(vocabulary: Vocabulary) -> Dictionary:
     for symbol in vocabulary.symbols[dictionary.nspecial :]:
         dictionary.add_symbol(symbol)
     return dictionary
-
-
-def _check_shard(shard: DataBin, first: DataBin) -> None:
-    for key in ("vocabulary", "encoding"):
-        if shard.manifest[key] != first.manifest[key]:
-            raise DataBinError(
-                f"{shard.folder}: shards must be prepared alike, its {key} differs from that of {first.folder}; "
-                "prepare both with the same options"
-            )

@@ -35,33 +35,14 @@ def shuffled(view: View, seed: int, epoch: int) -> np.ndarray:
 def cut_batches(
     view: View, order: np.ndarray, max_tokens: int | None = None, max_items: int | None = None
 ) -> list[np.ndarray]:
-    """Cut an order of items into batches as full as the limits allow; none is left out.
-
-    Args:
-        view: the items
-        order: numbers of items, ``int64 (items,)``
-        max_tokens: most tokens a batch may cost
-        max_items: most items in a batch
+    """Cut an order of items, ``int64 (items,)``, into batches as full as the limits allow; none is left out.
 
     Raises:
         ClozeError: an item costs more than *max_tokens* on its own
     """
     if max_tokens is not None and len(view):
         _check_cost(view, max_tokens)
-    starts = _starts(view, order, max_tokens, max_items)
-    return [order[start:end] for start, end in zip(starts, [*starts[1:], len(order)])]
-
-
-def fillers(view: View, count: int) -> list[np.ndarray]:
-    """Batches that make a number even: ``-1 - n`` each, for the cheapest item *n*."""
-    cheapest = int(view.cost.argmin()) if count else 0
-    return [np.array([-1 - cheapest])] * count
-
-
-def _starts(view: View, order: np.ndarray, max_tokens: int | None, max_items: int | None) -> list[int]:
-    """Where batches start in an order of items; each takes as many as the limits allow."""
-    most = sys.maxsize if max_tokens is None else max_tokens
-    most_items = sys.maxsize if max_items is None else max_items
+    most, most_items = (sys.maxsize if limit is None else limit for limit in (max_tokens, max_items))
     starts: list[int] = []
     longest, height, items = 0, 0, most_items  # the first item opens a batch
     for block in range(0, len(order), _BLOCK):  # as Python's own integers, which are quicker and larger
@@ -75,7 +56,13 @@ def _starts(view: View, order: np.ndarray, max_tokens: int | None, max_items: in
             if items > most_items or longest * height > most:
                 starts.append(number)
                 longest, height, items = length, count, 1
-    return starts
+    return [order[start:end] for start, end in zip(starts, [*starts[1:], len(order)])]
+
+
+def fillers(view: View, count: int) -> list[np.ndarray]:
+    """Batches that make a number even: ``-1 - n`` each, for the cheapest item *n*."""
+    cheapest = int(view.cost.argmin()) if count else 0
+    return [np.array([-1 - cheapest])] * count
 
 
 def _check_cost(view: View, max_tokens: int) -> None:

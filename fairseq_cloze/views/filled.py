@@ -73,9 +73,8 @@ class FilledView(View):
         blanks = np.concatenate([item["blanks"] for item in items])
         sample = self._sample(items, blanks, [row for item in items for row in item["rows"]])
         distinct = sample["distinct"]
-        row = torch.full(distinct.shape, -1, dtype=torch.int64)
-        row[distinct] = torch.arange(int(distinct.sum()))
-        sample["row"] = row
+        sample["row"] = torch.full(distinct.shape, -1)
+        sample["row"][distinct] = torch.arange(int(distinct.sum()))
         sample["spans"] = torch.tensor([span for item in items for span in item["spans"]])
         return sample
 
@@ -95,10 +94,10 @@ class FullView(FilledView):
 
     def _context_length(self) -> np.ndarray:
         store, passage = self.store, self._passage
-        length = np.diff(store.token_offsets)[passage] - np.diff(store.blank_offsets)[passage]
         if self._other == "mask":
-            length = np.diff(store.token_offsets)[passage] - 1
-        elif self._other == "gold":
+            return np.diff(store.token_offsets)[passage] - 1
+        length = np.diff(store.token_offsets)[passage] - np.diff(store.blank_offsets)[passage]
+        if self._other == "gold":
             candidate = store.candidate_offsets[:-1] + store.columns["gold"]
             gold = np.diff(store.candidate_token_offsets)[candidate]
             length = length + np.add.reduceat(gold, store.blank_offsets[:-1])[passage] - gold
@@ -130,17 +129,13 @@ class FullView(FilledView):
 class NeighborsView(FilledView):
     """From the previous blank of the passage to the next one."""
 
-    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
+    def _context_length(self) -> np.ndarray:
         store, passage = self.store, self._passage
         position = np.asarray(store.columns["blank_position"], dtype=np.int64)
-        start = np.zeros(len(position), dtype=np.int64)
-        start[1:] = np.where(passage[1:] == passage[:-1], position[:-1] + 1, 0)
-        end = np.diff(store.token_offsets)[passage]
-        end[:-1] = np.where(passage[1:] == passage[:-1], position[1:], end[:-1])
-        return start, end
-
-    def _context_length(self) -> np.ndarray:
-        self._start, self._end = self._bounds()
+        same = passage[1:] == passage[:-1]
+        self._start, self._end = np.zeros(len(position), dtype=np.int64), np.diff(store.token_offsets)[passage]
+        self._start[1:][same] = position[:-1][same] + 1
+        self._end[:-1][same] = position[1:][same]
         return self._end - self._start - 1
 
     def _context(self, blank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -149,8 +144,5 @@ class NeighborsView(FilledView):
         position = int(self.store.columns["blank_position"][blank])
         starts = passage.sentence_starts
         starts = starts[(starts >= start) & (starts < end)] - start
-        return (
-            passage.tokens[start:position],
-            passage.tokens[position + 1 : end],
-            np.where(starts > position - start, starts - 1, starts),
-        )
+        starts = np.where(starts > position - start, starts - 1, starts)
+        return passage.tokens[start:position], passage.tokens[position + 1 : end], starts

@@ -14,35 +14,22 @@ import torch
 
 from ..data.store import Store
 from ..data.vocabulary import BOS, EOS, PAD, Vocabulary
-from .view import Item, Sample, View
+from .view import Item, Sample, View, candidates_of
 from .windows import cut_passages
 
 _BLOCK = 1 << 14  # passages that are cut at a time
 
 
 class Copy(NamedTuple):
-    """What stands in for a blank.
+    """What stands in for a blank."""
 
-    Attributes:
-        blank: number of the blank in its window
-        tokens: ``int64 (tokens,)``
-        reads: offset in *tokens*, candidate, and the piece of it that is scored there
-    """
-
-    blank: int
-    tokens: np.ndarray
-    reads: list[tuple[int, int, int]]
+    blank: int  #: its number in the window
+    tokens: np.ndarray  #: ``int64 (tokens,)``
+    reads: list[tuple[int, int, int]]  #: offset in *tokens*, candidate, and the piece of it that is scored there
 
 
 class JointView(View):
-    """A window of the passage, every blank a ``<mask>``; all candidates of all its blanks from one forward.
-
-    Args:
-        store: the split
-        vocabulary: what it was encoded with
-        max_positions: most tokens of a row, ``<s>`` and ``</s>`` included
-        scorer: ``mean``, ``kmask`` or ``l2r``
-    """
+    """A window of the passage, every blank a ``<mask>``, for the scorer ``mean``, ``kmask`` or ``l2r``."""
 
     def __init__(self, store: Store, vocabulary: Vocabulary, max_positions: int, scorer: str = "mean") -> None:
         super().__init__(store, vocabulary, max_positions)
@@ -50,9 +37,10 @@ class JointView(View):
         self._copies_rows = scorer in ("kmask", "l2r")
         self._limits = np.full(len(store), self.limit)
         if self._copies_rows:
-            longest = self._longest_candidates()
+            longest = np.maximum.reduceat(self._candidate_lengths(), store.candidate_offsets[:-1])
             self._limits += 1 - np.maximum.reduceat(longest, store.blank_offsets[:-1])
-            self._check_limits()
+            for short in np.flatnonzero(self._limits < 2)[:1].tolist():  # no room for text beside a candidate
+                raise self._too_long(short, self.limit + 1 - int(self._limits[short]))
         self._windows = self._cut()
         self.row_length = self._windows[:, 2] - self._windows[:, 1] + 2
         self.rows = np.ones(len(self._windows), dtype=np.int64)
@@ -60,20 +48,10 @@ class JointView(View):
             self.row_length += np.maximum.reduceat(longest, self._windows[:, 3]) - 1
             self.rows += np.add.reduceat(self._count_copies(), self._windows[:, 3])
 
-    def _longest_candidates(self) -> np.ndarray:
-        """Tokens of the longest candidate of each blank, ``int64 (blanks,)``."""
-        return np.maximum.reduceat(self._candidate_lengths(), self.store.candidate_offsets[:-1])
-
     def _candidate_lengths(self) -> np.ndarray:
         """Tokens of each candidate, ``int64 (candidates,)``."""
         lengths = np.diff(self.store.candidate_token_offsets)
         return np.where(lengths == 0, len(self.vocabulary.nothing), lengths)
-
-    def _check_limits(self) -> None:
-        """Make sure that beside the longest candidate of each passage there is room for text."""
-        short = np.flatnonzero(self._limits < 2)
-        if len(short):
-            raise self._too_long(int(short[0]), self.limit + 1 - int(self._limits[short[0]]))
 
     def _count_copies(self) -> np.ndarray:
         """Number of copies for each blank, ``int64 (blanks,)``."""
@@ -87,18 +65,12 @@ class JointView(View):
         return number
 
     def _cut(self) -> np.ndarray:
-        """Cut passages that are longer than their limit.
-
-        Returns:
-            passage, start, end, first blank, last blank of each window, ``int64 (windows, 5)``
-        """
-        store = self.store
+        """Passage, start, end, first blank, last blank of each window, ``int64 (windows, 5)``."""
+        store, numbers = self.store, np.arange(len(self.store))
         lengths = np.diff(store.token_offsets)
         fits = lengths <= self._limits
-        blanks = store.blank_offsets
-        whole = np.stack(
-            [np.arange(len(store)), np.zeros(len(store), np.int64), lengths, blanks[:-1], blanks[1:]], axis=1
-        )[fits]
+        columns = [numbers, np.zeros_like(numbers), lengths, store.blank_offsets[:-1], store.blank_offsets[1:]]
+        whole = np.stack(columns, axis=1)[fits]
         parts = []
         for start in range(0, len(store), _BLOCK):
             long = start + np.flatnonzero(~fits[start : start + _BLOCK])
@@ -128,15 +100,13 @@ class JointView(View):
         passage, start, end, first_blank, last_blank = self._windows[index].tolist()
         store = self.store
         offset = int(store.token_offsets[passage])
-        text = store.columns["tokens"][offset + start : offset + end]
-        blanks = np.arange(first_blank, last_blank)
-        positions = np.asarray(store.columns["blank_position"][first_blank:last_blank], dtype=np.int64) - start
-        tokens = np.empty(len(text) + 2, dtype=np.int64)
+        tokens = np.empty(end - start + 2, dtype=np.int64)
         tokens[0], tokens[-1] = BOS, EOS
-        tokens[1:-1] = text
-        item: Item = {"index": index, "tokens": tokens, "positions": positions + 1, "blanks": blanks}
-        item["copies"] = self._copies(blanks) if self._copies_rows else []
-        return item
+        tokens[1:-1] = store.columns["tokens"][offset + start : offset + end]
+        blanks = np.arange(first_blank, last_blank)
+        positions = np.asarray(store.columns["blank_position"][first_blank:last_blank], dtype=np.int64) - start + 1
+        copies = self._copies(blanks) if self._copies_rows else []
+        return {"index": index, "tokens": tokens, "positions": positions, "blanks": blanks, "copies": copies}
 
     def _copies(self, blanks: np.ndarray) -> list[Copy]:
         """What stands in for the blanks that have candidates of several tokens."""
@@ -181,21 +151,19 @@ class JointView(View):
         blanks = np.concatenate([item["blanks"] for item in items])
         windows = np.repeat(np.arange(len(items)), [len(item["blanks"]) for item in items])
         positions = np.concatenate([item["positions"] for item in items])
-        first = np.searchsorted(
-            windows, np.arange(len(items))
-        ).tolist()  # number of each window's first blank in the batch
-        copies = [
-            (item["tokens"], start + copy.blank, copy) for item, start in zip(items, first) for copy in item["copies"]
-        ]
         rows = [item["tokens"] for item in items]
-        for tokens, blank, copy in copies:
-            rows.append(np.concatenate([tokens[: positions[blank]], copy.tokens, tokens[positions[blank] + 1 :]]))
+        copies = []  # and the number of the blank in the batch
+        for item, start in zip(items, np.searchsorted(windows, np.arange(len(items))).tolist()):
+            for copy in item["copies"]:
+                tokens, position = item["tokens"], item["positions"][copy.blank]
+                rows.append(np.concatenate([tokens[:position], copy.tokens, tokens[position + 1 :]]))
+                copies.append((start + copy.blank, copy))
         sample = self._sample(items, blanks, rows)
         shape = sample["net_input"]["src_tokens"].shape
         candidate_tokens = self._candidate_tokens(blanks)
         reads = (positions + windows * shape[1]).tolist()
         token_reads = np.broadcast_to(np.arange(len(blanks))[:, None, None], candidate_tokens.shape).copy()
-        for row, (_, blank, copy) in enumerate(copies, len(items)):
+        for row, (blank, copy) in enumerate(copies, len(items)):
             offsets = sorted({offset for offset, _, _ in copy.reads})
             for offset, candidate, piece in copy.reads:
                 token_reads[blank, candidate, piece] = len(reads) + offsets.index(offset)
@@ -213,11 +181,7 @@ class JointView(View):
 
     def _candidate_tokens(self, blanks: np.ndarray) -> np.ndarray:
         store, nothing = self.store, self.vocabulary.nothing
-        start = np.asarray(store.candidate_offsets[blanks])
-        count = np.asarray(store.candidate_offsets[blanks + 1]) - start
-        order = np.arange(count.max(initial=1))
-        exists = order < count[:, None]
-        index = np.where(exists, start[:, None] + order, 0)
+        index, exists = candidates_of(store, blanks)
         begin = np.asarray(store.candidate_token_offsets[index])
         length = np.where(exists, np.asarray(store.candidate_token_offsets[index + 1]) - begin, 0)
         empty = exists & (length == 0)

@@ -11,14 +11,7 @@ from .view import View
 
 
 def make_view(settings: Settings, store: Store, vocabulary: Vocabulary, max_positions: int) -> View:
-    """Build a view.
-
-    Args:
-        settings: for view, scorer and, in ``full``, what stands in the other blanks
-        store: the split
-        vocabulary: what it was encoded with
-        max_positions: most tokens of a row, ``<s>`` and ``</s>`` included
-    """
+    """The view of a split with rows of at most *max_positions* tokens, ``<s>`` and ``</s>`` included."""
     if settings.view == "joint":
         return JointView(store, vocabulary, max_positions, settings.scorer)
     if settings.view == "full":

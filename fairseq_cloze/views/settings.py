@@ -19,21 +19,14 @@ OTHER_BLANKS = ("remove", "mask", "gold")
 class Settings:
     """How passages are scored; the defaults are those of training.
 
-    Attributes:
-        view: one of :data:`VIEWS`
-        scorer: one of :data:`SCORERS`
-        other_blanks: one of :data:`OTHER_BLANKS`, for view ``full``
-        contrast: share of a candidate's mean score at the other blanks that its score is reduced by, 0 to 1, in
-            view ``joint``
-
     Raises:
-        ClozeError: a value is none of those, or view and scorer do not go together
+        ClozeError: a value is unknown, or view and scorer do not go together
     """
 
     view: str = "joint"
     scorer: str = "mean"
-    other_blanks: str = "remove"
-    contrast: float = 0.7
+    other_blanks: str = "remove"  #: in view ``full``
+    contrast: float = 0.7  #: in view ``joint``, share of a candidate's mean score at other blanks to subtract, 0 to 1
 
     def __post_init__(self) -> None:
         for name, known in (("view", VIEWS), ("scorer", SCORERS), ("other_blanks", OTHER_BLANKS)):
@@ -63,13 +56,8 @@ class PartialSettings:
     def completed(self, carried: PartialSettings | None = None) -> Settings:
         """What is in force: what was chosen, else what the checkpoint carries, else the default of training.
 
-        A checkpoint's scorer is not taken over into another view where it does not fit.
-
-        Args:
-            carried: settings that a checkpoint was trained with
-
-        Raises:
-            ClozeError: see :class:`Settings`
+        A checkpoint's scorer is not taken over into another view where it does not fit.  Raises what :class:`Settings`
+        raises.
         """
         values: dict[str, Any] = asdict(Settings())
         for settings in (carried or AS_TRAINED, self):

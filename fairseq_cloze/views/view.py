@@ -22,15 +22,10 @@ Sample = dict[str, Any]
 
 
 class View:
-    """Items of one split and their cost.
+    """Items of one split and their cost."""
 
-    Attributes:
-        row_length: tokens of the item's longest row, ``int64 (items,)``
-        rows: input rows of the item, ``int64 (items,)``
-    """
-
-    row_length: np.ndarray
-    rows: np.ndarray
+    row_length: np.ndarray  #: tokens of the item's longest row, ``int64 (items,)``
+    rows: np.ndarray  #: input rows of the item, ``int64 (items,)``
 
     def __init__(self, store: Store, vocabulary: Vocabulary, max_positions: int) -> None:
         self.store = store
@@ -95,15 +90,20 @@ def to_device(value: Any, device: str | torch.device) -> Any:
     return value
 
 
-def blank_fields(store: Store, blanks: np.ndarray) -> Sample:
-    """What loss and metrics need of each blank.
+def candidates_of(store: Store, blanks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Number of each candidate of some blanks, and which exist; ``int64`` and ``bool (blanks, candidates)``."""
+    start = np.asarray(store.candidate_offsets[blanks])
+    count = np.asarray(store.candidate_offsets[blanks + 1]) - start
+    order = np.arange(count.max(initial=1))
+    exists = order < count[:, None]
+    return np.where(exists, start[:, None] + order, start[:, None]), exists
 
-    Args:
-        store: the split
-        blanks: their numbers in it, ``int64 (blanks,)``
+
+def blank_fields(store: Store, blanks: np.ndarray) -> Sample:
+    """What loss and metrics need of each blank, given their numbers in the split, ``int64 (blanks,)``.
 
     Returns:
-        - blanks: number of the blank in the split, ``int64 (blanks,)``
+        - blanks: the same
         - gold: index of the right candidate (the first of equal ones), -1 where unlabelled, ``int64 (blanks,)``
         - exists: the blank has that many candidates, ``bool (blanks, candidates)``
         - distinct: candidates that exist and repeat no earlier one, ``bool (blanks, candidates)``
@@ -114,11 +114,8 @@ def blank_fields(store: Store, blanks: np.ndarray) -> Sample:
         - multi_token: some candidate has more than one token, ``bool (blanks,)``
     """
     columns = store.columns
-    start = np.asarray(store.candidate_offsets[blanks])
-    count = np.asarray(store.candidate_offsets[blanks + 1]) - start
-    order = np.arange(count.max(initial=1))
-    exists = order < count[:, None]
-    index = np.where(exists, start[:, None] + order, start[:, None])
+    index, exists = candidates_of(store, blanks)
+    order, count = np.arange(exists.shape[1]), exists.sum(axis=1)
     first = np.where(exists, columns["candidate_first"][index], 0).astype(np.int64)
     distinct = exists & (first == order)
     gold = np.asarray(columns["gold"][blanks], dtype=np.int64)
@@ -128,13 +125,8 @@ def blank_fields(store: Store, blanks: np.ndarray) -> Sample:
     lengths = np.diff(store.candidate_token_offsets[np.stack([index, index + 1])], axis=0)[0]
     relevance = np.full(exists.shape, -np.inf)
     np.maximum.at(relevance, (np.arange(len(blanks))[:, None], first), columns["candidate_rank"][index])
-    return {
-        "blanks": torch.from_numpy(blanks),
-        "gold": torch.from_numpy(gold),
-        "exists": torch.from_numpy(exists),
-        "distinct": torch.from_numpy(distinct),
-        "first": torch.from_numpy(first),
-        "relevance": torch.from_numpy(np.where(distinct, relevance, 0.0)),
-        "chance": torch.from_numpy(right / count),
-        "multi_token": torch.from_numpy((exists & (lengths > 1)).any(axis=1)),
-    }
+    fields = {"blanks": blanks, "gold": gold, "exists": exists, "distinct": distinct, "first": first}
+    fields["relevance"] = np.where(distinct, relevance, 0.0)
+    fields["chance"] = right / count
+    fields["multi_token"] = (exists & (lengths > 1)).any(axis=1)
+    return {name: torch.from_numpy(values) for name, values in fields.items()}

@@ -105,15 +105,7 @@ def window_around(length: int, sentence_starts: Offsets, left: int, right: int, 
     """The window of at most *limit* tokens that gives ``[left, right)`` the most context on its poorer side.
 
     It starts and ends between sentences where a sentence break lies in reach and leaves half of that side or more.
-
-    Args:
-        length: tokens of the text
-        sentence_starts: offsets at which sentences start, ascending
-        left, right: what has to be inside; no longer than *limit*
-        limit: most tokens in the window
-
-    Returns:
-        start and end
+    *sentence_starts* ascend; ``[left, right)`` is no longer than *limit*.
     """
     if length <= limit:
         return 0, length
