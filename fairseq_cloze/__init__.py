@@ -9,21 +9,11 @@ called.
 import sys
 from typing import TYPE_CHECKING, Any
 
-from .errors import (
-    ChanceError,
-    CheckpointError,
-    ClozeError,
-    DataBinError,
-    NoBlankError,
-    OutOfMemory,
-    PassageError,
-    SetupError,
-)
+from .errors import CheckpointError, ClozeError, DataBinError, NoBlankError, OutOfMemory, PassageError, SetupError
 from .user_dir import UserDirs, register
 from .version import __version__
 
 __all__ = [
-    "ChanceError",
     "CheckpointError",
     "ClozeError",
     "DataBinError",

@@ -13,6 +13,7 @@ from .answers import Predictions, read_predictions
 #: Differences that chance alone makes more often than this may be luck.
 LEVEL = 0.05
 
+_SAME = "score the same passages with both models"
 _FEWEST = 6  # with fewer differing passages no sign-flip test comes below 0.05
 
 
@@ -63,13 +64,9 @@ class Comparison:
             f"{'A':24}{self.accuracy_a:10.2f}{self.n_blanks:10,}",
             f"{'B':24}{self.accuracy_b:10.2f}{self.n_blanks:10,}",
         ]
-        cells = (
-            ("both right", self.both_right),
-            ("only A right", self.only_a),
-            ("only B right", self.only_b),
-            ("both wrong", self.both_wrong),
-        )
-        out += [f"{name:24}{100.0 * count / self.n_blanks:10.2f}{count:10,}" for name, count in cells]
+        counts = (self.both_right, self.only_a, self.only_b, self.both_wrong)
+        for name, count in zip(("both right", "only A right", "only B right", "both wrong"), counts):
+            out.append(f"{name:24}{100.0 * count / self.n_blanks:10.2f}{count:10,}")
         interval = f"95% interval {self.interval_low:+.2f} to {self.interval_high:+.2f}"
         out.append(f"B - A {self.difference:+.2f} points, {interval}")
         out.append(f"McNemar's exact test over {self.only_a + self.only_b:,} blanks: {_p(self.p_blanks)}")
@@ -83,18 +80,13 @@ class Comparison:
         if self.only_a == self.only_b:
             return "A and B have the same number of blanks right."
         better = "B" if self.only_b > self.only_a else "A"
-        if self.p_passages < LEVEL:
-            return (
-                f"{better} is better, and hardly by luck: two equally good models would differ as much in "
-                f"{_share(self.p_passages)} of comparisons."
-            )
-        few = ""
-        if self.n_passages_differ < _FEWEST:
-            few = f" Only {self.n_passages_differ} passages differ, too few to tell: take more."
-        return (
-            f"{better} is ahead, but it may be luck: two equally good models would differ as much in "
-            f"{_share(self.p_passages)} of comparisons.{few}"
-        )
+        lucky = self.p_passages >= LEVEL
+        share = "fewer than 0.01%" if self.p_passages < 0.0001 else f"{100.0 * self.p_passages:.3g}%"
+        found = "ahead, but it may be luck" if lucky else "better, and hardly by luck"
+        text = f"{better} is {found}: two equally good models would differ as much in {share} of comparisons."
+        if lucky and self.n_passages_differ < _FEWEST:
+            text += f" Only {self.n_passages_differ} passages differ, too few to tell: take more."
+        return text
 
 
 def compare(a: PathLike, b: PathLike) -> Comparison:
@@ -120,7 +112,7 @@ def compare(a: PathLike, b: PathLike) -> Comparison:
                 cells[answer == gold, other == gold] += 1
         differences.append(cells[False, True] - cells[True, False] - before)
     blanks = sum(cells.values())
-    only_a, only_b = cells[True, False], cells[False, True]
+    both, only_a, only_b, neither = cells.values()
     low, high = paired_interval(only_a, only_b, blanks)
     return Comparison(
         a=str(a),
@@ -128,12 +120,12 @@ def compare(a: PathLike, b: PathLike) -> Comparison:
         n_passages=len(first),
         n_blanks=blanks,
         n_unlabelled=unlabelled,
-        accuracy_a=100.0 * (cells[True, True] + only_a) / blanks,
-        accuracy_b=100.0 * (cells[True, True] + only_b) / blanks,
-        both_right=cells[True, True],
+        accuracy_a=100.0 * (both + only_a) / blanks,
+        accuracy_b=100.0 * (both + only_b) / blanks,
+        both_right=both,
         only_a=only_a,
         only_b=only_b,
-        both_wrong=cells[False, False],
+        both_wrong=neither,
         difference=100.0 * (only_b - only_a) / blanks,
         interval_low=100.0 * low,
         interval_high=100.0 * high,
@@ -143,16 +135,13 @@ def compare(a: PathLike, b: PathLike) -> Comparison:
     )
 
 
-# -- checks and words ------------------------------------------------------------------------------------------------
-
-
 def _check_same(a: str, first: Predictions, b: str, second: Predictions) -> None:
     for path, other, mine, theirs in ((b, a, second, first), (a, b, first, second)):
         missing = [key for key in theirs if key not in mine]
         if missing:
             raise ClozeError(
                 f"{path}: expected the {len(theirs):,} passages of {other}, found {len(missing):,} of them missing, "
-                f"first '{missing[0]}'; score the same passages with both models"
+                f"first '{missing[0]}'; {_SAME}"
             )
     for path, predictions in ((a, first), (b, second)):
         if all(letter is None for entry in predictions.values() for letter in entry.gold):
@@ -163,21 +152,14 @@ def _check_same(a: str, first: Predictions, b: str, second: Predictions) -> None
     for key, entry in first.items():
         blanks, found = len(entry.answers), len(second[key].answers)
         if found != blanks:
-            raise ClozeError(
-                f"{b}: passage '{key}': expected {blanks} blanks as in {a}, found {found}; "
-                "score the same passages with both models"
-            )
+            raise ClozeError(f"{b}: passage '{key}': expected {blanks} blanks as in {a}, found {found}; {_SAME}")
         for number, (gold, other_gold) in enumerate(zip(entry.gold, second[key].gold), 1):
             if gold != other_gold:
                 raise ClozeError(
                     f"{b}: passage '{key}', blank {number}, field 'gold': expected {gold or 'none'} as in {a}, found "
-                    f"{other_gold or 'none'}; score the same passages with both models"
+                    f"{other_gold or 'none'}; {_SAME}"
                 )
 
 
 def _p(p: float) -> str:
     return "p < 0.0001" if p < 0.0001 else f"p = {p:.4f}"
-
-
-def _share(p: float) -> str:
-    return "fewer than 0.01%" if p < 0.0001 else f"{100.0 * p:.3g}%"

@@ -15,11 +15,7 @@ _PRECISION = 1e-6
 
 
 def shares_of(weights: Sequence[float] | None, checkpoints: int) -> list[float]:
-    """Weights that sum to 1; equal where none are given.
-
-    Raises:
-        ClozeError: not one for each checkpoint, or none of them above 0
-    """
+    """Weights that sum to 1, equal where none are given; ``ClozeError`` where they do not fit."""
     if weights is None:
         return [1.0 / checkpoints] * checkpoints
     if len(weights) != checkpoints:
@@ -33,12 +29,7 @@ def shares_of(weights: Sequence[float] | None, checkpoints: int) -> list[float]:
 
 
 def mix(parts: Sequence[Scores], weights: Sequence[float]) -> Scores:
-    """Scores of several checkpoints as one: the weighted average of their probabilities.
-
-    Args:
-        parts: of each checkpoint, for one store
-        weights: their weights; they sum to 1
-    """
+    """Scores of one store by several checkpoints as one: the weighted average of their probabilities."""
     total = sum(weight * np.exp(part.log_probabilities.astype(np.float64)) for weight, part in zip(weights, parts))
     with np.errstate(divide="ignore"):
         raw = np.asarray(np.log(total), dtype=np.float32)
@@ -47,25 +38,21 @@ def mix(parts: Sequence[Scores], weights: Sequence[float]) -> Scores:
 
 
 def fit_weights(log_probabilities: np.ndarray) -> list[float]:
-    """Weights of a mixture that make the observed answers most probable.
+    """A weight for each checkpoint that together make the right answers most probable; they sum to 1.
 
-    Expectation maximisation for the weights of a mixture whose components are fixed: each weight becomes the mean share
-    of its component in the answers' probability, until none moves by a millionth (Dempster, Laird and Rubin, "Maximum
-    Likelihood from Incomplete Data via the EM Algorithm", 1977).  The likelihood has one maximum.
+    Expectation maximisation for a mixture of fixed components: each weight becomes the mean share of its component in
+    the answers' probability (Dempster, Laird and Rubin, "Maximum Likelihood from Incomplete Data via the EM Algorithm",
+    1977).  The likelihood has one maximum.
 
     Args:
         log_probabilities: of the right answers by each checkpoint, ``float32 (checkpoints, blanks)``
-
-    Returns:
-        a weight for each checkpoint; they sum to 1
     """
     likelihood = np.exp(log_probabilities.astype(np.float64) - log_probabilities.max(axis=0))
     weights = np.full(len(likelihood), 1.0 / len(likelihood))
     for _ in range(_ROUNDS):
         shares = weights[:, None] * likelihood
         updated = (shares / shares.sum(axis=0)).mean(axis=1)
-        moved = np.abs(updated - weights).max()
-        weights = updated
+        moved, weights = np.abs(updated - weights).max(), updated
         if moved < _PRECISION:
             break
-    return [float(weight) for weight in weights]
+    return weights.tolist()

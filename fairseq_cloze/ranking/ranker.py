@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -28,6 +28,8 @@ from .ensemble import fit_weights, mix, shares_of
 from .member import Member
 from .resources import DEFAULT_RESOURCES, Resources
 from .scores import Outcome, Scores, merge
+
+T = TypeVar("T")
 
 _CHUNK = 256  # passages that rank_many batches together
 
@@ -149,7 +151,7 @@ class Ranker:
             ClozeError: the model returns no numbers, or memory does not suffice
         """
         checked = (_checked(passage, f"passage {number}") for number, passage in enumerate(passages, 1))
-        while chunk := list(islice(checked, _CHUNK)):
+        for chunk in chunked(checked, _CHUNK):
             yield from self._rank(chunk)
 
     def _rank(self, passages: Sequence[Passage]) -> Iterator[list[Ranked]]:
@@ -179,8 +181,6 @@ class Ranker:
     def score(self, store: Store, progress: Any | None = None) -> Scores:
         """Score every blank of a store, shared with other workers where there are some.
 
-        Workers other than the first get no more than their own share, see :func:`fairseq_cloze.ranking.scores.merge`.
-
         Args:
             store: encoded with this ranker's vocabulary
             progress: a tqdm bar that counts blanks, those of each checkpoint
@@ -196,18 +196,13 @@ class Ranker:
         scored = self._score_apart(stores, progress)
         return [parts[0] if len(parts) == 1 else mix(parts, self.weights) for parts in scored]
 
-    def _score_apart(self, stores: Sequence[Store], progress: Any | None) -> list[list[Scores]]:
+    def _score_apart(self, stores: Sequence[Store], progress: Any | None) -> Iterator[list[Scores]]:
         """Scores of each store by each member."""
         shares = [member.score_share(store, self.resources, progress) for store in stores for member in self.members]
-        merged, each = merge(shares), len(self.members)
-        return [merged[first : first + each] for first in range(0, len(merged), each)]
+        return chunked(iter(merge(shares)), len(self.members))
 
     def fit(self, store: Store, split: str, progress: Any | None = None) -> None:
-        """Choose the weights that make the right answers of a split most probable, see :func:`fit_weights`.
-
-        Raises:
-            ClozeError: the split has no labelled blank
-        """
+        """Fit the weights on a split, see :func:`fit_weights`; ``ClozeError`` where it has no labelled blank."""
         gold = gold_of(store)
         labelled = np.flatnonzero(gold != UNLABELLED)
         if not len(labelled):
@@ -262,45 +257,35 @@ def load(
     vocabulary = None
     if gpt2_bpe is not None and checkpoints[0].vocabulary is None:
         vocabulary = Vocabulary.load(gpt2_bpe)
-    return Ranker(
-        checkpoints,
-        vocabulary,
-        str(gpt2_bpe),
-        settings=PartialSettings(view, scorer, other_blanks, contrast),
-        resources=Resources(device, batch_size, max_tokens, fp16, bf16),
-        weights=weights,
-    )
+    settings = PartialSettings(view, scorer, other_blanks, contrast)
+    resources = Resources(device, batch_size, max_tokens, fp16, bf16)
+    return Ranker(checkpoints, vocabulary, str(gpt2_bpe), settings, resources, weights)
+
+
+def chunked(entries: Iterator[T], size: int) -> Iterator[list[T]]:
+    """Lists of *size* entries, the last one of those that are left."""
+    while chunk := list(islice(entries, size)):
+        yield chunk
 
 
 def _checked(passage: PassageLike, source: str) -> Passage:
-    """A passage that fits the input format.
-
-    Raises:
-        PassageError: it does not fit
-    """
+    """A passage that fits the input format; ``PassageError`` where it does not."""
     if isinstance(passage, Passage):
         return passage
-    if isinstance(passage, Mapping):
-        fields = dict(passage)
-    elif isinstance(passage, tuple) and len(passage) == 2:
+    fields: Any = passage
+    if isinstance(passage, tuple) and len(passage) == 2:
         fields = {"article": passage[0], "options": passage[1]}
-    else:
-        raise _misfit(source, f"expected a pair of text and options, or a dictionary, found {type(passage).__name__}")
-    if isinstance(fields.get("id"), str):
+    if isinstance(fields, Mapping) and isinstance(fields.get("id"), str):
         source = f"{source} ('{fields['id']}')"
     try:
-        return Passage.from_json(json.loads(json.dumps(fields)), source, source)
-    except (TypeError, ValueError) as error:
-        raise _misfit(source, f"expected strings and numbers in lists, found something else ({error})") from error
+        if not isinstance(fields, Mapping):
+            found = type(passage).__name__
+            raise PassageError(source, f"expected a pair of text and options, or a dictionary, found {found}")
+        try:
+            return Passage.from_json(json.loads(json.dumps(dict(fields))), source, source)
+        except (TypeError, ValueError) as error:
+            problem = f"expected strings and numbers in lists, found something else ({error})"
+            raise PassageError(source, problem) from error
     except PassageError as error:
-        raise _without_hint(error) from None
-
-
-def _misfit(source: str, problem: str) -> PassageError:
-    return _without_hint(PassageError(source, problem))
-
-
-def _without_hint(error: PassageError) -> PassageError:
-    """The same error without what to do about it on the command line."""
-    error.args = (f"{error.source}: {error.problem}",)
-    return error
+        error.args = (f"{error.source}: {error.problem}",)  # what else it says is for the command line
+        raise

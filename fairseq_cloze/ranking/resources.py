@@ -31,11 +31,7 @@ class Resources:
     bf16: bool = False
 
     def open_device(self) -> torch.device:
-        """The device, usable.
-
-        Raises:
-            ClozeError: it is not
-        """
+        """The device; ``ClozeError`` where it cannot be used."""
         import torch
 
         try:

@@ -57,32 +57,23 @@ class Scores:
 
 
 def merge(shares: list[Scores]) -> list[Scores]:
-    """Put the shares of all workers together, each of some stores; complete on the first worker only."""
+    """Put the shares of all workers together, each of some stores."""
     if sharing.size() == 1:
         return shares
     sent = []
     for share in shares:
         blanks = np.concatenate([np.empty(0, np.int64), *share.scored])
-        sent.append((blanks, share.raw[blanks], share.forwards, share.tokens, share.computed_tokens))
-    seconds = [max(times) for times in zip(*sharing.everybodys([share.seconds for share in shares]))]
-    others = sharing.first_gets(sent)
-    for number, out in enumerate(shares):
-        out.seconds = seconds[number]
-        for theirs in others[1:] if others else []:
-            blanks, scores, forwards, tokens, computed_tokens = theirs[number]
-            out.raw[blanks] = scores
-            out.forwards += forwards
-            out.tokens += tokens
-            out.computed_tokens += computed_tokens
+        sent.append((blanks, share.raw[blanks], share.forwards, share.tokens, share.computed_tokens, share.seconds))
+    for out, *parts in zip(shares, *sharing.everybodys(sent)):
+        places, raw, forwards, tokens, computed_tokens, seconds = zip(*parts)
+        out.raw[np.concatenate(places)] = np.concatenate(raw)
+        out.forwards, out.tokens, out.computed_tokens = sum(forwards), sum(tokens), sum(computed_tokens)
+        out.seconds = max(seconds)
     return shares
 
 
 class Outcome:
-    """What scores say.
-
-    Args:
-        scores: of *store*
-        store: the passages
+    """What the scores of a store say.
 
     Attributes:
         best: index of the best candidate, the first of equals, ``int64 (blanks,)``

@@ -1,7 +1,6 @@
 """Average: one checkpoint from the mean of several, as fairseq's ``scripts/average_checkpoints.py`` makes it.
 
-Sums are taken in float32, integers are divided with the remainder dropped.  Two things differ from fairseq's script: a
-weight keeps its type, and checkpoints that do not belong together are refused.
+But a weight keeps its type, and checkpoints that do not belong together are refused.
 """
 
 from __future__ import annotations
@@ -25,15 +24,12 @@ from .saving import FRESH, save_state
 def average_checkpoints(checkpoints: Sequence[PathLike], out: PathLike) -> Path:
     """Write the mean of several checkpoints of one run, or of runs from the same weights.
 
-    Configuration and vocabulary are those of the last one.  Optimiser, epoch and best score are left out, as they are
-    not those of the mean.  Memory holds the sum and one checkpoint.
+    Configuration and vocabulary are those of the last one, without optimiser, epoch and best score.  Memory holds the
+    sum, in float32, and one checkpoint.
 
     Args:
         checkpoints: at least two, of fairseq
-        out: file to write, whole or not at all
-
-    Returns:
-        path of the file
+        out: file to write, whole or not at all; it is returned
 
     Raises:
         CheckpointError: one cannot be read, or they do not belong together; says what differs
@@ -59,19 +55,14 @@ def average_checkpoints(checkpoints: Sequence[PathLike], out: PathLike) -> Path:
                 f"{path}: holds the same weights as {other} and would count twice; name one of them "
                 f"({BEST_CHECKPOINT} and {LAST_CHECKPOINT} are copies of others)"
             )
-        _add(total, checkpoint.weights)
+        for name, value in checkpoint.weights.items():
+            if name in total:
+                total[name] += value
+            else:
+                total[name] = value.to(_wide(value.dtype), copy=True)  # the file's own memory is read-only
     mean = _mean(total, checkpoint.weights, len(paths))
     save_state({**checkpoint.state, "model": mean, **FRESH}, target)
     return target
-
-
-def _add(total: dict[str, Tensor], weights: Mapping[str, Tensor]) -> None:
-    for name, value in weights.items():
-        wide = value.to(_wide(value.dtype))
-        if name in total:
-            total[name] += wide
-        else:
-            total[name] = wide.clone()  # the file's own memory is read-only
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
@@ -108,12 +99,9 @@ def _describe(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _check_same(expected: Mapping[str, Any], found: Mapping[str, Any], first: Path, path: Path) -> None:
     for name in [*expected, *found]:
-        if expected.get(name) != found.get(name):
+        wanted, other = ("none" if values.get(name) is None else values[name] for values in (expected, found))
+        if wanted != other:
             raise CheckpointError(
-                f"{path}: does not belong to {first}: expected {name} {_show(expected.get(name))}, found "
-                f"{_show(found.get(name))}; average checkpoints of one run"
+                f"{path}: does not belong to {first}: expected {name} {wanted}, found {other}; average checkpoints of "
+                "one run"
             )
-
-
-def _show(value: Any) -> str:
-    return "none" if value is None else str(value)

@@ -1,7 +1,4 @@
-"""Carried: what a checkpoint of this project brings along, so that it can be used and checked alone.
-
-It lies in fairseq's ``task_state``, as plain strings, numbers and bytes.
-"""
+"""Carried: what a checkpoint of this project brings along in fairseq's ``task_state``, to be used and checked alone."""
 
 from __future__ import annotations
 
@@ -21,15 +18,7 @@ STATE_VERSION = 1
 
 
 class Carried:
-    """Vocabulary, encoding and settings that a checkpoint was trained with.
-
-    Args:
-        content: what :func:`carried_state` has made
-        origin: the checkpoint, for messages
-
-    Raises:
-        CheckpointError: a later version of this project has written it
-    """
+    """Vocabulary, encoding and settings that a checkpoint was trained with; *origin* is its name, for messages."""
 
     def __init__(self, content: Mapping[str, Any], origin: str) -> None:
         if content.get("version") != STATE_VERSION:
@@ -53,8 +42,7 @@ class Carried:
     @property
     def settings(self) -> PartialSettings:
         """How passages became input, and how candidates were scored."""
-        values: dict[str, Any] = {name: self._content.get(name) for name in CARRIED}
-        return PartialSettings(**values)
+        return PartialSettings(**{name: self._content.get(name) for name in CARRIED})
 
 
 def carried_state(vocabulary: Vocabulary, encoding: EncodingOptions, settings: Settings) -> dict[str, Any]:
@@ -70,6 +58,40 @@ def carried_state(vocabulary: Vocabulary, encoding: EncodingOptions, settings: S
 
 
 def read_carried(task_state: Mapping[str, Any] | None, origin: str) -> Carried | None:
-    """What a checkpoint's ``task_state`` carries; ``None`` for checkpoints of other origin."""
+    """What a checkpoint's ``task_state`` carries; ``None`` for checkpoints of other origin.
+
+    Raises:
+        CheckpointError: a later version of this project has written it
+    """
     content = (task_state or {}).get(STATE_KEY)
     return Carried(content, origin) if content else None
+
+
+class OtherVocabulary(CheckpointError):
+    """A vocabulary that does not belong to a checkpoint.
+
+    Args:
+        part: what differs, ``dictionary`` or ``BPE``
+        where: whose vocabulary it is
+        checkpoint: name of the checkpoint
+        expected, found: the checkpoint's and the other's
+    """
+
+    def __init__(self, part: str, where: str, checkpoint: str, expected: str, found: str) -> None:
+        self.part = part
+        super().__init__(
+            f"the {part} of {where} does not belong to {checkpoint}: expected {expected}, found {found}; "
+            "prepare the data with --pretrained and the folder of this checkpoint"
+        )
+
+
+def compare_vocabularies(own: Vocabulary, found: Vocabulary, checkpoint: str, where: str) -> None:
+    """Make sure that data, *where* for messages, were encoded with a checkpoint's *own* vocabulary.
+
+    Raises:
+        OtherVocabulary: they were not
+    """
+    for part, name in (("dictionary", "dictionary_digest"), ("BPE", "bpe_digest")):
+        wanted, other = getattr(own, name)[:12], getattr(found, name)[:12]
+        if wanted != other:
+            raise OtherVocabulary(part, where, checkpoint, f"digest {wanted}", other)

@@ -1,8 +1,6 @@
-"""Checkpoints: what is in them, and what belongs to them.
+"""Checkpoints of fairseq: the weights under ``model``, the configuration under ``args`` (older) or ``cfg`` (newer).
 
-A checkpoint is fairseq's: the weights under ``model``, the configuration under ``args`` (older) or ``cfg`` (newer).
-Those this project writes carry their vocabulary and the way their passages were encoded, so that they can be used, and
-checked, without the folder they were trained in.
+Those this project writes carry their vocabulary and the way their passages were encoded.
 """
 
 from __future__ import annotations
@@ -21,11 +19,9 @@ from ..files import PathLike
 from ..model.architecture import Architecture
 from ..model.names import ENCODER, HEAD_NAME, HEADS
 from ..views.settings import AS_TRAINED, PartialSettings
-from . import proof
-from .belonging import compare_rows, compare_vocabularies
-from .carried import Carried, read_carried
-from .reading import load_checkpoint
-from .upgrading import State, model_option, read_architecture, upgraded_weights
+from .carried import Carried, OtherVocabulary, compare_vocabularies, read_carried
+from .proof import PARTS, digests, first_difference
+from .reading import State, load_checkpoint, model_option, read_architecture, upgraded_weights
 
 
 class Progress(NamedTuple):
@@ -70,20 +66,12 @@ class Checkpoint:
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
-        """Weights under today's names, on the CPU.
-
-        Raises:
-            CheckpointError: not of a RoBERTa with LM head
-        """
+        """Weights under today's names, on the CPU; ``CheckpointError`` unless they are of a RoBERTa with LM head."""
         return upgraded_weights(self.state["model"], self.name)
 
     @cached_property
     def architecture(self) -> Architecture:
-        """Shape of the model.
-
-        Raises:
-            CheckpointError: not a RoBERTa that this project supports
-        """
+        """Shape of the model; ``CheckpointError`` unless it is a RoBERTa that this project supports."""
         return read_architecture(self.state, self.weights, self.name)
 
     @property
@@ -102,11 +90,7 @@ class Checkpoint:
         return HEAD_NAME in self.heads
 
     def require_ranking_head(self) -> None:
-        """Make sure that there is a ranking head to score with.
-
-        Raises:
-            CheckpointError: there is none
-        """
+        """``CheckpointError`` unless there is a ranking head to score with."""
         if not self.has_ranking_head:
             raise CheckpointError(
                 f"{self.name}: has no ranking head, its scores would be random; pass --scorer mean, or train one first"
@@ -118,11 +102,26 @@ class Checkpoint:
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of encoder and LM head, see :func:`fairseq_cloze.weights.proof.digests`."""
-        return proof.digests(self.weights)
+        return digests(self.weights)
 
     def prove_load(self, current: Mapping[str, Tensor], got: Mapping[str, str]) -> str:
-        """Make sure that a model holds these weights, see :func:`fairseq_cloze.weights.proof.prove_load`."""
-        return proof.prove_load(self.weights, self.name, current, got)
+        """Make sure that a model whose weights are *current*, with digests *got*, was loaded from here.
+
+        Returns:
+            a line that says what was proved
+
+        Raises:
+            CheckpointError: encoder or LM head differ; names the part
+        """
+        cast = {name: value.to(current.get(name, value).dtype) for name, value in self.weights.items()}
+        for part, wanted in digests(cast).items():
+            if wanted != got[part]:
+                raise CheckpointError(
+                    f"the {part} is not that of {self.name}: expected digest {wanted[:12]}, found {got[part][:12]}; "
+                    "training would start from other weights than those asked for"
+                    f"{first_difference(cast, current, PARTS[part])}"
+                )
+        return f"weights are those of {self.name} ({', '.join(f'{part} {value[:12]}' for part, value in got.items())})"
 
     # -- training ----------------------------------------------------------------------------------------------------
 
@@ -167,11 +166,7 @@ class Checkpoint:
         return Vocabulary.load(folder) if all((folder / name).is_file() for name in FILES) else None
 
     def require_vocabulary(self) -> Vocabulary:
-        """As :attr:`vocabulary`, but there has to be one.
-
-        Raises:
-            CheckpointError: there is none
-        """
+        """As :attr:`vocabulary`, but there has to be one: ``CheckpointError`` otherwise."""
         if self.vocabulary is None:
             raise CheckpointError(
                 f"{self.name}: carries no vocabulary and none lies beside it; put {', '.join(FILES)} into "
@@ -193,7 +188,9 @@ class Checkpoint:
         Raises:
             OtherVocabulary: they do not belong together; says which of embedding, dictionary and BPE
         """
-        compare_rows(self.rows, vocabulary, self.name, where)
+        if self.rows != len(vocabulary):
+            expected = f"{self.rows:,} embedding rows"
+            raise OtherVocabulary("dictionary", where, self.name, expected, f"{len(vocabulary):,}")
         dictionary, bpe = vocabulary.dictionary_digest[:12], vocabulary.bpe_digest[:12]
         unknown = f"could not be compared, {self.name} came without"
         if self.vocabulary is not None:

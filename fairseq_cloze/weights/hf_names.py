@@ -1,8 +1,7 @@
 """Names of Hugging Face: a RoBERTa's weights under Hugging Face's names and under fairseq's.
 
-The two number the dictionary differently, too.  On the way to fairseq the one token-type row is added to the positions
-(fairseq has none), and the embedding rows are sorted into fairseq's order: the four special symbols, the BPE tokens,
-``<mask>``.
+On the way to fairseq the one token-type row, which it lacks, is added to the positions, and the embedding rows are
+sorted into its order: the four special symbols, the BPE tokens, ``<mask>``.
 """
 
 from __future__ import annotations
@@ -43,23 +42,19 @@ _RANKING_HEAD_NAMES = {"dense": "roberta.pooler.dense", "out_proj": "classifier"
 def to_fairseq(
     weights: dict[str, Tensor], architecture: Architecture, order: list[int] | None, folder: Path
 ) -> dict[str, Tensor]:
-    """Weights under fairseq's names.
+    """Weights under fairseq's names; ``CheckpointError`` where one is missing.
 
     Args:
         weights: under Hugging Face's
         architecture: their shape
         order: of each row of fairseq's dictionary, the row of the embedding; ``None``: the same
         folder: where they came from, for messages
-
-    Raises:
-        CheckpointError: one is missing
     """
 
     def rows(value: Tensor) -> Tensor:
         return value if order is None else value[order]
 
     embedding = rows(weights[TOKENS])
-    decoder = weights.get(DECODER, weights[TOKENS])
     bias = weights.get("lm_head.bias", weights.get("lm_head.decoder.bias"))
     if bias is None:
         raise CheckpointError(f"{folder}: expected lm_head.bias, found none; the LM head is incomplete")
@@ -67,7 +62,7 @@ def to_fairseq(
         f"{ENCODER}version": torch.tensor([3.0]),
         f"{ENCODER}embed_tokens.weight": embedding,
         f"{ENCODER}embed_positions.weight": weights[POSITIONS] + weights[TOKEN_TYPES],
-        f"{LM_HEAD}weight": embedding if not architecture.untie_weights_roberta else rows(decoder),
+        f"{LM_HEAD}weight": rows(weights[DECODER]) if architecture.untie_weights_roberta else embedding,
         f"{LM_HEAD}bias": rows(bias),
     }
     try:
@@ -89,13 +84,7 @@ def _names(layers: int) -> dict[str, str]:
 
 
 def to_hugging_face(weights: Mapping[str, Tensor], architecture: Architecture, ranking: bool) -> dict[str, Tensor]:
-    """Weights under Hugging Face's names, as a checkpoint of this project has them.
-
-    Args:
-        weights: under fairseq's names
-        architecture: their shape
-        ranking: with the ranking head instead of the LM head
-    """
+    """Weights of fairseq's names under Hugging Face's, with the *ranking* head or with the LM head."""
     positions = weights[f"{ENCODER}embed_positions.weight"]
     out = {
         TOKENS: weights[f"{ENCODER}embed_tokens.weight"],

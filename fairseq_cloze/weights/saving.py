@@ -16,7 +16,7 @@ from ..files import PathLike, cannot_write, replacing
 from ..model.architecture import Architecture
 from ..views.settings import Settings
 from .carried import carried_state
-from .upgrading import State
+from .reading import State
 
 #: Name of the weights in a folder of pretrained weights, as fairseq's releases have it.
 MODEL_FILE = "model.pt"
@@ -33,11 +33,7 @@ def pretrained_state(
 ) -> State:
     """A checkpoint as fairseq's own RoBERTa releases are: options in a namespace, masked LM as task and criterion.
 
-    Args:
-        weights: under fairseq's names
-        architecture: their shape
-        vocabulary: carried along
-        options: of the model, by fairseq's names, beside its shape
+    Weights and *options*, those of the model beside its shape, have fairseq's names; the vocabulary is carried along.
     """
     args = Namespace(
         arch="roberta_large" if architecture.encoder_layers == 24 else "roberta_base",
@@ -51,27 +47,18 @@ def pretrained_state(
         **{"dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.0, "pooler_dropout": 0.0, **options},
         **vars(architecture),
     )
-    history = {
-        "criterion_name": "MaskedLmLoss",
-        "optimizer_name": "FairseqAdam",
-        "lr_scheduler_state": {},
-        "num_updates": 0,
-    }
+    classes = {"criterion_name": "MaskedLmLoss", "optimizer_name": "FairseqAdam"}
     return {
         "args": args,
         "model": dict(weights),
-        "optimizer_history": [history],
+        "optimizer_history": [{**classes, "lr_scheduler_state": {}, "num_updates": 0}],
         **FRESH,
         "task_state": carried_state(vocabulary, DEFAULT_ENCODING, Settings()),
     }
 
 
 def save_state(state: State, path: PathLike) -> None:
-    """Write a checkpoint, whole or not at all.
-
-    Raises:
-        ClozeError: it cannot be written
-    """
+    """Write a checkpoint, whole or not at all; ``ClozeError`` where it cannot be written."""
     try:
         with replacing(Path(path)) as temporary, open(temporary, "wb") as file:
             torch.save(state, file)
