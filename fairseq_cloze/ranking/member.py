@@ -61,7 +61,7 @@ class Member:
         line, proved = checkpoint.check_vocabulary(vocabulary, where)
         self._notes = [] if proved else [line]
         self._fp16 = resources.fp16
-        self.device = resources.open_device()
+        self.device = _open_device(resources.device)
         head = self.settings.scorer == "head"
         if head:
             checkpoint.require_ranking_head()
@@ -134,3 +134,13 @@ class Member:
         out.add(sample)
         out.raw[blanks, : scores.size(1)] = scores.numpy()
         return blanks
+
+
+def _open_device(name: str | None) -> torch.device:
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ClozeError(f"device {name} cannot be used ({reason}); take cpu, cuda, or cuda:N") from error
+    return device

@@ -73,18 +73,14 @@ class Ranker:
 
     Args:
         checkpoints: at least one
-        vocabulary: what passages are encoded with; that of the first checkpoint where it is not given
-        where: origin of *vocabulary*, for messages
+        vocabulary, where: what passages are encoded with, and its name in messages; the first checkpoint's by default
         settings: how to score; where something is left open, as each checkpoint was trained
         resources: what it may use
         weights: of the checkpoints in the average, not negative; equal where they are not given
 
     Attributes:
-        members: the checkpoints
-        weights: their weights, which sum to 1
-        vocabulary: what passages are encoded with
-        encoding: how text is encoded, as the first checkpoint says
-        resources: what it may use
+        members, weights: the checkpoints, and their weights, which sum to 1
+        vocabulary, encoding: what and how text is encoded with
 
     Raises:
         CheckpointError: a checkpoint cannot be used, or they do not belong together
@@ -115,8 +111,6 @@ class Ranker:
     def notes(self) -> list[str]:
         """What the user should know of the checkpoints and of the memory, each once."""
         return list(dict.fromkeys(note for member in self.members for note in member.notes))
-
-    # -- texts -------------------------------------------------------------------------------------------------------
 
     def rank(self, text: str, options: Sequence[Sequence[str]]) -> list[Ranked]:
         """Rank the candidates of the blanks of a text.
@@ -170,8 +164,6 @@ class Ranker:
                 results.append(Ranked(options, tuple(own.tolist()), tuple(probabilities.tolist()), best))
                 blank += 1
             yield results
-
-    # -- stores ------------------------------------------------------------------------------------------------------
 
     def encode(self, passages: Sequence[Passage]) -> Store:
         """Passages as the model takes them."""

@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from ..errors import ClozeError
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True)
@@ -29,18 +23,6 @@ class Resources:
     max_tokens: int | None = None
     fp16: bool = False
     bf16: bool = False
-
-    def open_device(self) -> torch.device:
-        """The device; ``ClozeError`` where it cannot be used."""
-        import torch
-
-        try:
-            device = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-            torch.empty(1, device=device)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ClozeError(f"device {self.device} cannot be used ({reason}); take cpu, cuda, or cuda:N") from error
-        return device
 
 
 DEFAULT_RESOURCES = Resources()

@@ -16,9 +16,8 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..files import PathLike, check_writable
 from ..runs.names import BEST_CHECKPOINT, LAST_CHECKPOINT
-from .checkpoint import Checkpoint
-from .proof import digest
-from .saving import FRESH, save_state
+from .carried import FRESH, save_state
+from .checkpoint import Checkpoint, digest
 
 
 def average_checkpoints(checkpoints: Sequence[PathLike], out: PathLike) -> Path:

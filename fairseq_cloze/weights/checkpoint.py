@@ -5,11 +5,13 @@ Those this project writes carry their vocabulary and the way their passages were
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..data.encoding import EncodingOptions
@@ -17,11 +19,13 @@ from ..data.vocabulary import DICTIONARY_FILE, ENCODER_FILE, FILES, GPT2_BPE_URL
 from ..errors import CheckpointError
 from ..files import PathLike
 from ..model.architecture import Architecture
-from ..model.names import ENCODER, HEAD_NAME, HEADS
+from ..model.names import ENCODER, HEAD_NAME, HEADS, LM_HEAD
 from ..views.settings import AS_TRAINED, PartialSettings
 from .carried import Carried, OtherVocabulary, compare_vocabularies, read_carried
-from .proof import PARTS, digests, first_difference
 from .reading import State, load_checkpoint, model_option, read_architecture, upgraded_weights
+
+#: What a run must have loaded: names for people, prefixes of the weights.
+PARTS = {"encoder": ENCODER, "LM head": LM_HEAD}
 
 
 class Progress(NamedTuple):
@@ -101,7 +105,7 @@ class Checkpoint:
         return model_option(self.state, name)
 
     def digests(self) -> dict[str, str]:
-        """SHA-256 of encoder and LM head, see :func:`fairseq_cloze.weights.proof.digests`."""
+        """SHA-256 of encoder and LM head, see :func:`digests`."""
         return digests(self.weights)
 
     def prove_load(self, current: Mapping[str, Tensor], got: Mapping[str, str]) -> str:
@@ -119,7 +123,7 @@ class Checkpoint:
                 raise CheckpointError(
                     f"the {part} is not that of {self.name}: expected digest {wanted[:12]}, found {got[part][:12]}; "
                     "training would start from other weights than those asked for"
-                    f"{first_difference(cast, current, PARTS[part])}"
+                    f"{_first_difference(cast, current, PARTS[part])}"
                 )
         return f"weights are those of {self.name} ({', '.join(f'{part} {value[:12]}' for part, value in got.items())})"
 
@@ -202,3 +206,31 @@ class Checkpoint:
             compare_vocabularies(own, vocabulary, self.name, where)
             return f"dictionary {dictionary} is the checkpoint's; the BPE {unknown}", False
         return f"dictionary has the checkpoint's {self.rows:,} rows; it and the BPE {unknown}", False
+
+
+def digest(weights: Mapping[str, Tensor], prefix: str) -> str:
+    """SHA-256 over names, shapes, types and values of the weights whose names start with *prefix*."""
+    total = hashlib.sha256()
+    for name in sorted(weights):
+        if not name.startswith(prefix) or name.endswith(".version"):  # a marker of fairseq's, no weight
+            continue
+        value = weights[name].detach().cpu().contiguous()
+        total.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
+        total.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def digests(weights: Mapping[str, Tensor]) -> dict[str, str]:
+    """:func:`digest` of each of :data:`PARTS`."""
+    return {part: digest(weights, prefix) for part, prefix in PARTS.items()}
+
+
+def _first_difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], prefix: str) -> str:
+    """Where a model departs from a checkpoint, in words for the end of a message."""
+    for name in sorted({*expected, *found}):
+        if name.startswith(prefix) and not name.endswith(".version"):
+            if name not in found or name not in expected:
+                return f" (first difference: {name} is only in the {'model' if name in found else 'checkpoint'})"
+            if not torch.equal(expected[name].cpu(), found[name].cpu()):
+                return f" (first difference: {name})"
+    return ""

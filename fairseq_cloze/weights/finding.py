@@ -7,9 +7,9 @@ from pathlib import Path
 from ..errors import CheckpointError
 from ..files import PathLike
 from ..runs.names import BEST_CHECKPOINT, LAST_CHECKPOINT
+from .carried import MODEL_FILE
 from .checkpoint import Checkpoint
 from .hugging_face import HUB_CONFIG, read_hf
-from .saving import MODEL_FILE
 
 #: What is taken of a folder: pretrained weights, else the best checkpoint of a training, else its last one.
 CHECKPOINTS = (MODEL_FILE, BEST_CHECKPOINT, LAST_CHECKPOINT)

@@ -13,10 +13,10 @@ from ..data.vocabulary import MASK_SYMBOL, PAD, SPECIAL_SYMBOLS, Vocabulary
 from ..errors import CheckpointError
 from ..files import PathLike, replacing, write_text
 from ..model.architecture import Architecture
+from .carried import MODEL_FILE, pretrained_state, save_state
 from .checkpoint import Checkpoint
 from .hf_names import DECODER, POSITIONS, TOKEN_TYPES, TOKENS, to_fairseq, to_hugging_face
 from .reading import load_checkpoint
-from .saving import MODEL_FILE, pretrained_state, save_state
 
 HUB_CONFIG = "config.json"
 

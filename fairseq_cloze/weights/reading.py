@@ -20,9 +20,7 @@ from ..model.names import ENCODER, LM_HEAD
 State = dict[str, Any]
 
 #: Second copies of an encoder layer's parameters, which fairseq 0.12.2 saves and never trains.
-DEAD_PARAMETERS = tuple(
-    f"{name}_{kind}" for name in ("in_proj", "out_proj", "fc1", "fc2") for kind in ("weight", "bias")
-)
+DEAD_PARAMETER = re.compile(r".*\blayers\.\d+\.(in_proj|out_proj|fc1|fc2)_(weight|bias)")
 
 
 def allow_checkpoint_types() -> None:
@@ -57,12 +55,6 @@ def load_checkpoint(path: Path, name: str | None = None) -> Any:
         ) from error
 
 
-def is_dead_parameter(name: str) -> bool:
-    """Whether a name in a checkpoint is one of :data:`DEAD_PARAMETERS`."""
-    parts = name.split(".")
-    return "layers" in parts and parts[-1] in DEAD_PARAMETERS and parts[-2].isdigit()
-
-
 def upgraded_weights(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """Weights under today's names, without dead copies.
 
@@ -74,7 +66,7 @@ def upgraded_weights(weights: Mapping[str, Tensor], name: str) -> dict[str, Tens
     """
     out = {}
     for key, value in weights.items():
-        if is_dead_parameter(key):
+        if DEAD_PARAMETER.fullmatch(key):
             continue
         key = re.sub(r"^decoder\.", "encoder.", key).replace(".emb_layer_norm.", ".layernorm_embedding.")
         joined = re.fullmatch(r"(.*\.self_attn\.)in_proj_(weight|bias)", key)

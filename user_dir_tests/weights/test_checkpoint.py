@@ -16,8 +16,7 @@ from fairseq_cloze.errors import CheckpointError
 from fairseq_cloze.model.names import RANKING_HEAD
 from fairseq_cloze.views.settings import AS_TRAINED, PartialSettings, Settings
 from fairseq_cloze.weights.carried import STATE_KEY, OtherVocabulary, carried_state, read_carried
-from fairseq_cloze.weights.checkpoint import Checkpoint, Progress
-from fairseq_cloze.weights.proof import digests
+from fairseq_cloze.weights.checkpoint import Checkpoint, Progress, digests
 
 
 def without_state(checkpoint: Checkpoint) -> dict[str, Any]:
