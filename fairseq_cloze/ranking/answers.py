@@ -29,22 +29,16 @@ _MEND = "write it with 'fairseq-cloze predict --scores' or 'fairseq-cloze evalua
 
 @dataclass(frozen=True)
 class PassagePrediction:
-    """Predictions for the blanks of one passage.
+    """Predictions for the blanks of one passage."""
 
-    Attributes:
-        answers: letter of the predicted candidate, per blank
-        gold: letter of the right candidate, ``None`` where it is not known, per blank
-        probabilities: of every candidate, per blank; ``None`` where the file has none
-    """
-
-    answers: list[str]
-    gold: list[str | None]
-    probabilities: list[list[float]] | None = None
+    answers: list[str]  #: letters of the predicted candidates
+    gold: list[str | None]  #: letters of the right ones, ``None`` where they are not known
+    probabilities: list[list[float]] | None = None  #: of every candidate
 
     def to_dict(self) -> dict[str, Any]:
         """As the file holds it."""
         entry: dict[str, Any] = {"answers": self.answers}
-        if any(letter is not None for letter in self.gold):
+        if any(self.gold):
             entry["gold"] = self.gold
         if self.probabilities is not None:
             entry["probabilities"] = self.probabilities
@@ -68,7 +62,7 @@ def make_predictions(store: Store, answers: np.ndarray, probabilities: np.ndarra
     Args:
         store: the passages
         answers: index of the predicted candidate, the first of equal ones, ``int64 (blanks,)``
-        probabilities: of each candidate, 0 where there is none, ``float32 (blanks, candidates)``; kept to six digits
+        probabilities: of each candidate, ``float32 (blanks, candidates)``; kept to six digits
     """
     gold, ends = gold_of(store).tolist(), store.blank_offsets.tolist()
     count = np.diff(store.candidate_offsets).tolist()

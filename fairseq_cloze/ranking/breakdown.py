@@ -108,8 +108,6 @@ def _kinds(store: Store, vocabulary: Vocabulary) -> np.ndarray:
     return np.array([KINDS.index(kind_of(candidates[start:end])) for start, end in pairwise(ends)], dtype=np.int64)
 
 
-# -- kinds of options ------------------------------------------------------------------------------------------------
-
 #: Closed classes of English, not complete; a word may stand in several.
 _WORDS: Mapping[str, frozenset[str]] = {
     name: frozenset(words.split())

@@ -19,37 +19,25 @@ _FEWEST = 6  # with fewer differing passages no sign-flip test comes below 0.05
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two prediction files on the labelled blanks of the same passages.
-
-    Attributes:
-        a, b: the files
-        n_passages, n_blanks, n_unlabelled: passages, labelled blanks, and blanks left out as their gold is not known
-        accuracy_a, accuracy_b: percent
-        both_right, only_a, only_b, both_wrong: blanks
-        difference: accuracy of *b* less that of *a*, in points
-        interval_low, interval_high: its 95% interval, see :func:`paired_interval`
-        n_passages_differ: passages with more blanks right in one file than in the other
-        p_blanks: :func:`mcnemar` test over blanks
-        p_passages: :func:`sign_flip` test over passages
-    """
+    """Two prediction files on the labelled blanks of the same passages."""
 
     a: str
     b: str
     n_passages: int
-    n_blanks: int
+    n_blanks: int  #: labelled ones
     n_unlabelled: int
-    accuracy_a: float
+    accuracy_a: float  #: percent
     accuracy_b: float
     both_right: int
     only_a: int
     only_b: int
     both_wrong: int
-    difference: float
+    difference: float  #: accuracy of *b* less that of *a*, in points, with its 95% interval: :func:`paired_interval`
     interval_low: float
     interval_high: float
-    n_passages_differ: int
-    p_blanks: float
-    p_passages: float
+    n_passages_differ: int  #: passages with more blanks right in one file than in the other
+    p_blanks: float  #: :func:`mcnemar` test over blanks
+    p_passages: float  #: :func:`sign_flip` test over passages
 
     def to_json(self) -> str:
         """The result as JSON."""
@@ -90,43 +78,36 @@ class Comparison:
 
 
 def compare(a: PathLike, b: PathLike) -> Comparison:
-    """Compare two prediction files.
-
-    Args:
-        a, b: files of :mod:`fairseq_cloze.ranking.answers`, on the same passages
+    """Compare two prediction files, see :mod:`fairseq_cloze.ranking.answers`.
 
     Raises:
         ClozeError: a file cannot be read, passages, blanks or gold differ, or no blank is labelled
     """
     first, second = read_predictions(a), read_predictions(b)
-    _check_same(str(a), first, str(b), second)
+    _check_same(a, first, b, second)
     cells = {(right_a, right_b): 0 for right_a in (True, False) for right_b in (True, False)}
     differences = []  # per passage, blanks right in b less those right in a
-    unlabelled = 0
     for key, entry in first.items():
-        before = cells[False, True] - cells[True, False]
-        for answer, other, gold in zip(entry.answers, second[key].answers, entry.gold):
-            if gold is None:
-                unlabelled += 1
-            else:
-                cells[answer == gold, other == gold] += 1
-        differences.append(cells[False, True] - cells[True, False] - before)
-    blanks = sum(cells.values())
+        blanks = [blank for blank in zip(entry.answers, second[key].answers, entry.gold) if blank[2] is not None]
+        for answer, other, gold in blanks:
+            cells[answer == gold, other == gold] += 1
+        differences.append(sum((other == gold) - (answer == gold) for answer, other, gold in blanks))
+    total = sum(cells.values())
     both, only_a, only_b, neither = cells.values()
-    low, high = paired_interval(only_a, only_b, blanks)
+    low, high = paired_interval(only_a, only_b, total)
     return Comparison(
         a=str(a),
         b=str(b),
         n_passages=len(first),
-        n_blanks=blanks,
-        n_unlabelled=unlabelled,
-        accuracy_a=100.0 * (both + only_a) / blanks,
-        accuracy_b=100.0 * (both + only_b) / blanks,
+        n_blanks=total,
+        n_unlabelled=sum(len(entry.gold) for entry in first.values()) - total,
+        accuracy_a=100.0 * (both + only_a) / total,
+        accuracy_b=100.0 * (both + only_b) / total,
         both_right=both,
         only_a=only_a,
         only_b=only_b,
         both_wrong=neither,
-        difference=100.0 * (only_b - only_a) / blanks,
+        difference=100.0 * (only_b - only_a) / total,
         interval_low=100.0 * low,
         interval_high=100.0 * high,
         n_passages_differ=sum(difference != 0 for difference in differences),
@@ -135,7 +116,7 @@ def compare(a: PathLike, b: PathLike) -> Comparison:
     )
 
 
-def _check_same(a: str, first: Predictions, b: str, second: Predictions) -> None:
+def _check_same(a: PathLike, first: Predictions, b: PathLike, second: Predictions) -> None:
     for path, other, mine, theirs in ((b, a, second, first), (a, b, first, second)):
         missing = [key for key in theirs if key not in mine]
         if missing:

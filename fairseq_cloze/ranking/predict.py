@@ -29,21 +29,12 @@ _MOST_CHUNKS = 16  # that workers hold at a time, and wait for each other after
 
 @dataclass
 class Prediction:
-    """What was predicted.
+    """What was predicted."""
 
-    Attributes:
-        answers: per passage id, or what :class:`fairseq_cloze.ranking.answers.PassagePrediction` holds; empty where
-            they were written to a file, and on workers other than the first
-        tally: what was read
-        counts: sums of :data:`COUNTS`; of the first worker
-        seconds: wall time of scoring
-        notes: what is worth knowing
-    """
-
-    answers: dict[str, Any]
-    tally: Tally
-    counts: dict[str, int]
-    seconds: float
+    answers: dict[str, Any]  #: per passage id; empty where they went to a file, and on workers other than the first
+    tally: Tally  #: what was read
+    counts: dict[str, int]  #: sums of :data:`COUNTS`; of the first worker
+    seconds: float  #: wall time of scoring
     notes: list[str]
 
 
@@ -85,10 +76,9 @@ def predict(
     ]
     if text_norm is not None:
         encoding = replace(encoding, text_norm=text_norm)
-    tally = Tally()
+    tally, seconds = Tally(), 0.0
     answers: dict[str, Any] = {}
     counts: Counter[str] = Counter({name: 0 for name in COUNTS})
-    seconds = 0.0
     passages = read_passages(inputs, on_error, tally)
     with ExitStack() as stack:
         write = stack.enter_context(writing(out)) if out is not None and sharing.is_first() else answers.__setitem__

@@ -16,25 +16,16 @@ from .metrics import best_candidates, count_metrics, probabilities
 
 @dataclass
 class Scores:
-    """Scores of all blanks of one store.
+    """Scores of all blanks of one store."""
 
-    Attributes:
-        raw: as the model gives them, higher is better, of several checkpoints the logarithm of the averaged
-            probability; ``-inf`` where there is no candidate or it repeats an earlier one,
-            ``float32 (blanks, candidates)``
-        forwards: rows of input
-        tokens: computed tokens that are not padding
-        computed_tokens: all computed tokens
-        seconds: wall time of scoring; of the slowest worker where several share it
-        scored: numbers of the blanks that this worker has scored, batch by batch
-    """
-
+    #: As the model gives them, higher is better, of several checkpoints the logarithm of the averaged probability;
+    #: ``-inf`` where there is no candidate or it repeats an earlier one; ``float32 (blanks, candidates)``.
     raw: np.ndarray
-    forwards: int = 0
-    tokens: int = 0
+    forwards: int = 0  #: rows of input
+    tokens: int = 0  #: computed tokens that are not padding
     computed_tokens: int = 0
-    seconds: float = 0.0
-    scored: list[np.ndarray] = field(default_factory=list)
+    seconds: float = 0.0  #: wall time of scoring; of the slowest worker where several share it
+    scored: list[np.ndarray] = field(default_factory=list)  #: blanks that this worker has scored, batch by batch
 
     @classmethod
     def empty(cls, store: Store) -> Scores:

@@ -27,21 +27,13 @@ _WAIT = timedelta(days=7)  # for the slowest share of the work
 
 @dataclass(frozen=True)
 class Place:
-    """Which of the processes that were started together this one is.
+    """Which of the processes that were started together this one is."""
 
-    Attributes:
-        number: among all of them, from 0 on
-        size: how many there are, at least two
-        local_number: among those on this machine
-        init_method: address where they meet, as torch.distributed takes it
-        launcher: for messages
-    """
-
-    number: int
-    size: int
-    local_number: int
-    init_method: str
-    launcher: str
+    number: int  #: among all of them, from 0 on
+    size: int  #: how many there are, at least two
+    local_number: int  #: among those on this machine
+    init_method: str  #: address where they meet, as torch.distributed takes it
+    launcher: str  #: for messages
 
 
 def find_place(environ: Mapping[str, str] = os.environ) -> Place | None:
@@ -94,9 +86,6 @@ def _slurm_address(environ: Mapping[str, str]) -> str:
             ) from error
     job, step = _integer(environ, "SLURM_JOB_ID", "0"), _integer(environ, "SLURM_STEP_ID", "0")
     return f"tcp://{host}:{port or 15000 + (7 * job + step) % 15000}"
-
-
-# -- sharing the work of one command ---------------------------------------------------------------------------------
 
 
 @dataclass

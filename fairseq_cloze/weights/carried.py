@@ -85,14 +85,7 @@ def read_carried(task_state: Mapping[str, Any] | None, origin: str) -> Carried |
 
 
 class OtherVocabulary(CheckpointError):
-    """A vocabulary that does not belong to a checkpoint.
-
-    Args:
-        part: what differs, ``dictionary`` or ``BPE``
-        where: whose vocabulary it is
-        checkpoint: name of the checkpoint
-        expected, found: the checkpoint's and the other's
-    """
+    """A vocabulary, of *where*, that does not belong to a checkpoint: the *part*, dictionary or BPE, differs."""
 
     def __init__(self, part: str, where: str, checkpoint: str, expected: str, found: str) -> None:
         self.part = part
@@ -103,11 +96,7 @@ class OtherVocabulary(CheckpointError):
 
 
 def compare_vocabularies(own: Vocabulary, found: Vocabulary, checkpoint: str, where: str) -> None:
-    """Make sure that data, *where* for messages, were encoded with a checkpoint's *own* vocabulary.
-
-    Raises:
-        OtherVocabulary: they were not
-    """
+    """``OtherVocabulary`` unless data, called *where*, were encoded with a checkpoint's *own* vocabulary."""
     for part, name in (("dictionary", "dictionary_digest"), ("BPE", "bpe_digest")):
         wanted, other = getattr(own, name)[:12], getattr(found, name)[:12]
         if wanted != other:

@@ -6,6 +6,7 @@ Those this project writes carry their vocabulary and the way their passages were
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +23,7 @@ from ..model.architecture import Architecture
 from ..model.names import ENCODER, HEAD_NAME, HEADS, LM_HEAD
 from ..views.settings import AS_TRAINED, PartialSettings
 from .carried import Carried, OtherVocabulary, compare_vocabularies, read_carried
-from .reading import State, load_checkpoint, model_option, read_architecture, upgraded_weights
+from .reading import State, load_checkpoint, upgraded_weights
 
 #: What a run must have loaded: names for people, prefixes of the weights.
 PARTS = {"encoder": ENCODER, "LM head": LM_HEAD}
@@ -59,14 +60,8 @@ class Checkpoint:
 
     @classmethod
     def read(cls, path: PathLike, name: str | None = None) -> Checkpoint:
-        """Read a file; code in it does not run.
-
-        Raises:
-            CheckpointError: missing, truncated, or something else
-        """
+        """Read a file; ``CheckpointError`` where it is missing, truncated, or something else."""
         return cls(load_checkpoint(Path(path), name), path, name)
-
-    # -- model -------------------------------------------------------------------------------------------------------
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
@@ -75,8 +70,32 @@ class Checkpoint:
 
     @cached_property
     def architecture(self) -> Architecture:
-        """Shape of the model; ``CheckpointError`` unless it is a RoBERTa that this project supports."""
-        return read_architecture(self.state, self.weights, self.name)
+        """Shape of the model, from the weights and from options; ``CheckpointError`` where it is not supported."""
+        layer = re.compile(rf"{re.escape(ENCODER)}layers\.(\d+)\.")
+        layers = {match[1] for match in map(layer.match, self.weights) if match}
+        try:
+            embed_dim = self.weights[f"{ENCODER}embed_tokens.weight"].size(1)
+            ffn_dim = self.weights[f"{ENCODER}layers.0.fc1.weight"].size(0)
+            positions = self.weights[f"{ENCODER}embed_positions.weight"].size(0)
+            heads = int(self.option("encoder_attention_heads"))
+        except (KeyError, TypeError) as error:
+            problem = f"expected a RoBERTa checkpoint of fairseq, {error} is missing from it"
+            raise CheckpointError(f"{self.name}: {problem}") from error
+        if self.option("encoder_normalize_before"):
+            problem = "RoBERTa with layer norm before the blocks (roberta_prenorm) is not supported"
+            raise CheckpointError(f"{self.name}: {problem}")
+        eps = self.option("layer_norm_eps")
+        return Architecture(
+            encoder_layers=len(layers),
+            encoder_embed_dim=embed_dim,
+            encoder_ffn_embed_dim=ffn_dim,
+            encoder_attention_heads=heads,
+            max_positions=positions - 2,  # two rows stand before the first position
+            activation_fn=str(self.option("activation_fn") or Architecture.activation_fn),
+            layer_norm_eps=Architecture.layer_norm_eps if eps is None else float(eps),
+            untie_weights_roberta=bool(self.option("untie_weights_roberta")),
+            pooler_activation_fn=str(self.option("pooler_activation_fn") or Architecture.pooler_activation_fn),
+        )
 
     @property
     def rows(self) -> int:
@@ -102,11 +121,10 @@ class Checkpoint:
 
     def option(self, name: str) -> Any:
         """An option of the model as it was saved; ``None`` where the configuration has none."""
-        return model_option(self.state, name)
-
-    def digests(self) -> dict[str, str]:
-        """SHA-256 of encoder and LM head, see :func:`digests`."""
-        return digests(self.weights)
+        options = self.state.get("args")
+        if options is None:
+            options = (self.state.get("cfg") or {}).get("model")
+        return options.get(name) if isinstance(options, Mapping) else getattr(options, name, None)
 
     def prove_load(self, current: Mapping[str, Tensor], got: Mapping[str, str]) -> str:
         """Make sure that a model whose weights are *current*, with digests *got*, was loaded from here.
@@ -126,8 +144,6 @@ class Checkpoint:
                     f"{_first_difference(cast, current, PARTS[part])}"
                 )
         return f"weights are those of {self.name} ({', '.join(f'{part} {value[:12]}' for part, value in got.items())})"
-
-    # -- training ----------------------------------------------------------------------------------------------------
 
     @cached_property
     def _carried(self) -> Carried | None:
@@ -158,8 +174,6 @@ class Checkpoint:
             return Progress(None, updates)
         epoch = int(position["epoch"])  # at the end of an epoch it is the next one's
         return Progress(epoch - (position.get("iterations_in_epoch") == 0 and epoch > 1), updates)
-
-    # -- vocabulary --------------------------------------------------------------------------------------------------
 
     @cached_property
     def vocabulary(self) -> Vocabulary | None:

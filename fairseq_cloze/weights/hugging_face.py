@@ -140,9 +140,6 @@ def _hf_config(architecture: Architecture, rows: int, name: str) -> dict[str, An
     }
 
 
-# -- reading their files ---------------------------------------------------------------------------------------------
-
-
 def _find_folder(source: str) -> Path:
     """A local folder, or that of a model from the hub, downloaded where it is not yet."""
     if Path(source).is_dir():

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..model.architecture import Architecture
 from ..model.names import ENCODER, LM_HEAD
 
 State = dict[str, Any]
@@ -79,43 +78,3 @@ def upgraded_weights(weights: Mapping[str, Tensor], name: str) -> dict[str, Tens
         if needed not in out:
             raise CheckpointError(f"{name}: expected a RoBERTa checkpoint of fairseq, found no {what} ({needed})")
     return out
-
-
-def model_option(state: State, name: str) -> Any:
-    """An option of the model that a checkpoint was saved with; ``None`` where its configuration has none."""
-    if state.get("args") is not None:
-        return getattr(state["args"], name, None)
-    model = (state.get("cfg") or {}).get("model")
-    return model.get(name) if isinstance(model, Mapping) else getattr(model, name, None)
-
-
-def read_architecture(state: State, weights: Mapping[str, Tensor], name: str) -> Architecture:
-    """The architecture, from a checkpoint's weights under today's names, and from its options what these do not show.
-
-    Raises:
-        CheckpointError: not a RoBERTa that this project supports
-    """
-    layer = re.compile(rf"{re.escape(ENCODER)}layers\.(\d+)\.")
-    layers = {match[1] for match in map(layer.match, weights) if match}
-    try:
-        embed_dim = weights[f"{ENCODER}embed_tokens.weight"].size(1)
-        ffn_dim = weights[f"{ENCODER}layers.0.fc1.weight"].size(0)
-        positions = weights[f"{ENCODER}embed_positions.weight"].size(0) - 2  # two rows stand before the first position
-        heads = int(model_option(state, "encoder_attention_heads"))
-    except (KeyError, TypeError) as error:
-        problem = f"expected a RoBERTa checkpoint of fairseq, {error} is missing from it"
-        raise CheckpointError(f"{name}: {problem}") from error
-    if model_option(state, "encoder_normalize_before"):
-        raise CheckpointError(f"{name}: RoBERTa with layer norm before the blocks (roberta_prenorm) is not supported")
-    eps = model_option(state, "layer_norm_eps")
-    return Architecture(
-        encoder_layers=len(layers),
-        encoder_embed_dim=embed_dim,
-        encoder_ffn_embed_dim=ffn_dim,
-        encoder_attention_heads=heads,
-        max_positions=positions,
-        activation_fn=str(model_option(state, "activation_fn") or Architecture.activation_fn),
-        layer_norm_eps=Architecture.layer_norm_eps if eps is None else float(eps),
-        untie_weights_roberta=bool(model_option(state, "untie_weights_roberta")),
-        pooler_activation_fn=str(model_option(state, "pooler_activation_fn") or Architecture.pooler_activation_fn),
-    )
