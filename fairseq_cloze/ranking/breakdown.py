@@ -29,10 +29,7 @@ _Grouping = tuple[Sequence[str], np.ndarray]
 def break_down(store: Store, vocabulary: Vocabulary, answers: np.ndarray) -> Breakdown:
     """Accuracy by groups of labelled blanks, with :func:`wilson_interval`; groups without any are left out.
 
-    Args:
-        store: the passages
-        vocabulary: what they were encoded with
-        answers: index of the predicted candidate, the first of equal ones, ``int64 (blanks,)``
+    *answers* are indices of the predicted candidates, the first of equal ones, ``int64 (blanks,)``.
     """
     gold = gold_of(store)
     labelled = gold != UNLABELLED

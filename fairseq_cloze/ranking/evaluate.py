@@ -107,7 +107,7 @@ def evaluate(
             are averaged
         data_bin, split: what ``fairseq-cloze prepare`` wrote
         settings, resources, weights: as for :class:`fairseq_cloze.ranking.ranker.Ranker`
-        fit_on: split on which to fit the weights, see :func:`fairseq_cloze.ranking.ensemble.fit_weights`
+        fit_on: split on which to fit the weights, see :func:`fairseq_cloze.ranking.scores.fit_weights`
         predictions_path: prediction file to write, see :mod:`fairseq_cloze.ranking.answers`
         with_breakdown: add accuracy by groups of blanks, see :mod:`fairseq_cloze.ranking.breakdown`
 

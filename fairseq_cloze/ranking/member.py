@@ -30,14 +30,7 @@ DEFAULT_MAX_TOKENS = 4096
 
 
 class Member:
-    """A checkpoint, ready to score encoded passages; arguments are those of :class:`Ranker`.
-
-    Attributes:
-        settings: how it scores, complete
-        encoding: how the text it was trained on was encoded; ``None`` where the checkpoint does not say
-        model: the model, in evaluation mode
-        device: where it is
-        memory: what is known of the memory
+    """A checkpoint, its model on a device, ready to score encoded passages; arguments are those of :class:`Ranker`.
 
     Raises:
         CheckpointError: it does not belong to the vocabulary, or has no ranking head to score with

@@ -1,7 +1,4 @@
-"""Ranker: weights ready to rank the candidates of blanks, outside of training.
-
-Any RoBERTa checkpoint of fairseq will do: fine-tuned, imported, or one of fairseq's own releases.
-"""
+"""Ranker: any RoBERTa ready to rank the candidates of blanks, outside of training."""
 
 from __future__ import annotations
 
@@ -24,10 +21,9 @@ from ..weights.checkpoint import Checkpoint
 from ..weights.finding import open_checkpoint
 from . import sharing
 from .answers import gold_of
-from .ensemble import fit_weights, mix, shares_of
 from .member import Member
 from .resources import DEFAULT_RESOURCES, Resources
-from .scores import Outcome, Scores, merge
+from .scores import Outcome, Scores, fit_weights, merge, mix, shares_of
 
 T = TypeVar("T")
 
@@ -171,11 +167,7 @@ class Ranker:
         return Store.from_columns([columns], len(self.vocabulary))
 
     def score(self, store: Store, progress: Any | None = None) -> Scores:
-        """Score every blank of a store, shared with other workers where there are some.
-
-        Args:
-            store: encoded with this ranker's vocabulary
-            progress: a tqdm bar that counts blanks, those of each checkpoint
+        """Score every blank of a store; *progress*, a tqdm bar, counts those of each checkpoint.
 
         Raises:
             ClozeError: an item costs more than ``max_tokens``, or the model returns no numbers

@@ -103,10 +103,9 @@ _sessions = count()
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Share the work inside with the processes that were started together with this one; alone, do nothing.
+    """Share the work inside with the processes that were started together with this one, by the same command.
 
-    All of them have to run the same command.  On machines with GPUs, each takes one of its machine as ``cuda``.
-    Of several that fail, one raises its error.
+    On machines with GPUs, each takes one of its machine as ``cuda``.  Of several that fail, one raises its error.
 
     Raises:
         SetupError: the processes cannot meet, or run different commands

@@ -47,27 +47,28 @@ def average_checkpoints(checkpoints: Sequence[PathLike], out: PathLike) -> Path:
         checkpoint = Checkpoint.read(path)
         found = _describe(checkpoint)
         expected = expected or found
-        _check_same(expected, found, paths[0], path)
-        other = seen.setdefault(digest(checkpoint.weights, ""), path)
-        if other is not path:
+        for name in [*expected, *found]:
+            wanted, other = ("none" if values.get(name) is None else values[name] for values in (expected, found))
+            if wanted != other:
+                raise CheckpointError(
+                    f"{path}: does not belong to {paths[0]}: expected {name} {wanted}, found {other}; average "
+                    "checkpoints of one run"
+                )
+        twin = seen.setdefault(digest(checkpoint.weights, ""), path)
+        if twin is not path:
             raise CheckpointError(
-                f"{path}: holds the same weights as {other} and would count twice; name one of them "
+                f"{path}: holds the same weights as {twin} and would count twice; name one of them "
                 f"({BEST_CHECKPOINT} and {LAST_CHECKPOINT} are copies of others)"
             )
         for name, value in checkpoint.weights.items():
             if name in total:
                 total[name] += value
             else:
-                total[name] = value.to(_wide(value.dtype), copy=True)  # the file's own memory is read-only
+                wide = torch.promote_types(value.dtype, torch.float32 if value.is_floating_point() else torch.int64)
+                total[name] = value.to(wide, copy=True)  # the file's own memory is read-only
     mean = _mean(total, checkpoint.weights, len(paths))
     save_state({**checkpoint.state, "model": mean, **FRESH}, target)
     return target
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    if not dtype.is_floating_point:
-        return torch.int64
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _mean(total: dict[str, Tensor], last: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
@@ -94,13 +95,3 @@ def _describe(checkpoint: Checkpoint) -> dict[str, Any]:
         **(encoding.to_dict() if encoding else {}),
         **{f"weight {name}": f"{tuple(value.shape)} {value.dtype}" for name, value in checkpoint.weights.items()},
     }
-
-
-def _check_same(expected: Mapping[str, Any], found: Mapping[str, Any], first: Path, path: Path) -> None:
-    for name in [*expected, *found]:
-        wanted, other = ("none" if values.get(name) is None else values[name] for values in (expected, found))
-        if wanted != other:
-            raise CheckpointError(
-                f"{path}: does not belong to {first}: expected {name} {wanted}, found {other}; average checkpoints of "
-                "one run"
-            )
