@@ -1,29 +1,18 @@
 """fairseq-cloze: RoBERTa on cloze exams, trained with fairseq, used without.
 
-In Python, :func:`load` gives a :class:`Ranker`.  On the command line it is ``fairseq-cloze``, and trainings are started
-with ``fairseq-train --user-dir fairseq_cloze --task cloze_ranking ...``.  Importing the package is cheap: torch is
-loaded when :func:`load` is used, fairseq when fairseq imports this package as ``--user-dir`` or :func:`register` is
-called.
+In Python, :func:`load` gives a :class:`Ranker`; on the command line it is ``fairseq-cloze``, and ``fairseq-train
+--user-dir fairseq_cloze --task cloze_ranking``.  Importing is cheap: torch is loaded when :func:`load` is used, fairseq
+when fairseq imports this package as ``--user-dir`` or :func:`register` is called.
 """
 
 import sys
 from typing import TYPE_CHECKING, Any
 
-from .errors import (
-    ChanceError,
-    CheckpointError,
-    ClozeError,
-    DataBinError,
-    NoBlankError,
-    OutOfMemory,
-    PassageError,
-    SetupError,
-)
+from .errors import CheckpointError, ClozeError, DataBinError, NoBlankError, OutOfMemory, PassageError, SetupError
 from .user_dir import UserDirs, register
 from .version import __version__
 
 __all__ = [
-    "ChanceError",
     "CheckpointError",
     "ClozeError",
     "DataBinError",

@@ -1,11 +1,8 @@
-"""Errors that users can mend.
-
-Everything a user can put right (a file that does not fit, a missing package, a wrong checkpoint) is raised as a
-:class:`ClozeError`.  The command line prints its text alone, without a traceback, and so does ``fairseq-train``.
-"""
+"""Errors that users can mend: the command line and ``fairseq-train`` print their text alone, without a traceback."""
 
 from __future__ import annotations
 
+import copyreg
 from enum import IntEnum
 from typing import Any
 
@@ -32,13 +29,7 @@ class ClozeError(Exception):
 
     def __reduce__(self) -> Any:
         """An error comes out of another process as it was raised there, with its fields."""
-        return _rebuilt, (type(self), self.args, vars(self))
-
-
-def _rebuilt(kind: type[ClozeError], args: tuple[Any, ...], fields: dict[str, Any]) -> ClozeError:
-    error = kind.__new__(kind, *args)
-    vars(error).update(fields)
-    return error
+        return copyreg.__newobj__, (type(self), *self.args), vars(self)  # type: ignore[attr-defined]
 
 
 class SetupError(ClozeError):
@@ -51,12 +42,6 @@ class CheckpointError(ClozeError):
 
 class DataBinError(ClozeError):
     """A data-bin that is missing, incomplete, or of another format."""
-
-
-class ChanceError(ClozeError):
-    """A training that stays at chance and was asked to stop then."""
-
-    exit_code = Exit.AT_CHANCE
 
 
 class OutOfMemory(ClozeError):
@@ -79,13 +64,10 @@ class PassageError(ClozeError):
     """
 
     def __init__(self, source: str, problem: str, field: str | None = None, blank: int | None = None) -> None:
-        where = []
-        if blank is not None:
-            where.append(f"blank {blank}")
-        if field is not None:
-            where.append(f"field '{field}'")
+        places = {"blank": blank, "field": None if field is None else f"'{field}'"}
+        where = ", ".join(f"{kind} {place}" for kind, place in places.items() if place is not None)
         self.source = source
-        self.problem = f"{', '.join(where)}: {problem}" if where else problem
+        self.problem = f"{where}: {problem}" if where else problem
         super().__init__(f"{source}: {self.problem}; {SKIP_HINT}")
 
 

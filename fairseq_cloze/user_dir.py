@@ -22,8 +22,8 @@ def register() -> None:
 class UserDirs(list[str]):
     """``__path__`` of this package, which fairseq searches for ``--user-dir``.
 
-    Where the package is already imported, fairseq accepts a ``--user-dir`` of the same name only if it finds the path
-    here, and then imports nothing.  This is the moment to register, and the answer is yes for any copy of the package.
+    Where the package is already imported, fairseq asks for the path here and then imports nothing: this is the moment
+    to register, and the answer is yes for any copy of the package.
     """
 
     def __contains__(self, folder: object) -> bool:

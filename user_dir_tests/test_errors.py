@@ -35,7 +35,6 @@ def test_every_error_of_a_user_is_a_cloze_error_with_a_status_of_the_table() -> 
     assert all(issubclass(kind, ClozeError) for kind in kinds)
     codes = {kind.__name__: kind.exit_code for kind in kinds}
     assert {name: code for name, code in codes.items() if code != Exit.FAILED} == {
-        "ChanceError": Exit.AT_CHANCE,
         "OutOfMemory": Exit.OUT_OF_MEMORY,
     }
     assert all(isinstance(code, Exit) for code in codes.values())

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fairseq_cloze.errors import ChanceError, ClozeError, NoBlankError, PassageError
+from fairseq_cloze.errors import ClozeError, NoBlankError, OutOfMemory, PassageError
 from fairseq_cloze.processes import BrokenProcessPool, Pool, cores
 
 from .support.commands import ROOT, run
@@ -126,7 +126,7 @@ def lives(pid: int) -> bool:
 def test_errors_keep_their_kind_and_fields_in_a_pickle() -> None:
     stopped = ClozeError("a: interrupted")
     stopped.exit_code = 130
-    for error in (stopped, ChanceError("at chance"), NoBlankError("a.json", "no blank")):
+    for error in (stopped, OutOfMemory("too large"), NoBlankError("a.json", "no blank")):
         copy = pickle.loads(pickle.dumps(error))
         assert (type(copy), copy.args, vars(copy)) == (type(error), error.args, vars(error))
     assert pickle.loads(pickle.dumps(stopped)).exit_code == 130

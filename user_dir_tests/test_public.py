@@ -18,7 +18,7 @@ from .support.commands import ROOT
 
 def test_names() -> None:
     assert fairseq_cloze.__all__ == [
-        *("ChanceError", "CheckpointError", "ClozeError", "DataBinError", "NoBlankError", "OutOfMemory"),
+        *("CheckpointError", "ClozeError", "DataBinError", "NoBlankError", "OutOfMemory"),
         *("PassageError", "Ranked", "Ranker", "SetupError", "__version__", "load", "register"),
     ]
     assert all(getattr(fairseq_cloze, name) is not None for name in fairseq_cloze.__all__)

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from fairseq_cloze.data.vocabulary import PAD, Vocabulary
+from fairseq_cloze.weights.carried import MODEL_FILE, pretrained_state, save_state
 from fairseq_cloze.weights.checkpoint import Checkpoint
-from fairseq_cloze.weights.saving import MODEL_FILE, pretrained_state, save_state
 
 
 def main() -> None:

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from fairseq_cloze.data.vocabulary import BOS, EOS, PAD, SPECIAL_SYMBOLS, Vocabulary
 from fairseq_cloze.model.architecture import Architecture
+from fairseq_cloze.weights.carried import pretrained_state, save_state
 from fairseq_cloze.weights.checkpoint import Checkpoint
-from fairseq_cloze.weights.saving import pretrained_state, save_state
 
 RIDGE = 1e-3
 

@@ -24,7 +24,7 @@ from ..ranking.metrics import metrics_of
 from ..ranking.ranker import Ranker
 from ..ranking.scores import Outcome
 from ..statistics import wilson_interval
-from ..weights.belonging import OtherVocabulary
+from ..weights.carried import OtherVocabulary
 from ..weights.checkpoint import Checkpoint
 from . import measures
 from .diagnosis import DOUBT, OK, SKIPPED, UNFIT, Check, Diagnosis

@@ -23,7 +23,7 @@ from ..model.architecture import BASE, LARGE, Architecture
 from ..model.encoder import Attention, Encoder, TrainingOptions
 from ..model.heads import LMHead
 from ..model.roberta import scores_of_candidate_tokens
-from ..weights.upgrading import upgraded_weights
+from ..weights.reading import upgraded_weights
 from .names import MODEL_NAME, option
 
 

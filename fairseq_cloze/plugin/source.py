@@ -12,8 +12,7 @@ from torch import nn
 from ..errors import CheckpointError
 from ..runs.names import LAST_CHECKPOINT
 from ..views.settings import CARRIED
-from ..weights.checkpoint import Checkpoint
-from ..weights.proof import digests
+from ..weights.checkpoint import Checkpoint, digests
 from .distributed import gather, rank
 from .model import fill_config
 from .names import MODEL_NAME

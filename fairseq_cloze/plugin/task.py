@@ -25,8 +25,7 @@ from ..runs.lock import RUN_FILE, RunLock
 from ..runs.names import LAST_CHECKPOINT
 from ..views.making import make_view
 from ..views.settings import CARRIED, OTHER_BLANKS, SCORERS, VIEWS, Settings
-from ..weights.belonging import compare_vocabularies
-from ..weights.carried import carried_state, read_carried
+from ..weights.carried import carried_state, compare_vocabularies, read_carried
 from ..weights.checkpoint import Checkpoint
 from . import stopping
 from .built import check_model

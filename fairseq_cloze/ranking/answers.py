@@ -11,7 +11,6 @@ stands for all, among answers and gold alike: an answer is right if it is the le
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,22 +29,16 @@ _MEND = "write it with 'fairseq-cloze predict --scores' or 'fairseq-cloze evalua
 
 @dataclass(frozen=True)
 class PassagePrediction:
-    """Predictions for the blanks of one passage.
+    """Predictions for the blanks of one passage."""
 
-    Attributes:
-        answers: letter of the predicted candidate, per blank
-        gold: letter of the right candidate, ``None`` where it is not known, per blank
-        probabilities: of every candidate, per blank; ``None`` where the file has none
-    """
-
-    answers: list[str]
-    gold: list[str | None]
-    probabilities: list[list[float]] | None = None
+    answers: list[str]  #: letters of the predicted candidates
+    gold: list[str | None]  #: letters of the right ones, ``None`` where they are not known
+    probabilities: list[list[float]] | None = None  #: of every candidate
 
     def to_dict(self) -> dict[str, Any]:
         """As the file holds it."""
         entry: dict[str, Any] = {"answers": self.answers}
-        if any(letter is not None for letter in self.gold):
+        if any(self.gold):
             entry["gold"] = self.gold
         if self.probabilities is not None:
             entry["probabilities"] = self.probabilities
@@ -69,7 +62,7 @@ def make_predictions(store: Store, answers: np.ndarray, probabilities: np.ndarra
     Args:
         store: the passages
         answers: index of the predicted candidate, the first of equal ones, ``int64 (blanks,)``
-        probabilities: of each candidate, 0 where there is none, ``float32 (blanks, candidates)``; kept to six digits
+        probabilities: of each candidate, ``float32 (blanks, candidates)``; kept to six digits
     """
     gold, ends = gold_of(store).tolist(), store.blank_offsets.tolist()
     count = np.diff(store.candidate_offsets).tolist()
@@ -86,16 +79,12 @@ def make_predictions(store: Store, answers: np.ndarray, probabilities: np.ndarra
 
 @contextmanager
 def writing(path: PathLike) -> Iterator[Callable[[str, Any], None]]:
-    """Write what stands under each passage id as it comes, one passage per line; the file appears whole, at the end.
-
-    Yields:
-        a function that takes a passage id and its entry
+    """A function that writes what stands under a passage id, a line each; the file appears whole, at the end.
 
     Raises:
         ClozeError: it cannot be written
     """
-    path = Path(path)
-    between = "{\n"
+    comma = ""
 
     @contextmanager
     def explained() -> Iterator[None]:
@@ -105,41 +94,33 @@ def writing(path: PathLike) -> Iterator[Callable[[str, Any], None]]:
             raise cannot_write(path, error.strerror or str(error)) from error
 
     def write(key: str, entry: Any) -> None:
-        nonlocal between
+        nonlocal comma
         with explained():
-            file.write(f"{between} {json.dumps(key, ensure_ascii=False)}: {json.dumps(entry)}")
-        between = ",\n"
+            file.write(f"{comma}\n {json.dumps(key, ensure_ascii=False)}: {json.dumps(entry)}")
+        comma = ","
 
     with replacing(path) as temporary:
         with explained():
             file = temporary.open("w", encoding="utf-8")
         try:
+            file.write("{")
             yield write
         except BaseException:
             file.close()
             raise
         with explained(), file:
-            file.write(("{\n" if between == "{\n" else "") + "\n}\n")
+            file.write("\n}\n")
 
 
 def write_predictions(path: PathLike, predictions: Mapping[str, PassagePrediction]) -> None:
-    """Write a prediction file whole or not at all.
-
-    Raises:
-        ClozeError: it cannot be written
-    """
+    """Write a prediction file whole or not at all; ``ClozeError`` where it cannot be written."""
     with writing(path) as write:
         for key, prediction in predictions.items():
             write(key, prediction.to_dict())
 
 
-# -- reading ---------------------------------------------------------------------------------------------------------
-
-
 def read_predictions(path: PathLike) -> Predictions:
-    """Read and check a prediction file.
-
-    Gold and probabilities may be missing, so that files of other systems are easily made.
+    """Read and check a prediction file; gold and probabilities may be missing, as in files of other systems.
 
     Raises:
         ClozeError: it cannot be read or does not fit; names passage, blank and field
@@ -154,7 +135,7 @@ def read_predictions(path: PathLike) -> Predictions:
     except (ValueError, RecursionError) as error:
         raise ClozeError(f"{path}: expected JSON, cannot be read ({error}); {_MEND}") from error
     if not isinstance(content, dict):
-        raise ClozeError(f"{path}: expected a JSON object of passages, found {_show(content)}; {_MEND}")
+        raise _misfit(str(path), "a JSON object of passages", content)
     return {key: _check_passage(f"{path}: passage '{key}'", entry) for key, entry in content.items()}
 
 
@@ -162,50 +143,34 @@ def _check_passage(where: str, entry: Any) -> PassagePrediction:
     if isinstance(entry, list):
         raise ClozeError(f"{where}: expected an object with answers and gold, found answers alone; {_MEND}")
     if not isinstance(entry, dict) or not isinstance(entry.get("answers"), list):
-        raise ClozeError(f"{where}: expected an object with a list 'answers', found {_show(entry)}; {_MEND}")
-    answers = entry["answers"]
-    gold = _per_blank(where, "gold", entry.get("gold"), len(answers))
-    probabilities = _per_blank(where, "probabilities", entry.get("probabilities"), len(answers))
-    for number, answer in enumerate(answers, 1):
-        candidates = len(LETTERS)
+        raise _misfit(where, "an object with a list 'answers'", entry)
+    answers, gold, probabilities = entry["answers"], entry.get("gold"), entry.get("probabilities")
+    for field, value in (("gold", gold), ("probabilities", probabilities)):
+        if value is not None and (not isinstance(value, list) or len(value) != len(answers)):
+            found = len(value) if isinstance(value, list) else value
+            raise _misfit(f"{where}, field '{field}'", f"a list of {len(answers)}, one entry per answer", found)
+    gold = [None] * len(answers) if gold is None else gold
+    for number, answer in enumerate(answers):
+        blank, letters = f"{where}, blank {number + 1}, field", list(LETTERS)
         if probabilities is not None:
-            row = probabilities[number - 1]
-            if not isinstance(row, list) or not 2 <= len(row) <= len(LETTERS) or not all(map(_is_number, row)):
-                raise _misfit(where, number, "probabilities", f"2 to {len(LETTERS)} numbers from 0 to 1", row)
-            candidates = len(row)
-        letters = LETTERS[:candidates]
-        if not _is_letter(answer, letters):
-            raise _misfit(where, number, "answers", f"a letter A-{letters[-1]}", answer)
-        if gold is not None and gold[number - 1] is not None and not _is_letter(gold[number - 1], letters):
-            raise _misfit(where, number, "gold", f"a letter A-{letters[-1]} or null", gold[number - 1])
-    return PassagePrediction(
-        answers,
-        [None] * len(answers) if gold is None else gold,
-        None if probabilities is None else [[float(value) for value in row] for row in probabilities],
-    )
+            row = probabilities[number]
+            if not isinstance(row, list) or not 2 <= len(row) <= len(LETTERS) or not all(map(_is_probability, row)):
+                raise _misfit(f"{blank} 'probabilities'", f"2 to {len(LETTERS)} numbers from 0 to 1", row)
+            letters = letters[: len(row)]
+        if answer not in letters:
+            raise _misfit(f"{blank} 'answers'", f"a letter A-{letters[-1]}", answer)
+        if gold[number] not in (None, *letters):
+            raise _misfit(f"{blank} 'gold'", f"a letter A-{letters[-1]} or null", gold[number])
+    if probabilities is not None:
+        probabilities = [[float(value) for value in row] for row in probabilities]
+    return PassagePrediction(answers, gold, probabilities)
 
 
-def _per_blank(where: str, field: str, value: Any, blanks: int) -> list[Any] | None:
-    if value is not None and (not isinstance(value, list) or len(value) != blanks):
-        found = f"{len(value)}" if isinstance(value, list) else _show(value)
-        raise ClozeError(
-            f"{where}, field '{field}': expected a list of {blanks}, one entry per answer, found {found}; {_MEND}"
-        )
-    return value
+def _is_probability(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
 
 
-def _misfit(where: str, blank: int, field: str, expected: str, found: Any) -> ClozeError:
-    return ClozeError(f"{where}, blank {blank}, field '{field}': expected {expected}, found {_show(found)}; {_MEND}")
-
-
-def _is_letter(value: Any, letters: str) -> bool:
-    return isinstance(value, str) and len(value) == 1 and value in letters
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= 1
-
-
-def _show(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _misfit(where: str, expected: str, found: Any) -> ClozeError:
+    text = json.dumps(found, ensure_ascii=False)
+    text = text if len(text) <= 60 else text[:57] + "..."
+    return ClozeError(f"{where}: expected {expected}, found {text}; {_MEND}")

@@ -7,6 +7,7 @@ lists and endings, not a part-of-speech tagger; see :func:`kind_of`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from ..passages.text import NOTHING
 from ..statistics import wilson_interval
 from .answers import gold_of
 
-#: Accuracy in percent, its interval, and number of blanks, by group and by name of the grouping.
+#: Grouping → group → ``accuracy``, ``interval_low``, ``interval_high`` (percent) and ``n_blanks``.
 Breakdown = dict[str, dict[str, dict[str, Any]]]
 
 #: Names of groups, and the group of each blank, ``int64 (blanks,)``.
@@ -26,35 +27,30 @@ _Grouping = tuple[Sequence[str], np.ndarray]
 
 
 def break_down(store: Store, vocabulary: Vocabulary, answers: np.ndarray) -> Breakdown:
-    """Accuracy by groups of blanks.
+    """Accuracy by groups of labelled blanks, with :func:`wilson_interval`; groups without any are left out.
 
-    Args:
-        store: the passages
-        vocabulary: what they were encoded with
-        answers: index of the predicted candidate, the first of equal ones, ``int64 (blanks,)``
-
-    Returns:
-        grouping → group → ``accuracy``, ``interval_low`` and ``interval_high`` (percent, see :func:`wilson_interval`)
-        and ``n_blanks``; labelled blanks only, groups without any are left out
+    *answers* are indices of the predicted candidates, the first of equal ones, ``int64 (blanks,)``.
     """
     gold = gold_of(store)
     labelled = gold != UNLABELLED
     right = labelled & (answers == gold)
-    passage = np.repeat(np.arange(len(store)), np.diff(store.blank_offsets))
+    blanks_in, tokens_in = np.diff(store.blank_offsets), np.diff(store.token_offsets)
+    passage = np.repeat(np.arange(len(store)), blanks_in)
     groupings = {
         "token class": _token_classes(store),
         "position of the blank": _positions(store, passage),
-        "blanks in the passage": _bins(np.diff(store.blank_offsets)[passage], (5, 10, 15, 20)),
-        "tokens in the passage": _bins(np.diff(store.token_offsets)[passage], (200, 300, 400, 510)),
-        "kind of the options": _kinds(store, vocabulary),
+        "blanks in the passage": _bins(blanks_in[passage], (5, 10, 15, 20)),
+        "tokens in the passage": _bins(tokens_in[passage], (200, 300, 400, 510)),
+        "kind of the options": (KINDS, _kinds(store, vocabulary)),
     }
-    folders = _folders(store, passage)
-    if len(folders[0]) > 1:
-        groupings["folder"] = folders
+    folders = [store.id(number).rpartition("/")[0] or "(no folder)" for number in range(len(store))]
+    names, folder = np.unique(folders, return_inverse=True)
+    if len(names) > 1:
+        groupings["folder"] = names.tolist(), folder[passage]
     return {name: _count(grouping, right, labelled) for name, grouping in groupings.items()}
 
 
-def breakdown_lines(breakdown: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+def breakdown_lines(breakdown: Breakdown) -> list[str]:
     """A breakdown as a table."""
     lines = []
     for name, groups in breakdown.items():
@@ -72,17 +68,10 @@ def _count(grouping: _Grouping, right: np.ndarray, labelled: np.ndarray) -> dict
     out = {}
     for name, n_blanks, n_right in zip(names, blanks, hits):
         if n_blanks:
-            low, high = wilson_interval(n_right, n_blanks)
-            out[name] = {
-                "accuracy": 100.0 * n_right / n_blanks,
-                "interval_low": 100.0 * low,
-                "interval_high": 100.0 * high,
-                "n_blanks": n_blanks,
-            }
+            low, high = (100.0 * end for end in wilson_interval(n_right, n_blanks))
+            accuracy = 100.0 * n_right / n_blanks
+            out[name] = {"accuracy": accuracy, "interval_low": low, "interval_high": high, "n_blanks": n_blanks}
     return out
-
-
-# -- groupings -------------------------------------------------------------------------------------------------------
 
 
 def _token_classes(store: Store) -> _Grouping:
@@ -94,8 +83,7 @@ def _token_classes(store: Store) -> _Grouping:
 def _positions(store: Store, passage: np.ndarray) -> _Grouping:
     count = np.diff(store.blank_offsets)[passage]
     number = np.arange(store.blanks) - store.blank_offsets[passage]
-    third = 1 + 3 * number // count
-    group = np.where(number == 0, 0, np.where(number == count - 1, 4, third))
+    group = np.where(number == 0, 0, np.where(number == count - 1, 4, 1 + 3 * number // count))
     return ("first blank", "first third", "middle third", "last third", "last blank"), group
 
 
@@ -104,30 +92,18 @@ def _bins(values: np.ndarray, ends: Sequence[int]) -> _Grouping:
     return (*names, f"{ends[-1] + 1} or more"), np.digitize(values, ends, right=True)
 
 
-def _folders(store: Store, passage: np.ndarray) -> _Grouping:
-    folders = [store.id(number).rpartition("/")[0] or "(no folder)" for number in range(len(store))]
-    names = sorted(set(folders))
-    index = {name: number for number, name in enumerate(names)}
-    return names, np.array([index[folder] for folder in folders], dtype=np.int64)[passage]
-
-
-def _kinds(store: Store, vocabulary: Vocabulary) -> _Grouping:
+def _kinds(store: Store, vocabulary: Vocabulary) -> np.ndarray:
     texts: dict[bytes, str] = {}
+    candidates = []
+    for candidate in range(store.candidate_offsets[-1]):
+        tokens = store.candidate_tokens(candidate)
+        key = tokens.tobytes()
+        if key not in texts:
+            texts[key] = vocabulary.decode(tokens.tolist()).strip()
+        candidates.append(texts[key])
     ends = store.candidate_offsets.tolist()
-    group = np.zeros(store.blanks, dtype=np.int64)
-    for blank, (start, end) in enumerate(zip(ends[:-1], ends[1:])):
-        options = []
-        for candidate in range(start, end):
-            tokens = store.candidate_tokens(candidate)
-            key = tokens.tobytes()
-            if key not in texts:
-                texts[key] = vocabulary.decode(tokens.tolist()).strip()
-            options.append(texts[key])
-        group[blank] = KINDS.index(kind_of(options))
-    return KINDS, group
+    return np.array([KINDS.index(kind_of(candidates[start:end])) for start, end in pairwise(ends)], dtype=np.int64)
 
-
-# -- kinds of options ------------------------------------------------------------------------------------------------
 
 #: Closed classes of English, not complete; a word may stand in several.
 _WORDS: Mapping[str, frozenset[str]] = {
@@ -168,12 +144,9 @@ KINDS = (*_WORDS, "adverbs in -ly", "verb forms in -ing", "verb forms in -ed", "
 def kind_of(options: Sequence[str]) -> str:
     """The kind that more than half of a blank's options have.
 
-    One of several words is a phrase.  A single word is looked up in the word lists, where it may stand in several, and
-    otherwise judged by its ending.  Most verbs, nouns and adjectives show neither, and are "other words", as is a
-    mixture.  Of two kinds with as many options the first in :data:`KINDS` wins.
-
-    Args:
-        options: texts of the candidates; one that means "nothing goes here" counts for nothing
+    Several words are a phrase.  A single word is looked up in the word lists, and otherwise judged by its ending; what
+    shows neither is "other words", as is a mixture.  "Nothing goes here" counts for nothing.  Of two kinds with as many
+    options the first in :data:`KINDS` wins.
 
     >>> kind_of(["since", "before", "until", "after"]), kind_of(["tired", "happy", "angry", "excited"])
     ('prepositions', 'other words')
@@ -192,7 +165,6 @@ def _kinds_of_word(word: str) -> list[str]:
     if word.endswith("n't"):
         found.append("auxiliaries")
     if not found and word not in _ENDS_OTHERWISE and len(word) > 4:
-        for ending, kind in (("ly", "adverbs in -ly"), ("ing", "verb forms in -ing"), ("ed", "verb forms in -ed")):
-            if word.endswith(ending) and not word.endswith("eed"):
-                found.append(kind)
+        kinds = {"ly": "adverbs in -ly", "ing": "verb forms in -ing", "ed": "verb forms in -ed"}
+        found += [kind for ending, kind in kinds.items() if word.endswith(ending) and not word.endswith("eed")]
     return found

@@ -13,42 +13,31 @@ from .answers import Predictions, read_predictions
 #: Differences that chance alone makes more often than this may be luck.
 LEVEL = 0.05
 
+_SAME = "score the same passages with both models"
 _FEWEST = 6  # with fewer differing passages no sign-flip test comes below 0.05
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two prediction files on the labelled blanks of the same passages.
-
-    Attributes:
-        a, b: the files
-        n_passages, n_blanks, n_unlabelled: passages, labelled blanks, and blanks left out as their gold is not known
-        accuracy_a, accuracy_b: percent
-        both_right, only_a, only_b, both_wrong: blanks
-        difference: accuracy of *b* less that of *a*, in points
-        interval_low, interval_high: its 95% interval, see :func:`paired_interval`
-        n_passages_differ: passages with more blanks right in one file than in the other
-        p_blanks: :func:`mcnemar` test over blanks
-        p_passages: :func:`sign_flip` test over passages
-    """
+    """Two prediction files on the labelled blanks of the same passages."""
 
     a: str
     b: str
     n_passages: int
-    n_blanks: int
+    n_blanks: int  #: labelled ones
     n_unlabelled: int
-    accuracy_a: float
+    accuracy_a: float  #: percent
     accuracy_b: float
     both_right: int
     only_a: int
     only_b: int
     both_wrong: int
-    difference: float
+    difference: float  #: accuracy of *b* less that of *a*, in points, with its 95% interval: :func:`paired_interval`
     interval_low: float
     interval_high: float
-    n_passages_differ: int
-    p_blanks: float
-    p_passages: float
+    n_passages_differ: int  #: passages with more blanks right in one file than in the other
+    p_blanks: float  #: :func:`mcnemar` test over blanks
+    p_passages: float  #: :func:`sign_flip` test over passages
 
     def to_json(self) -> str:
         """The result as JSON."""
@@ -63,13 +52,9 @@ class Comparison:
             f"{'A':24}{self.accuracy_a:10.2f}{self.n_blanks:10,}",
             f"{'B':24}{self.accuracy_b:10.2f}{self.n_blanks:10,}",
         ]
-        cells = (
-            ("both right", self.both_right),
-            ("only A right", self.only_a),
-            ("only B right", self.only_b),
-            ("both wrong", self.both_wrong),
-        )
-        out += [f"{name:24}{100.0 * count / self.n_blanks:10.2f}{count:10,}" for name, count in cells]
+        counts = (self.both_right, self.only_a, self.only_b, self.both_wrong)
+        for name, count in zip(("both right", "only A right", "only B right", "both wrong"), counts):
+            out.append(f"{name:24}{100.0 * count / self.n_blanks:10.2f}{count:10,}")
         interval = f"95% interval {self.interval_low:+.2f} to {self.interval_high:+.2f}"
         out.append(f"B - A {self.difference:+.2f} points, {interval}")
         out.append(f"McNemar's exact test over {self.only_a + self.only_b:,} blanks: {_p(self.p_blanks)}")
@@ -83,58 +68,46 @@ class Comparison:
         if self.only_a == self.only_b:
             return "A and B have the same number of blanks right."
         better = "B" if self.only_b > self.only_a else "A"
-        if self.p_passages < LEVEL:
-            return (
-                f"{better} is better, and hardly by luck: two equally good models would differ as much in "
-                f"{_share(self.p_passages)} of comparisons."
-            )
-        few = ""
-        if self.n_passages_differ < _FEWEST:
-            few = f" Only {self.n_passages_differ} passages differ, too few to tell: take more."
-        return (
-            f"{better} is ahead, but it may be luck: two equally good models would differ as much in "
-            f"{_share(self.p_passages)} of comparisons.{few}"
-        )
+        lucky = self.p_passages >= LEVEL
+        share = "fewer than 0.01%" if self.p_passages < 0.0001 else f"{100.0 * self.p_passages:.3g}%"
+        found = "ahead, but it may be luck" if lucky else "better, and hardly by luck"
+        text = f"{better} is {found}: two equally good models would differ as much in {share} of comparisons."
+        if lucky and self.n_passages_differ < _FEWEST:
+            text += f" Only {self.n_passages_differ} passages differ, too few to tell: take more."
+        return text
 
 
 def compare(a: PathLike, b: PathLike) -> Comparison:
-    """Compare two prediction files.
-
-    Args:
-        a, b: files of :mod:`fairseq_cloze.ranking.answers`, on the same passages
+    """Compare two prediction files, see :mod:`fairseq_cloze.ranking.answers`.
 
     Raises:
         ClozeError: a file cannot be read, passages, blanks or gold differ, or no blank is labelled
     """
     first, second = read_predictions(a), read_predictions(b)
-    _check_same(str(a), first, str(b), second)
+    _check_same(a, first, b, second)
     cells = {(right_a, right_b): 0 for right_a in (True, False) for right_b in (True, False)}
     differences = []  # per passage, blanks right in b less those right in a
-    unlabelled = 0
     for key, entry in first.items():
-        before = cells[False, True] - cells[True, False]
-        for answer, other, gold in zip(entry.answers, second[key].answers, entry.gold):
-            if gold is None:
-                unlabelled += 1
-            else:
-                cells[answer == gold, other == gold] += 1
-        differences.append(cells[False, True] - cells[True, False] - before)
-    blanks = sum(cells.values())
-    only_a, only_b = cells[True, False], cells[False, True]
-    low, high = paired_interval(only_a, only_b, blanks)
+        blanks = [blank for blank in zip(entry.answers, second[key].answers, entry.gold) if blank[2] is not None]
+        for answer, other, gold in blanks:
+            cells[answer == gold, other == gold] += 1
+        differences.append(sum((other == gold) - (answer == gold) for answer, other, gold in blanks))
+    total = sum(cells.values())
+    both, only_a, only_b, neither = cells.values()
+    low, high = paired_interval(only_a, only_b, total)
     return Comparison(
         a=str(a),
         b=str(b),
         n_passages=len(first),
-        n_blanks=blanks,
-        n_unlabelled=unlabelled,
-        accuracy_a=100.0 * (cells[True, True] + only_a) / blanks,
-        accuracy_b=100.0 * (cells[True, True] + only_b) / blanks,
-        both_right=cells[True, True],
+        n_blanks=total,
+        n_unlabelled=sum(len(entry.gold) for entry in first.values()) - total,
+        accuracy_a=100.0 * (both + only_a) / total,
+        accuracy_b=100.0 * (both + only_b) / total,
+        both_right=both,
         only_a=only_a,
         only_b=only_b,
-        both_wrong=cells[False, False],
-        difference=100.0 * (only_b - only_a) / blanks,
+        both_wrong=neither,
+        difference=100.0 * (only_b - only_a) / total,
         interval_low=100.0 * low,
         interval_high=100.0 * high,
         n_passages_differ=sum(difference != 0 for difference in differences),
@@ -143,16 +116,13 @@ def compare(a: PathLike, b: PathLike) -> Comparison:
     )
 
 
-# -- checks and words ------------------------------------------------------------------------------------------------
-
-
-def _check_same(a: str, first: Predictions, b: str, second: Predictions) -> None:
+def _check_same(a: PathLike, first: Predictions, b: PathLike, second: Predictions) -> None:
     for path, other, mine, theirs in ((b, a, second, first), (a, b, first, second)):
         missing = [key for key in theirs if key not in mine]
         if missing:
             raise ClozeError(
                 f"{path}: expected the {len(theirs):,} passages of {other}, found {len(missing):,} of them missing, "
-                f"first '{missing[0]}'; score the same passages with both models"
+                f"first '{missing[0]}'; {_SAME}"
             )
     for path, predictions in ((a, first), (b, second)):
         if all(letter is None for entry in predictions.values() for letter in entry.gold):
@@ -163,21 +133,14 @@ def _check_same(a: str, first: Predictions, b: str, second: Predictions) -> None
     for key, entry in first.items():
         blanks, found = len(entry.answers), len(second[key].answers)
         if found != blanks:
-            raise ClozeError(
-                f"{b}: passage '{key}': expected {blanks} blanks as in {a}, found {found}; "
-                "score the same passages with both models"
-            )
+            raise ClozeError(f"{b}: passage '{key}': expected {blanks} blanks as in {a}, found {found}; {_SAME}")
         for number, (gold, other_gold) in enumerate(zip(entry.gold, second[key].gold), 1):
             if gold != other_gold:
                 raise ClozeError(
                     f"{b}: passage '{key}', blank {number}, field 'gold': expected {gold or 'none'} as in {a}, found "
-                    f"{other_gold or 'none'}; score the same passages with both models"
+                    f"{other_gold or 'none'}; {_SAME}"
                 )
 
 
 def _p(p: float) -> str:
     return "p < 0.0001" if p < 0.0001 else f"p = {p:.4f}"
-
-
-def _share(p: float) -> str:
-    return "fewer than 0.01%" if p < 0.0001 else f"{100.0 * p:.3g}%"

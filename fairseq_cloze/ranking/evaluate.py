@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -66,36 +65,25 @@ class Evaluation:
 
     def to_json(self) -> str:
         """The result as JSON; ``null`` where there is no number."""
-        values = {
-            key: None if isinstance(value, float) and math.isnan(value) else value
-            for key, value in asdict(self).items()
-        }
+        values = {key: value if value == value else None for key, value in asdict(self).items()}  # NaN is not itself
         return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
 
     def lines(self) -> list[str]:
         """The result as a table."""
-        rows = [
-            ("all blanks", self.accuracy, self.n_blanks),
-            ("one-token candidates", self.accuracy_one_token, self.n_one_token),
-            ("multi-token candidates", self.accuracy_multi_token, self.n_multi_token),
-        ]
-        how = f"view {self.view}, scorer {self.scorer}"
-        if self.view == "full":
-            how += f", other blanks {self.other_blanks}"
-        if self.view == "joint":
-            how += f", contrast {self.contrast:g}"
+        more = {"full": f", other blanks {self.other_blanks}", "joint": f", contrast {self.contrast:g}"}
+        how = f"view {self.view}, scorer {self.scorer}{more.get(self.view, '')}"
+        speed = f"{self.seconds:.1f} s, {self.blanks_per_second:,.1f} blanks/s, padding {self.padding:.1f}%"
         out = [
             f"{self.checkpoint} on {self.split} of {self.data_bin} ({how})",
             f"{'':24}{'accuracy %':>10}{'blanks':>10}",
+            f"{'all blanks':24}{self.accuracy:10.2f}{self.n_blanks:10,}",
+            f"{'one-token candidates':24}{self.accuracy_one_token:10.2f}{self.n_one_token:10,}",
+            f"{'multi-token candidates':24}{self.accuracy_multi_token:10.2f}{self.n_multi_token:10,}",
+            f"{'chance':24}{self.chance:10.2f}",
+            f"{f'always {self.majority_answer}':24}{self.majority:10.2f}",
+            f"MRR {self.mrr:.4f}; {speed}",
+            f"a passage takes {self.forwards_per_passage:.2f} forwards with {self.tokens_per_passage:,.0f} tokens",
         ]
-        out += [f"{name:24}{accuracy:10.2f}{blanks:10,}" for name, accuracy, blanks in rows]
-        out.append(f"{'chance':24}{self.chance:10.2f}")
-        out.append(f"{f'always {self.majority_answer}':24}{self.majority:10.2f}")
-        speed = f"{self.seconds:.1f} s, {self.blanks_per_second:,.1f} blanks/s, padding {self.padding:.1f}%"
-        out.append(f"MRR {self.mrr:.4f}; {speed}")
-        out.append(
-            f"a passage takes {self.forwards_per_passage:.2f} forwards with {self.tokens_per_passage:,.0f} tokens"
-        )
         if len(self.weights) > 1:
             out.append(f"weights of the checkpoints: {' '.join(f'{weight:.3f}' for weight in self.weights)}")
         return out + self.notes + breakdown_lines(self.breakdown)
@@ -112,17 +100,14 @@ def evaluate(
     predictions_path: PathLike | None = None,
     with_breakdown: bool = False,
 ) -> Evaluation:
-    """Score a split of a data-bin.
-
-    Inside :func:`fairseq_cloze.ranking.sharing.joined` the work is shared, and all workers get the result.
+    """Score a split of a data-bin; inside :func:`sharing.joined` all workers share the work and get the result.
 
     Args:
         checkpoint: one, as a path or read already, or paths of several with colons between them, whose probabilities
             are averaged
-        data_bin: what ``fairseq-cloze prepare`` wrote
-        split: name of a split
+        data_bin, split: what ``fairseq-cloze prepare`` wrote
         settings, resources, weights: as for :class:`fairseq_cloze.ranking.ranker.Ranker`
-        fit_on: split on which to fit the weights, see :func:`fairseq_cloze.ranking.ensemble.fit_weights`
+        fit_on: split on which to fit the weights, see :func:`fairseq_cloze.ranking.scores.fit_weights`
         predictions_path: prediction file to write, see :mod:`fairseq_cloze.ranking.answers`
         with_breakdown: add accuracy by groups of blanks, see :mod:`fairseq_cloze.ranking.breakdown`
 
@@ -144,24 +129,22 @@ def evaluate(
             ranker.fit(fitted, fit_on, progress)
     with sharing.progress(f"evaluate {split}", store.blanks * len(ranker.members)) as progress:
         scores = ranker.score(store, progress)
-    given = {"checkpoint": name, "data_bin": str(data_bin), "split": split}
-    return sharing.from_first(lambda: _judge(ranker, data, store, scores, given, predictions_path, with_breakdown))
+    given = {"checkpoint": name, "data_bin": str(data_bin), "split": split, "encoding": data.encoding.to_dict()}
+
+    def judge() -> Evaluation:
+        outcome = Outcome(scores, store)
+        if predictions_path is not None:
+            write_predictions(predictions_path, make_predictions(store, outcome.best, outcome.probabilities))
+        evaluation = _judge(ranker, store, scores, outcome.counts, given)
+        if with_breakdown:
+            evaluation.breakdown = break_down(store, data.vocabulary, outcome.best)
+        return evaluation
+
+    return sharing.from_first(judge)
 
 
-def _judge(
-    ranker: Ranker,
-    data: DataBin,
-    store: Store,
-    scores: Scores,
-    given: dict[str, Any],
-    predictions_path: PathLike | None,
-    with_breakdown: bool,
-) -> Evaluation:
+def _judge(ranker: Ranker, store: Store, scores: Scores, counts: dict[str, int], given: dict[str, Any]) -> Evaluation:
     first = ranker.members[0]
-    outcome = Outcome(scores, store)
-    counts = outcome.counts
-    if predictions_path is not None:
-        write_predictions(predictions_path, make_predictions(store, outcome.best, outcome.probabilities))
     letters = np.bincount(store.columns["gold"][store.columns["gold"] >= 0], minlength=1)
     figures: dict[str, Any] = {name: getattr(first.settings, name) for name in CARRIED}
     figures.update(metrics_of(counts))
@@ -170,7 +153,6 @@ def _judge(
         **given,
         **figures,
         weights=ranker.weights,
-        encoding=data.encoding.to_dict(),
         device=str(first.device),
         fp16=ranker.resources.fp16,
         bf16=ranker.resources.bf16,
@@ -183,22 +165,13 @@ def _judge(
         tokens_per_passage=scores.tokens / len(store),
         padding=100.0 * (scores.computed_tokens - scores.tokens) / scores.computed_tokens,
     )
-    evaluation.notes += _notes(evaluation, ranker)
-    if with_breakdown:
-        evaluation.breakdown = break_down(store, data.vocabulary, outcome.best)
-    return evaluation
-
-
-def _notes(evaluation: Evaluation, ranker: Ranker) -> list[str]:
-    notes = ranker.notes
+    notes = evaluation.notes
+    notes += ranker.notes
     if evaluation.n_unlabelled:
         notes.append(f"{evaluation.n_unlabelled:,} blanks are unlabelled and count for nothing above")
-    for encoding in dict.fromkeys(member.encoding for member in ranker.members):
-        if encoding is not None and encoding.to_dict() != evaluation.encoding:
-            notes.append(
-                f"the checkpoint's text was encoded with {encoding.to_dict()}, "
-                f"the data-bin's with {evaluation.encoding}"
-            )
+    for own in {member.encoding: member.encoding.to_dict() for member in ranker.members if member.encoding}.values():
+        if own != evaluation.encoding:
+            notes.append(f"the checkpoint's text was encoded with {own}, the data-bin's with {evaluation.encoding}")
     if evaluation.n_blanks:
         low, high = chance_interval(evaluation.chance, evaluation.n_blanks)
         if evaluation.accuracy <= high:
@@ -206,4 +179,4 @@ def _notes(evaluation: Evaluation, ranker: Ranker) -> list[str]:
                 f"accuracy is not above chance: guessing gives {low:.1f} to {high:.1f}% in 95 of 100 cases; "
                 "see docs/chance.md for the likely causes"
             )
-    return notes
+    return evaluation

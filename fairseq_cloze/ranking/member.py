@@ -8,7 +8,6 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..data.store import Store
 from ..data.vocabulary import Vocabulary
@@ -31,23 +30,7 @@ DEFAULT_MAX_TOKENS = 4096
 
 
 class Member:
-    """A checkpoint, ready to score encoded passages.
-
-    Args:
-        checkpoint: of a RoBERTa
-        vocabulary: what the passages are encoded with
-        where: origin of *vocabulary*, for messages
-        settings: how to score; where something is left open, as the checkpoint was trained
-        resources: what it may use
-
-    Attributes:
-        name: of the checkpoint
-        settings: how it scores, complete
-        encoding: how the text it was trained on was encoded; ``None`` where the checkpoint does not say
-        architecture: shape of the model
-        model: the model, in evaluation mode
-        device: where it is
-        memory: what is known of the memory
+    """A checkpoint, its model on a device, ready to score encoded passages; arguments are those of :class:`Ranker`.
 
     Raises:
         CheckpointError: it does not belong to the vocabulary, or has no ranking head to score with
@@ -71,7 +54,7 @@ class Member:
         line, proved = checkpoint.check_vocabulary(vocabulary, where)
         self._notes = [] if proved else [line]
         self._fp16 = resources.fp16
-        self.device = resources.open_device()
+        self.device = _open_device(resources.device)
         head = self.settings.scorer == "head"
         if head:
             checkpoint.require_ranking_head()
@@ -89,26 +72,16 @@ class Member:
         return [*self._notes, *self.memory.notes()]
 
     def score_share(self, store: Store, resources: Resources, progress: Any | None = None) -> Scores:
-        """Score the batches of a store that this worker is dealt, see :func:`fairseq_cloze.ranking.scores.merge`.
+        """Score the batches of a store that this worker is dealt, in halves where memory runs out.
 
-        Where memory runs out, a batch is scored in halves, with the same scores; :attr:`memory` counts it.
-
-        Args:
-            store: encoded with the member's vocabulary
-            resources: for the limits of a batch
-            progress: a tqdm bar that counts blanks
-
-        Raises:
-            ClozeError: an item costs more than ``max_tokens``, or the model returns no numbers
-            OutOfMemory: an item does not fit into memory alone
+        Arguments and errors are those of :meth:`Ranker.score`.
         """
         view = make_view(self.settings, store, self.vocabulary, self.architecture.max_positions)
         max_tokens = resources.max_tokens
         if resources.batch_size is None and max_tokens is None:
             max_tokens = max(DEFAULT_MAX_TOKENS, int(view.cost.max(initial=0)))
         out = Scores.empty(store)
-        start = time.perf_counter()
-        shown = 0
+        start, shown = time.perf_counter(), 0
         batches = cut_batches(view, longest_first(view), max_tokens, resources.batch_size)
         for number in sharing.deal(len(batches)):
             blanks = self._score_batch(view, [view.item(int(index)) for index in batches[number]], out)
@@ -133,25 +106,17 @@ class Member:
             advice = "--device cpu has more memory, --fp16 or --bf16 need less"
             raise cannot_split(f"passage '{passage}'", cost([item]), advice)
 
-        return np.concatenate(
-            in_parts(items, lambda part: self._score_items(view, part, out), cost, self.memory, too_large)
-        )
+        parts = in_parts(items, lambda part: self._score_items(view, part, out), cost, self.memory, too_large)
+        return np.concatenate(parts)
 
     def _score_items(self, view: View, items: Sequence[Item], out: Scores) -> np.ndarray:
         sample = view.collate(items)
         with torch.inference_mode():
             scores = candidate_scores(self.model, to_device(sample, self.device), self.settings).cpu()
         blanks: np.ndarray = sample["blanks"].numpy()
-        self._check(scores, sample["distinct"], blanks, view.store)
-        out.add(sample)
-        out.raw[blanks, : scores.size(1)] = scores.numpy()
-        return blanks
-
-    def _check(self, scores: Tensor, expected: Tensor, blanks: np.ndarray, store: Store) -> None:
-        """Make sure that scores are numbers where they are *expected* to be."""
-        wrong = scores.isnan().any(dim=1) | (~scores.isfinite() & expected).any(dim=1)
+        wrong = scores.isnan().any(dim=1) | (~scores.isfinite() & sample["distinct"]).any(dim=1)
         if wrong.any():
-            blank = int(blanks[wrong.numpy()][0])
+            store, blank = view.store, int(blanks[wrong.numpy()][0])
             passage = int(np.searchsorted(store.blank_offsets, blank, side="right")) - 1
             number = blank - int(store.blank_offsets[passage]) + 1
             advice = "score without --fp16" if self._fp16 else "the weights are damaged, take another checkpoint"
@@ -159,3 +124,16 @@ class Member:
                 f"{self.name}: expected numbers as scores, found NaN or infinity for {int(wrong.sum())} blanks, "
                 f"first in passage '{store.id(passage)}', blank {number}; {advice}"
             )
+        out.add(sample)
+        out.raw[blanks, : scores.size(1)] = scores.numpy()
+        return blanks
+
+
+def _open_device(name: str | None) -> torch.device:
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ClozeError(f"device {name} cannot be used ({reason}); take cpu, cuda, or cuda:N") from error
+    return device

@@ -1,7 +1,6 @@
-"""Ranking: from scores to predictions, probabilities and metrics.
+"""Ranking: from scores, ``float32 (blanks, candidates)``, to predictions, probabilities and metrics.
 
-Equal options tie and the first wins; a prediction whose text equals the gold text is right.  Both hold because scores
-are ``-inf`` for a candidate that repeats an earlier one, and gold is the index of the first of equals.
+Of equal options the first stands for all: the others score ``-inf``, and gold is the index of the first.
 """
 
 from __future__ import annotations
@@ -17,15 +16,9 @@ MICRO = 10**6
 
 #: What metrics are made of: sums over labelled blanks, but for the second; reciprocal ranks and chances in millionths.
 COUNTS = (
-    "n_blanks",
-    "n_unlabelled",
-    "n_correct",
-    "n_one_token",
-    "n_one_token_correct",
-    "n_multi_token",
-    "n_multi_token_correct",
-    "reciprocal_rank",
-    "chance",
+    *("n_blanks", "n_unlabelled", "n_correct"),
+    *("n_one_token", "n_one_token_correct", "n_multi_token", "n_multi_token_correct"),
+    *("reciprocal_rank", "chance"),
 )
 
 #: Metric → count, count that divides it, factor.  Accuracies and chance are percentages.
@@ -39,14 +32,7 @@ RATIOS = {
 
 
 def best_candidates(scores: Tensor) -> Tensor:
-    """Index of the best candidate, the first of equals.
-
-    Args:
-        scores: ``float32 (blanks, candidates)``
-
-    Returns:
-        ``int64 (blanks,)``
-    """
+    """Index of the best candidate, the first of equals, ``int64 (blanks,)``."""
     best = scores.max(dim=1, keepdim=True).values
     return (scores == best).int().argmax(dim=1)
 
@@ -54,11 +40,10 @@ def best_candidates(scores: Tensor) -> Tensor:
 def reciprocal_ranks_and_hits(scores: Tensor, gold: Tensor) -> tuple[Tensor, Tensor]:
     """Reciprocal rank of gold in millionths, and whether it comes first.
 
-    A candidate with the same score ranks before gold if it stands before it.  Where gold's score is no finite number
-    it comes last.
+    Of equal scores the first ranks first; gold whose score is no finite number comes last.
 
     Args:
-        scores: ``float32 (blanks, candidates)``
+        scores: of the candidates
         gold: index of the right candidate, -1 where unlabelled, ``int64 (blanks,)``
 
     Returns:
@@ -78,7 +63,7 @@ def probabilities(scores: Tensor, first: Tensor, exists: Tensor) -> Tensor:
     """Probabilities of all candidates; equal options share theirs evenly.
 
     Args:
-        scores: ``float32 (blanks, candidates)``
+        scores: of the candidates
         first: index of the first candidate of the same text, ``int64 (blanks, candidates)``
         exists: ``bool (blanks, candidates)``
 
@@ -91,38 +76,20 @@ def probabilities(scores: Tensor, first: Tensor, exists: Tensor) -> Tensor:
 
 
 def count_metrics(scores: Tensor, sample: Mapping[str, Any]) -> dict[str, int]:
-    """Count what the metrics of a batch are made of.
-
-    Args:
-        scores: ``float32 (blanks, candidates)``
-        sample: the batch, see :mod:`fairseq_cloze.views.view`
-
-    Returns:
-        an integer for each of :data:`COUNTS`
-    """
+    """What the metrics of a batch (see :mod:`fairseq_cloze.views.view`) are made of: :data:`COUNTS`."""
     labelled, multi = sample["gold"] >= 0, sample["multi_token"]
     reciprocal, hit = reciprocal_ranks_and_hits(scores, sample["gold"])
     chance = (sample["chance"] * MICRO).round().long()
     counts = (
-        labelled,
-        ~labelled,
-        hit,
-        labelled & ~multi,
-        hit & ~multi,
-        labelled & multi,
-        hit & multi,
-        reciprocal,
-        chance.masked_fill(~labelled, 0),
+        *(labelled, ~labelled, hit),
+        *(labelled & ~multi, hit & ~multi, labelled & multi, hit & multi),
+        *(reciprocal, chance.masked_fill(~labelled, 0)),
     )
     return dict(zip(COUNTS, torch.stack([count.sum() for count in counts]).tolist()))
 
 
 def metrics_of(counts: Mapping[str, int]) -> dict[str, float]:
-    """Metrics of summed counts; no number (NaN) where nothing was counted.
-
-    Args:
-        counts: sums of what :func:`count_metrics` returned
-    """
+    """Metrics of sums of what :func:`count_metrics` returned; no number (NaN) where nothing was counted."""
     return {
         name: scale * counts[part] / counts[whole] if counts[whole] else float("nan")
         for name, (part, whole, scale) in RATIOS.items()

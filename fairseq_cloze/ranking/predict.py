@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 from ..data.encoding import EncodingOptions, encode_passages
 from ..data.store import Store
@@ -20,11 +19,9 @@ from ..weights.finding import open_checkpoint
 from . import sharing
 from .answers import make_predictions, writing
 from .metrics import COUNTS
-from .ranker import Ranker
+from .ranker import Ranker, chunked
 from .resources import DEFAULT_RESOURCES, Resources
 from .scores import Outcome
-
-T = TypeVar("T")
 
 _CHUNK = 2048  # passages that are batched together
 _MOST_CHUNKS = 16  # that workers hold at a time, and wait for each other after
@@ -32,21 +29,12 @@ _MOST_CHUNKS = 16  # that workers hold at a time, and wait for each other after
 
 @dataclass
 class Prediction:
-    """What was predicted.
+    """What was predicted."""
 
-    Attributes:
-        answers: per passage id, or what :class:`fairseq_cloze.ranking.answers.PassagePrediction` holds; empty where
-            they were written to a file, and on workers other than the first
-        tally: what was read
-        counts: sums of :data:`fairseq_cloze.ranking.metrics.COUNTS`; of the first worker
-        seconds: wall time of scoring
-        notes: what is worth knowing
-    """
-
-    answers: dict[str, Any]
-    tally: Tally
-    counts: dict[str, int]
-    seconds: float
+    answers: dict[str, Any]  #: per passage id; empty where they went to a file, and on workers other than the first
+    tally: Tally  #: what was read
+    counts: dict[str, int]  #: sums of :data:`COUNTS`; of the first worker
+    seconds: float  #: wall time of scoring
     notes: list[str]
 
 
@@ -61,11 +49,9 @@ def predict(
     on_error: str = "stop",
     out: PathLike | None = None,
 ) -> Prediction:
-    """Answer raw passages, labelled or not.
+    """Answer raw passages, labelled or not; memory does not grow with their number where the answers go to a file.
 
-    Memory does not grow with the number of passages where the answers go to a file.  Inside
-    :func:`fairseq_cloze.ranking.sharing.joined` the work is shared: all workers read the passages, and each encodes
-    and scores a part of every chunk.
+    Inside :func:`sharing.joined` all workers read the passages, and each encodes and scores a part of every chunk.
 
     Args:
         checkpoint: one, with its vocabulary in it or beside it, or several with colons between them
@@ -90,15 +76,14 @@ def predict(
     ]
     if text_norm is not None:
         encoding = replace(encoding, text_norm=text_norm)
-    tally = Tally()
+    tally, seconds = Tally(), 0.0
     answers: dict[str, Any] = {}
     counts: Counter[str] = Counter({name: 0 for name in COUNTS})
-    seconds = 0.0
     passages = read_passages(inputs, on_error, tally)
     with ExitStack() as stack:
         write = stack.enter_context(writing(out)) if out is not None and sharing.is_first() else answers.__setitem__
         progress = stack.enter_context(sharing.progress("predict"))
-        for chunks in _chunks(_chunks(passages, _CHUNK), min(sharing.size(), _MOST_CHUNKS)):
+        for chunks in chunked(chunked(passages, _CHUNK), min(sharing.size(), _MOST_CHUNKS)):
             stores = _encode(chunks, ranker.vocabulary, encoding)
             for store, scores in zip(stores, ranker.score_stores(stores, progress), strict=True):
                 seconds += scores.seconds
@@ -114,18 +99,9 @@ def predict(
 
 def _encode(chunks: Sequence[list[Passage]], vocabulary: Vocabulary, options: EncodingOptions) -> list[Store]:
     """A store for each chunk; every worker encodes an equal part of each."""
+    own, size = sharing.number(), sharing.size()
     parts = []
     for chunk in chunks:
-        own = sharing.number()
-        start, end = (len(chunk) * number // sharing.size() for number in (own, own + 1))
-        parts.append(encode_passages(chunk[start:end], vocabulary, options) if start < end else None)
-    by_worker = sharing.everybodys(parts)
-    return [
-        Store.from_columns([part for part in chunk_parts if part is not None], len(vocabulary))
-        for chunk_parts in zip(*by_worker)
-    ]
-
-
-def _chunks(entries: Iterator[T], size: int) -> Iterator[list[T]]:
-    while chunk := list(islice(entries, size)):
-        yield chunk
+        part = chunk[len(chunk) * own // size : len(chunk) * (own + 1) // size]
+        parts.append([encode_passages(part, vocabulary, options)] if part else [])
+    return [Store.from_columns(sum(each, []), len(vocabulary)) for each in zip(*sharing.everybodys(parts))]

@@ -1,7 +1,4 @@
-"""Ranker: weights ready to rank the candidates of blanks, outside of training.
-
-Any RoBERTa checkpoint of fairseq will do: fine-tuned, imported, or one of fairseq's own releases.
-"""
+"""Ranker: any RoBERTa ready to rank the candidates of blanks, outside of training."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -24,10 +21,11 @@ from ..weights.checkpoint import Checkpoint
 from ..weights.finding import open_checkpoint
 from . import sharing
 from .answers import gold_of
-from .ensemble import fit_weights, mix, shares_of
 from .member import Member
 from .resources import DEFAULT_RESOURCES, Resources
-from .scores import Outcome, Scores, merge
+from .scores import Outcome, Scores, fit_weights, merge, mix, shares_of
+
+T = TypeVar("T")
 
 _CHUNK = 256  # passages that rank_many batches together
 
@@ -71,18 +69,14 @@ class Ranker:
 
     Args:
         checkpoints: at least one
-        vocabulary: what passages are encoded with; that of the first checkpoint where it is not given
-        where: origin of *vocabulary*, for messages
+        vocabulary, where: what passages are encoded with, and its name in messages; the first checkpoint's by default
         settings: how to score; where something is left open, as each checkpoint was trained
         resources: what it may use
         weights: of the checkpoints in the average, not negative; equal where they are not given
 
     Attributes:
-        members: the checkpoints
-        weights: their weights, which sum to 1
-        vocabulary: what passages are encoded with
-        encoding: how text is encoded, as the first checkpoint says
-        resources: what it may use
+        members, weights: the checkpoints, and their weights, which sum to 1
+        vocabulary, encoding: what and how text is encoded with
 
     Raises:
         CheckpointError: a checkpoint cannot be used, or they do not belong together
@@ -113,8 +107,6 @@ class Ranker:
     def notes(self) -> list[str]:
         """What the user should know of the checkpoints and of the memory, each once."""
         return list(dict.fromkeys(note for member in self.members for note in member.notes))
-
-    # -- texts -------------------------------------------------------------------------------------------------------
 
     def rank(self, text: str, options: Sequence[Sequence[str]]) -> list[Ranked]:
         """Rank the candidates of the blanks of a text.
@@ -149,7 +141,7 @@ class Ranker:
             ClozeError: the model returns no numbers, or memory does not suffice
         """
         checked = (_checked(passage, f"passage {number}") for number, passage in enumerate(passages, 1))
-        while chunk := list(islice(checked, _CHUNK)):
+        for chunk in chunked(checked, _CHUNK):
             yield from self._rank(chunk)
 
     def _rank(self, passages: Sequence[Passage]) -> Iterator[list[Ranked]]:
@@ -169,21 +161,13 @@ class Ranker:
                 blank += 1
             yield results
 
-    # -- stores ------------------------------------------------------------------------------------------------------
-
     def encode(self, passages: Sequence[Passage]) -> Store:
         """Passages as the model takes them."""
         columns = encode_passages(passages, self.vocabulary, self.encoding)
         return Store.from_columns([columns], len(self.vocabulary))
 
     def score(self, store: Store, progress: Any | None = None) -> Scores:
-        """Score every blank of a store, shared with other workers where there are some.
-
-        Workers other than the first get no more than their own share, see :func:`fairseq_cloze.ranking.scores.merge`.
-
-        Args:
-            store: encoded with this ranker's vocabulary
-            progress: a tqdm bar that counts blanks, those of each checkpoint
+        """Score every blank of a store; *progress*, a tqdm bar, counts those of each checkpoint.
 
         Raises:
             ClozeError: an item costs more than ``max_tokens``, or the model returns no numbers
@@ -196,18 +180,13 @@ class Ranker:
         scored = self._score_apart(stores, progress)
         return [parts[0] if len(parts) == 1 else mix(parts, self.weights) for parts in scored]
 
-    def _score_apart(self, stores: Sequence[Store], progress: Any | None) -> list[list[Scores]]:
+    def _score_apart(self, stores: Sequence[Store], progress: Any | None) -> Iterator[list[Scores]]:
         """Scores of each store by each member."""
         shares = [member.score_share(store, self.resources, progress) for store in stores for member in self.members]
-        merged, each = merge(shares), len(self.members)
-        return [merged[first : first + each] for first in range(0, len(merged), each)]
+        return chunked(iter(merge(shares)), len(self.members))
 
     def fit(self, store: Store, split: str, progress: Any | None = None) -> None:
-        """Choose the weights that make the right answers of a split most probable, see :func:`fit_weights`.
-
-        Raises:
-            ClozeError: the split has no labelled blank
-        """
+        """Fit the weights on a split, see :func:`fit_weights`; ``ClozeError`` where it has no labelled blank."""
         gold = gold_of(store)
         labelled = np.flatnonzero(gold != UNLABELLED)
         if not len(labelled):
@@ -262,45 +241,35 @@ def load(
     vocabulary = None
     if gpt2_bpe is not None and checkpoints[0].vocabulary is None:
         vocabulary = Vocabulary.load(gpt2_bpe)
-    return Ranker(
-        checkpoints,
-        vocabulary,
-        str(gpt2_bpe),
-        settings=PartialSettings(view, scorer, other_blanks, contrast),
-        resources=Resources(device, batch_size, max_tokens, fp16, bf16),
-        weights=weights,
-    )
+    settings = PartialSettings(view, scorer, other_blanks, contrast)
+    resources = Resources(device, batch_size, max_tokens, fp16, bf16)
+    return Ranker(checkpoints, vocabulary, str(gpt2_bpe), settings, resources, weights)
+
+
+def chunked(entries: Iterator[T], size: int) -> Iterator[list[T]]:
+    """Lists of *size* entries, the last one of those that are left."""
+    while chunk := list(islice(entries, size)):
+        yield chunk
 
 
 def _checked(passage: PassageLike, source: str) -> Passage:
-    """A passage that fits the input format.
-
-    Raises:
-        PassageError: it does not fit
-    """
+    """A passage that fits the input format; ``PassageError`` where it does not."""
     if isinstance(passage, Passage):
         return passage
-    if isinstance(passage, Mapping):
-        fields = dict(passage)
-    elif isinstance(passage, tuple) and len(passage) == 2:
+    fields: Any = passage
+    if isinstance(passage, tuple) and len(passage) == 2:
         fields = {"article": passage[0], "options": passage[1]}
-    else:
-        raise _misfit(source, f"expected a pair of text and options, or a dictionary, found {type(passage).__name__}")
-    if isinstance(fields.get("id"), str):
+    if isinstance(fields, Mapping) and isinstance(fields.get("id"), str):
         source = f"{source} ('{fields['id']}')"
     try:
-        return Passage.from_json(json.loads(json.dumps(fields)), source, source)
-    except (TypeError, ValueError) as error:
-        raise _misfit(source, f"expected strings and numbers in lists, found something else ({error})") from error
+        if not isinstance(fields, Mapping):
+            found = type(passage).__name__
+            raise PassageError(source, f"expected a pair of text and options, or a dictionary, found {found}")
+        try:
+            return Passage.from_json(json.loads(json.dumps(dict(fields))), source, source)
+        except (TypeError, ValueError) as error:
+            problem = f"expected strings and numbers in lists, found something else ({error})"
+            raise PassageError(source, problem) from error
     except PassageError as error:
-        raise _without_hint(error) from None
-
-
-def _misfit(source: str, problem: str) -> PassageError:
-    return _without_hint(PassageError(source, problem))
-
-
-def _without_hint(error: PassageError) -> PassageError:
-    """The same error without what to do about it on the command line."""
-    error.args = (f"{error.source}: {error.problem}",)
-    return error
+        error.args = (f"{error.source}: {error.problem}",)  # what else it says is for the command line
+        raise

@@ -3,48 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from ..errors import ClozeError
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What scoring may use.
+    """What scoring may use."""
 
-    Attributes:
-        device: ``cpu``, ``cuda``, ``cuda:1``, ...; CUDA where there is one if ``None``
-        batch_size: most items in a batch: windows of passages in view ``joint``, blanks in the others
-        max_tokens: most tokens in a batch, padding and every candidate counted; 4096, or what the most expensive item
-            costs, where neither limit is given
-        fp16: compute in half precision
-        bf16: compute in bfloat16 where that is safe
-    """
-
-    device: str | None = None
-    batch_size: int | None = None
-    max_tokens: int | None = None
-    fp16: bool = False
-    bf16: bool = False
-
-    def open_device(self) -> torch.device:
-        """The device, usable.
-
-        Raises:
-            ClozeError: it is not
-        """
-        import torch
-
-        try:
-            device = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-            torch.empty(1, device=device)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ClozeError(f"device {self.device} cannot be used ({reason}); take cpu, cuda, or cuda:N") from error
-        return device
+    device: str | None = None  #: ``cpu``, ``cuda``, ``cuda:1``, ...; CUDA where there is one if ``None``
+    batch_size: int | None = None  #: most items in a batch: windows of passages in view ``joint``, else blanks
+    max_tokens: int | None = None  #: most tokens in a batch, padding and every candidate counted
+    fp16: bool = False  #: compute in half precision
+    bf16: bool = False  #: compute in bfloat16 where that is safe
 
 
 DEFAULT_RESOURCES = Resources()

@@ -1,12 +1,8 @@
 """Workers: processes that a launcher started together, and how they share the work of ``evaluate`` and ``predict``.
 
-``torchrun`` and SLURM's ``srun`` start the same command several times and say in the environment which of how many
-each process is.  :func:`find_place` reads that, for training and for scoring.
-
-Scoring shares batches, not passages: the batches are those of a process alone, and a batch's scores do not depend on
-who computes them, so the results are the same to the last bit, as long as each process computes with as many threads.
-Every worker takes the next batch when it is done with its last one; the longest come first.  Results go through the
-CPU (gloo), also from GPUs.  Where nothing was launched, everything here does what a process alone does.
+They share batches, not passages: each takes the next batch, the longest first, when it is done with its last one.  So
+results are those of a process alone to the last bit, as long as each computes with as many threads.  They go through
+the CPU (gloo).  Where nothing was launched, everything here does what a process alone does.
 """
 
 from __future__ import annotations
@@ -19,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from ..errors import ClozeError, SetupError
 
@@ -29,26 +25,15 @@ _JOIN = timedelta(minutes=30)  # to wait for all to start
 _WAIT = timedelta(days=7)  # for the slowest share of the work
 
 
-# -- what the launcher said ------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Place:
-    """Which of the processes that were started together this one is.
+    """Which of the processes that were started together this one is."""
 
-    Attributes:
-        number: among all of them, from 0 on
-        size: how many there are, at least two
-        local_number: among those on this machine
-        init_method: address where they meet, as torch.distributed takes it
-        launcher: for messages
-    """
-
-    number: int
-    size: int
-    local_number: int
-    init_method: str
-    launcher: str
+    number: int  #: among all of them, from 0 on
+    size: int  #: how many there are, at least two
+    local_number: int  #: among those on this machine
+    init_method: str  #: address where they meet, as torch.distributed takes it
+    launcher: str  #: for messages
 
 
 def find_place(environ: Mapping[str, str] = os.environ) -> Place | None:
@@ -69,26 +54,26 @@ def find_place(environ: Mapping[str, str] = os.environ) -> Place | None:
     local = _integer(environ, names[2], str(own))
     if not 0 <= own < size:
         raise SetupError(f"{names[0]}: expected a number below {names[1]}, which is {size}, found {own}")
-    if launcher == "torchrun":
-        for name in ("MASTER_ADDR", "MASTER_PORT"):
-            if not environ.get(name):
-                raise SetupError(
-                    f"{names[1]} is {size}, but {name} is not set; start all processes with torchrun, or unset "
-                    f"{names[1]} to run this one alone"
-                )
-        return Place(own, size, local, "env://", launcher)
-    return Place(own, size, local, "tcp://{}:{}".format(*_slurm_address(environ)), launcher)
+    if launcher == "srun":
+        return Place(own, size, local, _slurm_address(environ), launcher)
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        if not environ.get(name):
+            raise SetupError(
+                f"{names[1]} is {size}, but {name} is not set; start all processes with torchrun, or unset "
+                f"{names[1]} to run this one alone"
+            )
+    return Place(own, size, local, "env://", launcher)
 
 
-def _integer(environ: Mapping[str, str], name: str, default: str | None = None) -> int:
+def _integer(environ: Mapping[str, str], name: str, default: str = "") -> int:
     text = environ.get(name) or default
     try:
-        return int(text or "")
+        return int(text)
     except ValueError as error:
-        raise SetupError(f"{name}: expected a number, found {text!r}; the launcher sets it") from error
+        raise SetupError(f"{name}: expected a number, found {text or None!r}; the launcher sets it") from error
 
 
-def _slurm_address(environ: Mapping[str, str]) -> tuple[str, int]:
+def _slurm_address(environ: Mapping[str, str]) -> str:
     """The first host of the step, and a port that another job, or another step of this one, will hardly have."""
     host, port = environ.get("MASTER_ADDR"), environ.get("MASTER_PORT")
     if not host:
@@ -99,52 +84,17 @@ def _slurm_address(environ: Mapping[str, str]) -> tuple[str, int]:
             raise SetupError(
                 f"scontrol show hostnames '{nodes}' named no host ({error}); set MASTER_ADDR to the first node's name"
             ) from error
-    if not port:
-        step = _integer(environ, "SLURM_STEP_ID", "0")
-        port = str(15000 + (7 * _integer(environ, "SLURM_JOB_ID", "0") + step) % 15000)
-    return host, int(port)
+    job, step = _integer(environ, "SLURM_JOB_ID", "0"), _integer(environ, "SLURM_STEP_ID", "0")
+    return f"tcp://{host}:{port or 15000 + (7 * job + step) % 15000}"
 
 
-# -- sharing the work of one command ---------------------------------------------------------------------------------
-
-
+@dataclass
 class _Team:
-    """Processes that have joined.
+    """Processes that have joined: the place of this one, torch's store of small values, rounds of work dealt out."""
 
-    Attributes:
-        place: of this one
-        store: torch.distributed's store of small values
-        rounds: how often work was dealt out
-    """
-
-    def __init__(self, place: Place) -> None:
-        import torch.distributed as dist
-        from torch.distributed.distributed_c10d import PrefixStore
-        from torch.distributed.rendezvous import rendezvous
-
-        self.place = place
-        self.rounds = 0
-        where = (place.init_method, place.number, place.size)
-        try:
-            store, _, _ = next(rendezvous(*where, timeout=_JOIN))
-            self.store = PrefixStore(f"fairseq-cloze {next(_sessions)}", store)
-            dist.init_process_group("gloo", store=self.store, rank=place.number, world_size=place.size, timeout=_WAIT)
-        except (RuntimeError, ValueError, OSError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise SetupError(
-                f"process {place.number} of {place.size} ({place.launcher}) could not meet the others: {reason}"
-            ) from error
-
-    def first_to_speak(self) -> bool:
-        """Whether no other worker has said yet why the command ends."""
-        try:
-            return bool(self.store.add("last words", 1) == 1)
-        except RuntimeError:  # the process that kept the store is gone
-            return True
-
-
-class _Lost(ClozeError):
-    """A worker that has ended while others waited for it."""
+    place: Place
+    store: Any
+    rounds: int = 0
 
 
 _team: _Team | None = None
@@ -153,10 +103,9 @@ _sessions = count()
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Share the work inside with the processes that were started together with this one; alone, do nothing.
+    """Share the work inside with the processes that were started together with this one, by the same command.
 
-    All of them have to run the same command.  On machines with GPUs, each takes one of its machine as ``cuda``.
-    Of several that fail, one raises its error.
+    On machines with GPUs, each takes one of its machine as ``cuda``.  Of several that fail, one raises its error.
 
     Raises:
         SetupError: the processes cannot meet, or run different commands
@@ -173,18 +122,39 @@ def joined() -> Iterator[None]:
 
     if torch.cuda.is_available():
         torch.cuda.set_device(place.local_number % torch.cuda.device_count())
-    _team = _Team(place)
+    _team = _meet(place)
     try:
         _require_same(place)
         yield
         _exchange(dist.barrier)
     except ClozeError as error:
-        if _team.first_to_speak():
+        try:
+            first_to_speak = _team.store.add("last words", 1) == 1
+        except RuntimeError:  # the process that kept the store is gone
+            first_to_speak = True
+        if first_to_speak:
             raise
         raise SystemExit(error.exit_code) from None
     finally:
         _team = None
         dist.destroy_process_group()
+
+
+def _meet(place: Place) -> _Team:
+    import torch.distributed as dist
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    try:
+        store, _, _ = next(rendezvous(place.init_method, place.number, place.size, timeout=_JOIN))
+        store = PrefixStore(f"fairseq-cloze {next(_sessions)}", store)
+        dist.init_process_group("gloo", store=store, rank=place.number, world_size=place.size, timeout=_WAIT)
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise SetupError(
+            f"process {place.number} of {place.size} ({place.launcher}) could not meet the others: {reason}"
+        ) from error
+    return _Team(place, store)
 
 
 def _require_same(place: Place) -> None:
@@ -214,31 +184,14 @@ def is_first() -> bool:
 
 
 def deal(total: int) -> Iterator[int]:
-    """Numbers below *total*, each given to one worker only, in order, to whoever asks next.
-
-    All workers have to call it, in the same order.
-    """
+    """Numbers below *total*, in order, each given to the one worker that asks next; all workers have to call it."""
     if _team is None:
         yield from range(total)
         return
     _team.rounds += 1
     key = f"dealt {_team.rounds}"
-    while True:
-        dealt = _exchange(_team.store.add, key, 1) - 1
-        if dealt >= total:
-            return
+    while (dealt := _exchange(_team.store.add, key, 1) - 1) < total:
         yield dealt
-
-
-def first_gets(value: T) -> list[T] | None:
-    """Every worker's *value*, in order, for the first worker; ``None`` for the others."""
-    if _team is None:
-        return [value]
-    import torch.distributed as dist
-
-    values: list[Any] | None = [None] * size() if is_first() else None
-    _exchange(dist.gather_object, value, values)
-    return values
 
 
 def everybodys(value: T) -> list[T]:
@@ -254,13 +207,7 @@ def everybodys(value: T) -> list[T]:
 
 def from_first(make: Callable[[], T]) -> T:
     """What *make* returns on the first worker, for all; the others do not call it."""
-    if _team is None:
-        return make()
-    import torch.distributed as dist
-
-    box = [make()] if is_first() else [None]
-    _exchange(dist.broadcast_object_list, box)
-    return box[0]  # type: ignore[return-value]
+    return everybodys(make() if is_first() else None)[0]  # type: ignore[return-value]
 
 
 def progress(what: str, total: int | None = None) -> Any:
@@ -275,11 +222,7 @@ def _exchange(function: Callable[..., Any], *args: Any) -> Any:
     try:
         return function(*args)
     except RuntimeError as error:
-        _say_lost(error)
-
-
-def _say_lost(error: RuntimeError) -> NoReturn:
-    raise _Lost(
-        f"worker {number()} of {size()} lost another one, which has ended (killed, out of memory?): "
-        f"{str(error).strip().splitlines()[0]}"
-    ) from error
+        raise ClozeError(
+            f"worker {number()} of {size()} lost another one, which has ended (killed, out of memory?): "
+            f"{str(error).strip().splitlines()[0]}"
+        ) from error

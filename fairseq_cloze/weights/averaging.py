@@ -1,7 +1,6 @@
 """Average: one checkpoint from the mean of several, as fairseq's ``scripts/average_checkpoints.py`` makes it.
 
-Sums are taken in float32, integers are divided with the remainder dropped.  Two things differ from fairseq's script: a
-weight keeps its type, and checkpoints that do not belong together are refused.
+But a weight keeps its type, and checkpoints that do not belong together are refused.
 """
 
 from __future__ import annotations
@@ -17,23 +16,19 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..files import PathLike, check_writable
 from ..runs.names import BEST_CHECKPOINT, LAST_CHECKPOINT
-from .checkpoint import Checkpoint
-from .proof import digest
-from .saving import FRESH, save_state
+from .carried import FRESH, save_state
+from .checkpoint import Checkpoint, digest
 
 
 def average_checkpoints(checkpoints: Sequence[PathLike], out: PathLike) -> Path:
     """Write the mean of several checkpoints of one run, or of runs from the same weights.
 
-    Configuration and vocabulary are those of the last one.  Optimiser, epoch and best score are left out, as they are
-    not those of the mean.  Memory holds the sum and one checkpoint.
+    Configuration and vocabulary are those of the last one, without optimiser, epoch and best score.  Memory holds the
+    sum, in float32, and one checkpoint.
 
     Args:
         checkpoints: at least two, of fairseq
-        out: file to write, whole or not at all
-
-    Returns:
-        path of the file
+        out: file to write, whole or not at all; it is returned
 
     Raises:
         CheckpointError: one cannot be read, or they do not belong together; says what differs
@@ -52,32 +47,28 @@ def average_checkpoints(checkpoints: Sequence[PathLike], out: PathLike) -> Path:
         checkpoint = Checkpoint.read(path)
         found = _describe(checkpoint)
         expected = expected or found
-        _check_same(expected, found, paths[0], path)
-        other = seen.setdefault(digest(checkpoint.weights, ""), path)
-        if other is not path:
+        for name in [*expected, *found]:
+            wanted, other = ("none" if values.get(name) is None else values[name] for values in (expected, found))
+            if wanted != other:
+                raise CheckpointError(
+                    f"{path}: does not belong to {paths[0]}: expected {name} {wanted}, found {other}; average "
+                    "checkpoints of one run"
+                )
+        twin = seen.setdefault(digest(checkpoint.weights, ""), path)
+        if twin is not path:
             raise CheckpointError(
-                f"{path}: holds the same weights as {other} and would count twice; name one of them "
+                f"{path}: holds the same weights as {twin} and would count twice; name one of them "
                 f"({BEST_CHECKPOINT} and {LAST_CHECKPOINT} are copies of others)"
             )
-        _add(total, checkpoint.weights)
+        for name, value in checkpoint.weights.items():
+            if name in total:
+                total[name] += value
+            else:
+                wide = torch.promote_types(value.dtype, torch.float32 if value.is_floating_point() else torch.int64)
+                total[name] = value.to(wide, copy=True)  # the file's own memory is read-only
     mean = _mean(total, checkpoint.weights, len(paths))
     save_state({**checkpoint.state, "model": mean, **FRESH}, target)
     return target
-
-
-def _add(total: dict[str, Tensor], weights: Mapping[str, Tensor]) -> None:
-    for name, value in weights.items():
-        wide = value.to(_wide(value.dtype))
-        if name in total:
-            total[name] += wide
-        else:
-            total[name] = wide.clone()  # the file's own memory is read-only
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    if not dtype.is_floating_point:
-        return torch.int64
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _mean(total: dict[str, Tensor], last: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
@@ -104,16 +95,3 @@ def _describe(checkpoint: Checkpoint) -> dict[str, Any]:
         **(encoding.to_dict() if encoding else {}),
         **{f"weight {name}": f"{tuple(value.shape)} {value.dtype}" for name, value in checkpoint.weights.items()},
     }
-
-
-def _check_same(expected: Mapping[str, Any], found: Mapping[str, Any], first: Path, path: Path) -> None:
-    for name in [*expected, *found]:
-        if expected.get(name) != found.get(name):
-            raise CheckpointError(
-                f"{path}: does not belong to {first}: expected {name} {_show(expected.get(name))}, found "
-                f"{_show(found.get(name))}; average checkpoints of one run"
-            )
-
-
-def _show(value: Any) -> str:
-    return "none" if value is None else str(value)

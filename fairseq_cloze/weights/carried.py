@@ -1,19 +1,33 @@
-"""Carried: what a checkpoint of this project brings along, so that it can be used and checked alone.
-
-It lies in fairseq's ``task_state``, as plain strings, numbers and bytes.
-"""
+"""Carried: what this project adds to checkpoints, in fairseq's ``task_state``, and checkpoints that it makes itself."""
 
 from __future__ import annotations
 
 import zlib
+from argparse import Namespace
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from ..data.encoding import EncodingOptions
+import torch
+from torch import Tensor
+
+from ..data.encoding import DEFAULT_ENCODING, EncodingOptions
 from ..data.vocabulary import Vocabulary
 from ..errors import CheckpointError
+from ..files import PathLike, cannot_write, replacing
+from ..model.architecture import Architecture
 from ..views.settings import CARRIED, PartialSettings, Settings
+from .reading import State
+
+#: Name of the weights in a folder of pretrained weights, as fairseq's releases have it.
+MODEL_FILE = "model.pt"
+
+#: Of a checkpoint that no optimiser belongs to.
+FRESH = {
+    "last_optimizer_state": None,
+    "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}, "val_loss": None},
+}
 
 #: Key of our part of ``task_state``.
 STATE_KEY = "fairseq_cloze"
@@ -21,15 +35,7 @@ STATE_VERSION = 1
 
 
 class Carried:
-    """Vocabulary, encoding and settings that a checkpoint was trained with.
-
-    Args:
-        content: what :func:`carried_state` has made
-        origin: the checkpoint, for messages
-
-    Raises:
-        CheckpointError: a later version of this project has written it
-    """
+    """Vocabulary, encoding and settings that a checkpoint was trained with; *origin* is its name, for messages."""
 
     def __init__(self, content: Mapping[str, Any], origin: str) -> None:
         if content.get("version") != STATE_VERSION:
@@ -53,8 +59,7 @@ class Carried:
     @property
     def settings(self) -> PartialSettings:
         """How passages became input, and how candidates were scored."""
-        values: dict[str, Any] = {name: self._content.get(name) for name in CARRIED}
-        return PartialSettings(**values)
+        return PartialSettings(**{name: self._content.get(name) for name in CARRIED})
 
 
 def carried_state(vocabulary: Vocabulary, encoding: EncodingOptions, settings: Settings) -> dict[str, Any]:
@@ -70,6 +75,67 @@ def carried_state(vocabulary: Vocabulary, encoding: EncodingOptions, settings: S
 
 
 def read_carried(task_state: Mapping[str, Any] | None, origin: str) -> Carried | None:
-    """What a checkpoint's ``task_state`` carries; ``None`` for checkpoints of other origin."""
+    """What a checkpoint's ``task_state`` carries; ``None`` for checkpoints of other origin.
+
+    Raises:
+        CheckpointError: a later version of this project has written it
+    """
     content = (task_state or {}).get(STATE_KEY)
     return Carried(content, origin) if content else None
+
+
+class OtherVocabulary(CheckpointError):
+    """A vocabulary, of *where*, that does not belong to a checkpoint: the *part*, dictionary or BPE, differs."""
+
+    def __init__(self, part: str, where: str, checkpoint: str, expected: str, found: str) -> None:
+        self.part = part
+        super().__init__(
+            f"the {part} of {where} does not belong to {checkpoint}: expected {expected}, found {found}; "
+            "prepare the data with --pretrained and the folder of this checkpoint"
+        )
+
+
+def compare_vocabularies(own: Vocabulary, found: Vocabulary, checkpoint: str, where: str) -> None:
+    """``OtherVocabulary`` unless data, called *where*, were encoded with a checkpoint's *own* vocabulary."""
+    for part, name in (("dictionary", "dictionary_digest"), ("BPE", "bpe_digest")):
+        wanted, other = getattr(own, name)[:12], getattr(found, name)[:12]
+        if wanted != other:
+            raise OtherVocabulary(part, where, checkpoint, f"digest {wanted}", other)
+
+
+def pretrained_state(
+    weights: Mapping[str, Tensor], architecture: Architecture, vocabulary: Vocabulary, options: Mapping[str, Any] = {}
+) -> State:
+    """A checkpoint as fairseq's own RoBERTa releases are: options in a namespace, masked LM as task and criterion.
+
+    Weights and *options*, those of the model beside its shape, have fairseq's names; the vocabulary is carried along.
+    """
+    args = Namespace(
+        arch="roberta_large" if architecture.encoder_layers == 24 else "roberta_base",
+        task="masked_lm",
+        criterion="masked_lm",
+        data="",
+        tokens_per_sample=architecture.max_positions,
+        sample_break_mode="complete",
+        encoder_learned_pos=True,
+        encoder_normalize_before=False,
+        **{"dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.0, "pooler_dropout": 0.0, **options},
+        **vars(architecture),
+    )
+    classes = {"criterion_name": "MaskedLmLoss", "optimizer_name": "FairseqAdam"}
+    return {
+        "args": args,
+        "model": dict(weights),
+        "optimizer_history": [{**classes, "lr_scheduler_state": {}, "num_updates": 0}],
+        **FRESH,
+        "task_state": carried_state(vocabulary, DEFAULT_ENCODING, Settings()),
+    }
+
+
+def save_state(state: State, path: PathLike) -> None:
+    """Write a checkpoint, whole or not at all; ``ClozeError`` where it cannot be written."""
+    try:
+        with replacing(Path(path)) as temporary, open(temporary, "wb") as file:
+            torch.save(state, file)
+    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
+        raise cannot_write(Path(path), str(error).strip().splitlines()[0]) from error

@@ -1,17 +1,18 @@
-"""Checkpoints: what is in them, and what belongs to them.
+"""Checkpoints of fairseq: the weights under ``model``, the configuration under ``args`` (older) or ``cfg`` (newer).
 
-A checkpoint is fairseq's: the weights under ``model``, the configuration under ``args`` (older) or ``cfg`` (newer).
-Those this project writes carry their vocabulary and the way their passages were encoded, so that they can be used, and
-checked, without the folder they were trained in.
+Those this project writes carry their vocabulary and the way their passages were encoded.
 """
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..data.encoding import EncodingOptions
@@ -19,13 +20,13 @@ from ..data.vocabulary import DICTIONARY_FILE, ENCODER_FILE, FILES, GPT2_BPE_URL
 from ..errors import CheckpointError
 from ..files import PathLike
 from ..model.architecture import Architecture
-from ..model.names import ENCODER, HEAD_NAME, HEADS
+from ..model.names import ENCODER, HEAD_NAME, HEADS, LM_HEAD
 from ..views.settings import AS_TRAINED, PartialSettings
-from . import proof
-from .belonging import compare_rows, compare_vocabularies
-from .carried import Carried, read_carried
-from .reading import load_checkpoint
-from .upgrading import State, model_option, read_architecture, upgraded_weights
+from .carried import Carried, OtherVocabulary, compare_vocabularies, read_carried
+from .reading import State, load_checkpoint, upgraded_weights
+
+#: What a run must have loaded: names for people, prefixes of the weights.
+PARTS = {"encoder": ENCODER, "LM head": LM_HEAD}
 
 
 class Progress(NamedTuple):
@@ -59,32 +60,42 @@ class Checkpoint:
 
     @classmethod
     def read(cls, path: PathLike, name: str | None = None) -> Checkpoint:
-        """Read a file; code in it does not run.
-
-        Raises:
-            CheckpointError: missing, truncated, or something else
-        """
+        """Read a file; ``CheckpointError`` where it is missing, truncated, or something else."""
         return cls(load_checkpoint(Path(path), name), path, name)
-
-    # -- model -------------------------------------------------------------------------------------------------------
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
-        """Weights under today's names, on the CPU.
-
-        Raises:
-            CheckpointError: not of a RoBERTa with LM head
-        """
+        """Weights under today's names, on the CPU; ``CheckpointError`` unless they are of a RoBERTa with LM head."""
         return upgraded_weights(self.state["model"], self.name)
 
     @cached_property
     def architecture(self) -> Architecture:
-        """Shape of the model.
-
-        Raises:
-            CheckpointError: not a RoBERTa that this project supports
-        """
-        return read_architecture(self.state, self.weights, self.name)
+        """Shape of the model, from the weights and from options; ``CheckpointError`` where it is not supported."""
+        layer = re.compile(rf"{re.escape(ENCODER)}layers\.(\d+)\.")
+        layers = {match[1] for match in map(layer.match, self.weights) if match}
+        try:
+            embed_dim = self.weights[f"{ENCODER}embed_tokens.weight"].size(1)
+            ffn_dim = self.weights[f"{ENCODER}layers.0.fc1.weight"].size(0)
+            positions = self.weights[f"{ENCODER}embed_positions.weight"].size(0)
+            heads = int(self.option("encoder_attention_heads"))
+        except (KeyError, TypeError) as error:
+            problem = f"expected a RoBERTa checkpoint of fairseq, {error} is missing from it"
+            raise CheckpointError(f"{self.name}: {problem}") from error
+        if self.option("encoder_normalize_before"):
+            problem = "RoBERTa with layer norm before the blocks (roberta_prenorm) is not supported"
+            raise CheckpointError(f"{self.name}: {problem}")
+        eps = self.option("layer_norm_eps")
+        return Architecture(
+            encoder_layers=len(layers),
+            encoder_embed_dim=embed_dim,
+            encoder_ffn_embed_dim=ffn_dim,
+            encoder_attention_heads=heads,
+            max_positions=positions - 2,  # two rows stand before the first position
+            activation_fn=str(self.option("activation_fn") or Architecture.activation_fn),
+            layer_norm_eps=Architecture.layer_norm_eps if eps is None else float(eps),
+            untie_weights_roberta=bool(self.option("untie_weights_roberta")),
+            pooler_activation_fn=str(self.option("pooler_activation_fn") or Architecture.pooler_activation_fn),
+        )
 
     @property
     def rows(self) -> int:
@@ -102,11 +113,7 @@ class Checkpoint:
         return HEAD_NAME in self.heads
 
     def require_ranking_head(self) -> None:
-        """Make sure that there is a ranking head to score with.
-
-        Raises:
-            CheckpointError: there is none
-        """
+        """``CheckpointError`` unless there is a ranking head to score with."""
         if not self.has_ranking_head:
             raise CheckpointError(
                 f"{self.name}: has no ranking head, its scores would be random; pass --scorer mean, or train one first"
@@ -114,17 +121,29 @@ class Checkpoint:
 
     def option(self, name: str) -> Any:
         """An option of the model as it was saved; ``None`` where the configuration has none."""
-        return model_option(self.state, name)
-
-    def digests(self) -> dict[str, str]:
-        """SHA-256 of encoder and LM head, see :func:`fairseq_cloze.weights.proof.digests`."""
-        return proof.digests(self.weights)
+        options = self.state.get("args")
+        if options is None:
+            options = (self.state.get("cfg") or {}).get("model")
+        return options.get(name) if isinstance(options, Mapping) else getattr(options, name, None)
 
     def prove_load(self, current: Mapping[str, Tensor], got: Mapping[str, str]) -> str:
-        """Make sure that a model holds these weights, see :func:`fairseq_cloze.weights.proof.prove_load`."""
-        return proof.prove_load(self.weights, self.name, current, got)
+        """Make sure that a model whose weights are *current*, with digests *got*, was loaded from here.
 
-    # -- training ----------------------------------------------------------------------------------------------------
+        Returns:
+            a line that says what was proved
+
+        Raises:
+            CheckpointError: encoder or LM head differ; names the part
+        """
+        cast = {name: value.to(current.get(name, value).dtype) for name, value in self.weights.items()}
+        for part, wanted in digests(cast).items():
+            if wanted != got[part]:
+                raise CheckpointError(
+                    f"the {part} is not that of {self.name}: expected digest {wanted[:12]}, found {got[part][:12]}; "
+                    "training would start from other weights than those asked for"
+                    f"{_first_difference(cast, current, PARTS[part])}"
+                )
+        return f"weights are those of {self.name} ({', '.join(f'{part} {value[:12]}' for part, value in got.items())})"
 
     @cached_property
     def _carried(self) -> Carried | None:
@@ -156,8 +175,6 @@ class Checkpoint:
         epoch = int(position["epoch"])  # at the end of an epoch it is the next one's
         return Progress(epoch - (position.get("iterations_in_epoch") == 0 and epoch > 1), updates)
 
-    # -- vocabulary --------------------------------------------------------------------------------------------------
-
     @cached_property
     def vocabulary(self) -> Vocabulary | None:
         """The vocabulary that it carries, else the one that lies beside it."""
@@ -167,11 +184,7 @@ class Checkpoint:
         return Vocabulary.load(folder) if all((folder / name).is_file() for name in FILES) else None
 
     def require_vocabulary(self) -> Vocabulary:
-        """As :attr:`vocabulary`, but there has to be one.
-
-        Raises:
-            CheckpointError: there is none
-        """
+        """As :attr:`vocabulary`, but there has to be one: ``CheckpointError`` otherwise."""
         if self.vocabulary is None:
             raise CheckpointError(
                 f"{self.name}: carries no vocabulary and none lies beside it; put {', '.join(FILES)} into "
@@ -193,7 +206,9 @@ class Checkpoint:
         Raises:
             OtherVocabulary: they do not belong together; says which of embedding, dictionary and BPE
         """
-        compare_rows(self.rows, vocabulary, self.name, where)
+        if self.rows != len(vocabulary):
+            expected = f"{self.rows:,} embedding rows"
+            raise OtherVocabulary("dictionary", where, self.name, expected, f"{len(vocabulary):,}")
         dictionary, bpe = vocabulary.dictionary_digest[:12], vocabulary.bpe_digest[:12]
         unknown = f"could not be compared, {self.name} came without"
         if self.vocabulary is not None:
@@ -205,3 +220,31 @@ class Checkpoint:
             compare_vocabularies(own, vocabulary, self.name, where)
             return f"dictionary {dictionary} is the checkpoint's; the BPE {unknown}", False
         return f"dictionary has the checkpoint's {self.rows:,} rows; it and the BPE {unknown}", False
+
+
+def digest(weights: Mapping[str, Tensor], prefix: str) -> str:
+    """SHA-256 over names, shapes, types and values of the weights whose names start with *prefix*."""
+    total = hashlib.sha256()
+    for name in sorted(weights):
+        if not name.startswith(prefix) or name.endswith(".version"):  # a marker of fairseq's, no weight
+            continue
+        value = weights[name].detach().cpu().contiguous()
+        total.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
+        total.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def digests(weights: Mapping[str, Tensor]) -> dict[str, str]:
+    """:func:`digest` of each of :data:`PARTS`."""
+    return {part: digest(weights, prefix) for part, prefix in PARTS.items()}
+
+
+def _first_difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], prefix: str) -> str:
+    """Where a model departs from a checkpoint, in words for the end of a message."""
+    for name in sorted({*expected, *found}):
+        if name.startswith(prefix) and not name.endswith(".version"):
+            if name not in found or name not in expected:
+                return f" (first difference: {name} is only in the {'model' if name in found else 'checkpoint'})"
+            if not torch.equal(expected[name].cpu(), found[name].cpu()):
+                return f" (first difference: {name})"
+    return ""

@@ -7,10 +7,9 @@ from pathlib import Path
 from ..errors import CheckpointError
 from ..files import PathLike
 from ..runs.names import BEST_CHECKPOINT, LAST_CHECKPOINT
+from .carried import MODEL_FILE
 from .checkpoint import Checkpoint
-from .hf_files import HUB_CONFIG
-from .hugging_face import read_hf
-from .saving import MODEL_FILE
+from .hugging_face import HUB_CONFIG, read_hf
 
 #: What is taken of a folder: pretrained weights, else the best checkpoint of a training, else its last one.
 CHECKPOINTS = (MODEL_FILE, BEST_CHECKPOINT, LAST_CHECKPOINT)
@@ -20,8 +19,8 @@ def open_checkpoint(source: PathLike, gpt2_bpe: PathLike | None = None) -> Check
     """Read weights in place.
 
     Args:
-        source: a checkpoint of fairseq; a folder with one of :data:`CHECKPOINTS`, such as fairseq's releases and the
-            save-dir of a training; a Hugging Face folder; or the name of a model on its hub
+        source: a checkpoint of fairseq; a folder with one of :data:`CHECKPOINTS`; a Hugging Face folder; or the name of
+            a model on its hub
         gpt2_bpe: see :func:`fairseq_cloze.weights.hugging_face.read_hf`
 
     Raises:

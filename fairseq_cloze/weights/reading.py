@@ -1,4 +1,4 @@
-"""Reading: files of weights, without running code that they hold."""
+"""Reading: files of weights, without running code that they hold, under the names that fairseq gives them today."""
 
 from __future__ import annotations
 
@@ -6,34 +6,29 @@ import pickle
 import re
 import zipfile
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..errors import CheckpointError
+from ..model.names import ENCODER, LM_HEAD
+
+State = dict[str, Any]
 
 #: Second copies of an encoder layer's parameters, which fairseq 0.12.2 saves and never trains.
-DEAD_PARAMETERS = tuple(
-    f"{name}_{kind}" for name in ("in_proj", "out_proj", "fc1", "fc2") for kind in ("weight", "bias")
-)
+DEAD_PARAMETER = re.compile(r".*\blayers\.\d+\.(in_proj|out_proj|fc1|fc2)_(weight|bias)")
 
 
 def allow_checkpoint_types() -> None:
-    """Let ``torch.load`` read fairseq's checkpoints without trusting them with code.
-
-    ``torch.load`` admits plain data only; older RoBERTa checkpoints, and new ones of ``--arch roberta_base``, hold an
-    ``argparse.Namespace``.
-    """
+    """Let ``torch.load`` admit the ``argparse.Namespace`` of older RoBERTa checkpoints, which is plain data, too."""
     torch.serialization.add_safe_globals([Namespace])
 
 
 def load_checkpoint(path: Path, name: str | None = None) -> Any:
-    """Read a checkpoint into CPU memory, mapped where its format allows; code in it does not run.
-
-    Args:
-        path: the file
-        name: what messages call it; the path where it is not given
+    """Read a checkpoint, called *name* in messages, into CPU memory, mapped where its format allows.
 
     Raises:
         CheckpointError: missing, truncated, or not a checkpoint
@@ -59,7 +54,27 @@ def load_checkpoint(path: Path, name: str | None = None) -> Any:
         ) from error
 
 
-def is_dead_parameter(name: str) -> bool:
-    """Whether a name in a checkpoint is one of :data:`DEAD_PARAMETERS`."""
-    parts = name.split(".")
-    return "layers" in parts and parts[-1] in DEAD_PARAMETERS and parts[-2].isdigit()
+def upgraded_weights(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Weights under today's names, without dead copies.
+
+    Releases of 2019 call the encoder ``decoder`` and its norm otherwise, and keep the projections of queries, keys and
+    values in one tensor.
+
+    Raises:
+        CheckpointError: no RoBERTa encoder or no LM head
+    """
+    out = {}
+    for key, value in weights.items():
+        if DEAD_PARAMETER.fullmatch(key):
+            continue
+        key = re.sub(r"^decoder\.", "encoder.", key).replace(".emb_layer_norm.", ".layernorm_embedding.")
+        joined = re.fullmatch(r"(.*\.self_attn\.)in_proj_(weight|bias)", key)
+        if joined:
+            for projection, part in zip("qkv", value.chunk(3)):
+                out[f"{joined[1]}{projection}_proj.{joined[2]}"] = part
+        else:
+            out[key] = value
+    for needed, what in ((f"{ENCODER}embed_tokens.weight", "RoBERTa encoder"), (f"{LM_HEAD}dense.weight", "LM head")):
+        if needed not in out:
+            raise CheckpointError(f"{name}: expected a RoBERTa checkpoint of fairseq, found no {what} ({needed})")
+    return out

@@ -20,10 +20,10 @@ def test_errors_print_as_one_line_and_others_as_ever(tmp_path: Path) -> None:
 
 
 def test_errors_have_an_exit_status_of_their_own() -> None:
-    script = "import fairseq_cloze.plugin.ending as c; from fairseq_cloze.errors import ChanceError\n"
+    script = "import fairseq_cloze.plugin.ending as c; from fairseq_cloze.errors import OutOfMemory\n"
     script += "c.print_errors_plainly()\n"
-    assert run(sys.executable, "-c", script + "raise ChanceError('so')", code=4).text == "Error: so\n"
-    traced = run(sys.executable, "-c", script + "raise ChanceError('so')", code=4, env={"FAIRSEQ_CLOZE_TRACEBACK": "1"})
+    assert run(sys.executable, "-c", script + "raise OutOfMemory('so')", code=5).text == "Error: so\n"
+    traced = run(sys.executable, "-c", script + "raise OutOfMemory('so')", code=5, env={"FAIRSEQ_CLOZE_TRACEBACK": "1"})
     assert traced.text.startswith("Traceback")
     assert run(sys.executable, "-c", script + "c.end_run(75, 'so')", code=75).text == "so\n"
 

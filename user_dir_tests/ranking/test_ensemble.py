@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from fairseq_cloze.data.databin import DataBin
 from fairseq_cloze.errors import ClozeError
 from fairseq_cloze.files import split_paths
-from fairseq_cloze.ranking.ensemble import fit_weights, mix
 from fairseq_cloze.ranking.evaluate import evaluate
 from fairseq_cloze.ranking.predict import predict
 from fairseq_cloze.ranking.ranker import load
-from fairseq_cloze.ranking.scores import Scores
+from fairseq_cloze.ranking.scores import Scores, fit_weights, mix
 
 from ..support.commands import PASSAGES, run
 

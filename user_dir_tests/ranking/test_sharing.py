@@ -187,7 +187,7 @@ cli.main()
 FAIL = """
 import sys, click
 from fairseq_cloze.ranking import sharing as workers
-from fairseq_cloze.errors import ChanceError, ClozeError
+from fairseq_cloze.errors import ClozeError, OutOfMemory
 from fairseq_cloze.cli import _Group
 
 @click.group(cls=_Group)
@@ -199,7 +199,7 @@ def work(what):
         if what == "both":
             raise ClozeError("no such checkpoint")
         if workers.number() == 1:
-            raise ChanceError("worker 1 found something; mend it")
+            raise OutOfMemory("worker 1 found something; mend it")
         workers.everybodys(1)
         print("never comes here")
 
@@ -239,7 +239,7 @@ def test_one_worker_fails(tmp_path: Path) -> None:
     """What was wrong is said once, and its exit status is that of both."""
     (tmp_path / "fail.py").write_text(FAIL)
     command = (sys.executable, tmp_path / "fail.py", "one")
-    assert ended(by_hand(command, command), 1, 4) == [[], ["Error: worker 1 found something; mend it"]]
+    assert ended(by_hand(command, command), 1, 5) == [[], ["Error: worker 1 found something; mend it"]]
 
 
 def test_what_fails_everywhere_is_said_once(tmp_path: Path) -> None:

@@ -15,10 +15,8 @@ from fairseq_cloze.data.vocabulary import DICTIONARY_FILE, MERGES_FILE, Vocabula
 from fairseq_cloze.errors import CheckpointError
 from fairseq_cloze.model.names import RANKING_HEAD
 from fairseq_cloze.views.settings import AS_TRAINED, PartialSettings, Settings
-from fairseq_cloze.weights.belonging import OtherVocabulary
-from fairseq_cloze.weights.carried import STATE_KEY, carried_state, read_carried
-from fairseq_cloze.weights.checkpoint import Checkpoint, Progress
-from fairseq_cloze.weights.proof import digests
+from fairseq_cloze.weights.carried import STATE_KEY, OtherVocabulary, carried_state, read_carried
+from fairseq_cloze.weights.checkpoint import Checkpoint, Progress, digests
 
 
 def without_state(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -99,7 +97,7 @@ def test_progress(epoch: int | None, inside: int | None, updates: int | None, ex
 
 def test_the_proof_names_the_part_and_the_first_difference(pretrained: Path) -> None:
     checkpoint = Checkpoint.read(pretrained / "model.pt")
-    own = checkpoint.digests()
+    own = digests(checkpoint.weights)
     assert checkpoint.prove_load(checkpoint.weights, own) == (
         f"weights are those of {checkpoint.name} (encoder {own['encoder'][:12]}, LM head {own['LM head'][:12]})"
     )

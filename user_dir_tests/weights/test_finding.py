@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fairseq_cloze.errors import CheckpointError
-from fairseq_cloze.weights.checkpoint import Checkpoint
+from fairseq_cloze.weights.checkpoint import Checkpoint, digests
 from fairseq_cloze.weights.finding import open_checkpoint
 from fairseq_cloze.weights.hugging_face import import_hf, read_hf
 
@@ -17,7 +17,7 @@ from fairseq_cloze.weights.hugging_face import import_hf, read_hf
 def test_a_file(pretrained: Path) -> None:
     found = open_checkpoint(pretrained / "model.pt")
     assert (found.path, found.name) == (pretrained / "model.pt", str(pretrained / "model.pt"))
-    assert found.digests() == Checkpoint.read(pretrained / "model.pt").digests()
+    assert digests(found.weights) == digests(Checkpoint.read(pretrained / "model.pt").weights)
 
 
 def test_a_folder_gives_its_weights_then_its_best_then_its_last_checkpoint(tmp_path: Path, pretrained: Path) -> None:
@@ -34,7 +34,7 @@ def test_hugging_face_in_place(tmp_path: Path, hf_folder: Path, monkeypatch: pyt
     found = open_checkpoint(folder)
     assert sorted(path.name for path in folder.iterdir()) == before
     imported = Checkpoint.read(import_hf(folder, tmp_path / "out"))
-    assert found.digests() == imported.digests()
+    assert digests(found.weights) == digests(imported.weights)
     assert found.architecture == imported.architecture
     assert found.name == str(folder)
     vocabulary = imported.require_vocabulary()
@@ -43,7 +43,7 @@ def test_hugging_face_in_place(tmp_path: Path, hf_folder: Path, monkeypatch: pyt
         True,
     )
     monkeypatch.chdir(tmp_path)
-    assert open_checkpoint("hf").digests() == read_hf("hf").digests() == imported.digests()
+    assert digests(open_checkpoint("hf").weights) == digests(read_hf("hf").weights) == digests(imported.weights)
 
 
 def test_a_name_on_the_hub(tmp_path: Path, hf_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +59,7 @@ def test_a_name_on_the_hub(tmp_path: Path, hf_folder: Path, monkeypatch: pytest.
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     found = open_checkpoint("our/small")
     assert found.name == "our/small"
-    assert found.digests() == read_hf(hf_folder).digests()
+    assert digests(found.weights) == digests(read_hf(hf_folder).weights)
     with pytest.raises(CheckpointError, match="^our/other: no such folder, and not to be had"):
         open_checkpoint("our/other")
 

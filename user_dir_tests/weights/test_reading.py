@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fairseq_cloze.errors import CheckpointError
-from fairseq_cloze.weights.reading import is_dead_parameter, load_checkpoint
+from fairseq_cloze.weights.reading import DEAD_PARAMETER, load_checkpoint
 
 from ..support.commands import run
 
@@ -53,7 +53,7 @@ def test_a_checkpoint_with_other_objects(tmp_path: Path) -> None:
 
 def test_dead_parameters_by_name() -> None:
     prefix = "encoder.sentence_encoder.layers.11."
-    assert is_dead_parameter(prefix + "in_proj_weight")
-    assert is_dead_parameter(prefix + "fc2_bias")
+    assert DEAD_PARAMETER.fullmatch(prefix + "in_proj_weight")
+    assert DEAD_PARAMETER.fullmatch(prefix + "fc2_bias")
     for name in ("fc2.bias", "self_attn.in_proj_weight", "self_attn.out_proj.weight"):
-        assert not is_dead_parameter(prefix + name)
+        assert not DEAD_PARAMETER.fullmatch(prefix + name)
