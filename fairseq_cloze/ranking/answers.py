@@ -79,11 +79,7 @@ def make_predictions(store: Store, answers: np.ndarray, probabilities: np.ndarra
 
 @contextmanager
 def writing(path: PathLike) -> Iterator[Callable[[str, Any], None]]:
-    """A function that writes what stands under a passage id, a line each; the file appears whole, at the end.
-
-    Raises:
-        ClozeError: it cannot be written
-    """
+    """A function that writes what stands under a passage id, a line each; the file appears whole, or ``ClozeError``."""
     comma = ""
 
     @contextmanager

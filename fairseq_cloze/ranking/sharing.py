@@ -37,12 +37,9 @@ class Place:
 
 
 def find_place(environ: Mapping[str, str] = os.environ) -> Place | None:
-    """What ``torchrun`` or ``srun`` said; ``None`` for a process alone.
+    """What ``torchrun`` or ``srun`` said, ``None`` for a process alone; ``SetupError`` where it does not fit together.
 
     Of SLURM only what ``srun`` sets counts: the batch script itself knows the number of tasks, but is none of them.
-
-    Raises:
-        SetupError: the variables do not fit together
     """
     names, launcher = ("RANK", "WORLD_SIZE", "LOCAL_RANK"), "torchrun"
     if not environ.get("WORLD_SIZE") and "SLURM_PROCID" in environ:

@@ -455,7 +455,7 @@ def test_export_with_a_ranking_head(tmp_path: Path, pretrained: Path, vocabulary
 
     checkpoint = Checkpoint.read(pretrained / "model.pt")
     model = Roberta(checkpoint.architecture, len(vocabulary), ranking_head=True)
-    model.load_state_dict(checkpoint.weights, strict=True)
+    assert model.load_state_dict(checkpoint.weights, strict=False).unexpected_keys == []
     torch.nn.init.normal_(model.classification_heads[HEAD_NAME].out_proj.weight)
     torch.save({**checkpoint.state, "model": model.state_dict()}, tmp_path / "model.pt")
     assert export_hf(Checkpoint.read(tmp_path / "model.pt"), tmp_path / "hf") == "RobertaForMultipleChoice"
