@@ -103,8 +103,7 @@ def evaluate(
     """Score a split of a data-bin; inside :func:`sharing.joined` all workers share the work and get the result.
 
     Args:
-        checkpoint: one, as a path or read already, or paths of several with colons between them, whose probabilities
-            are averaged
+        checkpoint: one, as a path or read already, or paths of several to average, with colons between them
         data_bin, split: what ``fairseq-cloze prepare`` wrote
         settings, resources, weights: as for :class:`fairseq_cloze.ranking.ranker.Ranker`
         fit_on: split on which to fit the weights, see :func:`fairseq_cloze.ranking.scores.fit_weights`

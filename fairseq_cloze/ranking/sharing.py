@@ -1,8 +1,7 @@
 """Workers: processes that a launcher started together, and how they share the work of ``evaluate`` and ``predict``.
 
-They share batches, not passages: each takes the next batch, the longest first, when it is done with its last one.  So
-results are those of a process alone to the last bit, as long as each computes with as many threads.  They go through
-the CPU (gloo).  Where nothing was launched, everything here does what a process alone does.
+Each takes the next batch, the longest first, when it is done with its last one.  So results are those of a process
+alone to the last bit, as long as each computes with as many threads.  They go through the CPU (gloo).
 """
 
 from __future__ import annotations
