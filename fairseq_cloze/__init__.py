@@ -12,20 +12,8 @@ from .errors import CheckpointError, ClozeError, DataBinError, NoBlankError, Out
 from .user_dir import UserDirs, register
 from .version import __version__
 
-__all__ = [
-    "CheckpointError",
-    "ClozeError",
-    "DataBinError",
-    "NoBlankError",
-    "OutOfMemory",
-    "PassageError",
-    "Ranked",
-    "Ranker",
-    "SetupError",
-    "__version__",
-    "load",
-    "register",
-]
+__all__ = ["CheckpointError", "ClozeError", "DataBinError", "NoBlankError", "OutOfMemory", "PassageError", "SetupError"]
+__all__ += ["Ranked", "Ranker", "__version__", "load", "register"]
 
 
 if TYPE_CHECKING:

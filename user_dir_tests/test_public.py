@@ -18,8 +18,8 @@ from .support.commands import ROOT
 
 def test_names() -> None:
     assert fairseq_cloze.__all__ == [
-        *("CheckpointError", "ClozeError", "DataBinError", "NoBlankError", "OutOfMemory"),
-        *("PassageError", "Ranked", "Ranker", "SetupError", "__version__", "load", "register"),
+        *("CheckpointError", "ClozeError", "DataBinError", "NoBlankError", "OutOfMemory", "PassageError", "SetupError"),
+        *("Ranked", "Ranker", "__version__", "load", "register"),
     ]
     assert all(getattr(fairseq_cloze, name) is not None for name in fairseq_cloze.__all__)
     assert set(fairseq_cloze.__all__) <= set(dir(fairseq_cloze))

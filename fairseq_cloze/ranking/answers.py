@@ -1,11 +1,6 @@
-"""Predictions: what a model answered, with what is right beside it, and the file they rest in.
+"""Predictions: what a model answered, with what is right beside it, and the file they rest in, see docs/formats.md.
 
-The file is one JSON object, a passage per line::
-
-    {"high/high1": {"answers": ["A", "C"], "gold": ["B", null], "probabilities": [[0.6, 0.4], [0.1, 0.2, 0.7]]}}
-
-Gold is ``null`` where it is not known, and absent from passages without any.  Of options with equal text the first
-stands for all, among answers and gold alike: an answer is right if it is the letter of gold.
+Of options with equal text the first stands for all, among answers and gold alike: an answer is right if it is gold.
 """
 
 from __future__ import annotations
@@ -79,11 +74,7 @@ def make_predictions(store: Store, answers: np.ndarray, probabilities: np.ndarra
 
 @contextmanager
 def writing(path: PathLike) -> Iterator[Callable[[str, Any], None]]:
-    """A function that writes what stands under a passage id, a line each; the file appears whole, at the end.
-
-    Raises:
-        ClozeError: it cannot be written
-    """
+    """A function that writes what stands under a passage id, a line each; the file appears whole, or ``ClozeError``."""
     comma = ""
 
     @contextmanager

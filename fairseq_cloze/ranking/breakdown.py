@@ -1,8 +1,4 @@
-"""Breakdown: accuracy by groups of blanks, each with an interval.
-
-Groups come from what a store holds: tokens, blanks and candidates.  The kind of the options is a guess from small word
-lists and endings, not a part-of-speech tagger; see :func:`kind_of`.
-"""
+"""Breakdown: accuracy by groups of blanks, each with an interval, from what a store holds."""
 
 from __future__ import annotations
 
@@ -142,7 +138,7 @@ KINDS = (*_WORDS, "adverbs in -ly", "verb forms in -ing", "verb forms in -ed", "
 
 
 def kind_of(options: Sequence[str]) -> str:
-    """The kind that more than half of a blank's options have.
+    """The kind that more than half of a blank's options have: a guess, no part-of-speech tagger.
 
     Several words are a phrase.  A single word is looked up in the word lists, and otherwise judged by its ending; what
     shows neither is "other words", as is a mixture.  "Nothing goes here" counts for nothing.  Of two kinds with as many

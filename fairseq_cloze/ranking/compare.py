@@ -125,21 +125,20 @@ def _check_same(a: PathLike, first: Predictions, b: PathLike, second: Prediction
                 f"first '{missing[0]}'; {_SAME}"
             )
     for path, predictions in ((a, first), (b, second)):
-        if all(letter is None for entry in predictions.values() for letter in entry.gold):
+        if not any(letter for entry in predictions.values() for letter in entry.gold):
             raise ClozeError(
                 f"{path}: expected gold beside the answers, found none; write it from labelled passages with "
                 "'fairseq-cloze predict --scores' or 'fairseq-cloze evaluate --predictions'"
             )
     for key, entry in first.items():
-        blanks, found = len(entry.answers), len(second[key].answers)
+        other_entry, where = second[key], f"{b}: passage '{key}'"
+        blanks, found = len(entry.answers), len(other_entry.answers)
         if found != blanks:
-            raise ClozeError(f"{b}: passage '{key}': expected {blanks} blanks as in {a}, found {found}; {_SAME}")
-        for number, (gold, other_gold) in enumerate(zip(entry.gold, second[key].gold), 1):
+            raise ClozeError(f"{where}: expected {blanks} blanks as in {a}, found {found}; {_SAME}")
+        for number, (gold, other_gold) in enumerate(zip(entry.gold, other_entry.gold), 1):
             if gold != other_gold:
-                raise ClozeError(
-                    f"{b}: passage '{key}', blank {number}, field 'gold': expected {gold or 'none'} as in {a}, found "
-                    f"{other_gold or 'none'}; {_SAME}"
-                )
+                difference = f"expected {gold or 'none'} as in {a}, found {other_gold or 'none'}"
+                raise ClozeError(f"{where}, blank {number}, field 'gold': {difference}; {_SAME}")
 
 
 def _p(p: float) -> str:

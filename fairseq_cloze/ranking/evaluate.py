@@ -103,8 +103,7 @@ def evaluate(
     """Score a split of a data-bin; inside :func:`sharing.joined` all workers share the work and get the result.
 
     Args:
-        checkpoint: one, as a path or read already, or paths of several with colons between them, whose probabilities
-            are averaged
+        checkpoint: one, as a path or read already, or paths of several to average, with colons between them
         data_bin, split: what ``fairseq-cloze prepare`` wrote
         settings, resources, weights: as for :class:`fairseq_cloze.ranking.ranker.Ranker`
         fit_on: split on which to fit the weights, see :func:`fairseq_cloze.ranking.scores.fit_weights`
@@ -144,16 +143,15 @@ def evaluate(
 
 
 def _judge(ranker: Ranker, store: Store, scores: Scores, counts: dict[str, int], given: dict[str, Any]) -> Evaluation:
-    first = ranker.members[0]
     letters = np.bincount(store.columns["gold"][store.columns["gold"] >= 0], minlength=1)
-    figures: dict[str, Any] = {name: getattr(first.settings, name) for name in CARRIED}
-    figures.update(metrics_of(counts))
-    figures.update((name, counts[name]) for name in ("n_blanks", "n_one_token", "n_multi_token", "n_unlabelled"))
+    figures: dict[str, Any] = {name: getattr(ranker.members[0].settings, name) for name in CARRIED}
+    figures |= metrics_of(counts)
+    figures |= {name: counts[name] for name in ("n_blanks", "n_one_token", "n_multi_token", "n_unlabelled")}
     evaluation = Evaluation(
         **given,
         **figures,
         weights=ranker.weights,
-        device=str(first.device),
+        device=str(ranker.members[0].device),
         fp16=ranker.resources.fp16,
         bf16=ranker.resources.bf16,
         majority=100.0 * int(letters.max()) / counts["n_blanks"] if counts["n_blanks"] else float("nan"),

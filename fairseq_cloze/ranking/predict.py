@@ -67,11 +67,11 @@ def predict(
     """
     checkpoints = [open_checkpoint(path) for path in split_paths(checkpoint)]
     ranker = Ranker(checkpoints, settings=settings, resources=resources, weights=weights)
-    encoding, first = ranker.encoding, ranker.members[0]
+    encoding, (first, *others) = ranker.encoding, ranker.members
     other_encodings = [
         f"{member.name}: its text was encoded with {member.encoding.to_dict()}, that of {first.name} with "
         f"{encoding.to_dict()}, which is used"
-        for member in ranker.members[1:]
+        for member in others
         if member.encoding is not None and member.encoding != encoding
     ]
     if text_norm is not None:

@@ -219,10 +219,8 @@ def load(
         more: further ones; probabilities are averaged then
         weights: one for each in the average; equal where they are not given
         device: ``cpu``, ``cuda``, ``cuda:1``, ...; CUDA where there is one
-        fp16: compute in half precision
-        bf16: compute in bfloat16 where that is safe
-        batch_size: most items in a batch
-        max_tokens: most tokens in a batch, 4096 where neither limit is given
+        fp16, bf16: compute in half precision, or in bfloat16 where that is safe
+        batch_size, max_tokens: most items and tokens in a batch, 4096 tokens where neither limit is given
         view: ``joint``, ``full`` or ``neighbors``; as each checkpoint was trained where it is not given, and so below
         scorer: ``mean``, ``kmask``, ``l2r`` or ``head``
         other_blanks: ``remove``, ``mask`` or ``gold``, for view ``full``

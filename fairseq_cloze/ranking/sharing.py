@@ -1,8 +1,7 @@
 """Workers: processes that a launcher started together, and how they share the work of ``evaluate`` and ``predict``.
 
-They share batches, not passages: each takes the next batch, the longest first, when it is done with its last one.  So
-results are those of a process alone to the last bit, as long as each computes with as many threads.  They go through
-the CPU (gloo).  Where nothing was launched, everything here does what a process alone does.
+Each takes the next batch, the longest first, when it is done with its last one.  So results are those of a process
+alone to the last bit, as long as each computes with as many threads.  They go through the CPU (gloo).
 """
 
 from __future__ import annotations
@@ -37,12 +36,9 @@ class Place:
 
 
 def find_place(environ: Mapping[str, str] = os.environ) -> Place | None:
-    """What ``torchrun`` or ``srun`` said; ``None`` for a process alone.
+    """What ``torchrun`` or ``srun`` said, ``None`` for a process alone; ``SetupError`` where it does not fit together.
 
     Of SLURM only what ``srun`` sets counts: the batch script itself knows the number of tasks, but is none of them.
-
-    Raises:
-        SetupError: the variables do not fit together
     """
     names, launcher = ("RANK", "WORLD_SIZE", "LOCAL_RANK"), "torchrun"
     if not environ.get("WORLD_SIZE") and "SLURM_PROCID" in environ:

@@ -35,7 +35,7 @@ STATE_VERSION = 1
 
 
 class Carried:
-    """Vocabulary, encoding and settings that a checkpoint was trained with; *origin* is its name, for messages."""
+    """Vocabulary, encoding and settings of a checkpoint, called *origin*; ``CheckpointError`` for a later version."""
 
     def __init__(self, content: Mapping[str, Any], origin: str) -> None:
         if content.get("version") != STATE_VERSION:
@@ -75,11 +75,7 @@ def carried_state(vocabulary: Vocabulary, encoding: EncodingOptions, settings: S
 
 
 def read_carried(task_state: Mapping[str, Any] | None, origin: str) -> Carried | None:
-    """What a checkpoint's ``task_state`` carries; ``None`` for checkpoints of other origin.
-
-    Raises:
-        CheckpointError: a later version of this project has written it
-    """
+    """What a checkpoint's ``task_state`` carries; ``None`` for checkpoints of other origin."""
     content = (task_state or {}).get(STATE_KEY)
     return Carried(content, origin) if content else None
 

@@ -40,12 +40,9 @@ class Checkpoint:
     """A checkpoint of fairseq, read once.
 
     Args:
-        state: its content, as fairseq saves it
+        state: its content, as fairseq saves it; ``CheckpointError`` where it is something else
         path: where it is, or where it came from; a vocabulary may lie beside it
         name: what messages call it; the path where it is not given
-
-    Raises:
-        CheckpointError: *state* is something else
     """
 
     def __init__(self, state: Any, path: PathLike, name: str | None = None) -> None:
@@ -194,11 +191,7 @@ class Checkpoint:
         return self.vocabulary
 
     def check_vocabulary(self, vocabulary: Vocabulary, where: str) -> tuple[str, bool]:
-        """Make sure that a dictionary and BPE are those the weights were trained with.
-
-        Args:
-            vocabulary: what the data were encoded with
-            where: the data, for messages
+        """Make sure that data, called *where*, were encoded with the vocabulary the weights were trained with.
 
         Returns:
             a line that says what was proved, and whether that is all there is to prove

@@ -37,12 +37,8 @@ def open_checkpoint(source: PathLike, gpt2_bpe: PathLike | None = None) -> Check
             f"{path}: expected {', '.join(CHECKPOINTS)} or a Hugging Face model ({HUB_CONFIG}) in this folder, found "
             "none of them"
         )
-    if path.exists() or not _is_hub_name(str(source)):
+    parts = str(source).split("/")  # of a name on the hub, such as roberta-base or owner/model
+    names_model = len(parts) <= 2 and all(part.strip(".") for part in parts)
+    if path.exists() or not names_model or path.suffix in (".pt", ".bin", ".pth"):
         return Checkpoint.read(path)
     return read_hf(source, gpt2_bpe)
-
-
-def _is_hub_name(text: str) -> bool:
-    """Whether a text can be the name of a model: ``roberta-base``, ``owner/model``."""
-    parts = text.split("/")
-    return len(parts) <= 2 and all(part.strip(".") for part in parts) and not text.endswith((".pt", ".bin", ".pth"))

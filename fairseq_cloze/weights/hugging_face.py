@@ -47,16 +47,13 @@ _LAYER_NAMES = {
     "roberta.encoder.layer.{}.output.dense": f"{ENCODER}layers.{{}}.fc2",
     "roberta.encoder.layer.{}.output.LayerNorm": f"{ENCODER}layers.{{}}.final_layer_norm",
 }
-_OTHER_NAMES = {
-    "roberta.embeddings.LayerNorm": f"{ENCODER}layernorm_embedding",
-    "lm_head.dense": f"{LM_HEAD}dense",
-    "lm_head.layer_norm": f"{LM_HEAD}layer_norm",
-}
+_EMBEDDING_NAMES = {"roberta.embeddings.LayerNorm": f"{ENCODER}layernorm_embedding"}
+_LM_HEAD_NAMES = {f"lm_head.{part}": f"{LM_HEAD}{part}" for part in ("dense", "layer_norm")}
+_RANKING_HEAD_NAMES = {"roberta.pooler.dense": f"{RANKING_HEAD}dense", "classifier": f"{RANKING_HEAD}out_proj"}
 TOKENS, POSITIONS, TOKEN_TYPES = (
     f"roberta.embeddings.{kind}_embeddings.weight" for kind in ("word", "position", "token_type")
 )
 DECODER = "lm_head.decoder.weight"
-_RANKING_HEAD_NAMES = {"dense": "roberta.pooler.dense", "out_proj": "classifier"}
 
 
 def read_hf(source: PathLike, gpt2_bpe: PathLike | None = None) -> Checkpoint:
@@ -87,10 +84,8 @@ def read_hf(source: PathLike, gpt2_bpe: PathLike | None = None) -> Checkpoint:
         layer_norm_eps=config.get("layer_norm_eps", Architecture.layer_norm_eps),
         untie_weights_roberta=decoder is not None and not torch.equal(decoder, weights[TOKENS]),
     )
-    options = {
-        "dropout": config.get("hidden_dropout_prob", 0.1),
-        "attention_dropout": config.get("attention_probs_dropout_prob", 0.1),
-    }
+    dropouts = {"dropout": "hidden_dropout_prob", "attention_dropout": "attention_probs_dropout_prob"}
+    options = {ours: config.get(theirs, 0.1) for ours, theirs in dropouts.items()}
     converted = _to_fairseq(weights, architecture, order, folder)
     return Checkpoint(pretrained_state(converted, architecture, vocabulary, options), folder, str(source))
 
@@ -106,11 +101,10 @@ def import_hf(source: PathLike, out: PathLike, gpt2_bpe: PathLike | None = None)
         CheckpointError: see :func:`read_hf`
         ClozeError: *out* cannot be written
     """
-    checkpoint = read_hf(source, gpt2_bpe)
-    out = Path(out)
-    checkpoint.require_vocabulary().save(out)
-    save_state(checkpoint.state, out / MODEL_FILE)
-    return out / MODEL_FILE
+    checkpoint, path = read_hf(source, gpt2_bpe), Path(out) / MODEL_FILE
+    checkpoint.require_vocabulary().save(Path(out))
+    save_state(checkpoint.state, path)
+    return path
 
 
 def export_hf(checkpoint: Checkpoint, out: PathLike) -> str:
@@ -306,14 +300,7 @@ def _read_tokenizer_files(folder: Path) -> tuple[dict[str, int], list[tuple[str,
 def _to_fairseq(
     weights: dict[str, Tensor], architecture: Architecture, order: list[int] | None, folder: Path
 ) -> dict[str, Tensor]:
-    """Weights under fairseq's names; ``CheckpointError`` where one is missing.
-
-    Args:
-        weights: under Hugging Face's
-        architecture: their shape
-        order: of each row of fairseq's dictionary, the row of the embedding; ``None``: the same
-        folder: where they came from, for messages
-    """
+    """Weights under fairseq's names; *order* says for each row of its dictionary the row of the embedding."""
 
     def rows(value: Tensor) -> Tensor:
         return value if order is None else value[order]
@@ -330,7 +317,7 @@ def _to_fairseq(
         f"{LM_HEAD}bias": rows(bias),
     }
     try:
-        for theirs, ours in _names(architecture.encoder_layers).items():
+        for theirs, ours in _names(architecture.encoder_layers, _LM_HEAD_NAMES).items():
             out[ours] = weights[theirs]
     except KeyError as error:
         raise CheckpointError(
@@ -339,9 +326,9 @@ def _to_fairseq(
     return out
 
 
-def _names(layers: int) -> dict[str, str]:
+def _names(layers: int, head: dict[str, str]) -> dict[str, str]:
     """Parameter names that need no arithmetic, Hugging Face's → fairseq's."""
-    modules = dict(_OTHER_NAMES)
+    modules = {**_EMBEDDING_NAMES, **head}
     for layer in range(layers):
         modules.update({theirs.format(layer): ours.format(layer) for theirs, ours in _LAYER_NAMES.items()})
     return {f"{theirs}.{kind}": f"{ours}.{kind}" for theirs, ours in modules.items() for kind in ("weight", "bias")}
@@ -350,18 +337,14 @@ def _names(layers: int) -> dict[str, str]:
 def _to_hugging_face(weights: Mapping[str, Tensor], architecture: Architecture, ranking: bool) -> dict[str, Tensor]:
     """Weights of fairseq's names under Hugging Face's, with the *ranking* head or with the LM head."""
     positions = weights[f"{ENCODER}embed_positions.weight"]
+    names = _names(architecture.encoder_layers, _RANKING_HEAD_NAMES if ranking else _LM_HEAD_NAMES)
     out = {
         TOKENS: weights[f"{ENCODER}embed_tokens.weight"],
         POSITIONS: positions,
         TOKEN_TYPES: torch.zeros(1, positions.size(1), dtype=positions.dtype),
+        **{theirs: weights[ours] for theirs, ours in names.items()},
     }
-    for theirs, ours in _names(architecture.encoder_layers).items():
-        if not (ranking and theirs.startswith("lm_head.")):
-            out[theirs] = weights[ours]
     if ranking:
-        for ours, theirs in _RANKING_HEAD_NAMES.items():
-            for kind in ("weight", "bias"):
-                out[f"{theirs}.{kind}"] = weights[f"{RANKING_HEAD}{ours}.{kind}"]
         return out
     out["lm_head.bias"] = weights[f"{LM_HEAD}bias"]
     if architecture.untie_weights_roberta:

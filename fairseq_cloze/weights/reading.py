@@ -30,8 +30,7 @@ def allow_checkpoint_types() -> None:
 def load_checkpoint(path: Path, name: str | None = None) -> Any:
     """Read a checkpoint, called *name* in messages, into CPU memory, mapped where its format allows.
 
-    Raises:
-        CheckpointError: missing, truncated, or not a checkpoint
+    ``CheckpointError`` where it is missing, truncated, or something else.
     """
     allow_checkpoint_types()
     name = name or str(path)
@@ -55,13 +54,9 @@ def load_checkpoint(path: Path, name: str | None = None) -> Any:
 
 
 def upgraded_weights(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Weights under today's names, without dead copies.
+    """Weights under today's names, without dead copies; ``CheckpointError`` unless of a RoBERTa encoder and LM head.
 
-    Releases of 2019 call the encoder ``decoder`` and its norm otherwise, and keep the projections of queries, keys and
-    values in one tensor.
-
-    Raises:
-        CheckpointError: no RoBERTa encoder or no LM head
+    Releases of 2019 call the encoder ``decoder`` and its norm otherwise, and join the projections for attention.
     """
     out = {}
     for key, value in weights.items():
