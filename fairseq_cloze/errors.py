@@ -1,7 +1,5 @@
 """Errors that users can mend: the command line and ``fairseq-train`` print their text alone, without a traceback."""
 
-from __future__ import annotations
-
 import copyreg
 from enum import IntEnum
 from typing import Any

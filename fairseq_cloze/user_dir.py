@@ -1,7 +1,5 @@
 """User dir: how fairseq finds this package, and the moment at which it registers."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

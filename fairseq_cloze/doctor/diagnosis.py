@@ -1,7 +1,5 @@
 """Diagnosis: what was checked of a checkpoint, and the verdict over all."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import asdict, dataclass, field

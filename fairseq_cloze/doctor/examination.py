@@ -3,8 +3,6 @@
 Causes come first, so that what follows from them can say so.  ``docs/decisions.md`` has the reasons of the thresholds.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Sequence

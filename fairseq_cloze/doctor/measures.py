@@ -1,7 +1,5 @@
 """Measures: what weights, vocabularies and models show of their health, as plain numbers."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Sequence

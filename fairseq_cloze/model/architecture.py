@@ -1,7 +1,5 @@
 """Architecture: the shape of a RoBERTa."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 from typing import Any
 

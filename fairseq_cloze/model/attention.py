@@ -1,7 +1,5 @@
 """Self-attention over rows of different lengths that lie one after the other, without padding between them."""
 
-from __future__ import annotations
-
 import importlib
 from functools import cache
 from typing import Any, NamedTuple

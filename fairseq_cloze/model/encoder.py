@@ -4,8 +4,6 @@ The tokens of all rows lie one after the other; products, layer norms and dropou
 names and their order are fairseq's, so checkpoints go both ways.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

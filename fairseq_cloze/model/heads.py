@@ -3,8 +3,6 @@
 Parameters and their names are fairseq's.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Losses: how wrong the scores of a blank's candidates are."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -3,8 +3,6 @@
 Losses and scores are computed per blank, so the parts of a batch give what the batch would have given.
 """
 
-from __future__ import annotations
-
 import gc
 import logging
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Names: what fairseq calls the parts of a RoBERTa in its checkpoints."""
 
-from __future__ import annotations
-
 ENCODER = "encoder.sentence_encoder."
 LM_HEAD = "encoder.lm_head."
 HEADS = "classification_heads."

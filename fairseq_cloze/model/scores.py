@@ -4,8 +4,6 @@ Scores are ``float32 (blanks, candidates)``, higher is better, ``-inf`` where a 
 earlier one.  Softmax over a row gives the probabilities.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Built: what fairseq may build from a checkpoint's configuration, as it runs text of some configurations as code."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Dataset: items of a view in batches that fairseq can ask for."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Distributed: the processes that train together, and the launchers that start them."""
 
-from __future__ import annotations
-
 import os
 from typing import Any, TypeVar
 

@@ -1,7 +1,5 @@
 """Ending: how a training that cannot go on ends, alone or as one of several processes."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable

@@ -4,8 +4,6 @@ The figures are read from fairseq's own meters, which it saves in checkpoints, s
 as one that was not.  Not being able to write stops no training.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -4,8 +4,6 @@ Requests are JSON lines on standard input, answers JSON lines on standard output
 sizes; on a CPU each size has a fork of its own, as a process does not give all its memory back.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import resource

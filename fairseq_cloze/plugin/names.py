@@ -1,7 +1,5 @@
 """Names: what fairseq's commands call this project's parts, and how these declare their options."""
 
-from __future__ import annotations
-
 from dataclasses import field
 from typing import Any
 

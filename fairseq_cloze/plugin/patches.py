@@ -4,8 +4,6 @@ Each patch names the functions of fairseq it stands in for, by the SHA-256 of th
 compares them with the fairseq that is installed.  ``docs/decisions.md`` has a table.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import os

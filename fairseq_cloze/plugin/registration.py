@@ -1,7 +1,5 @@
 """Registration: what fairseq is told of this package, once per process."""
 
-from __future__ import annotations
-
 from .ending import print_errors_plainly
 from .names import TASK_NAME
 from .requirements import require_fairseq

@@ -1,7 +1,5 @@
 """Requirements: fairseq, torch and apex, or one line that says what to install."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import logging

@@ -1,7 +1,5 @@
 """Source: the checkpoint that a training starts from, by fairseq's own rules, and the proof that it was loaded."""
 
-from __future__ import annotations
-
 import logging
 from argparse import Namespace
 from pathlib import Path

@@ -4,8 +4,6 @@ On USR1 or TERM it finishes its update, or breaks off its validation, writes ``c
 ``Exit.REQUEUE``.  Workers agree on the update through the sums they exchange in each, so one that was told is enough.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

@@ -3,8 +3,6 @@
 Of options with equal text the first stands for all, among answers and gold alike: an answer is right if it is gold.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

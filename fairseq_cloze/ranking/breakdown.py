@@ -1,7 +1,5 @@
 """Breakdown: accuracy by groups of blanks, each with an interval, from what a store holds."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any

@@ -1,7 +1,5 @@
 """Compare two models by their predictions for the same blanks."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass
 

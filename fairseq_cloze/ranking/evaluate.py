@@ -1,7 +1,5 @@
 """Evaluate: score a split of a data-bin, outside of training."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field

@@ -1,7 +1,5 @@
 """Member: one checkpoint of a ranker, its model on a device, and how it scores."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from typing import Any, NoReturn

@@ -3,8 +3,6 @@
 Of equal options the first stands for all: the others score ``-inf``, and gold is the index of the first.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Predict: answer raw passages."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack

@@ -1,7 +1,5 @@
 """Ranker: any RoBERTa ready to rank the candidates of blanks, outside of training."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Resources: what scoring may use."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

@@ -4,8 +4,6 @@ Each takes the next batch, the longest first, when it is done with its last one.
 alone to the last bit, as long as each computes with as many threads.  They go through the CPU (gloo).
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Answers of a report: what prediction files show, ready for JSON."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from itertools import repeat
 from typing import Any

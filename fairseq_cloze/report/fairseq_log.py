@@ -4,8 +4,6 @@
 stands there is passed over.
 """
 
-from __future__ import annotations
-
 import ast
 import json
 import math

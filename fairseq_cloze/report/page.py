@@ -1,7 +1,5 @@
 """Report: runs side by side on one page that needs no network."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """PNGs of a report: the same curves and confusions, for papers and mails."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

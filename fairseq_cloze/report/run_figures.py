@@ -1,7 +1,5 @@
 """Figures of a report: each run's facts, curves and verdict, ready for JSON."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import accumulate

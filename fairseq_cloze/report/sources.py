@@ -4,8 +4,6 @@ A RUN is a save-dir, a log, events (``metrics.jsonl``), a ``validation.jsonl`` o
 wrote events, its log is not read.  Whatever a run lacks is said in a sentence of its notes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

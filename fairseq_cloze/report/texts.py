@@ -1,7 +1,5 @@
 """Passages of a report: texts and candidates for what prediction files answer, from a data-bin or raw passages."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache

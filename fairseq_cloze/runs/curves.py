@@ -1,7 +1,5 @@
 """Curves: the figures of a training over its updates, made from its events."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """Picture: learning curves as PNG."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any

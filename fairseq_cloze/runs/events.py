@@ -3,8 +3,6 @@
 A line is written in one piece and whole lines alone are read, so that a file can be followed while it grows.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -3,8 +3,6 @@
 A training holds a lock on ``SAVE_DIR/run.json``, which goes with its process, however that ends.
 """
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os

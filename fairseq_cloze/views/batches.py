@@ -5,8 +5,6 @@ shuffles inside length buckets, anew in every epoch; everything else runs longes
 most memory comes at once.
 """
 
-from __future__ import annotations
-
 import sys
 
 import numpy as np

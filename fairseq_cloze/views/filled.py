@@ -3,8 +3,6 @@
 An item is one blank, with one row of input per distinct candidate.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

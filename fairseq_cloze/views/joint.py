@@ -4,8 +4,6 @@ Scorers ``kmask`` and ``l2r`` add *copies* of the row in which a blank holds as 
 one per blank and number of masks, and for ``l2r`` one per further token, with the tokens before it filled in.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

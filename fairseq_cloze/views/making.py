@@ -1,7 +1,5 @@
 """Views: how encoded passages become model inputs, by name."""
 
-from __future__ import annotations
-
 from ..data.store import Store
 from ..data.vocabulary import Vocabulary
 from .filled import FullView, NeighborsView

@@ -4,8 +4,6 @@ Shapes: ``rows`` inputs of ``length`` tokens; ``blanks`` of the batch; ``candida
 ``pieces`` tokens of the candidate that has most.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -5,8 +5,6 @@ token lies in some window, and every blank is scored in exactly one, the one tha
 poorer side.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

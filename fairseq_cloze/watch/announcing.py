@@ -1,7 +1,5 @@
 """Announcing: what people hear of a watch, as lines, mails, a table and a picture."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Arrivals: which checkpoints of a save-dir wait to be scored, and which of them are whole."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -5,8 +5,6 @@ it says goes to standard output, a JSON object per line; it looks once more for 
 with it, so it never outlives its parent.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

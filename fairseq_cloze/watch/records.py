@@ -3,8 +3,6 @@
 ``validation.jsonl`` is only ever appended to, a line for every checkpoint scored or given up; all else is made from it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Resources: what a watch may use to score, next to a training that was there first."""
 
-from __future__ import annotations
-
 import os
 import socket
 import sys

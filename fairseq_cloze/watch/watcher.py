@@ -3,8 +3,6 @@
 Each content is scored once, across restarts too: ``validation.jsonl`` remembers.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import shutil

@@ -3,8 +3,6 @@
 But a weight keeps its type, and checkpoints that do not belong together are refused.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path

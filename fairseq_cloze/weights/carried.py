@@ -1,7 +1,5 @@
 """Carried: what this project adds to checkpoints, in fairseq's ``task_state``, and checkpoints that it makes itself."""
 
-from __future__ import annotations
-
 import zlib
 from argparse import Namespace
 from collections.abc import Mapping

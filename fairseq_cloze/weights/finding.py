@@ -1,7 +1,5 @@
 """Finding: weights by path or by name, wherever they come from."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ..errors import CheckpointError

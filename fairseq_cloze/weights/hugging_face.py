@@ -4,8 +4,6 @@ On the way to fairseq the one token-type row, which it lacks, is added to the po
 sorted into its order: the four special symbols, the BPE tokens, ``<mask>``.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Reading: files of weights, without running code that they hold, under the names that fairseq gives them today."""
 
-from __future__ import annotations
-
 import pickle
 import re
 import zipfile
