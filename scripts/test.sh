@@ -18,4 +18,5 @@ if [ "${1:-}" = --all ]; then
     shift
     select=''
 fi
-python -m pytest -n 2 --dist worksteal --durations 15 -m "$select" "$@"
+# One more than the cores: many tests wait for something.
+python -m pytest -n 3 --dist worksteal --durations 15 -m "$select" "$@"

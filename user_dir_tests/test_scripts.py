@@ -165,6 +165,9 @@ def test_the_whole_round_told_to_stop_and_started_again(tmp_path: Path, hf_folde
     assert f"{best:.2f}" in (checkpoints / "validation.txt").read_text()
     assert (tmp_path / "out" / "report.html").read_text().startswith("<!DOCTYPE html>")
     logs = sorted((tmp_path / "logs").iterdir())
-    assert [log.name.split("-", 1)[1] for log in logs] == ["finetune.log"] * 2
-    assert [line for line in logs[0].read_text().splitlines() if line.startswith("# status")] == ["# status: 75"]
-    assert [line for line in logs[1].read_text().splitlines() if line.startswith("# status")] == ["# status: 0"]
+    assert [log.name.split("-", 1)[1] for log in logs] == [
+        *("finetune.events.jsonl", "finetune.log"),
+        *("finetune.events.jsonl", "finetune.log"),
+    ]
+    assert [line for line in logs[1].read_text().splitlines() if line.startswith("# status")] == ["# status: 75"]
+    assert [line for line in logs[3].read_text().splitlines() if line.startswith("# status")] == ["# status: 0"]

@@ -9,9 +9,9 @@ import logging
 import os
 from argparse import Namespace
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
+from ..files import PathLike
 from ..runs.events import EVENTS_FILE, EVENTS_VARIABLE, EventWriter, new_event
 from ..version import __version__
 from .distributed import rank
@@ -30,7 +30,7 @@ class TrainingEvents:
         self._every = 0  # updates between two that are told
         self._writers: list[EventWriter] = []
         self._begun = False
-        self._failed: set[Path] = set()
+        self._failed: set[PathLike] = set()
 
     def begin(self, cfg: Any, update: int, epoch: int) -> None:
         """An epoch begins; before the first one, open the files and tell what begins or goes on."""
@@ -40,7 +40,7 @@ class TrainingEvents:
         self._begun = True
         self._every = int(cfg.common.log_interval)
         paths = [os.path.join(cfg.checkpoint.save_dir, EVENTS_FILE), os.environ.get(EVENTS_VARIABLE, "")]
-        for path in dict.fromkeys(Path(path).resolve() for path in paths if path):
+        for path in {os.path.realpath(path): path for path in reversed(paths) if path}.values():  # each file once
             try:
                 self._writers.append(EventWriter(path))
             except OSError as error:
@@ -55,7 +55,7 @@ class TrainingEvents:
             try:
                 writer.write(event)
             except OSError as error:
-                self._complain(Path(writer.path), error)
+                self._complain(writer.path, error)
 
     def end_update(self, rate: float, scale: float | None) -> None:
         """After an update that fairseq logs, tell the figures since the one it logged before; *scale* is of fp16."""
@@ -68,7 +68,7 @@ class TrainingEvents:
         if self._writers:
             self.tell("epoch", **_meters("train"))
 
-    def _complain(self, path: Path, error: OSError) -> None:
+    def _complain(self, path: PathLike, error: OSError) -> None:
         if path not in self._failed:
             self._failed.add(path)
             logger.warning("%s: events cannot be written (%s); the training goes on", path, error.strerror or error)

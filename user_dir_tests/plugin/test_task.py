@@ -451,6 +451,7 @@ try:
     task.begin_epoch(1, model)
 except CheckpointError as error:
     print(error)
+torch.distributed.destroy_process_group()  # else gloo's threads abort the process now and then
 """
     workers = [start(sys.executable, "-c", script, rank) for rank in (0, 1)]
     texts = [worker.communicate()[0].splitlines()[-1] for worker in workers]

@@ -155,7 +155,7 @@ def test_the_table_and_the_notice(opened: Any, two: tuple[Path, Report]) -> None
     assert page.text(".notice strong") == "bad: at chance"
     assert page.page.locator(".notice li").all_inner_texts() == [
         "the learning rate is too high <b>",
-        "the text is not English",
+        "no English",
     ]
 
 
