@@ -23,7 +23,7 @@ class Copy(NamedTuple):
 
     blank: int  #: its number in the window
     tokens: np.ndarray  #: ``int64 (tokens,)``
-    reads: list[tuple[int, int, int]]  #: offset in *tokens*, candidate, and the piece of it that is scored there
+    reads: list[tuple[int, int, int]]  #: offset in *tokens*, candidate, and the token of it that is scored there
 
 
 class JointView(View):
@@ -112,14 +112,14 @@ class JointView(View):
         for number, blank in enumerate(blanks.tolist()):
             chosen = [(order, tokens) for order, tokens in self._distinct_tokens(blank) if len(tokens) > 1]
             for masks in sorted({len(tokens) for _, tokens in chosen}):
-                pieces = range(masks) if self.scorer == "kmask" else range(1)
-                reads = [(piece, order, piece) for order, t in chosen if len(t) == masks for piece in pieces]
+                places = range(masks) if self.scorer == "kmask" else range(1)
+                reads = [(place, order, place) for order, t in chosen if len(t) == masks for place in places]
                 copies.append(Copy(number, np.full(masks, self.vocabulary.mask), reads))
             if self.scorer == "l2r":
                 for order, tokens in chosen:
-                    for piece in range(1, len(tokens)):
-                        masked = np.where(np.arange(len(tokens)) < piece, tokens, self.vocabulary.mask)
-                        copies.append(Copy(number, masked, [(piece, order, piece)]))
+                    for place in range(1, len(tokens)):
+                        masked = np.where(np.arange(len(tokens)) < place, tokens, self.vocabulary.mask)
+                        copies.append(Copy(number, masked, [(place, order, place)]))
         return copies
 
     def _distinct_tokens(self, blank: int) -> list[tuple[int, np.ndarray]]:
@@ -163,8 +163,8 @@ class JointView(View):
         token_reads = np.broadcast_to(np.arange(len(blanks))[:, None, None], candidate_tokens.shape).copy()
         for row, (blank, copy) in enumerate(copies, len(items)):
             offsets = sorted({offset for offset, _, _ in copy.reads})
-            for offset, candidate, piece in copy.reads:
-                token_reads[blank, candidate, piece] = len(reads) + offsets.index(offset)
+            for offset, candidate, place in copy.reads:
+                token_reads[blank, candidate, place] = len(reads) + offsets.index(offset)
             reads += [row * shape[1] + int(positions[blank]) + offset for offset in offsets]
         masked = torch.zeros(shape, dtype=torch.bool)
         masked.view(-1)[reads] = True
@@ -183,10 +183,10 @@ class JointView(View):
         begin = np.asarray(store.candidate_token_offsets[index])
         length = np.where(exists, np.asarray(store.candidate_token_offsets[index + 1]) - begin, 0)
         empty = exists & (length == 0)
-        pieces = np.arange(max(length.max(initial=1), len(nothing) if empty.any() else 1))
-        filled = pieces < length[..., None]
+        places = np.arange(max(length.max(initial=1), len(nothing) if empty.any() else 1))
+        filled = places < length[..., None]
         tokens = np.full(filled.shape, PAD, dtype=np.int64)
-        tokens[filled] = store.columns["candidate_tokens"][(begin[..., None] + pieces)[filled]]
+        tokens[filled] = store.columns["candidate_tokens"][(begin[..., None] + places)[filled]]
         if empty.any():
             tokens[empty, : len(nothing)] = nothing
         return tokens
