@@ -51,7 +51,7 @@ def sandbox(tmp_path: Path, hf_folder: Path) -> Path:
 RUN = ("bash", "bash long", "bash gpu")
 
 #: Pages whose commands take a minute and are run by other tests, too, in one form or another.
-SLOW = ("results.md", "benchmarks.md", "analysis.md", "report.md", "pretraining.md", "scaling.md")
+SLOW = ("training.md", "results.md", "benchmarks.md", "analysis.md", "report.md", "pretraining.md", "scaling.md")
 
 
 def _shortened(command: str) -> str:

@@ -54,7 +54,8 @@ def test_lines_of_two_processes_do_not_mix(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     events = read_events(path)
-    assert len(lines(path)) == len(events) == 600
+    # Who looks while the other writes may take its line for a torn one, and begins with a new line: empty, no harm.
+    assert len([line for line in lines(path) if line]) == len(events) == 600
     for name in "ab":
         assert [event["update"] for event in events if event["writer"] == name] == list(range(300))
 
