@@ -48,6 +48,12 @@ class OutOfMemory(ClozeError):
     exit_code = Exit.OUT_OF_MEMORY
 
 
+def first_line(error: BaseException) -> str:
+    """What a library's error says, in one line; its kind where it says nothing."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
 SKIP_HINT = "mend the passage, or pass --on-error skip to leave such passages out"
 
 

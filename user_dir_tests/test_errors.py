@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from fairseq_cloze import errors
-from fairseq_cloze.errors import ClozeError, Exit
+from fairseq_cloze.errors import ClozeError, Exit, first_line
 
 from .support.commands import ROOT
 
@@ -38,3 +38,9 @@ def test_every_error_of_a_user_is_a_cloze_error_with_a_status_of_the_table() -> 
         "OutOfMemory": Exit.OUT_OF_MEMORY,
     }
     assert all(isinstance(code, Exit) for code in codes.values())
+
+
+def test_an_error_that_says_nothing_is_named() -> None:
+    """Libraries raise errors without a text, too; a message of ours does not break on them."""
+    assert first_line(RuntimeError("\n CUDA error: busy \nmore\n")) == "CUDA error: busy "
+    assert first_line(NotImplementedError()) == first_line(NotImplementedError(" \n")) == "NotImplementedError"

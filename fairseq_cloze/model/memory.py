@@ -12,7 +12,7 @@ from typing import NoReturn, TypeVar
 
 import torch
 
-from ..errors import OutOfMemory
+from ..errors import OutOfMemory, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def attempt(work: Callable[[], R]) -> tuple[R] | None:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        logger.info("%s", str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
+        logger.info("%s", first_line(error))
     free_memory()
     return None
 

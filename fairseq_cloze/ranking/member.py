@@ -9,7 +9,7 @@ import torch
 
 from ..data.store import Store
 from ..data.vocabulary import Vocabulary
-from ..errors import ClozeError
+from ..errors import ClozeError, first_line
 from ..model.memory import Limit, cannot_split, in_parts
 from ..model.names import HEAD_NAME, HEADS
 from ..model.roberta import Roberta
@@ -132,6 +132,5 @@ def _open_device(name: str | None) -> torch.device:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ClozeError(f"device {name} cannot be used ({reason}); take cpu, cuda, or cuda:N") from error
+        raise ClozeError(f"device {name} cannot be used ({first_line(error)}); take cpu, cuda, or cuda:N") from error
     return device

@@ -14,7 +14,7 @@ from datetime import timedelta
 from itertools import count
 from typing import Any, TypeVar
 
-from ..errors import ClozeError, SetupError
+from ..errors import ClozeError, SetupError, first_line
 
 T = TypeVar("T")
 
@@ -144,9 +144,8 @@ def _meet(place: Place) -> _Team:
         store = PrefixStore(f"fairseq-cloze {next(_sessions)}", store)
         dist.init_process_group("gloo", store=store, rank=place.number, world_size=place.size, timeout=_WAIT)
     except (RuntimeError, ValueError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise SetupError(
-            f"process {place.number} of {place.size} ({place.launcher}) could not meet the others: {reason}"
+            f"process {place.number} of {place.size} ({place.launcher}) could not meet the others: {first_line(error)}"
         ) from error
     return _Team(place, store)
 
@@ -218,5 +217,5 @@ def _exchange(function: Callable[..., Any], *args: Any) -> Any:
     except RuntimeError as error:
         raise ClozeError(
             f"worker {number()} of {size()} lost another one, which has ended (killed, out of memory?): "
-            f"{str(error).strip().splitlines()[0]}"
+            f"{first_line(error)}"
         ) from error

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..data.encoding import DEFAULT_ENCODING, EncodingOptions
 from ..data.vocabulary import Vocabulary
-from ..errors import CheckpointError
+from ..errors import CheckpointError, first_line
 from ..files import PathLike, cannot_write, replacing
 from ..model.architecture import Architecture
 from ..views.settings import CARRIED, PartialSettings, Settings
@@ -132,4 +132,4 @@ def save_state(state: State, path: PathLike) -> None:
         with replacing(Path(path)) as temporary, open(temporary, "wb") as file:
             torch.save(state, file)
     except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
-        raise cannot_write(Path(path), str(error).strip().splitlines()[0]) from error
+        raise cannot_write(Path(path), first_line(error)) from error

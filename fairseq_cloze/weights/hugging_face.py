@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..data.vocabulary import MASK_SYMBOL, PAD, SPECIAL_SYMBOLS, Vocabulary
-from ..errors import CheckpointError
+from ..errors import CheckpointError, first_line
 from ..files import PathLike, replacing, write_text
 from ..model.architecture import Architecture
 from ..model.names import ENCODER, LM_HEAD, RANKING_HEAD
@@ -174,7 +174,7 @@ def _find_folder(source: str) -> Path:
     except Exception as error:  # the hub's own kinds and those of the network below it
         raise CheckpointError(
             f"{source}: no such folder, and not to be had from the Hugging Face hub "
-            f"({str(error).strip().splitlines()[0]}); check the name and the network"
+            f"({first_line(error)}); check the name and the network"
         ) from error
 
 

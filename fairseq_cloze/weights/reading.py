@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, first_line
 from ..model.names import ENCODER, LM_HEAD
 
 State = dict[str, Any]
@@ -44,9 +44,8 @@ def load_checkpoint(path: Path, name: str | None = None) -> Any:
                 f"file, make a copy of its weights: python -c \"import torch; s = torch.load('{path}', 'cpu', "
                 "weights_only=False); torch.save({k: s[k] for k in ('args', 'cfg', 'model') if k in s}, 'plain.pt')\""
             ) from error
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
-            f"{name}: cannot be read as a checkpoint, {path.stat().st_size:,} bytes ({reason[:200]}); "
+            f"{name}: cannot be read as a checkpoint, {path.stat().st_size:,} bytes ({first_line(error)[:200]}); "
             "the file is truncated or no PyTorch file, copy it again"
         ) from error
 
