@@ -14,7 +14,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from ..errors import ClozeError
+from ..errors import ClozeError, UnreadablePassageError
 from .databin import check_replaceable
 
 #: A file by which a folder is known to be one of these: only then is anything in it touched.
@@ -26,7 +26,8 @@ _SHARDS = re.compile(r"shards-[0-9a-f]{32}")
 class Partial:
     """A data-bin that grows, to be named *out*.
 
-    An error in the input removes it, as the input has to change; all else that ends a run leaves it to the next one.
+    An error in the input removes it, as the input has to change; all else that ends a run, such as input that cannot be
+    read for a while, leaves it to the next one.
     """
 
     was_empty = True  #: no earlier run has left anything
@@ -109,6 +110,7 @@ class Partial:
             self.folder.rmdir()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and issubclass(kind, ClozeError) and not self._finished:
+        of_input = kind is not None and issubclass(kind, ClozeError) and not issubclass(kind, UnreadablePassageError)
+        if of_input and not self._finished:
             self._remove()
         os.close(self._lock)
