@@ -21,7 +21,7 @@ from ..passages.reading import Tally, check_unique_id, find_files, read_passages
 from ..passages.text import BLANK, normalise
 from ..processes import BrokenProcessPool, Pool, cores
 from ..version import __version__
-from .databin import FORMAT_VERSION, check_replaceable, write_manifest
+from .databin import FORMAT_VERSION, check_replaceable, is_split_name, write_manifest
 from .encoding import DEFAULT_ENCODING, EncodingOptions
 from .partial import Partial
 from .shards import EncodedShard, Shard, ShardEncoder, is_sound, plan, stamp
@@ -121,6 +121,8 @@ def prepare(
     out = Path(os.path.realpath(out))  # of a link, what it leads to is written, and the link stays
     if not inputs:
         raise ClozeError("nothing to prepare; give --train, --valid or --test")
+    if odd := [name for name in inputs if not is_split_name(name)]:
+        raise ClozeError(f"split '{odd[0]}': expected the name of a folder; give it another name")
     if os.path.lexists(out):
         if not overwrite:
             raise ClozeError(f"{out}: already exists; choose another --out, or pass --overwrite to replace it")
@@ -151,8 +153,8 @@ def prepare(
             partial.publish()
     except UnreadablePassageError as error:
         raise ClozeError(
-            f"{error.source}: {error.problem}; what is done stays in {partial.folder}; give the same command again when "
-            "the file can be read"
+            f"{error.source}: {error.problem}; what is done stays in {partial.folder}; give the same command again "
+            "when the file can be read"
         ) from error
     except (OSError, BrokenProcessPool) as error:
         problem = "a worker was killed, maybe for want of memory"

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import NoBlankError, PassageError, UnreadablePassageError
+from ..files import unused
 from ..passages.passage import UNLABELLED, Passage
 from ..passages.reading import Numbering, Record, find_records, parse_record
 from .encoding import COLUMNS, Columns, EncodingOptions, encode_passages
@@ -119,7 +120,7 @@ class ShardEncoder:
             "id_digest": np.array([id_digest(passage.id) for passage in passages], dtype=np.uint64),
             "report": np.frombuffer(json.dumps(report).encode("ascii"), np.uint8),
         }
-        temporary = target.with_name(f"{target.name}.{os.getpid()}")
+        temporary = unused(target.parent)
         try:
             with open(temporary, "wb") as file:
                 np.savez(file, **arrays)

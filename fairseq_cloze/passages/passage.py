@@ -47,7 +47,8 @@ class Passage:
         if blanks == 0:
             if not options and not answers:
                 raise NoBlankError(source, "no blank: the article holds no underscore")
-            expected = f"expected a blank, a run of underscores, for what stands in '{'options' if options else 'answers'}'"
+            name = "options" if options else "answers"
+            expected = f"expected a blank, a run of underscores, for what stands in '{name}'"
             raise PassageError(source, f"{expected}, found none{likely_blank(article)}", "article")
         candidates = _check_options(source, options, blanks, article)
         ranks = _check_ranks(source, fields.get("ranks"), candidates)

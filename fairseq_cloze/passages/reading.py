@@ -3,7 +3,6 @@
 import gzip
 import lzma
 import os
-import stat
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import ClozeError, NoBlankError, OneTooHighError, PassageError, UnreadablePassageError, printable
-from ..files import PathLike
+from ..files import PathLike, special_kind
 from ..jsontext import NotJson, parse_json
 from .passage import UNLABELLED, Passage
 
@@ -141,23 +140,6 @@ def find_files(path: PathLike, tally: Tally | None = None) -> list[tuple[Path, s
 
 def _stem(name: str) -> str:
     return printable(name[: name.rfind(".", 0, -3 if name.lower().endswith(".gz") else None)])
-
-
-_KINDS = {
-    stat.S_IFIFO: "pipe",
-    stat.S_IFCHR: "device",
-    stat.S_IFBLK: "disk",
-    stat.S_IFSOCK: "socket",
-    stat.S_IFDIR: "folder",
-}
-
-
-def special_kind(path: PathLike) -> str | None:
-    """What a path leads to, in a word, if that is there and no file."""
-    try:
-        return _KINDS.get(stat.S_IFMT(os.stat(path).st_mode))
-    except OSError:
-        return None
 
 
 def files_under(root: Path, suffixes: tuple[str, ...]) -> tuple[list[Path], list[Path]]:
