@@ -24,6 +24,7 @@ from .vocabulary import UNK, Vocabulary
 
 _RULES = 1  # other rules, other memories
 _SETTLED = 2 * 10**9  # nanoseconds: what was changed later may change again with the same time
+_FORGOTTEN = 90 * 86_400.0  # seconds after which a split is read again
 _PASSAGES = 4096  # that are looked at in one go
 _ENTRIES = 1 << 20
 
@@ -34,11 +35,11 @@ def check_split(store: Store, folder: Path, entry: Mapping[str, Any], vocabulary
     Raises:
         DataBinError: they do not; names the file
     """
-    expected = {name: entry["columns"][name].get("sha256") for name in COLUMNS}
-    columns = {name: store.columns[OFFSETS.get(name, name)] for name in COLUMNS}
-    for name, digest in zip(COLUMNS, store.digests()):
-        if expected[name] not in (None, digest):
+    expected = {name: column["sha256"] for name, column in entry["columns"].items() if "sha256" in column}
+    for name, digest in zip(COLUMNS, store.digests() if expected else ()):
+        if expected[name] != digest:
             raise damaged(folder / f"{name}.bin", f"SHA-256 {expected[name][:12]}", digest[:12])
+    columns = {name: store.columns[OFFSETS.get(name, name)] for name in COLUMNS}
     for name, what in _faults(columns, entry, len(vocabulary), vocabulary.mask):
         raise damaged(folder / f"{name}.bin", what, "others")
 
@@ -57,6 +58,9 @@ def remember(store: Store, manifest: str) -> None:
         with suppress(OSError):  # a home that is full or read-only
             place.parent.mkdir(parents=True, exist_ok=True)
             place.touch()
+            for other in place.parent.iterdir():
+                if time.time() - other.stat().st_mtime > _FORGOTTEN:
+                    other.unlink()
 
 
 def _place(store: Store, manifest: str) -> Path | None:

@@ -75,10 +75,9 @@ class DataBin:
         """SHA-256 of what all files but the manifest hold, hexadecimal; the same for every copy, wherever it lies."""
         found = {name: hashlib.sha256(content).hexdigest() for name, content in self.vocabulary.files.items()}
         for name, entry in self.splits.items():
-            digests = {column: entry["columns"][column].get("sha256") for column in COLUMNS}
-            if None in digests.values():
-                digests = dict(zip(COLUMNS, self._map(name).digests()))
-            found.update({f"{name}/{column}": digest for column, digest in digests.items()})
+            digests = [column.get("sha256") for column in map(entry["columns"].get, COLUMNS)]
+            digests = self._map(name).digests() if None in digests else digests
+            found.update({f"{name}/{column}": digest for column, digest in zip(COLUMNS, digests)})
         return _digest(found)
 
     def _map(self, split: str) -> Store:
@@ -106,14 +105,15 @@ class DataBin:
             if expected[part] != found:
                 raise DataBinError(
                     f"{self.folder}: the {part.split('_')[0]} files were changed after the data-bin was prepared "
-                    f"(expected {expected[part]}, found {found}); run 'fairseq-cloze prepare' again"
+                    f"(expected {str(expected[part])[:12]}, found {found[:12]}); run 'fairseq-cloze prepare' again"
                 )
+        if expected["rows"] != len(vocabulary):
+            raise damaged(self.folder / MANIFEST, f"{len(vocabulary)} at 'vocabulary.rows'", str(expected["rows"]))
         return vocabulary
 
 
-def _parts(vocabulary: Vocabulary) -> dict[str, Any]:
-    digests = {"dictionary_digest": vocabulary.dictionary_digest, "bpe_digest": vocabulary.bpe_digest}
-    return {"rows": len(vocabulary), **digests}
+def _parts(vocabulary: Vocabulary) -> dict[str, str]:
+    return {"dictionary_digest": vocabulary.dictionary_digest, "bpe_digest": vocabulary.bpe_digest}
 
 
 def write_manifest(
@@ -125,12 +125,16 @@ def write_manifest(
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "written_by": f"fairseq-cloze {version}",
-        "vocabulary": {**_parts(vocabulary), "files": files},
+        "vocabulary": {"rows": len(vocabulary), **_parts(vocabulary), "files": files},
         "encoding": encoding.to_dict(),
         "splits": dict(splits),
     }
     manifest["digest"] = _digest(manifest)
-    write_text(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / MANIFEST, _written(manifest))
+
+
+def _written(manifest: Mapping[str, Any]) -> str:
+    return json.dumps(manifest, indent=1) + "\n"
 
 
 def _digest(content: Mapping[str, Any]) -> str:
@@ -199,33 +203,35 @@ def _checked_manifest(content: bytes, path: Path) -> dict[str, Any]:
         )
     if digested or "digest" in manifest:
         digest = _digest({key: value for key, value in manifest.items() if key != "digest"})
-        if manifest.get("digest") != digest:
-            raise damaged(path, f"a content of SHA-256 {_shown(manifest.get('digest'))}", digest)
+        if manifest.get("digest") != digest or content != _written(manifest).encode():
+            raise damaged(path, f"a content of SHA-256 {_shown(manifest.get('digest'))}", "another one")
     expect = _Expect(path)
     vocabulary = expect.keys(manifest, "", ("vocabulary", "encoding", "splits"))["vocabulary"]
     expect.keys(vocabulary, "vocabulary", ("rows", "dictionary_digest", "bpe_digest"))
     if digested:
         files = expect.keys(vocabulary, "vocabulary", ("files",))["files"]
         expect.exactly(files, "vocabulary.files", FILES)
-        expect.that(all(isinstance(digest, str) for digest in files.values()), "vocabulary.files", "digests")
+        expect.that(all(isinstance(digest, str) for digest in files.values()), "vocabulary.files", "digests", files)
     encoding = expect.exactly(manifest["encoding"], "encoding", EncodingOptions().to_dict())
-    expect.that(encoding["text_norm"] in TEXT_NORMS, "encoding.text_norm", f"one of {', '.join(TEXT_NORMS)}")
-    expect.that(type(encoding["sentence_case"]) is bool, "encoding.sentence_case", "true or false")
+    norm, case = encoding["text_norm"], encoding["sentence_case"]
+    expect.that(norm in TEXT_NORMS, "encoding.text_norm", f"one of {', '.join(TEXT_NORMS)}", norm)
+    expect.that(type(case) is bool, "encoding.sentence_case", "true or false", case)
     rows = vocabulary["rows"]
     expect.count(rows, "vocabulary.rows")
     for name, entry in expect.keys(manifest["splits"], "splits", ()).items():
-        expect.that(is_split_name(name), "splits", "names of folders")
+        expect.that(is_split_name(name), "splits", "names of folders", name)
         columns = expect.keys(entry, f"splits.{name}", (*_COUNTS, "columns"))["columns"]
         for count in _COUNTS:
             expect.count(entry[count], f"splits.{name}.{count}")
         expect.exactly(columns, f"splits.{name}.columns", COLUMNS)
         for column, found in columns.items():
             where = f"splits.{name}.columns.{column}"
-            expect.keys(found, where, ("dtype", "entries", "sha256") if digested else ("dtype", "entries"))
+            expect.exactly(found, where, ("dtype", "entries", "sha256") if digested else ("dtype", "entries"))
             expect.count(found["entries"], f"{where}.entries")
             dtype = column_dtype(column, rows).name
-            expect.that(found["dtype"] == dtype, f"{where}.dtype", dtype)
-            expect.that(isinstance(found.get("sha256", ""), str), f"{where}.sha256", "a digest")
+            expect.that(found["dtype"] == dtype, f"{where}.dtype", dtype, found["dtype"])
+            digest = found.get("sha256", "")
+            expect.that(isinstance(digest, str), f"{where}.sha256", "a digest", digest)
     return manifest
 
 
@@ -235,22 +241,29 @@ class _Expect:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def that(self, holds: bool, where: str, what: str) -> None:
+    def that(self, holds: bool, where: str, what: str, found: Any) -> None:
         if not holds:
-            raise damaged(self._path, f"{what} at '{where}'", "something else")
+            raise damaged(self._path, f"{what} at '{where}'" if where else what, _shown(found))
 
     def keys(self, found: Any, where: str, names: Iterable[str]) -> dict[str, Any]:
         """An object that has these keys."""
-        self.that(isinstance(found, dict) and set(names) <= set(found), where, f"an object with {', '.join(names)}")
+        with_names = f" with {', '.join(names)}" if names else ""
+        self.that(isinstance(found, dict) and set(names) <= set(found), where, f"an object{with_names}", found)
         return found
 
     def exactly(self, found: Any, where: str, names: Iterable[str]) -> dict[str, Any]:
         """An object that has these keys and no others."""
-        self.that(set(self.keys(found, where, names)) == set(names), where, f"nothing but {', '.join(names)}")
+        others = sorted(set(self.keys(found, where, names)) - set(names))
+        self.that(not others, where, f"nothing but {', '.join(names)}", others)
         return found
 
     def count(self, found: Any, where: str) -> None:
-        self.that(type(found) is int and 0 <= found < 1 << 48, where, "a number of things")
+        self.that(type(found) is int and 0 <= found < 1 << 48, where, "a number", found)
+
+
+def is_data_bin(folder: PathLike) -> bool:
+    """Whether a path is a data-bin, maybe a damaged one."""
+    return os.path.lexists(Path(folder, MANIFEST))
 
 
 def is_split_name(name: str) -> bool:

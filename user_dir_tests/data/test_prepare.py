@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -28,14 +29,16 @@ FOUR = ["calm", "cold", "old", "odd"]
 def test_counts_and_manifest(tmp_path: Path, data_bin: Path, vocabulary: Any) -> None:
     manifest = json.loads((data_bin / "manifest.json").read_text())
     splits = manifest.pop("splits")
+    assert len(manifest.pop("digest")) == 64
     assert manifest == {
         "format": "fairseq-cloze data-bin",
-        "format_version": 1,
+        "format_version": 2,
         "written_by": f"fairseq-cloze {__version__}",
         "vocabulary": {
             "rows": 600,
             "dictionary_digest": vocabulary.dictionary_digest,
             "bpe_digest": vocabulary.bpe_digest,
+            "files": {name: hashlib.sha256(content).hexdigest() for name, content in vocabulary.files.items()},
         },
         "encoding": {"text_norm": "standard", "sentence_case": False},
     }
@@ -358,8 +361,8 @@ def test_no_such_split(data_bin: Path) -> None:
     ("change", "message"),
     [
         (
-            {"format_version": 2},
-            "expected format version 1, found 2; run 'fairseq-cloze prepare' of this version again",
+            {"format_version": 3},
+            "expected format version 2, found 3; run 'fairseq-cloze prepare' of this version again",
         ),
         ({"format": "other"}, "not the manifest of a fairseq-cloze data-bin; give the folder 'prepare' wrote"),
     ],
@@ -378,7 +381,7 @@ def test_changed_dictionary(tmp_path: Path, data_bin: Path) -> None:
     path = tmp_path / "bin" / "dict.txt"
     rows = path.read_text().splitlines()
     path.write_text("\n".join([rows[1], rows[0], *rows[2:]]))
-    with pytest.raises(DataBinError, match=r"the dictionary files were changed after the data-bin was prepared \(exp"):
+    with pytest.raises(DataBinError, match=f"^{path}: expected SHA-256 "):
         DataBin(tmp_path / "bin")
 
 
@@ -394,7 +397,8 @@ def test_learn_bpe_counts_and_names(tmp_path: Path, passage: Callable[..., Path]
     assert run(*command, code=1).text.startswith(f"Error: {bad}: {why}; ")
     assert run(*command, "--on-error", "skip", code=1).text.splitlines() == [
         f"skipped {bad}: {why}",
-        f"Error: {bad.parent}: expected passages with blanks, found none (0 passages, 0 blanks, 1 skipped)",
+        f"Error: {bad.parent}: expected passages with blanks, found none (0 passages, 0 blanks, 1 skipped; "
+        f"skipped {bad}: {why})",
     ]
     assert not (tmp_path / "bpe").exists()
     passage("good.json", "It was _ .", [FOUR], ["A"])

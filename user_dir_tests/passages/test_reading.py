@@ -45,7 +45,7 @@ def test_byte_order_mark() -> None:
             "x.json: expected a JSON object with 'article', 'options', 'answers', found [1]",
         ),
         (b'{"article": "caf\xe9 _"}', "x.json: expected UTF-8 text, found byte 0xe9 at offset 16"),
-        (b"[" * 100_000, "x.json: expected a passage, found JSON nested too deeply"),
+        (b"[" * 100_000, "x.json: expected JSON, found it nested too deeply"),
     ],
 )
 def test_not_json(data: bytes, message: str) -> None:
@@ -142,7 +142,8 @@ def test_skip_counts_and_names(tmp_path: Path) -> None:
         ("a.jsonl, line 3", "no blank: the article holds no underscore"),
         (
             "a.jsonl, line 4",
-            "expected JSON, found a mistake in line 1, column 2 (Expecting property name enclosed in double quotes)",
+            "expected JSON, found a mistake in line 1, column 2 (Expecting property name enclosed in double quotes); "
+            "the line ends within a passage: name the file .json if it holds one passage over several lines",
         ),
     ]
     assert tally.summary() == "1 passages, 1 blanks, 3 skipped"
