@@ -118,7 +118,7 @@ def prepare(
     Raises:
         ClozeError: input that does not fit, a full disk, *out* exists or holds what would be lost
     """
-    out = Path(os.path.realpath(out))  # of a link, what it leads to is written, and the link stays
+    out = Path(os.path.realpath(out)) if os.path.islink(out) else Path(out)  # as of files, a link stays one
     if not inputs:
         raise ClozeError("nothing to prepare; give --train, --valid or --test")
     if odd := [name for name in inputs if not is_split_name(name)]:
