@@ -1,6 +1,7 @@
 """Errors that users can mend: the command line and ``fairseq-train`` print their text alone, without a traceback."""
 
 import copyreg
+import re
 from enum import IntEnum
 from typing import Any
 
@@ -25,6 +26,9 @@ class ClozeError(Exception):
 
     exit_code: int = Exit.FAILED
 
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
     def __reduce__(self) -> Any:
         """An error comes out of another process as it was raised there, with its fields."""
         return copyreg.__newobj__, (type(self), *self.args), vars(self)  # type: ignore[attr-defined]
@@ -46,6 +50,19 @@ class OutOfMemory(ClozeError):
     """What cannot be computed in parts that fit into memory."""
 
     exit_code = Exit.OUT_OF_MEMORY
+
+
+_UNPRINTABLE = re.compile("[\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Text that every file and terminal takes: bytes of names that are no UTF-8, and halves of characters, escaped."""
+    return _UNPRINTABLE.sub(_escape, text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
 
 
 def first_line(error: BaseException) -> str:
@@ -70,10 +87,23 @@ class PassageError(ClozeError):
     def __init__(self, source: str, problem: str, field: str | None = None, blank: int | None = None) -> None:
         places = {"blank": blank, "field": None if field is None else f"'{field}'"}
         where = ", ".join(f"{kind} {place}" for kind, place in places.items() if place is not None)
-        self.source = source
-        self.problem = f"{where}: {problem}" if where else problem
-        super().__init__(f"{source}: {self.problem}; {SKIP_HINT}")
+        self.source = printable(source)
+        self.problem = printable(f"{where}: {problem}" if where else problem)
+        super().__init__(f"{self.source}: {self.problem}; {SKIP_HINT}")
 
 
 class NoBlankError(PassageError):
     """A passage without a blank: never fatal, always counted."""
+
+
+class UnreadablePassageError(PassageError):
+    """A passage whose file cannot be read now; that may be another time."""
+
+
+class OneTooHighError(PassageError):
+    """A passage with an answer that is a number, and one too high; *lowest* is the lowest of its numbers.
+
+    Maybe all of them are counted from 1.
+    """
+
+    lowest = 0

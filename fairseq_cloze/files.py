@@ -1,5 +1,8 @@
 """Files: paths, and the one way in which files are written."""
 
+import errno
+import fcntl
+import hashlib
 import os
 import re
 import secrets
@@ -7,8 +10,10 @@ import shutil
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
@@ -16,8 +21,23 @@ from .errors import ClozeError
 
 PathLike: TypeAlias = str | os.PathLike[str]
 
-#: What the names of unfinished files begin with; the rest is drawn by lot, so that nobody else has the name.
+#: What the names of unfinished files begin with.  Eight bytes that are drawn by lot follow, so that nobody else has the
+#: name; and before these, where the writer locks the file, four that stand for this machine since it was started.
 UNFINISHED = ".fairseq-cloze-"
+
+_UNFINISHED_NAME = re.compile(re.escape(UNFINISHED) + "([0-9a-f]{8})?[0-9a-f]{16}")
+_ABANDONED = 86_400.0  # seconds without a change after which a file whose lock may not be seen here is nobody's
+_swept: set[Path] = set()
+
+_KINDS = {
+    stat.S_IFIFO: "pipe",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "disk",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFDIR: "folder",
+}
+
+_MOST = 64 << 20  # bytes of a file that is read at once
 
 _STANDARD = {"-": 1, "/dev/stdout": 1, "/dev/stderr": 2}
 
@@ -33,9 +53,96 @@ def is_stdout(path: PathLike | None) -> bool:
     return path is not None and _descriptor(Path(path)) == 1
 
 
+def special_kind(path: PathLike) -> str | None:
+    """What a path leads to, in a word, if something is there and no file."""
+    try:
+        return _KINDS.get(stat.S_IFMT(os.stat(path).st_mode))
+    except OSError:
+        return None
+
+
+def open_regular(path: PathLike) -> BinaryIO:
+    """Open a file to read; a pipe or a device is not waited for.
+
+    Raises:
+        OSError: there is none, or it cannot be read
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    kind = _KINDS.get(stat.S_IFMT(os.fstat(descriptor).st_mode))
+    if kind:
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, f"is a {kind}, no file")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_regular(path: PathLike) -> bytes:
+    """The content of a file of at most 64 MB.
+
+    Raises:
+        OSError: there is none, or it cannot be read
+    """
+    with open_regular(path) as file:
+        content = file.read(_MOST + 1)
+    if len(content) > _MOST:
+        raise OSError(errno.EFBIG, f"holds more than {_MOST >> 20} MB")
+    return content
+
+
 def unused(folder: Path) -> Path:
     """A hidden name in a folder that no file there has, and no other writer will take."""
     return folder / f"{UNFINISHED}{secrets.token_hex(8)}"
+
+
+@cache
+def _boot() -> str | None:
+    """Eight digits for this machine since it was started; its processes, in containers too, see each other's locks."""
+    try:
+        return hashlib.sha256(Path("/proc/sys/kernel/random/boot_id").read_bytes()).hexdigest()[:8]
+    except OSError:
+        return None
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed writers have left in a folder, the first time that this process asks for it.
+
+    These are files of ours by name and owner which no writer holds locked.  Of another machine, or of before this one
+    was started anew, a lock may not be seen here: such files must have rested for a day, too.
+    """
+    if folder in _swept:
+        return
+    _swept.add(folder)
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            found = _UNFINISHED_NAME.fullmatch(entry.name)
+            if found and entry.is_file(follow_symlinks=False):
+                is_local = found[1] is not None and found[1] == _boot()
+                with suppress(OSError):
+                    _remove_if_abandoned(entry.path, 0.0 if is_local else _ABANDONED)
+
+
+def _remove_if_abandoned(path: str, seconds: float) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # OSError where somebody writes it
+        found = os.fstat(descriptor)
+        is_ours = found.st_uid == os.geteuid() and os.path.samestat(found, os.lstat(path))
+        if is_ours and time.time() - max(found.st_mtime, found.st_ctime) >= seconds:
+            os.unlink(path)
+    finally:
+        os.close(descriptor)
+
+
+def _make_locked(folder: Path) -> tuple[Path, int]:
+    """An empty file that :func:`sweep` leaves alone while its descriptor, which is returned too, is open."""
+    while True:
+        path = folder / f"{UNFINISHED}{_boot() or ''}{secrets.token_hex(8)}"
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):  # swept between its making and its locking
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                return path, descriptor
+        os.close(descriptor)
 
 
 @contextmanager
@@ -54,10 +161,11 @@ def replacing(path: PathLike) -> Iterator[Path]:
         target = Path(os.path.realpath(path))
         if not streams:
             target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = unused(Path(tempfile.gettempdir()) if streams else target.parent)
-        with open(temporary, "xb") as made:
-            mode = stat.S_IMODE(os.fstat(made.fileno()).st_mode)  # which the umask or the folder decides
+        folder = Path(tempfile.gettempdir()) if streams else target.parent
+        sweep(folder)
+        temporary, descriptor = _make_locked(folder)
     try:
+        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)  # which the umask or the folder decides
         yield temporary
         with _explained(path):
             if streams:
@@ -68,17 +176,24 @@ def replacing(path: PathLike) -> Iterator[Path]:
                 temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 def write_bytes(path: PathLike, content: bytes) -> None:
     """Write a file as :func:`replacing` does."""
+    path = Path(path)
+    with _explained(path):
+        if _is_stream(path):
+            with _open_stream(path) as stream:
+                stream.write(content)
+            return
     with replacing(path) as temporary, _explained(path):
         temporary.write_bytes(content)
 
 
 def write_text(path: PathLike, text: str) -> None:
-    """As :func:`write_bytes`, in UTF-8."""
-    write_bytes(path, text.encode("utf-8"))
+    """As :func:`write_bytes`, in UTF-8; bytes of names that are none become ``\\udc..``, which JSON reads back."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def check_writable(*paths: PathLike | None) -> None:
@@ -95,7 +210,7 @@ def check_writable(*paths: PathLike | None) -> None:
             elif _is_stream(path):
                 if not os.access(path, os.W_OK):  # to open a pipe would wait for its reader
                     raise cannot_write(path, "Permission denied")
-            elif path.is_dir():
+            elif os.path.isdir(path):
                 raise cannot_write(path, "Is a directory")
             else:
                 folder = Path(os.path.realpath(path)).parent
@@ -131,12 +246,14 @@ def _is_stream(path: Path) -> bool:
         mode = path.stat().st_mode
     except FileNotFoundError:
         return False
-    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+    if stat.S_ISBLK(mode) or stat.S_ISSOCK(mode):
+        raise OSError(errno.EINVAL, f"is a {_KINDS[stat.S_IFMT(mode)]}, no file")
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
 
 
 def _open_stream(path: Path) -> BinaryIO:
     number = _descriptor(path)
     if number is None:
-        return open(path, "wb", buffering=0)
+        return open(path, "wb")
     (sys.stderr if number == 2 else sys.stdout).flush()
     return os.fdopen(os.dup(number), "wb")

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from fairseq_cloze import files
 from fairseq_cloze.errors import ClozeError
-from fairseq_cloze.files import UNFINISHED, check_writable, is_stdout, replacing, write_bytes, write_text
+from fairseq_cloze.files import UNFINISHED, check_writable, is_stdout, replacing, sweep, write_bytes, write_text
 from fairseq_cloze.ranking.answers import PassagePrediction, write_predictions
 from fairseq_cloze.ranking.compare import compare
 
@@ -143,6 +144,94 @@ def test_two_writers(tmp_path: Path) -> None:
         assert all(path.name.startswith(UNFINISHED) for path in (one, two))
     assert (tmp_path / "a").read_text() == "one"  # which ends after the other
     assert names(tmp_path) == ["a", "a.tmp"] and (tmp_path / "a.tmp").read_text() == "my own"
+
+
+@pytest.mark.parametrize("kind", ["socket", "disk"])
+def test_what_is_not_written_to(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / kind
+    try:
+        os.mknod(path, stat.S_IFSOCK | 0o600 if kind == "socket" else stat.S_IFBLK | 0o600, os.makedev(7, 250))
+    except PermissionError:
+        pytest.skip("no devices here")
+    for write in (check_writable, lambda path: write_text(path, "x")):
+        with pytest.raises(ClozeError) as error:
+            write(path)
+        assert str(error.value) == f"{path}: cannot be written (is a {kind}, no file); choose another file"
+
+
+def test_text_for_a_pipe_needs_no_room_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "no such folder"))
+    os.mkfifo(tmp_path / "pipe")
+    read: list[int] = []
+    reader = threading.Thread(target=lambda: read.append(len((tmp_path / "pipe").read_bytes())), daemon=True)
+    reader.start()
+    write_text(tmp_path / "pipe", "x" * 3_000_000)
+    reader.join(20)
+    assert read == [3_000_000]
+
+
+def test_a_name_that_is_no_text_can_be_written_and_read_back(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    write_text(tmp_path / name, json.dumps({"name": name}, ensure_ascii=False))
+    [path] = tmp_path.iterdir()
+    assert os.fsencode(path.name) == b"caf\xe9" and json.loads(path.read_text("utf-8")) == {"name": name}
+
+
+# -- what killed writers leave ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unswept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_swept", set())
+
+
+@pytest.mark.usefixtures("unswept")
+def test_the_next_writer_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    code = (
+        "import os, sys\nfrom fairseq_cloze.files import replacing\n"
+        "with replacing('a') as temporary:\n    temporary.write_text('half'); print(flush=True); sys.stdin.read()"
+    )
+    kept = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "cwd": tmp_path, "env": environment()}
+    with subprocess.Popen([sys.executable, "-c", code], **kept) as writer:
+        assert writer.stdout is not None and writer.stdout.readline() == b"\n"
+        [unfinished] = tmp_path.iterdir()
+        write_text(tmp_path / "b", "while the other one lives")
+        assert names(tmp_path) == [unfinished.name, "b"]
+        writer.kill()
+    files._swept.clear()
+    write_text(tmp_path / "b", "when it is dead")
+    assert names(tmp_path) == ["b"]
+
+
+@pytest.mark.usefixtures("unswept")
+def test_what_is_not_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names of others, folders, links, and what may be of another machine until a day has passed."""
+    (tmp_path / f"{UNFINISHED}notes").write_text("mine")
+    (tmp_path / f"{UNFINISHED}{'0' * 24}").mkdir()
+    (tmp_path / f"{UNFINISHED}{files._boot()}{'1' * 16}").symlink_to(tmp_path / "a")
+    for number in "23":
+        (tmp_path / f"{UNFINISHED}{number * 24}").write_text("half")
+        (tmp_path / f"{UNFINISHED}{number * 16}").write_text("half")
+    (tmp_path / "a").write_text("mine")
+    before = names(tmp_path)
+    sweep(tmp_path)
+    assert names(tmp_path) == before
+    files._swept.clear()
+    monkeypatch.setattr(files, "_ABANDONED", 0.0)
+    sweep(tmp_path)
+    assert names(tmp_path) == [name for name in before if "22" not in name and "33" not in name]
+
+
+def test_a_folder_is_swept_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a command that writes many files would else look at all of them each time."""
+    write_text(tmp_path / "a", "x")
+    left = tmp_path / f"{UNFINISHED}{files._boot()}{'1' * 16}"
+    left.write_text("half")
+    write_text(tmp_path / "a", "y")
+    assert left.exists()
+    monkeypatch.setattr(files, "_swept", set())
+    write_text(tmp_path / "a", "z")
+    assert names(tmp_path) == ["a"]
 
 
 def test_nothing_but_json_on_standard_output(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def command(out: str, text_norm: str, sentence_case: bool, **chosen: Any) -> Non
     A command that was cut off goes on where it stopped when it is given again.
     """
     from ..data.prepare import prepare
-    from ..errors import Exit
+    from ..errors import Exit, printable
 
     inputs = {split: paths for split in ("train", "valid", "test") if (paths := chosen.pop(split))}
     options = EncodingOptions(text_norm, sentence_case)
@@ -38,4 +38,4 @@ def command(out: str, text_norm: str, sentence_case: bool, **chosen: Any) -> Non
             f"Interrupted; what is done stays in {out}.partial, and the same command goes on from there", err=True
         )
         raise SystemExit(Exit.INTERRUPTED) from None
-    click.echo("\n".join([*(line for report in reports for line in report.lines()), f"wrote {out}"]))
+    click.echo(printable("\n".join([*(line for report in reports for line in report.lines()), f"wrote {out}"])))

@@ -146,7 +146,7 @@ def _plan(passage: Passage, options: EncodingOptions, texts: list[str]) -> tuple
         if number < len(blanks):
             plan.append(_BLANK)
             space = " " if end < blank_start else ""
-            upper = options.sentence_case and opens_sentence(article[:blank_start])
+            upper = options.sentence_case and opens_sentence(("_" if number else "") + segment)
             choices = [
                 choice if choice.isalnum() else _candidate(choice, options.text_norm)  # most are one word
                 for choice in passage.candidates[number]

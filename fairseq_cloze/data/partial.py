@@ -6,6 +6,7 @@ which command they are of.  A lock that ends with the process keeps two runs apa
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -14,19 +15,23 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from ..errors import ClozeError
+from ..errors import ClozeError, UnreadablePassageError
+from ..files import unused
 from .databin import check_replaceable
 
 #: A file by which a folder is known to be one of these: only then is anything in it touched.
 MARKER = ".fairseq-cloze-prepare"
 
-_SHARDS = re.compile(r"shards-[0-9a-f]{32}")
+_REPLACED = "replaced-"  # how the name of a data-bin begins that gives way to a new one
+
+_OWN = re.compile(rf"shards-[0-9a-f]{{32}}$|{_REPLACED}")
 
 
 class Partial:
     """A data-bin that grows, to be named *out*.
 
-    An error in the input removes it, as the input has to change; all else that ends a run leaves it to the next one.
+    An error in the input removes it, as the input has to change; all else that ends a run, such as input that cannot be
+    read for a while, leaves it to the next one.
     """
 
     was_empty = True  #: no earlier run has left anything
@@ -41,12 +46,13 @@ class Partial:
     def __enter__(self) -> Partial:
         folder = self.folder
         is_folder = folder.is_dir() and not folder.is_symlink()
-        if os.path.lexists(folder) and not (is_folder and ((folder / MARKER).exists() or not any(folder.iterdir()))):
+        if not os.path.lexists(folder):
+            self._make()
+        elif not (is_folder and (folder / MARKER).exists()):
             raise ClozeError(
                 f"{folder}: is in the way, as the data-bin would grow under that name, and was not written by "
                 "'fairseq-cloze prepare'; move it away, or choose another --out"
             )
-        folder.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(folder, os.O_RDONLY)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -57,9 +63,21 @@ class Partial:
             raise ClozeError(
                 f"{self._out}: another 'prepare' is writing it; wait for it, or choose another --out"
             ) from error
-        (folder / MARKER).touch()
         self.was_empty = len(os.listdir(folder)) == 1
         return self
+
+    def _make(self) -> None:
+        """Make the folder with its marker in it, so that one without is never ours."""
+        self._out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = unused(self._out.parent)
+        temporary.mkdir()
+        (temporary / MARKER).touch()
+        try:
+            os.rename(temporary, self.folder)
+        except OSError as error:  # another run was faster
+            shutil.rmtree(temporary)
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
 
     def claim(self, command: str) -> Path:
         """Remove all that is not of a command, given by a digest, and begin the data-bin anew.
@@ -70,7 +88,8 @@ class Partial:
         shards = self.folder / f"shards-{command[:32]}"
         self.goes_on = shards.exists()
         for left_over in self._own():
-            if left_over != shards:
+            is_only_one = left_over.name.startswith(_REPLACED) and not self._out.exists()
+            if left_over != shards and not is_only_one:
                 shutil.rmtree(left_over)
         shards.mkdir(exist_ok=True)
         self.data_bin.mkdir()
@@ -85,21 +104,20 @@ class Partial:
         self._finished = True
         if self._out.exists():
             check_replaceable(self._out)
-            old = Path(tempfile.mkdtemp(prefix=f"{self._out.name}.replaced.", dir=self._out.parent))
+            old = Path(tempfile.mkdtemp(prefix=_REPLACED, dir=self.folder))
             os.rename(self._out, old)  # onto the empty folder
             try:
                 os.rename(self.data_bin, self._out)
             except OSError:
                 os.rename(old, self._out)
                 raise
-            shutil.rmtree(old, ignore_errors=True)
         else:
             os.rename(self.data_bin, self._out)
         self._remove()
 
     def _own(self) -> list[Path]:
         """What was made here; anything else that lies there is somebody's."""
-        return [path for path in self.folder.iterdir() if path == self.data_bin or _SHARDS.fullmatch(path.name)]
+        return [path for path in self.folder.iterdir() if path == self.data_bin or _OWN.match(path.name)]
 
     def _remove(self) -> None:
         for path in self._own():
@@ -109,6 +127,7 @@ class Partial:
             self.folder.rmdir()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and issubclass(kind, ClozeError) and not self._finished:
+        of_input = kind is not None and issubclass(kind, ClozeError) and not issubclass(kind, UnreadablePassageError)
+        if of_input and not self._finished:
             self._remove()
         os.close(self._lock)

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..errors import ClozeError
+from ..errors import ClozeError, UnreadablePassageError
 from ..files import PathLike
 from ..passages.passage import UNLABELLED
 from ..passages.reading import Tally, check_unique_id, find_files, read_passages
 from ..passages.text import BLANK, normalise
 from ..processes import BrokenProcessPool, Pool, cores
 from ..version import __version__
-from .databin import FORMAT_VERSION, check_replaceable, write_manifest
+from .databin import FORMAT_VERSION, check_replaceable, is_split_name, write_manifest
 from .encoding import DEFAULT_ENCODING, EncodingOptions
 from .partial import Partial
 from .shards import EncodedShard, Shard, ShardEncoder, is_sound, plan, stamp
@@ -118,10 +118,12 @@ def prepare(
     Raises:
         ClozeError: input that does not fit, a full disk, *out* exists or holds what would be lost
     """
-    out = Path(out)
+    out = Path(os.path.realpath(out)) if os.path.islink(out) else Path(out)  # as of files, a link stays one
     if not inputs:
         raise ClozeError("nothing to prepare; give --train, --valid or --test")
-    if out.exists():
+    if odd := [name for name in inputs if not is_split_name(name)]:
+        raise ClozeError(f"split '{odd[0]}': expected the name of a folder; give it another name")
+    if os.path.lexists(out):
         if not overwrite:
             raise ClozeError(f"{out}: already exists; choose another --out, or pass --overwrite to replace it")
         check_replaceable(out)
@@ -129,11 +131,11 @@ def prepare(
         if Path(path).resolve() in out.resolve().parents:
             raise ClozeError(f"{out}: lies inside {path}, whose passages are read; choose an --out outside it")
     vocabulary = Vocabulary.load(pretrained)
+    splits = [SplitReport(name, paths) for name, paths in inputs.items()]
+    read = [stamp(split.files) for split in splits]
     partial = Partial(out)
     try:
         with partial:
-            splits = [SplitReport(name, paths) for name, paths in inputs.items()]
-            read = [stamp(split.files) for split in splits]
             shards = partial.claim(_digest(splits, read, vocabulary, options, on_error))
             if partial.goes_on:
                 tell(_take_up(splits, shards))
@@ -149,6 +151,11 @@ def prepare(
             entries = {split.split: split.to_dict() for split in splits}
             write_manifest(partial.data_bin, vocabulary, options, entries, __version__)
             partial.publish()
+    except UnreadablePassageError as error:
+        raise ClozeError(
+            f"{error.source}: {error.problem}; what is done stays in {partial.folder}; give the same command again "
+            "when the file can be read"
+        ) from error
     except (OSError, BrokenProcessPool) as error:
         problem = "a worker was killed, maybe for want of memory"
         what_to_do = "give the same command again, with fewer --workers if memory is short"
@@ -207,6 +214,7 @@ def _append(split: SplitReport, encoded: Iterator[Path], folder: Path, rows: int
             split.tokens += len(shard.columns["tokens"])
             split.unknown_tokens += shard.unknown_tokens
             tally.skipped += shard.problems
+            tally.numbering.add(shard.numbering)
             tally.passages += len(shard.columns["token_count"])
             tally.blanks += len(shard.columns["gold"])
             tally.labelled += shard.labelled
@@ -215,6 +223,8 @@ def _append(split: SplitReport, encoded: Iterator[Path], folder: Path, rows: int
     values, times = np.unique(np.concatenate(digests), return_counts=True)
     if len(values) < times.sum():
         _check_unique_ids(done, set(values[times > 1].tolist()))
+    if numbering := tally.numbering.problem():
+        raise ClozeError(numbering)
     if not tally.passages:
         raise ClozeError(
             f"{', '.join(map(str, split.paths))}: expected passages for the {split.split} split, "

@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import NoBlankError, PassageError
+from ..errors import NoBlankError, PassageError, UnreadablePassageError
+from ..files import unused
 from ..passages.passage import UNLABELLED, Passage
-from ..passages.reading import Record, find_records, parse_record
+from ..passages.reading import Numbering, Record, find_records, parse_record
 from .encoding import COLUMNS, Columns, EncodingOptions, encode_passages
 from .vocabulary import UNK, Vocabulary
 
@@ -85,8 +86,10 @@ class ShardEncoder:
 
         Raises:
             PassageError: a passage does not fit, and :attr:`stop`; nothing is written
+            UnreadablePassageError: a file that was there is there no more; nothing is written
         """
         passages: list[Passage] = []
+        numbering = Numbering()
         problems: list[tuple[str, str]] = []
         for record in shard:
             try:
@@ -96,7 +99,11 @@ class ShardEncoder:
                         record.source, "expected answers, as train and valid need them, found none", "answers"
                     )
                 passages.append(passage)
+                numbering.note(record, passage)
             except PassageError as error:
+                if isinstance(error, UnreadablePassageError) and not os.path.lexists(record.path):
+                    raise
+                numbering.note(record, error)
                 if self.stop and not isinstance(error, NoBlankError):
                     raise
                 problems.append((error.source, error.problem))
@@ -105,6 +112,7 @@ class ShardEncoder:
             "labelled": int((columns["gold"] != UNLABELLED).sum()),
             "unknown_tokens": int((columns["tokens"] == UNK).sum()),
             "problems": problems,
+            "numbering": numbering.groups,
             "sources": [passage.source for passage in passages],
         }
         arrays: dict[str, Any] = {
@@ -112,7 +120,7 @@ class ShardEncoder:
             "id_digest": np.array([id_digest(passage.id) for passage in passages], dtype=np.uint64),
             "report": np.frombuffer(json.dumps(report).encode("ascii"), np.uint8),
         }
-        temporary = target.with_name(f"{target.name}.{os.getpid()}")
+        temporary = unused(target.parent)
         try:
             with open(temporary, "wb") as file:
                 np.savez(file, **arrays)
@@ -138,6 +146,7 @@ class EncodedShard:
         self.labelled: int = report["labelled"]  #: blanks with an answer
         self.unknown_tokens: int = report["unknown_tokens"]
         self.problems: list[tuple[str, str]] = [(source, reason) for source, reason in report["problems"]]
+        self.numbering: dict[str, dict[str, Any]] = report["numbering"]  #: groups of :class:`Numbering`
         self._sources: list[str] = report["sources"]
 
     def ids(self) -> list[tuple[str, str]]:

@@ -6,8 +6,10 @@ the others.  Types and counts stand in the manifest of the data-bin.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,6 +17,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..errors import DataBinError
+from ..files import open_regular
+from ..processes import cores
 from .encoding import COLUMNS, Columns, column_dtype
 
 #: Columns of lengths → columns of offsets, running totals that start with 0, which a store has in their place.  In
@@ -37,6 +41,7 @@ class StoreWriter:
         self._files: dict[str, BinaryIO] = {name: open(folder / f"{name}.bin", "wb") for name in COLUMNS}
         self._counts = dict.fromkeys(COLUMNS, 0)
         self._totals = dict.fromkeys(OFFSETS, 0)
+        self._digests = {name: hashlib.sha256() for name in COLUMNS}
         for name in OFFSETS:
             self._write(name, np.zeros(1, dtype=self._dtypes[name]))
 
@@ -50,7 +55,9 @@ class StoreWriter:
             self._write(name, values)
 
     def _write(self, name: str, values: np.ndarray) -> None:
-        self._files[name].write(np.ascontiguousarray(values, dtype=self._dtypes[name]).tobytes())
+        content = np.ascontiguousarray(values, dtype=self._dtypes[name]).tobytes()
+        self._files[name].write(content)
+        self._digests[name].update(content)
         self._counts[name] += len(values)
 
     def close(self) -> None:
@@ -61,8 +68,23 @@ class StoreWriter:
             file.close()
 
     def describe(self) -> dict[str, Any]:
-        """Type and entries of each column, for the manifest."""
-        return {name: {"dtype": self._dtypes[name].name, "entries": self._counts[name]} for name in COLUMNS}
+        """Type, entries and SHA-256 of each column, for the manifest."""
+        return {
+            name: {
+                "dtype": self._dtypes[name].name,
+                "entries": self._counts[name],
+                "sha256": self._digests[name].hexdigest(),
+            }
+            for name in COLUMNS
+        }
+
+
+def damaged(path: Path, expected: str, found: str) -> DataBinError:
+    """The error of a file of a data-bin that is not as it was written."""
+    return DataBinError(
+        f"{path}: expected {expected}, found {found}; the data-bin is damaged, copy it again, or run "
+        "'fairseq-cloze prepare' again"
+    )
 
 
 @dataclass(frozen=True)
@@ -82,12 +104,19 @@ class Store:
 
     Args:
         columns: arrays by column name, memory-mapped or not, with :data:`OFFSETS` in place of lengths
-        origin: folder and description the columns were mapped from
+        origin: folder, entries and rows the columns were mapped for
+        files: what tells the files apart from other ones, and from what they were before they were changed
     """
 
-    def __init__(self, columns: Mapping[str, np.ndarray], origin: tuple[Path, Any] | None = None) -> None:
+    def __init__(
+        self,
+        columns: Mapping[str, np.ndarray],
+        origin: tuple[Path, Any, int] | None = None,
+        files: Sequence[Sequence[int]] = (),
+    ) -> None:
         self.columns = columns
         self._origin = origin
+        self.files = files
         self.id_offsets = columns["id_offsets"]
         self.token_offsets = columns["token_offsets"]
         self.sentence_offsets = columns["sentence_offsets"]
@@ -96,28 +125,34 @@ class Store:
         self.candidate_token_offsets = columns["candidate_token_offsets"]
 
     @classmethod
-    def open(cls, folder: Path, description: Mapping[str, Mapping[str, Any]]) -> Store:
-        """Map the files of a split; constant time and memory.
+    def open(cls, folder: Path, entries: Mapping[str, int], rows: int) -> Store:
+        """Map the files of a split for a dictionary of so many *rows*; constant time and memory.
 
         Raises:
-            DataBinError: a file is missing or has another size than the manifest says
+            DataBinError: a file is missing, or has another size than that of so many entries
         """
         columns: dict[str, np.ndarray] = {}
+        files = []
         for name in COLUMNS:
-            path = folder / f"{name}.bin"
+            path, dtype = folder / f"{name}.bin", column_dtype(name, rows)
             try:
-                dtype, entries = np.dtype(description[name]["dtype"]), int(description[name]["entries"])
-                size = path.stat().st_size
-            except (KeyError, OSError) as error:
-                raise DataBinError(f"{path}: missing ({error}); run 'fairseq-cloze prepare' again") from error
-            if size != dtype.itemsize * entries:
-                raise DataBinError(
-                    f"{path}: expected {dtype.itemsize * entries:,} bytes, found {size:,}; "
-                    "the data-bin is damaged, run 'fairseq-cloze prepare' again"
-                )
-            values = np.memmap(path, dtype, "r", shape=(entries,)) if entries else np.empty(0, dtype)
+                with open_regular(path) as file:
+                    found = os.fstat(file.fileno())
+                    expected = dtype.itemsize * entries[name]
+                    if found.st_size != expected:
+                        raise damaged(path, f"{expected:,} bytes", f"{found.st_size:,}")
+                    values = np.memmap(file, dtype, "r") if expected else np.empty(0, dtype)
+            except OSError as error:
+                raise damaged(path, "a file", error.strerror or str(error)) from error
             columns[OFFSETS.get(name, name)] = values
-        return cls(columns, (folder, description))
+            files.append((found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+        return cls(columns, (folder, entries, rows), files)
+
+    def digests(self) -> list[str]:
+        """SHA-256 of each column, in the order of :data:`COLUMNS`, hexadecimal."""
+        columns = [self.columns[OFFSETS.get(name, name)] for name in COLUMNS]
+        with ThreadPoolExecutor(cores()) as pool:  # hashing leaves Python to others
+            return list(pool.map(lambda values: hashlib.sha256(values.data).hexdigest(), columns))
 
     def __reduce__(self) -> Any:
         """Other processes map the files anew rather than get a copy of their content."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ClozeError
-from ..files import PathLike, write_bytes
+from ..errors import ClozeError, printable
+from ..files import PathLike, read_regular, write_bytes
+from ..jsontext import NotJson, parse_json
 from .bpe import WordEncoder
 
 DICTIONARY_FILE = "dict.txt"
@@ -28,6 +30,8 @@ BOS, PAD, EOS, UNK = 0, 1, 2, 3
 SPECIAL_SYMBOLS = ("<s>", "<pad>", "</s>", "<unk>")
 MASK_SYMBOL = "<mask>"
 END_OF_TEXT = "<|endoftext|>"
+
+_NUMBERS = 1 << 24  # BPE numbers are below
 
 GPT2_BPE_URL = "https://dl.fbaipublicfiles.com/fairseq/gpt2_bpe/"
 
@@ -58,6 +62,12 @@ class Vocabulary:
             raise ClozeError(
                 f"{origin}: {DICTIONARY_FILE} holds '{repeated}' twice; take the one that came with the weights"
             )
+        for token, number in self._numbers.items():
+            if not 0 <= number < _NUMBERS:
+                raise ClozeError(
+                    f"{origin}: {ENCODER_FILE}: expected numbers from 0 to {_NUMBERS:,}, found {number} for "
+                    f"'{token[:40]}'; copy the file again"
+                )
         self._row_of_number = np.full(max(self._numbers.values()) + 1, UNK, dtype=np.int64)
         for number in self._numbers.values():
             self._row_of_number[number] = rows.get(str(number), UNK)
@@ -72,11 +82,14 @@ class Vocabulary:
     def _pairs(self, name: str, expected: str, what_to_do: str) -> list[tuple[str, str]]:
         """The two words of each line of a file."""
         pairs = []
-        for number, line in enumerate(self.files[name].decode("utf-8", "replace").split("\n"), 1):
+        text = self.files[name].decode("utf-8", "surrogateescape")
+        is_text = printable(text) == text
+        for number, line in enumerate(text.split("\n"), 1):
             if not line or (number == 1 and line.startswith("#version")):
                 continue
             pair = line.rstrip("\r").split(" ")
-            if len(pair) != 2 or (name == DICTIONARY_FILE and not pair[1].isdigit()):
+            counted = name != DICTIONARY_FILE or pair[-1].isdecimal()
+            if len(pair) != 2 or not all(pair) or not counted or not (is_text or printable(line) == line):
                 where = f"{self.origin}: {name}, line {number}"
                 raise ClozeError(f"{where}: expected {expected}, found '{line[:40]}'; {what_to_do}")
             pairs.append((pair[0], pair[1]))
@@ -93,14 +106,29 @@ class Vocabulary:
         Raises:
             ClozeError: a file is missing or does not fit
         """
-        folder = Path(folder)
-        missing = [name for name in FILES if not (folder / name).is_file()]
+        return cls(cls.read(folder), os.fspath(folder))
+
+    @staticmethod
+    def read(folder: PathLike) -> dict[str, bytes]:
+        """What the three files of a folder hold.
+
+        Raises:
+            ClozeError: a file is missing or cannot be read
+        """
+        missing = [name for name in FILES if not os.path.exists(Path(folder, name))]
         if missing:
             raise ClozeError(
                 f"{folder}: {' and '.join(missing)} not found; a folder of weights needs {', '.join(FILES)} "
                 f"(for fairseq's own RoBERTa tarballs, get {ENCODER_FILE} and {MERGES_FILE} from {GPT2_BPE_URL})"
             )
-        return cls({name: (folder / name).read_bytes() for name in FILES}, str(folder))
+        contents = {}
+        for name in FILES:
+            try:
+                contents[name] = read_regular(Path(folder, name))
+            except OSError as error:
+                problem = f"cannot be read ({error.strerror or error})"
+                raise ClozeError(f"{Path(folder, name)}: {problem}; copy the file again") from error
+        return contents
 
     def save(self, folder: PathLike) -> None:
         """Write the three files, byte for byte as they were read."""
@@ -244,9 +272,12 @@ def _byte_characters() -> dict[str, int]:
 
 def _parse_json(content: bytes, where: str) -> dict[str, int]:
     try:
-        numbers = json.loads(content.decode("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ClozeError(f"{where}: expected a JSON object of BPE tokens ({error}); copy the file again") from error
+        numbers = parse_json(content)
+    except NotJson as error:
+        raise ClozeError(f"{where}: {error}; copy the file again") from error
     if not isinstance(numbers, dict) or not numbers or not all(type(value) is int for value in numbers.values()):
         raise ClozeError(f"{where}: expected a JSON object from BPE tokens to numbers; copy the file again")
+    tokens = "\n".join(numbers)
+    if printable(tokens) != tokens:
+        raise ClozeError(f"{where}: expected BPE tokens, found half of a surrogate pair; copy the file again")
     return numbers

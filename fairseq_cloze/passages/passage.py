@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import NoBlankError, PassageError
-from .text import BLANK
+from ..errors import NoBlankError, OneTooHighError, PassageError
+from .text import BLANK, likely_blank
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 UNLABELLED = -1
@@ -24,6 +24,7 @@ class Passage:
     candidates: tuple[tuple[str, ...], ...]  #: per blank the options, stripped, case kept
     gold: tuple[int, ...]  #: per blank the index of the right candidate, :data:`UNLABELLED` where it is not known
     ranks: tuple[tuple[float, ...], ...] | None = None  #: per blank how relevant each candidate is, higher is better
+    lowest: int | None = None  #: lowest of the answers that were given as numbers
 
     @classmethod
     def from_json(cls, fields: Any, source: str, default_id: str) -> Passage:
@@ -42,18 +43,27 @@ class Passage:
             raise PassageError(source, f"expected a string, found {_show(article)}", "article")
         _check_characters(source, article, "article")
         blanks = len(BLANK.findall(article))
+        options, answers = fields.get("options"), fields.get("answers")
         if blanks == 0:
-            raise NoBlankError(source, "no blank: the article holds no underscore")
-        candidates = _check_options(source, fields.get("options"), blanks)
+            if not options and not answers:
+                raise NoBlankError(source, "no blank: the article holds no underscore")
+            name = "options" if options else "answers"
+            expected = f"expected a blank, a run of underscores, for what stands in '{name}'"
+            raise PassageError(source, f"{expected}, found none{likely_blank(article)}", "article")
+        candidates = _check_options(source, options, blanks, article)
         ranks = _check_ranks(source, fields.get("ranks"), candidates)
-        gold = _check_answers(source, fields.get("answers"), candidates, ranks)
+        gold = _check_answers(source, answers, candidates, ranks)
         passage_id = fields.get("id", default_id)
         if type(passage_id) not in (str, int):
             raise PassageError(source, f"expected a string, found {_show(passage_id)}", "id")
-        return cls(str(passage_id), source, article, candidates, gold, ranks)
+        passage_id = str(passage_id)
+        _check_characters(source, passage_id, "id")
+        return cls(passage_id, source, article, candidates, gold, ranks, _lowest(answers))
 
 
-def _check_options(source: str, options: Any, blanks: int) -> tuple[tuple[str, ...], ...]:
+def _check_options(source: str, options: Any, blanks: int, article: str) -> tuple[tuple[str, ...], ...]:
+    if isinstance(options, list) and len(options) > blanks and (hint := likely_blank(article)):
+        raise PassageError(source, f"expected {_entries(blanks)}, found {len(options)}{hint}", "options")
     for number, choices in _per_blank(source, "options", options, blanks):
         if not isinstance(choices, list) or not 2 <= len(choices) <= len(LETTERS):
             expected = f"expected a list of 2 to {len(LETTERS)} strings, found {_show_list(choices)}"
@@ -82,10 +92,19 @@ def _check_answers(
             problem = f"a letter A-{LETTERS[last]} or a number 0-{last} for {last + 1} options, found {_show(answer)}"
         elif ranks is not None and ranks[number - 1][index] != max(ranks[number - 1]):
             problem = f"the candidate of the highest rank ({LETTERS[best[number - 1]]}), found {LETTERS[index]}"
+        if type(answer) is int and answer == last + 1:
+            problem = f"{problem}; numbers are counted from 0: if yours begin with 1, subtract 1 from each"
+            error = OneTooHighError(source, f"expected {problem}", "answers", number)
+            error.lowest = _lowest(answers) or 0
+            raise error
         if problem:
             raise PassageError(source, f"expected {problem}", "answers", number)
         gold.append(index)
     return tuple(gold)
+
+
+def _lowest(answers: Any) -> int | None:
+    return min((answer for answer in answers or () if type(answer) is int), default=None)
 
 
 def _check_ranks(source: str, ranks: Any, candidates: Sequence[Sequence[str]]) -> tuple[tuple[float, ...], ...] | None:
@@ -111,10 +130,13 @@ def _check_characters(source: str, text: str, name: str, number: int | None = No
 def _per_blank(source: str, name: str, value: Any, blanks: int) -> Iterator[tuple[int, Any]]:
     """The number and entry of each blank."""
     if not isinstance(value, list) or len(value) != blanks:
-        each = "the blank" if blanks == 1 else f"each of the {blanks} blanks"
-        expected = f"expected a list of {blanks}, one entry for {each} in 'article', found {_show_list(value)}"
-        raise PassageError(source, expected, name)
+        raise PassageError(source, f"expected {_entries(blanks)}, found {_show_list(value)}", name)
     return enumerate(value, 1)
+
+
+def _entries(blanks: int) -> str:
+    each = "the blank" if blanks == 1 else f"each of the {blanks} blanks"
+    return f"a list of {blanks}, one entry for {each} in 'article'"
 
 
 def _show_list(value: Any) -> str:

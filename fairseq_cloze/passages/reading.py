@@ -1,7 +1,6 @@
 """Reading: passages from files: one JSON file per passage, a folder tree of them, or JSONL; each may be gzipped."""
 
 import gzip
-import json
 import lzma
 import os
 import zlib
@@ -10,12 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import ClozeError, NoBlankError, PassageError
-from ..files import PathLike
+from ..errors import ClozeError, NoBlankError, OneTooHighError, PassageError, UnreadablePassageError, printable
+from ..files import PathLike, special_kind
+from ..jsontext import NotJson, parse_json
 from .passage import UNLABELLED, Passage
 
 _LINES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
 _SUFFIXES = (".json", ".json.gz", *_LINES)
+
+#: Bytes of a passage, unpacked, at most.
+LONGEST = 64 << 20
 
 #: What reading a file, packed or not, may raise.
 UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError)
@@ -24,12 +27,52 @@ _OPENERS: dict[str, Callable[[Path, str], Any]] = {".gz": gzip.open, ".xz": lzma
 
 
 class Record(NamedTuple):
-    """The bytes of one passage, not yet parsed, or why they could not be read; ``None`` for a file not read yet."""
+    """The bytes of one passage, not yet parsed; ``None`` for a file not read yet."""
 
     source: str
     id: str
     data: bytes | None
-    problem: str | None = None
+    error: PassageError | None = None  #: why there are no bytes
+    is_line: bool = False  #: of JSONL
+
+    @property
+    def path(self) -> str:
+        """The file."""
+        return self.source.rpartition(", line ")[0] if self.is_line else self.source
+
+    @property
+    def group(self) -> str:
+        """The JSONL file, or the folder, whose passages are likely of one maker."""
+        return self.path if self.is_line else os.path.dirname(self.path)
+
+
+class Numbering:
+    """Whether answers that are numbers are counted from 1, by their file or folder: told of every passage."""
+
+    def __init__(self) -> None:
+        self.groups: dict[str, dict[str, Any]] = {}
+
+    def note(self, record: Record, found: Passage | PassageError) -> None:
+        """Take a passage, or what is wrong with one, into account."""
+        if isinstance(found, (Passage, OneTooHighError)) and found.lowest is not None:
+            high = {"high": found.source} if isinstance(found, OneTooHighError) else {"fits": True}
+            self.add({record.group: {"lowest": found.lowest, **high}})
+
+    def add(self, groups: dict[str, dict[str, Any]]) -> None:
+        """Take what another one was told into account."""
+        for name, found in groups.items():
+            known = self.groups.setdefault(name, found)
+            self.groups[name] = {**found, **known, "lowest": min(known["lowest"], found["lowest"])}
+
+    def problem(self) -> str | None:
+        """What is wrong with the first file or folder whose answers look counted from 1."""
+        for name, found in self.groups.items():
+            if found["lowest"] > 0 and "high" in found and "fits" in found:
+                return (
+                    f"{printable(name)}: expected answers counted from 0, found none that is 0, and one that is as "
+                    f"high as the number of options ({found['high']}); subtract 1 from each, or write letters"
+                )
+        return None
 
 
 @dataclass
@@ -41,6 +84,7 @@ class Tally:
     labelled: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
     ignored_files: list[str] = field(default_factory=list)
+    numbering: Numbering = field(default_factory=Numbering)
 
     def summary(self) -> str:
         """One line with every count."""
@@ -59,8 +103,9 @@ class Tally:
             ClozeError: no passage with a blank
         """
         if not self.passages:
+            skipped = "".join(f"; skipped {source}: {reason}" for source, reason in self.skipped[:1])
             raise ClozeError(
-                f"{', '.join(map(str, paths))}: expected passages with blanks, found none ({self.summary()})"
+                f"{', '.join(map(str, paths))}: expected passages with blanks, found none ({self.summary()}{skipped})"
             )
 
 
@@ -71,7 +116,7 @@ def find_files(path: PathLike, tally: Tally | None = None) -> list[tuple[Path, s
         ClozeError: the path does not exist, holds no passage file, or is a file of another kind
     """
     root = Path(path)
-    if not root.exists():
+    if not os.path.exists(root):
         raise ClozeError(f"{root}: no such file or folder; give a JSON or JSONL file, or a folder of them")
     if not root.is_dir():
         if not root.name.lower().endswith(_SUFFIXES):
@@ -79,17 +124,22 @@ def find_files(path: PathLike, tally: Tally | None = None) -> list[tuple[Path, s
                 f"{root}: expected a name that ends in .json or .jsonl (or .gz after it), found '{root.name}'; "
                 "rename the file after its format"
             )
+        if (kind := special_kind(root)) not in (None, "pipe"):  # who names a pipe wants it read
+            raise ClozeError(f"{root}: expected a file, found a {kind}; give a JSON or JSONL file, or a folder of them")
         return [(root, _stem(root.name))]
     found, ignored = files_under(root, _SUFFIXES)
     if tally is not None:
         tally.ignored_files += map(str, ignored)
     if not found:
         raise ClozeError(f"{root}: expected a folder with .json or .jsonl files, found none; check the path")
+    for file in found:
+        if kind := special_kind(file):
+            raise ClozeError(f"{file}: expected a file, found a {kind}; take it out of the folder")
     return [(file, _stem(file.relative_to(root).as_posix())) for file in found]
 
 
 def _stem(name: str) -> str:
-    return name[: name.rfind(".", 0, -3 if name.lower().endswith(".gz") else None)]
+    return printable(name[: name.rfind(".", 0, -3 if name.lower().endswith(".gz") else None)])
 
 
 def files_under(root: Path, suffixes: tuple[str, ...]) -> tuple[list[Path], list[Path]]:
@@ -138,15 +188,23 @@ def find_records(files: Iterable[tuple[Path, str]]) -> Iterator[Record]:
             continue
         try:
             with open_file(file) as lines:
-                for number, line in enumerate(lines, 1):
-                    if line.strip():
-                        yield Record(f"{file}, line {number}", f"{default_id}:{number}", line)
+                for number, line in enumerate(iter(lambda: lines.readline(LONGEST + 1), b""), 1):
+                    source, problem = f"{file}, line {number}", None
+                    if len(line) > LONGEST:
+                        problem = PassageError(source, _TOO_LONG)
+                        while line and not line.endswith(b"\n"):
+                            line = lines.readline(LONGEST)
+                    if problem or line.strip():
+                        yield Record(source, f"{default_id}:{number}", line, problem, True)
         except UNREADABLE as error:
-            yield Record(str(file), default_id, b"", _why(error))
+            yield Record(str(file), default_id, b"", _unreadable(str(file), error))
 
 
-def _why(error: Exception) -> str:
-    return f"cannot be read ({error}); check the file"
+_TOO_LONG = f"expected a passage of at most {LONGEST >> 20} MB, found more"
+
+
+def _unreadable(source: str, error: Exception) -> PassageError:
+    return UnreadablePassageError(source, f"cannot be read ({error}); check the file")
 
 
 def read_passages(paths: Iterable[PathLike], on_error: str = "stop", tally: Tally | None = None) -> Iterator[Passage]:
@@ -167,11 +225,13 @@ def read_passages(paths: Iterable[PathLike], on_error: str = "stop", tally: Tall
         try:
             passage = parse_record(record)
         except PassageError as error:
+            tally.numbering.note(record, error)
             if on_error == "stop" and not isinstance(error, NoBlankError):
                 raise
             tally.skipped.append((error.source, error.problem))
             continue
         check_unique_id(passage.id, passage.source, seen)
+        tally.numbering.note(record, passage)
         tally.passages += 1
         tally.blanks += len(passage.gold)
         tally.labelled += sum(gold != UNLABELLED for gold in passage.gold)
@@ -199,24 +259,33 @@ def parse_record(record: Record) -> Passage:
         NoBlankError: the article has no blank
         PassageError: anything else that does not fit
     """
-    source, default_id, data, problem = record
-    if problem is not None:
-        raise PassageError(source, problem)
+    source, data = record.source, record.data
+    if record.error is not None:
+        raise record.error
     try:
         if data is None:
             with open_file(Path(source)) as document:
-                data = document.read()
-        fields = json.loads(data.decode("utf-8-sig"))
+                data = document.read(LONGEST + 1)
+            if len(data) > LONGEST:
+                raise PassageError(source, _TOO_LONG)
+        fields = parse_json(data.rstrip() if record.is_line else data)
     except UNREADABLE as error:
-        problem = _why(error)
-    except UnicodeDecodeError as error:
-        problem = f"expected UTF-8 text, found byte 0x{error.object[error.start]:02x} at offset {error.start}"
-    except json.JSONDecodeError as error:
-        problem = f"expected JSON, found a mistake in line {error.lineno}, column {error.colno} ({error.msg})"
-        if error.msg == "Extra data":
-            problem += "; name the file .jsonl if it holds one passage per line"
-    except RecursionError:
-        problem = "expected a passage, found JSON nested too deeply"
-    if problem is not None:
-        raise PassageError(source, problem)
-    return Passage.from_json(fields, source, default_id)
+        raise _unreadable(source, error) from error
+    except NotJson as error:
+        raise PassageError(source, f"{error}{_hint(error.rest, record.is_line)}") from error
+    return Passage.from_json(fields, source, record.id)
+
+
+def _hint(rest: str | None, is_line: bool) -> str:
+    """What to do about JSON that goes wrong with a text *rest*."""
+    if rest is None:
+        return ""
+    if not is_line:
+        return "; name the file .jsonl if it holds one passage per line" if rest.startswith("{") else ""
+    if not rest.strip():
+        return "; the line ends within a passage: name the file .json if it holds one passage over several lines"
+    if rest.startswith(","):
+        return "; take away the comma behind the passage, lines of JSONL have none between them"
+    if rest.startswith("{"):
+        return "; another passage begins in the line: end each with a line feed, a carriage return alone is none"
+    return ""

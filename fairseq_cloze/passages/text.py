@@ -15,7 +15,17 @@ _INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff]+")
 _INVISIBLE_AT_BLANK = re.compile("(?<=[_0-9])[\u00ad\u200b\u2060\ufeff]+(?=[_0-9])")
 _SPACE_BEFORE_PUNCTUATION = re.compile(r" ([!?;)]|[,.:](?!\d))")
 _SENTENCE_BREAK = re.compile(r"[.!?…][\"'”’)\]]*(?=\s+[\"'“‘(\[]*[A-Z0-9_])")
-_SENTENCE_END = re.compile(r"[.!?]\s*\Z|\A\s*\Z")
+
+#: What stands for a blank elsewhere, the surest first.
+_OTHER_BLANKS = [
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        r"\[ ?(?:mask|blank|gap)[ \d]*\]|< ?/?(?:mask|blank|gap)[ \d]*>|@placeholder",
+        r"\{\{[^{}]{0,40}\}\}|\uff3f+",
+        r"\[ *\d* *\]|\{ *\d* *\}|\( *\)|\u2026{2,}|\.{4,}|-{3,}|\u2014{2,}|\u2500+|\*{2,}|#{2,}",
+        r"\( *\d+ *\)|<[^<>]{0,40}>",
+    )
+]
 
 
 def normalise(text: str, norm: str = "standard") -> str:
@@ -38,9 +48,18 @@ def sentence_breaks(article: str) -> list[int]:
     return [match.end() for match in _SENTENCE_BREAK.finditer(article)]
 
 
+def likely_blank(article: str) -> str:
+    """Advice for a text that seems to mark its blanks otherwise than with underscores; empty where it does not."""
+    for pattern in _OTHER_BLANKS:
+        if found := pattern.search(article):
+            return f"; if '{found[0][:40]}' stands for one, write _ in its place"
+    return ""
+
+
 def opens_sentence(before: str) -> bool:
     """Whether a word after the text *before* would be the first of a sentence."""
-    return _SENTENCE_END.search(before) is not None
+    text = before.rstrip()
+    return not text or text[-1] in ".!?"
 
 
 def capitalise(word: str) -> str:

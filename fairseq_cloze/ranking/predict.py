@@ -92,7 +92,9 @@ def predict(
                 for key, prediction in make_predictions(store, outcome.best, outcome.probabilities).items():
                     write(key, prediction.to_dict() if with_probabilities else prediction.answers)
         tally.require_passages(inputs)
-    return Prediction(answers, tally, dict(counts), seconds, [*ranker.notes, *other_encodings])
+    numbering = tally.numbering.problem()
+    notes = [*ranker.notes, *other_encodings, *([f"the accuracy means nothing: {numbering}"] if numbering else [])]
+    return Prediction(answers, tally, dict(counts), seconds, notes)
 
 
 def _encode(chunks: Sequence[list[Passage]], vocabulary: Vocabulary, options: EncodingOptions) -> list[Store]:

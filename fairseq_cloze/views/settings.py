@@ -36,7 +36,7 @@ class Settings:
         if not fits(self.view, self.scorer):
             needs = "mean, kmask or l2r" if self.view == "joint" else "mean or head"
             raise ClozeError(f"--view {self.view} needs --scorer {needs}, found --scorer {self.scorer}")
-        if not 0.0 <= self.contrast <= 1.0:
+        if type(self.contrast) not in (int, float) or not 0.0 <= self.contrast <= 1.0:
             raise ClozeError(f"--contrast: expected a number from 0 to 1, found {self.contrast}")
 
 

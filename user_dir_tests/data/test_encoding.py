@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,17 @@ def texts(encoded: EncodedPassage, vocabulary: Vocabulary) -> dict[str, Any]:
 def test_spaces_around_a_blank(vocabulary: Vocabulary, article: str, decoded: str, candidates: list[str]) -> None:
     encoded = encode(make(article, ["calm", "cold"]), vocabulary)
     assert texts(encoded, vocabulary) == {"article": decoded, "candidates": [candidates]}
+
+
+@given(st.text(alphabet="a.! \n_7", min_size=1, max_size=30).filter(lambda text: BLANK.search(text)))
+@settings(max_examples=200, deadline=None)
+def test_sentence_case_looks_no_further_back_than_the_blank_before(vocabulary: Vocabulary, article: str) -> None:
+    """And finds what a search of all the text before each blank does, whose time grows as the square of the text."""
+    blanks = [match.start() for match in BLANK.finditer(article)]
+    opens = [re.search(r"[.!?]\s*\Z|\A\s*\Z", article[:start]) is not None for start in blanks]
+    encoded = encode(make(article, *[["x", "y"] for _ in blanks]), vocabulary, text_norm="none", sentence_case=True)
+    found = [vocabulary.decode(row[0]).strip() for row in encoded.candidates]
+    assert found == ["X" if upper else "x" for upper in opens]
 
 
 def test_an_underscore_in_an_option_is_text(vocabulary: Vocabulary) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -28,14 +29,16 @@ FOUR = ["calm", "cold", "old", "odd"]
 def test_counts_and_manifest(tmp_path: Path, data_bin: Path, vocabulary: Any) -> None:
     manifest = json.loads((data_bin / "manifest.json").read_text())
     splits = manifest.pop("splits")
+    assert len(manifest.pop("digest")) == 64
     assert manifest == {
         "format": "fairseq-cloze data-bin",
-        "format_version": 1,
+        "format_version": 2,
         "written_by": f"fairseq-cloze {__version__}",
         "vocabulary": {
             "rows": 600,
             "dictionary_digest": vocabulary.dictionary_digest,
             "bpe_digest": vocabulary.bpe_digest,
+            "files": {name: hashlib.sha256(content).hexdigest() for name, content in vocabulary.files.items()},
         },
         "encoding": {"text_norm": "standard", "sentence_case": False},
     }
@@ -117,6 +120,39 @@ def test_unlabelled_passages(tmp_path: Path, pretrained: Path, passage: Callable
         assert error.value.problem == "field 'answers': expected answers, as train and valid need them, found none"
     [report] = prepare({"test": [path]}, pretrained, tmp_path / "bin", workers=1)
     assert report.lines() == ["test: 1 passages, 1 blanks, 0 skipped, 1 blanks unlabelled"]
+
+
+def test_answers_counted_from_1_are_not_shifted(tmp_path: Path, pretrained: Path) -> None:
+    path = tmp_path / "one.jsonl"
+    lines = [{"article": "It was _ .", "options": [FOUR], "answers": [answer]} for answer in (1, 2, 4, 3)]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(PassageError, match=r"line 3: .* if yours begin with 1, subtract 1 from each; mend"):
+        prepare({"valid": [path]}, pretrained, tmp_path / "bin", workers=1)
+    with pytest.raises(ClozeError) as error:
+        prepare({"valid": [path]}, pretrained, tmp_path / "bin", workers=1, on_error="skip")
+    assert str(error.value) == (
+        f"{path}: expected answers counted from 0, found none that is 0, and one that is as high as the number of "
+        f"options ({path}, line 3); subtract 1 from each, or write letters"
+    )
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_skipped_costs_nobody_elses_work(tmp_path: Path, pretrained: Path) -> None:
+    """Halves of characters in what is skipped, and names that are no text, reach the manifest."""
+    folder = Path(os.fsdecode(bytes(tmp_path) + b"/in\xff"))
+    folder.mkdir()
+    good = {"article": "It was _ .", "options": [FOUR], "answers": ["A"]}
+    odd = [{**good, "answers": ["\ud800"]}, {**good, "id": "\udcff"}, {**good, "options": [["\ud83d", "b"]]}]
+    (folder / "a.jsonl").write_text("\n".join(map(json.dumps, [good, *odd])))
+    done = run(
+        *("fairseq-cloze", "prepare", "--train", folder, "--pretrained", pretrained, "--on-error", "skip"),
+        *("--out", tmp_path / os.fsdecode(b"bin\xe9"), "--workers", "2"),
+    )
+    assert done.text.splitlines()[0] == "train: 4 passages, 1 blanks, 3 skipped"
+    entry = DataBin(tmp_path / os.fsdecode(b"bin\xe9")).splits["train"]
+    assert [skipped["source"] for skipped in entry["skipped_passages"]] == [
+        f"{tmp_path}/in\\xff/a.jsonl, line {number}" for number in (2, 3, 4)
+    ]
 
 
 def test_options_are_recorded(tmp_path: Path, pretrained: Path, passage: Callable[..., Path]) -> None:
@@ -236,12 +272,43 @@ def test_what_comes_into_a_data_bin_meanwhile_is_not_deleted(
     assert told == ["resuming: 1 of 1 shards were done"] and list(DataBin(out).splits) == ["valid"]
 
 
-@pytest.mark.parametrize("kind", ["folder", "file", "link"])
+def test_a_damaged_data_bin_can_be_replaced(tmp_path: Path, pretrained: Path) -> None:
+    """As its errors advise; what is the user's stays as safe as in a sound one."""
+    out = tmp_path / "bin"
+    for name in ("manifest.json", "dict.txt", "test/tokens.bin"):
+        prepare({"test": [PASSAGES / "test"]}, pretrained, out, workers=1, overwrite=out.exists())
+        content = (out / name).read_bytes()
+        (out / name).write_bytes(content[: len(content) // 2])
+        with pytest.raises(ClozeError):
+            DataBin(out).open("test")
+    (out / "test" / "notes.txt").write_text("mine")
+    with pytest.raises(DataBinError, match=f"^{out / 'test' / 'notes.txt'}: was not written by"):
+        prepare({"valid": [PASSAGES / "valid"]}, pretrained, out, workers=1, overwrite=True)
+    (out / "test" / "notes.txt").unlink()
+    prepare({"valid": [PASSAGES / "valid"]}, pretrained, out, workers=1, overwrite=True)
+    assert list(DataBin(out).splits) == ["valid"] and [path.name for path in tmp_path.iterdir()] == ["bin"]
+
+
+def test_out_is_a_link(tmp_path: Path, pretrained: Path) -> None:
+    """What it leads to is written, and the link stays."""
+    out, there = tmp_path / "bin", tmp_path / "disk" / "there"
+    out.symlink_to(there)
+    prepare({"test": [PASSAGES / "test"]}, pretrained, out, workers=1)
+    with pytest.raises(ClozeError, match=f"^{there}: already exists; "):
+        prepare({"valid": [PASSAGES / "valid"]}, pretrained, out, workers=1)
+    prepare({"valid": [PASSAGES / "valid"]}, pretrained, out, workers=1, overwrite=True)
+    assert list(DataBin(out).splits) == ["valid"] and os.readlink(out) == str(there)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bin", "disk"]
+    assert [path.name for path in there.parent.iterdir()] == ["there"]
+
+
+@pytest.mark.parametrize("kind", ["empty", "folder", "file", "link"])
 def test_a_partial_of_the_users_is_not_touched(tmp_path: Path, pretrained: Path, kind: str) -> None:
     out, mine = tmp_path / "bin", tmp_path / "bin.partial"
-    place = mine if kind == "folder" else tmp_path / "mine"
+    place = mine if kind in ("empty", "folder") else tmp_path / "mine"
     place.mkdir()
-    (place / "thesis.txt").write_text("precious")
+    if kind != "empty":
+        (place / "thesis.txt").write_text("precious")
     if kind == "link":
         mine.symlink_to(place)
     elif kind == "file":
@@ -253,7 +320,8 @@ def test_a_partial_of_the_users_is_not_touched(tmp_path: Path, pretrained: Path,
         f"{mine}: is in the way, as the data-bin would grow under that name, and was not written by "
         "'fairseq-cloze prepare'; move it away, or choose another --out"
     )
-    assert sorted(tmp_path.rglob("*")) == before and (place / "thesis.txt").read_text() == "precious"
+    assert sorted(tmp_path.rglob("*")) == before
+    assert kind == "empty" or (place / "thesis.txt").read_text() == "precious"
 
 
 def test_a_file_of_the_users_in_a_partial_of_ours_stays(tmp_path: Path, pretrained: Path) -> None:
@@ -358,8 +426,8 @@ def test_no_such_split(data_bin: Path) -> None:
     ("change", "message"),
     [
         (
-            {"format_version": 2},
-            "expected format version 1, found 2; run 'fairseq-cloze prepare' of this version again",
+            {"format_version": 3},
+            "expected format version 2, found 3; run 'fairseq-cloze prepare' of this version again",
         ),
         ({"format": "other"}, "not the manifest of a fairseq-cloze data-bin; give the folder 'prepare' wrote"),
     ],
@@ -378,7 +446,7 @@ def test_changed_dictionary(tmp_path: Path, data_bin: Path) -> None:
     path = tmp_path / "bin" / "dict.txt"
     rows = path.read_text().splitlines()
     path.write_text("\n".join([rows[1], rows[0], *rows[2:]]))
-    with pytest.raises(DataBinError, match=r"the dictionary files were changed after the data-bin was prepared \(exp"):
+    with pytest.raises(DataBinError, match=f"^{path}: expected SHA-256 "):
         DataBin(tmp_path / "bin")
 
 
@@ -394,7 +462,8 @@ def test_learn_bpe_counts_and_names(tmp_path: Path, passage: Callable[..., Path]
     assert run(*command, code=1).text.startswith(f"Error: {bad}: {why}; ")
     assert run(*command, "--on-error", "skip", code=1).text.splitlines() == [
         f"skipped {bad}: {why}",
-        f"Error: {bad.parent}: expected passages with blanks, found none (0 passages, 0 blanks, 1 skipped)",
+        f"Error: {bad.parent}: expected passages with blanks, found none (0 passages, 0 blanks, 1 skipped; "
+        f"skipped {bad}: {why})",
     ]
     assert not (tmp_path / "bpe").exists()
     passage("good.json", "It was _ .", [FOUR], ["A"])

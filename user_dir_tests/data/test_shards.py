@@ -259,6 +259,50 @@ def test_input_that_changes_while_it_is_read(tmp_path: Path, pretrained: Path, m
     assert list(tmp_path.iterdir()) == [folder]
 
 
+@pytest.mark.usefixtures("small_shards")
+def test_input_that_is_away_for_one_call(tmp_path: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is done stays, and the same command goes on when the input is back."""
+    folder, out = tmp_path / "in", tmp_path / "bin"
+    shutil.copytree(PASSAGES / "train", folder)
+    done = cut_off({"train": [folder]}, pretrained, out, monkeypatch)
+    folder.rename(tmp_path / "away")
+    for found in ("no such file or folder", "expected a folder with .json or .jsonl files, found none"):
+        with pytest.raises(ClozeError, match=f"^{folder}: {found}"):
+            prepare({"train": [folder]}, pretrained, out, workers=1)
+        folder.mkdir(exist_ok=True)
+    folder.rmdir()
+    (tmp_path / "away").rename(folder)
+    assert again({"train": [folder]}, pretrained, out) == [f"resuming: {len(done)} of {len(done)} shards were done"]
+
+
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+def test_input_that_goes_while_it_is_read(
+    tmp_path: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch, on_error: str
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "bin"
+    shutil.copytree(PASSAGES / "train", folder)
+    encode, encoded = shards.ShardEncoder.encode, []
+
+    def unmount(*args: Any) -> Any:
+        encoded.append(args)
+        if len(encoded) == 4:
+            folder.rename(tmp_path / "away")
+        return encode(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards.ShardEncoder, "encode", unmount)
+        with pytest.raises(ClozeError) as error:
+            prepare({"train": [folder]}, pretrained, out, workers=1, on_error=on_error)
+    assert str(error.value).endswith(
+        f"; check the file; what is done stays in {out}.partial; give the same command again when the file can be read"
+    )
+    (tmp_path / "away").rename(folder)
+    [told] = again({"train": [folder]}, pretrained, out, on_error=on_error)
+    assert told.startswith("resuming: 3 of ")
+    assert DataBin(out).splits["train"]["skipped"] == 0
+
+
 def test_a_data_bin_inside_the_input(tmp_path: Path, pretrained: Path) -> None:
     folder = tmp_path / "in"
     shutil.copytree(PASSAGES / "train", folder)

@@ -29,7 +29,11 @@ def write(folder: Path, chunks: list[Any], rows: int) -> Any:
     for chunk in chunks:
         writer.append(chunk)
     writer.close()
-    return writer.describe()
+    return {name: column["entries"] for name, column in writer.describe().items()}
+
+
+def opened(folder: Path, chunks: list[Any], rows: int) -> Store:
+    return Store.open(folder, write(folder, chunks, rows), rows)
 
 
 def test_chunks_make_the_same_store_on_disk_and_in_memory(
@@ -37,9 +41,8 @@ def test_chunks_make_the_same_store_on_disk_and_in_memory(
 ) -> None:
     whole = encode_passages(passages, vocabulary)
     parts = [encode_passages(passages[a:b], vocabulary) for a, b in ((0, 1), (1, 20), (20, 32))]
-    description = write(tmp_path / "a", parts, len(vocabulary))
     stores = [
-        Store.open(tmp_path / "a", description),
+        opened(tmp_path / "a", parts, len(vocabulary)),
         Store.from_columns([whole], len(vocabulary)),
         Store.from_columns(parts, len(vocabulary)),
     ]
@@ -53,7 +56,7 @@ def test_chunks_make_the_same_store_on_disk_and_in_memory(
 
 
 def test_a_stored_passage_is_the_passage(tmp_path: Path, passages: list[Passage], vocabulary: Any) -> None:
-    store = Store.open(tmp_path / "a", write(tmp_path / "a", [encode_passages(passages, vocabulary)], len(vocabulary)))
+    store = opened(tmp_path / "a", [encode_passages(passages, vocabulary)], len(vocabulary))
     for number, passage in enumerate(passages):
         item = store[number]
         assert item.gold.tolist() == list(passage.gold)
@@ -71,29 +74,29 @@ def test_no_such_passage(passages: list[Passage], vocabulary: Any) -> None:
 
 def test_damaged_files_do_not_open(tmp_path: Path, passages: list[Passage], vocabulary: Any) -> None:
     folder = tmp_path / "a"
-    description = write(folder, [encode_passages(passages, vocabulary)], len(vocabulary))
+    entries = write(folder, [encode_passages(passages, vocabulary)], len(vocabulary))
     tokens = folder / "tokens.bin"
     content = tokens.read_bytes()
     tokens.write_bytes(content[:-1])
     with pytest.raises(DataBinError) as error:
-        Store.open(folder, description)
+        Store.open(folder, entries, len(vocabulary))
     assert str(error.value) == (
         f"{tokens}: expected {len(content):,} bytes, found {len(content) - 1:,}; "
-        "the data-bin is damaged, run 'fairseq-cloze prepare' again"
+        "the data-bin is damaged, copy it again, or run 'fairseq-cloze prepare' again"
     )
     tokens.unlink()
-    with pytest.raises(DataBinError, match=r"tokens\.bin: missing \(.*\); run 'fairseq-cloze prepare' again"):
-        Store.open(folder, description)
+    with pytest.raises(DataBinError, match=r"tokens\.bin: expected a file, found No such file or directory; "):
+        Store.open(folder, entries, len(vocabulary))
 
 
 def test_opening_takes_no_memory(tmp_path: Path, passages: list[Passage], vocabulary: Any) -> None:
     """A store of 200 MB opens, and gives a passage, while the process grows by a few MB."""
     chunk = encode_passages(passages, vocabulary)
-    description = write(tmp_path / "a", [chunk] * 4000, len(vocabulary))
+    entries = write(tmp_path / "a", [chunk] * 4000, len(vocabulary))
     size = sum(file.stat().st_size for file in (tmp_path / "a").iterdir())
     assert size > 150e6
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    store = Store.open(tmp_path / "a", description)
+    store = Store.open(tmp_path / "a", entries, len(vocabulary))
     assert store[len(store) - 1].tokens.tolist() == store[31].tokens.tolist()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 * 1024  # KiB
 
@@ -101,7 +104,7 @@ def test_opening_takes_no_memory(tmp_path: Path, passages: list[Passage], vocabu
 def test_other_processes_map_the_files_themselves(tmp_path: Path, passages: list[Passage], vocabulary: Any) -> None:
     """Data loader workers are sent a path, not the passages."""
     chunk = encode_passages(passages, vocabulary)
-    store = Store.open(tmp_path / "a", write(tmp_path / "a", [chunk] * 50, len(vocabulary)))
+    store = opened(tmp_path / "a", [chunk] * 50, len(vocabulary))
     content = pickle.dumps(store)
     assert len(content) < 3000
     assert as_lists(pickle.loads(content)) == as_lists(store)
@@ -112,7 +115,7 @@ def test_other_processes_map_the_files_themselves(tmp_path: Path, passages: list
 def test_zero_length_columns_open(tmp_path: Path, vocabulary: Any) -> None:
     """Candidates that are all 'nothing' leave a column without an entry."""
     passage = Passage("p", "p.json", "_", (("/", "\\"),), (0,))
-    store = Store.open(tmp_path / "a", write(tmp_path / "a", [encode_passages([passage], vocabulary)], len(vocabulary)))
+    store = opened(tmp_path / "a", [encode_passages([passage], vocabulary)], len(vocabulary))
     assert store.columns["candidate_tokens"].shape == (0,)
     assert [[tokens.tolist() for tokens in row] for row in store[0].candidates] == [[[], []]]
     assert np.asarray(store[0].tokens).tolist() == [vocabulary.mask]
@@ -140,8 +143,8 @@ FORMAT_1: dict[str, tuple[str, list[Any]]] = {
 def test_format_1_is_read_and_written(tmp_path: Path) -> None:
     for name, (dtype, values) in FORMAT_1.items():
         (tmp_path / f"{name}.bin").write_bytes(np.array(values, dtype).tobytes())
-    description = {name: {"dtype": dtype, "entries": len(values)} for name, (dtype, values) in FORMAT_1.items()}
-    store = Store.open(tmp_path, description)
+    entries = {name: len(values) for name, (_, values) in FORMAT_1.items()}
+    store = Store.open(tmp_path, entries, 51)
     assert as_lists(store) == [
         ("a", [7, 50, 8, 50], [0, 2], [1, 3], [1, 0], [[[4], [5, 6]], [[7], [], [4]]]),
         ("b/c", [50, 9], [0], [0], [-1], [[[8], [9]]]),
@@ -156,6 +159,6 @@ def test_format_1_is_read_and_written(tmp_path: Path) -> None:
         "candidate_length": [1, 2, 1, 0, 1, 1, 1],
     }
     columns = {name: np.array(lengths.get(name, values), dtype) for name, (dtype, values) in FORMAT_1.items()}
-    assert write(tmp_path / "again", [columns], 51) == description
+    assert write(tmp_path / "again", [columns], 51) == entries
     files = {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
     assert files == {f"{name}.bin": (tmp_path / f"{name}.bin").read_bytes() for name in FORMAT_1}

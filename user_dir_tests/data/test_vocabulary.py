@@ -170,6 +170,28 @@ def test_missing_files(tmp_path: Path, folder: Path) -> None:
             b"[]",
             "DIR: encoder.json: expected a JSON object from BPE tokens to numbers; copy the file again",
         ),
+        (
+            ENCODER_FILE,
+            b'{"a": 1000000000000}',  # which would take terabytes
+            "DIR: encoder.json: expected numbers from 0 to 16,777,216, found 1000000000000 for 'a'; "
+            "copy the file again",
+        ),
+        (
+            ENCODER_FILE,
+            b'{"a": 0, "a": 1}',
+            'DIR: encoder.json: expected each key once, found "a" twice; copy the file again',
+        ),
+        (
+            ENCODER_FILE,
+            b'{"\\ud800": 0}',
+            "DIR: encoder.json: expected BPE tokens, found half of a surrogate pair; copy the file again",
+        ),
+        (
+            MERGES_FILE,
+            b"h e\nh \xff\n",
+            "DIR: vocab.bpe, line 2: expected two tokens with a space between them, found 'h \\xff'; "
+            "copy the file again",
+        ),
     ],
 )
 def test_damaged_files(tmp_path: Path, folder: Path, name: str, content: bytes, message: str) -> None:
@@ -179,7 +201,7 @@ def test_damaged_files(tmp_path: Path, folder: Path, name: str, content: bytes, 
 def test_truncated_encoder(tmp_path: Path, folder: Path) -> None:
     content = (folder / ENCODER_FILE).read_bytes()[:100]
     assert change(tmp_path, folder, ENCODER_FILE, content).startswith(
-        "DIR: encoder.json: expected a JSON object of BPE tokens ("
+        "DIR: encoder.json: expected JSON, found a mistake in line 1, column 101 ("
     )
 
 

@@ -144,7 +144,8 @@ def test_own_id() -> None:
         ),
         (
             {"answers": [4]},
-            "x.json: blank 1, field 'answers': expected a letter A-D or a number 0-3 for 4 options, found 4",
+            "x.json: blank 1, field 'answers': expected a letter A-D or a number 0-3 for 4 options, found 4; numbers "
+            "are counted from 0: if yours begin with 1, subtract 1 from each",
         ),
         (
             {"answers": [-1]},
@@ -184,6 +185,28 @@ def test_own_id() -> None:
             "x.json: blank 1, field 'answers': expected the candidate of the highest rank (B), found A",
         ),
         ({"id": ["a"]}, "x.json: field 'id': expected a string, found [\"a\"]"),
+        (
+            {"id": "a\udcff"},
+            "x.json: field 'id': expected Unicode text, found half of a surrogate pair (\\udcff)",
+        ),
+        (
+            {"answers": ["\ud800"]},
+            "x.json: blank 1, field 'answers': expected a letter A-D or a number 0-3 for 4 options, found \"\\ud800\"",
+        ),
+        (
+            {"article": "She [MASK] home (1)."},
+            "x.json: field 'article': expected a blank, a run of underscores, for what stands in 'options', found "
+            "none; if '[MASK]' stands for one, write _ in its place",
+        ),
+        (
+            {"article": "She went home.", "options": [], "answers": ["A"]},
+            "x.json: field 'article': expected a blank, a run of underscores, for what stands in 'answers', found none",
+        ),
+        (
+            {"article": "She _ home (...) and {{slept}}.", "options": [FOUR, FOUR]},
+            "x.json: field 'options': expected a list of 1, one entry for the blank in 'article', found 2; "
+            "if '{{slept}}' stands for one, write _ in its place",
+        ),
         (
             {"article": "half \ud800 _"},
             "x.json: field 'article': expected Unicode text, found half of a surrogate pair (\\ud800)",

@@ -45,13 +45,50 @@ def test_byte_order_mark() -> None:
             "x.json: expected a JSON object with 'article', 'options', 'answers', found [1]",
         ),
         (b'{"article": "caf\xe9 _"}', "x.json: expected UTF-8 text, found byte 0xe9 at offset 16"),
-        (b"[" * 100_000, "x.json: expected a passage, found JSON nested too deeply"),
+        (
+            '{"article": "_"}'.encode("utf-16"),
+            "x.json: expected UTF-8 text, found UTF-16; save the file as UTF-8",
+        ),
+        (b'{"article": "_", "article": "_"}', 'x.json: expected each key once, found "article" twice'),
+        (b'{"ranks": [[1e999]]}', "x.json: expected a finite number, found 1e999"),
+        (b'{"ranks": [[-Infinity]]}', "x.json: expected a finite number, found -Infinity"),
+        (
+            b'{"answers": [' + b"9" * 5000 + b"]}",
+            "x.json: expected a number of at most 1,000 digits, found one of 5,000",
+        ),
+        (b"[" * 100_000, "x.json: expected JSON, found it nested too deeply"),
     ],
 )
 def test_not_json(data: bytes, message: str) -> None:
     with pytest.raises(PassageError) as error:
         parse_record(Record("x.json", "x", data))
     assert str(error.value) == f"{message}; {SKIP_HINT}"
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (
+            b'{"article": "_"},',
+            "expected JSON, found a mistake in line 1, column 17 (Extra data); take away the comma behind the passage, "
+            "lines of JSONL have none between them",
+        ),
+        (
+            b'{"article": "_"}\r{"article": "_"}\r',
+            "expected JSON, found a mistake in line 1, column 18 (Extra data); another passage begins in the line: end "
+            "each with a line feed, a carriage return alone is none",
+        ),
+        (
+            b'{"article":\n',
+            "expected JSON, found a mistake in line 1, column 12 (Expecting value); the line ends within a passage: "
+            "name the file .json if it holds one passage over several lines",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_line(data: bytes, problem: str) -> None:
+    with pytest.raises(PassageError) as error:
+        parse_record(Record("x.jsonl, line 1", "x:1", data, is_line=True))
+    assert error.value.problem == problem
 
 
 # -- files -----------------------------------------------------------------------------------------------------------
@@ -142,7 +179,8 @@ def test_skip_counts_and_names(tmp_path: Path) -> None:
         ("a.jsonl, line 3", "no blank: the article holds no underscore"),
         (
             "a.jsonl, line 4",
-            "expected JSON, found a mistake in line 1, column 2 (Expecting property name enclosed in double quotes)",
+            "expected JSON, found a mistake in line 1, column 2 (Expecting property name enclosed in double quotes); "
+            "the line ends within a passage: name the file .json if it holds one passage over several lines",
         ),
     ]
     assert tally.summary() == "1 passages, 1 blanks, 3 skipped"
@@ -202,3 +240,81 @@ def test_damaged_gzip(tmp_path: Path) -> None:
     (tmp_path / "a.json.gz").write_bytes(b"plain text")
     with pytest.raises(ClozeError, match=r"a\.json\.gz: cannot be read \(Not a gzipped file"):
         list(read_passages([tmp_path]))
+
+
+def test_what_would_be_waited_for(tmp_path: Path) -> None:
+    """A pipe or an endless device in a folder is refused; who names a pipe wants it read."""
+    (tmp_path / "a.json").write_bytes(record().data)
+    for name, kind in (("b.json", "pipe"), ("c.jsonl", "device")):
+        odd = tmp_path / name
+        os.mkfifo(odd) if kind == "pipe" else odd.symlink_to("/dev/zero")
+        with pytest.raises(ClozeError) as error:
+            find_files(tmp_path)
+        assert str(error.value) == f"{odd}: expected a file, found a {kind}; take it out of the folder"
+        if kind == "pipe":
+            assert find_files(odd) == [(odd, "b")]
+        else:
+            with pytest.raises(ClozeError, match=r"c\.jsonl: expected a file, found a device; give a JSON"):
+                find_files(odd)
+        odd.unlink()
+    (tmp_path / "b.json").symlink_to("b.json")
+    with pytest.raises(PassageError, match=r"b\.json: cannot be read \(.*Too many levels of symbolic links"):
+        list(read_passages([tmp_path]))
+
+
+def test_a_passage_too_long_for_memory_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fairseq_cloze.passages.reading.LONGEST", 200)
+    good = record(answers=["A"]).data
+    (tmp_path / "a.jsonl").write_bytes(good + b"\n" + b'"' + b"x" * 1000 + b'"\n' + good)
+    (tmp_path / "b.json").write_bytes(b" " * 300)
+    tally = Tally()
+    assert [item.id for item in read_passages([tmp_path], "skip", tally)] == ["a:1", "a:3"]
+    assert [(Path(source).name, reason[:28]) for source, reason in tally.skipped] == [
+        ("a.jsonl, line 2", "expected a passage of at mos"),
+        ("b.json", "expected a passage of at mos"),
+    ]
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(bytes(tmp_path) + b"/d\xff"))
+    folder.mkdir()
+    (folder / os.fsdecode(b"a\xe9.json")).write_bytes(record(answers=["A"]).data)
+    (folder / os.fsdecode(b"b\xe9.json")).write_bytes(b"{")
+    tally = Tally()
+    assert [item.id for item in read_passages([folder], "skip", tally)] == ["a\\xe9"]
+    assert tally.skipped[0][0] == f"{tmp_path}/d\\xff/b\\xe9.json"
+    with pytest.raises(ClozeError) as error:
+        find_files(folder / "gone")
+    assert str(error.value).startswith(f"{tmp_path}/d\\xff/gone: no such file or folder")
+
+
+# -- answers counted from 1 ------------------------------------------------------------------------------------------
+
+
+def numbered(folder: Path, *answers: Any) -> str | None:
+    """What is said of JSONL with these answers, one a passage."""
+    (folder / "a.jsonl").write_bytes(b"\n".join(record(answers=[answer]).data for answer in answers))
+    tally = Tally()
+    list(read_passages([folder], "skip", tally))
+    return tally.numbering.problem()
+
+
+def test_answers_counted_from_1(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    assert numbered(tmp_path, 1, 3, 4, 2, 4) == (
+        f"{file}: expected answers counted from 0, found none that is 0, and one that is as high as the number of "
+        f"options ({file}, line 3); subtract 1 from each, or write letters"
+    )
+    for answers in ((0, 1, 4), (1, 2, 3), (1, 5), ("A", "B", 4), ("E", 1), (4,)):
+        assert numbered(tmp_path, *answers) is None
+
+
+def test_answers_of_one_folder_of_several(tmp_path: Path) -> None:
+    """Another folder's zeros prove nothing of this one's."""
+    for name, answer in (("a/x", 0), ("a/y", 1), ("b/x", 4), ("b/y", 1)):
+        path = tmp_path / f"{name}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(record(answers=[answer]).data)
+    tally = Tally()
+    list(read_passages([tmp_path], "skip", tally))
+    assert (tally.numbering.problem() or "").startswith(f"{tmp_path / 'b'}: expected answers counted from 0, ")

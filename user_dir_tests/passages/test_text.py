@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -93,6 +95,11 @@ def test_sentence_breaks_stand_between_an_end_and_white_space(text: str) -> None
 )
 def test_opens_sentence(before: str, expected: bool) -> None:
     assert opens_sentence(before) is expected
+
+
+@given(st.text(alphabet='a.!?… \n\x1c\u3000\x85_"', max_size=12))
+def test_opens_sentence_is_what_a_search_from_the_start_says(before: str) -> None:
+    assert opens_sentence(before) == bool(re.search(r"[.!?]\s*\Z|\A\s*\Z", before))
 
 
 def test_capitalise() -> None:
