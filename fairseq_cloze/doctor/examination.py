@@ -23,6 +23,7 @@ from ..ranking.scores import Outcome
 from ..statistics import wilson_interval
 from ..weights.carried import OtherVocabulary
 from ..weights.checkpoint import LAYER, Checkpoint, not_finite
+from ..weights.plain import show
 from . import measures
 from .diagnosis import DOUBT, OK, SKIPPED, UNFIT, Check, Diagnosis
 from .measures import ENGLISH, spectral_ratio
@@ -155,18 +156,19 @@ class _Examination:
     def check_layers(self) -> None:
         """As many layers as configured, without gaps, all of one shape."""
         found, option = sorted(self.layers), self.checkpoint.option("encoder_layers")
+        configured = option if type(option) is int else None
         shapes = {number: {n: value.shape for n, value in layer.items()} for number, layer in self.layers.items()}
         odd = next((number for number in found if shapes[number] != shapes[found[0]]), None)
         fault, advice = "layers missing", "the file was cut down or converted in part"
         if odd is not None:
             fault, advice = f"layer {odd} differs", "its weights have other names or shapes than the first layer's"
-        elif type(option) is int and len(found) > option:
+        elif configured is not None and len(found) > configured:
             fault, advice = "more layers than configured", "weights and configuration are of two models"
         sound = found and found == list(range(len(found))) and option in (None, len(found)) and odd is None
         numbers = "" if sound else f", numbers {', '.join(map(str, found)) or 'none'}"
-        expected = f"{option} as configured" if option is not None else "numbers without gaps"
+        expected = f"{show(option)} as configured" if option is not None else "numbers without gaps"
         self.add("layers", OK if sound else UNFIT, f"{len(found)} layers{numbers}", expected,
-                 {"layers": found, "configured": option}, fault, f"{advice}; take the original file")  # fmt: skip
+                 {"layers": found, "configured": configured}, fault, f"{advice}; take the original file")  # fmt: skip
 
     def check_encoder(self) -> None:
         ratios: dict[int, float] = {}

@@ -26,6 +26,7 @@ from ..model.names import ENCODER, HEAD_NAME, HEADS, LM_HEAD, RANKING_HEAD
 from ..model.roberta import shapes
 from ..views.settings import AS_TRAINED, PartialSettings
 from .carried import Carried, OtherVocabulary, compare_vocabularies, read_carried
+from .plain import show
 from .reading import State, load_checkpoint, upgraded_weights
 
 #: A weight of a layer, by the number of the layer and its name there.
@@ -91,6 +92,8 @@ class Checkpoint:
             raise self._wrong_option("encoder_attention_heads", f"a number that divides the width {embed_dim}")
         if positions < 3:
             raise CheckpointError(f"{self.name}: expected at least one position, found {positions - 2}")
+        if self.option("untie_weights_roberta") not in (None, False, True):
+            raise self._wrong_option("untie_weights_roberta", "true or false")
         eps, chosen = self.option("layer_norm_eps"), {}
         if eps is not None and not (type(eps) in (int, float) and 0 < eps < 1):
             raise self._wrong_option("layer_norm_eps", "a small number above 0")
@@ -140,7 +143,7 @@ class Checkpoint:
         """The first weight that does not belong into a model of this shape; empty where all do."""
         layers, option = self.architecture.encoder_layers, self.option("encoder_layers")
         if option is not None and option != layers:
-            return f"expected {str(option)[:60]} layers as configured, found {layers}"
+            return f"expected {show(option)} layers as configured, found {layers}"
         expected = shapes(self.architecture, self.rows, self.has_ranking_head)
         found = {
             name: tuple(value.shape)
@@ -177,11 +180,9 @@ class Checkpoint:
 
     @cached_property
     def options(self) -> Mapping[str, Any]:
-        """Options of the model as they were saved, by name."""
+        """Options of the model as they were saved, by name; only numbers and texts."""
         args = self.state.get("args")
-        if args is None:
-            args = _table(self.state.get("cfg")).get("model")
-        return vars(args) if isinstance(args, Namespace) else _table(args)
+        return _scalars(_table(self.state.get("cfg")).get("model") if args is None else args)
 
     def option(self, name: str) -> Any:
         """An option of the model as it was saved; ``None`` where the configuration has none."""
@@ -223,7 +224,7 @@ class Checkpoint:
     @property
     def task_options(self) -> Mapping[str, Any]:
         """Options of the task it was trained with, by name; empty for checkpoints of older fairseq."""
-        return _table(_table(self.state.get("cfg")).get("task"))
+        return _scalars(_table(self.state.get("cfg")).get("task"))
 
     @property
     def progress(self) -> Progress:
@@ -235,7 +236,7 @@ class Checkpoint:
         epoch = position.get("epoch")
         for number in (updates, epoch):
             if number is not None and (type(number) is not int or number < 0):
-                raise CheckpointError(f"{self.name}: expected numbers of updates and epochs, found {str(number)[:60]}")
+                raise CheckpointError(f"{self.name}: expected numbers of updates and epochs, found {show(number)}")
         if epoch is not None:  # at the end of an epoch it is the next one's
             epoch -= position.get("iterations_in_epoch") == 0 and epoch > 1
         return Progress(epoch, updates)
@@ -291,6 +292,14 @@ def not_finite(weights: Mapping[str, Tensor]) -> dict[str, int]:
 
 def _table(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _scalars(options: Any) -> Mapping[str, Any]:
+    """Options by name, of a namespace or a dictionary; others than numbers and texts only by their type."""
+    table = vars(options) if isinstance(options, Namespace) else _table(options)
+    return {
+        name: value if isinstance(value, str | int | float | None) else show(value) for name, value in table.items()
+    }
 
 
 def digest(weights: Mapping[str, Tensor], prefix: str) -> str:

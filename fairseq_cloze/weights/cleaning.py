@@ -17,7 +17,7 @@ import torch
 from ..errors import CheckpointError
 from ..files import PathLike, check_writable
 from .carried import save_state
-from .plain import DROPPED, Foreign
+from .plain import DROPPED, Foreign, show
 from .reading import load_checkpoint
 
 Walk = Callable[[Any, str], Any]
@@ -77,15 +77,14 @@ class _Cleaning:
         path = value.path if hasattr(value, "path") else type(value).__name__
         if f"{place}.".startswith(_NEEDED):
             raise CheckpointError(
-                f"{self._name}: {place} is an object of {path}, which cannot be turned into plain numbers; save the "
-                "checkpoint again where it came from"
+                f"{self._name}: {show(place, 120)} is an object of {show(path)}, which cannot be turned into plain "
+                "numbers; save the checkpoint again where it came from"
             )
         self._note(path, "dropped", place)
         return DROPPED
 
     def _note(self, path: str, became: str, place: str) -> None:
-        printable = "".join(character if character.isprintable() else "?" for character in place)[:120]
-        self._seen.setdefault((path[:120], became), []).append(printable)
+        self._seen.setdefault((show(path, 120), became), []).append(show(place, 120))
 
 
 def _omegaconf(value: Foreign, place: str, walk: Walk) -> tuple[Any, str] | None:

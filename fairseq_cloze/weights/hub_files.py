@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, first_line
+from .plain import show
 from .reading import load_checkpoint
 
 CONFIG, SAFETENSORS, PICKLED = "config.json", "model.safetensors", "pytorch_model.bin"
@@ -76,12 +77,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     if config.get("model_type") != "roberta":
         raise CheckpointError(
             f"{folder}: expected model_type roberta (roberta-base, roberta-large, distilroberta-base and the like), "
-            f"found {_short(config.get('model_type'))}; only byte-level-BPE RoBERTa can be imported"
+            f"found {show(config.get('model_type'))}; only byte-level-BPE RoBERTa can be imported"
         )
     for field, value in _FIXED.items():
         if config.get(field, value) != value:
             raise CheckpointError(
-                f"{folder}: expected {field} {value}, as RoBERTa has, found {_short(config[field])}; such a model "
+                f"{folder}: expected {field} {value}, as RoBERTa has, found {show(config[field])}; such a model "
                 "cannot be imported"
             )
     for field in _SIZES:
@@ -106,13 +107,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def _wrong(folder: Path, field: str, expected: str, found: Any) -> CheckpointError:
     return CheckpointError(
-        f"{folder}: {CONFIG}: {field}: expected {expected}, found {_short(found)}; copy or download it again"
+        f"{folder}: {CONFIG}: {field}: expected {expected}, found {show(found)}; copy or download it again"
     )
-
-
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)[:60]
-    return "".join(character if character.isprintable() else "?" for character in text[:60])
 
 
 def read_weights(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
@@ -135,7 +131,7 @@ def read_weights(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, Ten
         if name.startswith(("embeddings.", "encoder.", "pooler.")):  # saved without the head's class around it
             name = f"roberta.{name}"
         if name in weights:
-            raise CheckpointError(f"{folder}: {_short(name)} is there twice, under two names; save the model again")
+            raise CheckpointError(f"{folder}: {show(name)} is there twice, under two names; save the model again")
         if name.startswith(("roberta.", "lm_head.")) and not name.endswith("position_ids"):
             weights[name] = _as_float(value, name, folder)
     if wrapped:
@@ -163,7 +159,7 @@ def read_weights(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, Ten
     ):
         if config.get(field, found) != found:
             raise CheckpointError(
-                f"{folder}: {CONFIG} says {field} {_short(config[field])}, the weights have {found:,}; they are of two "
+                f"{folder}: {CONFIG} says {field} {show(config[field])}, the weights have {found:,}; they are of two "
                 "models, or cut down: copy or download both again"
             )
     return weights, notes
@@ -173,7 +169,7 @@ def _as_float(value: Any, name: str, folder: Path) -> Tensor:
     if not isinstance(value, Tensor) or not value.is_floating_point() or value.dim() not in (1, 2):
         found = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise CheckpointError(
-            f"{folder}: {_short(name)}: expected one or two dimensions of floating-point numbers, found {found}; "
+            f"{folder}: {show(name)}: expected one or two dimensions of floating-point numbers, found {found}; "
             "quantised models cannot be imported"
         )
     return value.float()
@@ -220,14 +216,14 @@ def _read_shards(folder: Path, index: str) -> tuple[dict[Any, Any], dict[str, st
     for file in sorted(set(places.values())):
         if Path(file).name != file or not (folder / file).is_file():
             raise CheckpointError(
-                f"{folder}: expected {_short(file)}, which {index} names, in this folder, found none; copy or download "
+                f"{folder}: expected {show(file)}, which {index} names, in this folder, found none; copy or download "
                 "it, too"
             )
         content, others = _read_file(folder / file)
         aliases.update(others)
         missing = [name for name, place in places.items() if place == file and name not in content]
         if missing:
-            raise CheckpointError(f"{folder / file}: expected {_short(missing[0])}, as {index} says, found none")
+            raise CheckpointError(f"{folder / file}: expected {show(missing[0])}, as {index} says, found none")
         out.update({name: content[name] for name, place in places.items() if place == file})
     return out, aliases
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from ..data.vocabulary import MASK_SYMBOL, PAD, SPECIAL_SYMBOLS, Vocabulary
 from ..errors import CheckpointError, first_line
 from ..files import PathLike
 from .hub_files import read_json, refuse_pointer
+from .plain import show
 
 TOKENIZER, VOCAB, MERGES, ADDED = "tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -59,7 +59,7 @@ def read_tokenizer(
     for token, number in added.items():
         if numbers.setdefault(token, number) != number:
             raise CheckpointError(
-                f"{folder}: token '{_show(token)}' is {numbers[token]} in the vocabulary, {number} among the added "
+                f"{folder}: token '{show(token)}' is {numbers[token]} in the vocabulary, {number} among the added "
                 "tokens; take the tokenizer files that came with the weights"
             )
     for symbol in _SYMBOLS:
@@ -79,14 +79,14 @@ def read_tokenizer(
     for token, number in numbers.items():
         if token_at.setdefault(number, token) != token:
             raise CheckpointError(
-                f"{folder}: expected one token for each number, found '{_show(token_at[number])}' and "
-                f"'{_show(token)}' for {number}; take the tokenizer files that came with the weights"
+                f"{folder}: expected one token for each number, found '{show(token_at[number])}' and "
+                f"'{show(token)}' for {number}; take the tokenizer files that came with the weights"
             )
     for left, right in merges:
         for token in (left, right, left + right):
             if token not in numbers:
                 raise CheckpointError(
-                    f"{folder}: expected a number for '{_show(token)}', which a merge names, found none; take the "
+                    f"{folder}: expected a number for '{show(token)}', which a merge names, found none; take the "
                     "tokenizer files that came with the weights"
                 )
     special = [numbers[symbol] for symbol in _SYMBOLS]
@@ -114,16 +114,12 @@ def _check_added(folder: Path, added: Mapping[str, int]) -> list[str]:
         more = f" and {len(words) - 1:,} more" if len(words) > 1 else ""
         raise CheckpointError(
             f"{folder}: expected no tokens but those of the BPE and {', '.join(_SYMBOLS)}, found the added token "
-            f"'{_show(words[0])}'{more}; text with it would be encoded otherwise, so such a model cannot be imported"
+            f"'{show(words[0])}'{more}; text with it would be encoded otherwise, so such a model cannot be imported"
         )
     if not others:
         return []
-    listed = ", ".join(map(_show, others[:5])) + (f" and {len(others) - 5:,} more" if len(others) > 5 else "")
+    listed = ", ".join(map(show, others[:5])) + (f" and {len(others) - 5:,} more" if len(others) > 5 else "")
     return [f"added tokens are not kept, text with them is encoded in pieces: {listed}"]
-
-
-def _show(token: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in token[:40])
 
 
 def _read_files(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]], dict[str, int]]:
@@ -147,7 +143,7 @@ def _read_files(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]], di
         for token, number in other.items():
             if all_numbers.get(token) != number:
                 raise CheckpointError(
-                    f"{folder}: {VOCAB} and {TOKENIZER} differ: token '{_show(token)}' is {number} in the one, "
+                    f"{folder}: {VOCAB} and {TOKENIZER} differ: token '{show(token)}' is {number} in the one, "
                     f"{all_numbers.get(token, 'missing')} in the other; delete the one that is not the model's"
                 )
         if _check_merges(_read_lines(plain[1]), plain[1]) != merges:
@@ -172,7 +168,7 @@ def _read_whole(path: Path) -> tuple[dict[str, int], list[tuple[str, str]], dict
     for field, values in _MODEL.items():
         found = model.get(field, values[0])
         if found not in values:
-            raise _other(path, f"a byte-level BPE with {field} {values[0]}", _show(json.dumps(found)))
+            raise _other(path, f"a byte-level BPE with {field} {values[0]}", show(found))
     numbers = _check_numbers(model.get("vocab"), path)
     entries = content.get("added_tokens") or []
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
@@ -189,7 +185,7 @@ def _kind(step: Any) -> str:
         return "none" if step is None else type(step).__name__
     parts = step.get("pretokenizers")
     inside = f" of {', '.join(map(_kind, parts))}" if isinstance(parts, list) else ""
-    return _show(str(step.get("type"))) + inside
+    return show(step.get("type")) + inside
 
 
 def _other(path: Path, expected: str, found: str) -> CheckpointError:
@@ -225,8 +221,8 @@ def _check_numbers(numbers: Any, path: Path) -> dict[str, int]:
     for token, number in numbers.items():
         if not isinstance(token, str) or not token or type(number) is not int or number < 0:
             raise CheckpointError(
-                f"{path}: expected tokens and their numbers, from 0 on, found {_show(json.dumps(number))} for "
-                f"'{_show(str(token))}'; copy or download it again"
+                f"{path}: expected tokens and their numbers, from 0 on, found {show(number)} for "
+                f"'{show(token)}'; copy or download it again"
             )
     return numbers
 
@@ -235,6 +231,6 @@ def _check_merges(merges: Sequence[Any], path: Path) -> list[tuple[str, str]]:
     for number, pair in enumerate(merges, 1):
         parts = pair if isinstance(pair, list) else []
         if len(parts) != 2 or not all(isinstance(part, str) and part and part.split() == [part] for part in parts):
-            found = _show(json.dumps(pair))
+            found = show(pair)
             raise CheckpointError(f"{path}: merge {number}: expected two tokens, found {found}; download it again")
     return [(left, right) for left, right in merges]

@@ -17,6 +17,15 @@ import torch
 from torch import Tensor
 
 
+def show(value: Any, length: int = 60) -> str:
+    """A value of a file in one line, for messages; of what is no text or number only the type."""
+    if not isinstance(value, str | int | float | None):
+        value = f"a {type(value).__name__}"
+    elif isinstance(value, int) and abs(value) > 1 << 64:  # Python refuses to write numbers of thousands of digits
+        value = f"a number of {value.bit_length():,} bits"
+    return "".join(character if character.isprintable() else "?" for character in str(value)[:length])
+
+
 @dataclass(frozen=True)
 class StorageRef:
     """Numbers that lie elsewhere in the file."""
@@ -114,8 +123,10 @@ def _first(value: Any, *others: Any) -> Any:
     return value
 
 
-def _encode(text: str, encoding: str = "latin1") -> bytes:
-    return text.encode(encoding)
+def _encode(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":  # others are looked up among modules
+        raise pickle.UnpicklingError(f"bytes as {show(encoding)}")
+    return text.encode("latin1")
 
 
 def _set(content: Any = ()) -> set[Any]:

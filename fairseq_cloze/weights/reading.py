@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import CheckpointError, first_line
 from ..model.names import ENCODER, HEADS, LM_HEAD
 from .archive import Archive
-from .plain import Convert, Refused, TensorRef, to_plain
+from .plain import Convert, Refused, TensorRef, show, to_plain
 
 State = dict[str, Any]
 
@@ -81,11 +81,11 @@ def read_checkpoint(file: BinaryIO, name: str, optimizer: bool = False, convert:
         path, place = next(iter(error.found.items()))
         more = f" and {len(error.found) - 1} more kinds" if len(error.found) > 1 else ""
         raise CheckpointError(
-            f"{name}: holds an object of {_printable(path)}{more}, first in {_short(place) or 'its place'}, which is "
+            f"{name}: holds an object of {show(path)}{more}, first in {_short(place) or 'its place'}, which is "
             f"not read as it could run code; make a plain copy of it: fairseq-cloze clean {shlex.quote(name)} plain.pt"
         ) from error
     except Exception as error:  # the parsers of pickles and of zip files raise many kinds for damaged files
-        size, reason = file.seek(0, os.SEEK_END), _printable(first_line(error))[:200]
+        size, reason = file.seek(0, os.SEEK_END), show(first_line(error), 200)
         raise CheckpointError(
             f"{name}: cannot be read as a checkpoint, {size:,} bytes ({reason}); "
             "the file is truncated, damaged or no PyTorch file, copy it again"
@@ -94,11 +94,7 @@ def read_checkpoint(file: BinaryIO, name: str, optimizer: bool = False, convert:
 
 def _short(place: str) -> str:
     """A place in a checkpoint, for messages; weights go by their own names."""
-    return _printable(place.removeprefix("model."))[:120]
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text)
+    return show(place.removeprefix("model."), 120)
 
 
 #: Prefixes of what is a model's, under names of all times, and types that it may have.
@@ -109,11 +105,11 @@ _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 def _check_weight(key: Any, value: Any, name: str) -> None:
     plain = isinstance(key, str) and isinstance(value, Tensor)
     if plain and key.startswith(_MODEL):
-        plain = value.dtype in _FLOATS and value.dim() in (1, 2)
+        plain = value.dtype in _FLOATS and value.dim() in (1, 2) and value.numel() > 0
     if not plain:
         found = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise CheckpointError(
-            f"{name}: weight {_printable(str(key))[:120]}: expected one or two dimensions of floating-point numbers, "
+            f"{name}: weight {show(key, 120)}: expected one or two dimensions of floating-point numbers, "
             f"found {found}; take the original file"
         )
 
@@ -140,6 +136,6 @@ def upgraded_weights(weights: Mapping[str, Tensor], name: str) -> dict[str, Tens
         else:
             out[key] = value
     for needed, what in ((f"{ENCODER}embed_tokens.weight", "RoBERTa encoder"), (f"{LM_HEAD}dense.weight", "LM head")):
-        if needed not in out:
+        if needed not in out or out[needed].dim() != 2:
             raise CheckpointError(f"{name}: expected a RoBERTa checkpoint of fairseq, found no {what} ({needed})")
     return out
