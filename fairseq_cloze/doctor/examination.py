@@ -4,7 +4,6 @@ Causes come first, so that what follows from them can say so.  ``docs/decisions.
 """
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -23,7 +22,8 @@ from ..ranking.ranker import Ranker
 from ..ranking.scores import Outcome
 from ..statistics import wilson_interval
 from ..weights.carried import OtherVocabulary
-from ..weights.checkpoint import Checkpoint
+from ..weights.checkpoint import LAYER, Checkpoint, not_finite
+from ..weights.plain import show
 from . import measures
 from .diagnosis import DOUBT, OK, SKIPPED, UNFIT, Check, Diagnosis
 from .measures import ENGLISH, spectral_ratio
@@ -72,7 +72,7 @@ class _Examination:
         self.embedding = self.weights[f"{ENCODER}embed_tokens.weight"]
         self.layers: dict[int, dict[str, Tensor]] = {}
         for name, value in self.weights.items():
-            match = re.match(rf"{re.escape(ENCODER)}layers\.(\d+)\.(.+)", name)
+            match = LAYER.match(name)
             if match:
                 self.layers.setdefault(int(match[1]), {})[match[2]] = value
         self.finite = self.embeddings_trained = True
@@ -143,8 +143,7 @@ class _Examination:
     # -- weights -----------------------------------------------------------------------------------------------------
 
     def check_numbers(self) -> None:
-        suspects = {n: v for n, v in self.weights.items() if v.numel() and not v.float().abs().max().isfinite()}
-        bad = {name: int((~value.isfinite()).sum()) for name, value in suspects.items()}
+        bad = not_finite(self.weights)
         self.finite, count = not bad, sum(bad.values())
         if self.finite:
             return self.add("numbers", OK, f"no NaN or infinity in {len(self.weights)} tensors", values={"bad": 0})
@@ -157,19 +156,19 @@ class _Examination:
     def check_layers(self) -> None:
         """As many layers as configured, without gaps, all of one shape."""
         found, option = sorted(self.layers), self.checkpoint.option("encoder_layers")
-        wanted = int(option) if option is not None else len(found)
+        configured = option if type(option) is int else None
         shapes = {number: {n: value.shape for n, value in layer.items()} for number, layer in self.layers.items()}
         odd = next((number for number in found if shapes[number] != shapes[found[0]]), None)
         fault, advice = "layers missing", "the file was cut down or converted in part"
         if odd is not None:
             fault, advice = f"layer {odd} differs", "its weights have other names or shapes than the first layer's"
-        elif option is not None and len(found) > wanted:
+        elif configured is not None and len(found) > configured:
             fault, advice = "more layers than configured", "weights and configuration are of two models"
-        sound = found and found == list(range(wanted)) and odd is None
+        sound = found and found == list(range(len(found))) and option in (None, len(found)) and odd is None
         numbers = "" if sound else f", numbers {', '.join(map(str, found)) or 'none'}"
-        expected = f"{wanted} as configured" if option is not None else "numbers without gaps"
+        expected = f"{show(option)} as configured" if option is not None else "numbers without gaps"
         self.add("layers", OK if sound else UNFIT, f"{len(found)} layers{numbers}", expected,
-                 {"layers": found, "configured": option}, fault, f"{advice}; take the original file")  # fmt: skip
+                 {"layers": found, "configured": configured}, fault, f"{advice}; take the original file")  # fmt: skip
 
     def check_encoder(self) -> None:
         ratios: dict[int, float] = {}

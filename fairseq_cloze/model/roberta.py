@@ -65,12 +65,16 @@ class Roberta(nn.Module):
         Raises:
             RuntimeError: names or shapes do not fit
         """
-        with torch.device("meta"), _Uninitialised():
-            model = cls(architecture, weights[f"{ENCODER}embed_tokens.weight"].size(0), ranking_head, **options)
+        model = cls._empty(architecture, weights[f"{ENCODER}embed_tokens.weight"].size(0), ranking_head, **options)
         model.load_state_dict({name: value.clone() for name, value in weights.items()}, strict=True, assign=True)
         if not architecture.untie_weights_roberta:
             model.encoder.lm_head.weight = model.encoder.sentence_encoder.embed_tokens.weight
         return model.eval()
+
+    @classmethod
+    def _empty(cls, *args: Any, **options: Any) -> Roberta:
+        with torch.device("meta"), _Uninitialised():
+            return cls(*args, **options)
 
     def forward(
         self,
@@ -102,6 +106,12 @@ class Roberta(nn.Module):
     def max_positions(self) -> int:
         """Most tokens of an input."""
         return self.architecture.max_positions
+
+
+def shapes(architecture: Architecture, rows: int, ranking_head: bool) -> dict[str, tuple[int, ...]]:
+    """Shape of every weight that a model of these arguments has, by name."""
+    model = Roberta._empty(architecture, rows, ranking_head)
+    return {name: tuple(value.shape) for name, value in model.state_dict().items() if not name.endswith(".version")}
 
 
 def scores_of_candidate_tokens(

@@ -51,13 +51,16 @@ def _read(path: Path, option: str) -> Checkpoint:
         raise CheckpointError(
             f"{option} {path}: no such checkpoint; training would start from random weights, check the path"
         )
-    return Checkpoint.read(path)
+    checkpoint = Checkpoint.read(path)
+    checkpoint.require_sound()
+    return checkpoint
 
 
 def _resumed(path: Path, cfg: Any) -> Checkpoint:
     """fairseq resumes whatever lies in ``--save-dir``; say so where that was another run."""
     logger.info("resuming from %s", path)
     last = Checkpoint.read(path)
+    last.require_sound()
     earlier, now = last.task_options, {key: value_of(getattr(cfg, key)) for key in _TOLD_APART}
     changed = [f"{key} {earlier[key]} then, {now[key]} now" for key in now if earlier.get(key, now[key]) != now[key]]
     if changed:

@@ -50,7 +50,7 @@ class Member:
         self.vocabulary = vocabulary
         self.memory = Limit()
         line, proved = checkpoint.check_vocabulary(vocabulary, where)
-        self._notes = [] if proved else [line]
+        self._notes = [*checkpoint.notes, *([] if proved else [line])]
         self._fp16 = resources.fp16
         self.device = _open_device(resources.device)
         head = self.settings.scorer == "head"
@@ -59,6 +59,7 @@ class Member:
         unused = sorted(checkpoint.heads - {HEAD_NAME if head else ""})
         if unused:
             self._notes.append(f"heads of the checkpoint that are not used: {', '.join(unused)}")
+        checkpoint.require_sound()
         prefixes = tuple(f"{HEADS}{name}." for name in unused)
         weights = {name: value for name, value in checkpoint.weights.items() if not name.startswith(prefixes)}
         model = Roberta.from_weights(self.architecture, weights, ranking_head=head, autocast=resources.bf16)

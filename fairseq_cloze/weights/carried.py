@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from ..data.encoding import DEFAULT_ENCODING, EncodingOptions
-from ..data.vocabulary import Vocabulary
+from ..data.vocabulary import FILES, Vocabulary
 from ..errors import CheckpointError, first_line
 from ..files import PathLike, cannot_write, replacing
 from ..model.architecture import Architecture
 from ..views.settings import CARRIED, PartialSettings, Settings
+from .plain import show
 from .reading import State
 
 #: Name of the weights in a folder of pretrained weights, as fairseq's releases have it.
@@ -27,37 +28,72 @@ FRESH = {
     "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}, "val_loss": None},
 }
 
+_ORIGINAL = "take the original file"
+
 #: Key of our part of ``task_state``.
 STATE_KEY = "fairseq_cloze"
 STATE_VERSION = 1
 
 
-class Carried:
-    """Vocabulary, encoding and settings of a checkpoint, called *origin*; ``CheckpointError`` for a later version."""
+#: Most bytes of a file of the vocabulary: large ones have a few millions.
+_LARGEST_FILE = 1 << 27
 
-    def __init__(self, content: Mapping[str, Any], origin: str) -> None:
+
+class Carried:
+    """Vocabulary, encoding and settings of a checkpoint, called *origin*.
+
+    ``CheckpointError`` for a later version, and for each part that is damaged.
+    """
+
+    def __init__(self, content: Any, origin: str) -> None:
+        if not isinstance(content, dict):
+            raise CheckpointError(f"{origin}: what this project adds to a checkpoint is {show(content)}; {_ORIGINAL}")
         if content.get("version") != STATE_VERSION:
             raise CheckpointError(
                 f"{origin}: expected version {STATE_VERSION} of what this project adds to a checkpoint, found "
-                f"{content.get('version')}; use a newer fairseq-cloze"
+                f"{show(content.get('version'))}; use a newer fairseq-cloze"
             )
         self._content, self._origin = content, origin
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """Dictionary and BPE."""
-        files = self._content["vocabulary"]
-        return Vocabulary({name: zlib.decompress(content) for name, content in files.items()}, self._origin)
+        files = self._content.get("vocabulary")
+        try:
+            return Vocabulary({name: _unpack(files[name]) for name in FILES}, self._origin)  # type: ignore[index]
+        except (KeyError, TypeError, zlib.error) as error:
+            raise self._damaged("vocabulary", error) from error
 
     @property
     def encoding(self) -> EncodingOptions:
         """How text became tokens."""
-        return EncodingOptions(**self._content["encoding"])
+        options = self._content.get("encoding")
+        try:
+            return EncodingOptions(**options)  # type: ignore[arg-type]
+        except TypeError as error:
+            raise self._damaged("encoding", error) from error
 
     @property
     def settings(self) -> PartialSettings:
         """How passages became input, and how candidates were scored."""
-        return PartialSettings(**{name: self._content.get(name) for name in CARRIED})
+        found = {name: self._content.get(name) for name in CARRIED}
+        for name, value in found.items():
+            if value is not None and type(value) not in ((int, float) if name == "contrast" else (str,)):
+                raise self._damaged(name, TypeError(show(value)))
+        return PartialSettings(**found)
+
+    def _damaged(self, part: str, error: Exception) -> CheckpointError:
+        return CheckpointError(
+            f"{self._origin}: the {part} that it carries is damaged ({show(first_line(error))}); {_ORIGINAL}"
+        )
+
+
+def _unpack(content: bytes) -> bytes:
+    unpacking = zlib.decompressobj()
+    unpacked = unpacking.decompress(content, _LARGEST_FILE)
+    if not unpacking.eof:
+        raise zlib.error(f"cut short, or more than {_LARGEST_FILE:,} bytes")
+    return unpacked
 
 
 def carried_state(vocabulary: Vocabulary, encoding: EncodingOptions, settings: Settings) -> dict[str, Any]:
@@ -74,7 +110,7 @@ def carried_state(vocabulary: Vocabulary, encoding: EncodingOptions, settings: S
 
 def read_carried(task_state: Mapping[str, Any] | None, origin: str) -> Carried | None:
     """What a checkpoint's ``task_state`` carries; ``None`` for checkpoints of other origin."""
-    content = (task_state or {}).get(STATE_KEY)
+    content = task_state.get(STATE_KEY) if isinstance(task_state, Mapping) else None
     return Carried(content, origin) if content else None
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from argparse import Namespace
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -20,10 +21,16 @@ from ..data.vocabulary import DICTIONARY_FILE, ENCODER_FILE, FILES, GPT2_BPE_URL
 from ..errors import CheckpointError
 from ..files import PathLike
 from ..model.architecture import Architecture
-from ..model.names import ENCODER, HEAD_NAME, HEADS, LM_HEAD
+from ..model.encoder import ACTIVATIONS
+from ..model.names import ENCODER, HEAD_NAME, HEADS, LM_HEAD, RANKING_HEAD
+from ..model.roberta import shapes
 from ..views.settings import AS_TRAINED, PartialSettings
 from .carried import Carried, OtherVocabulary, compare_vocabularies, read_carried
+from .plain import show
 from .reading import State, load_checkpoint, upgraded_weights
+
+#: A weight of a layer, by the number of the layer and its name there.
+LAYER = re.compile(rf"{re.escape(ENCODER)}layers\.([0-9]{{1,6}})\.(.+)")
 
 #: What a run must have loaded: names for people, prefixes of the weights.
 PARTS = {"encoder": ENCODER, "LM head": LM_HEAD}
@@ -54,6 +61,7 @@ class Checkpoint:
                 hint += ", found Hugging Face weights; convert them with 'fairseq-cloze import-hf'"
             raise CheckpointError(f"{self.name}: {hint}")
         self.state: State = state
+        self.notes: list[str] = []  #: what the user should know of how it was read
 
     @classmethod
     def read(cls, path: PathLike, name: str | None = None) -> Checkpoint:
@@ -68,31 +76,85 @@ class Checkpoint:
     @cached_property
     def architecture(self) -> Architecture:
         """Shape of the model, from the weights and from options; ``CheckpointError`` where it is not supported."""
-        layer = re.compile(rf"{re.escape(ENCODER)}layers\.(\d+)\.")
-        layers = {match[1] for match in map(layer.match, self.weights) if match}
+        layers = {match[1] for match in map(LAYER.match, self.weights) if match}
         try:
             embed_dim = self.weights[f"{ENCODER}embed_tokens.weight"].size(1)
             ffn_dim = self.weights[f"{ENCODER}layers.0.fc1.weight"].size(0)
             positions = self.weights[f"{ENCODER}embed_positions.weight"].size(0)
-            heads = int(self.option("encoder_attention_heads"))
-        except (KeyError, TypeError) as error:
+            heads = self.options["encoder_attention_heads"]
+        except KeyError as error:
             problem = f"expected a RoBERTa checkpoint of fairseq, {error} is missing from it"
             raise CheckpointError(f"{self.name}: {problem}") from error
         if self.option("encoder_normalize_before"):
             problem = "RoBERTa with layer norm before the blocks (roberta_prenorm) is not supported"
             raise CheckpointError(f"{self.name}: {problem}")
-        eps = self.option("layer_norm_eps")
+        if type(heads) is not int or heads < 1 or embed_dim % heads:
+            raise self._wrong_option("encoder_attention_heads", f"a number that divides the width {embed_dim}")
+        if positions < 3:
+            raise CheckpointError(f"{self.name}: expected at least one position, found {positions - 2}")
+        if self.option("untie_weights_roberta") not in (None, False, True):
+            raise self._wrong_option("untie_weights_roberta", "true or false")
+        eps, chosen = self.option("layer_norm_eps"), {}
+        if eps is not None and not (type(eps) in (int, float) and 0 < eps < 1):
+            raise self._wrong_option("layer_norm_eps", "a small number above 0")
+        for name in ("activation_fn", "pooler_activation_fn"):
+            chosen[name] = self.option(name) or getattr(Architecture, name)
+            if chosen[name] not in list(ACTIVATIONS):
+                raise self._wrong_option(name, f"one of {', '.join(ACTIVATIONS)}")
         return Architecture(
             encoder_layers=len(layers),
             encoder_embed_dim=embed_dim,
             encoder_ffn_embed_dim=ffn_dim,
             encoder_attention_heads=heads,
             max_positions=positions - 2,  # two rows stand before the first position
-            activation_fn=str(self.option("activation_fn") or Architecture.activation_fn),
             layer_norm_eps=Architecture.layer_norm_eps if eps is None else float(eps),
             untie_weights_roberta=bool(self.option("untie_weights_roberta")),
-            pooler_activation_fn=str(self.option("pooler_activation_fn") or Architecture.pooler_activation_fn),
+            **chosen,
         )
+
+    def _wrong_option(self, name: str, expected: str) -> CheckpointError:
+        found = str(self.option(name))[:60]
+        return CheckpointError(
+            f"{self.name}: option {name}: expected {expected}, found {found}; take the original file"
+        )
+
+    def require_sound(self) -> None:
+        """Make sure that every weight has its place in the model, and :meth:`require_finite`.
+
+        Raises:
+            CheckpointError: the first that is missing, of another shape or not known
+        """
+        problem = self.misfit
+        if problem:
+            raise CheckpointError(f"{self.name}: weights do not fit the model, {problem}; take the original file")
+        self.require_finite()
+
+    def require_finite(self) -> None:
+        """``CheckpointError`` if weights are NaN or infinite; says how many, and where first."""
+        bad = not_finite(self.weights)
+        if bad:
+            raise CheckpointError(
+                f"{self.name}: expected numbers as weights, found {sum(bad.values()):,} that are NaN or infinite, "
+                f"first in {next(iter(bad))}; take an earlier checkpoint, 'fairseq-cloze doctor' says more"
+            )
+
+    @property
+    def misfit(self) -> str:
+        """The first weight that does not belong into a model of this shape; empty where all do."""
+        layers, option = self.architecture.encoder_layers, self.option("encoder_layers")
+        if option is not None and option != layers:
+            return f"expected {show(option)} layers as configured, found {layers}"
+        expected = shapes(self.architecture, self.rows, self.has_ranking_head)
+        found = {
+            name: tuple(value.shape)
+            for name, value in self.weights.items()
+            if not name.endswith(".version") and (name.startswith(RANKING_HEAD) or not name.startswith(HEADS))
+        }
+        for name in (*expected, *found):
+            wanted, other = (str(values.get(name, "none")) for values in (expected, found))
+            if wanted != other:
+                return f"{name}: expected {wanted}, found {other}"
+        return ""
 
     @property
     def rows(self) -> int:
@@ -116,12 +178,15 @@ class Checkpoint:
                 f"{self.name}: has no ranking head, its scores would be random; pass --scorer mean, or train one first"
             )
 
+    @cached_property
+    def options(self) -> Mapping[str, Any]:
+        """Options of the model as they were saved, by name; only numbers and texts."""
+        args = self.state.get("args")
+        return _scalars(_table(self.state.get("cfg")).get("model") if args is None else args)
+
     def option(self, name: str) -> Any:
         """An option of the model as it was saved; ``None`` where the configuration has none."""
-        options = self.state.get("args")
-        if options is None:
-            options = (self.state.get("cfg") or {}).get("model")
-        return options.get(name) if isinstance(options, Mapping) else getattr(options, name, None)
+        return self.options.get(name)
 
     def prove_load(self, current: Mapping[str, Tensor], got: Mapping[str, str]) -> str:
         """Make sure that a model whose weights are *current*, with digests *got*, was loaded from here.
@@ -159,18 +224,22 @@ class Checkpoint:
     @property
     def task_options(self) -> Mapping[str, Any]:
         """Options of the task it was trained with, by name; empty for checkpoints of older fairseq."""
-        return (self.state.get("cfg") or {}).get("task") or {}
+        return _scalars(_table(self.state.get("cfg")).get("task"))
 
     @property
     def progress(self) -> Progress:
         """Epoch and number of updates."""
         history = self.state.get("optimizer_history")
-        updates = int(history[-1].get("num_updates", 0)) if history else None
-        position = (self.state.get("extra_state") or {}).get("train_iterator") or {}
-        if "epoch" not in position:
-            return Progress(None, updates)
-        epoch = int(position["epoch"])  # at the end of an epoch it is the next one's
-        return Progress(epoch - (position.get("iterations_in_epoch") == 0 and epoch > 1), updates)
+        last = _table(history[-1]) if isinstance(history, list) and history else {}
+        updates = last.get("num_updates", 0) if last else None
+        position = _table(_table(self.state.get("extra_state")).get("train_iterator"))
+        epoch = position.get("epoch")
+        for number in (updates, epoch):
+            if number is not None and (type(number) is not int or number < 0):
+                raise CheckpointError(f"{self.name}: expected numbers of updates and epochs, found {show(number)}")
+        if epoch is not None:  # at the end of an epoch it is the next one's
+            epoch -= position.get("iterations_in_epoch") == 0 and epoch > 1
+        return Progress(epoch, updates)
 
     @cached_property
     def vocabulary(self) -> Vocabulary | None:
@@ -213,6 +282,24 @@ class Checkpoint:
             compare_vocabularies(own, vocabulary, self.name, where)
             return f"dictionary {dictionary} is the checkpoint's; the BPE {unknown}", False
         return f"dictionary has the checkpoint's {self.rows:,} rows; it and the BPE {unknown}", False
+
+
+def not_finite(weights: Mapping[str, Tensor]) -> dict[str, int]:
+    """How many numbers of each weight are NaN or infinite, where there are some."""
+    bad = {name: value for name, value in weights.items() if not value.isfinite().all()}
+    return {name: int((~value.isfinite()).sum()) for name, value in bad.items()}
+
+
+def _table(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _scalars(options: Any) -> Mapping[str, Any]:
+    """Options by name, of a namespace or a dictionary; others than numbers and texts only by their type."""
+    table = vars(options) if isinstance(options, Namespace) else _table(options)
+    return {
+        name: value if isinstance(value, str | int | float | None) else show(value) for name, value in table.items()
+    }
 
 
 def digest(weights: Mapping[str, Tensor], prefix: str) -> str:

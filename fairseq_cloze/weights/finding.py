@@ -7,7 +7,8 @@ from ..files import PathLike
 from ..runs.names import BEST_CHECKPOINT, LAST_CHECKPOINT
 from .carried import MODEL_FILE
 from .checkpoint import Checkpoint
-from .hugging_face import HUB_CONFIG, read_hf
+from .hub_files import CONFIG
+from .hugging_face import read_hf
 
 #: What is taken of a folder: pretrained weights, else the best checkpoint of a training, else its last one.
 CHECKPOINTS = (MODEL_FILE, BEST_CHECKPOINT, LAST_CHECKPOINT)
@@ -29,10 +30,10 @@ def open_checkpoint(source: PathLike, gpt2_bpe: PathLike | None = None) -> Check
         for name in CHECKPOINTS:
             if (path / name).is_file():
                 return Checkpoint.read(path / name)
-        if (path / HUB_CONFIG).is_file():
+        if (path / CONFIG).is_file():
             return read_hf(path, gpt2_bpe)
         raise CheckpointError(
-            f"{path}: expected {', '.join(CHECKPOINTS)} or a Hugging Face model ({HUB_CONFIG}) in this folder, found "
+            f"{path}: expected {', '.join(CHECKPOINTS)} or a Hugging Face model ({CONFIG}) in this folder, found "
             "none of them"
         )
     parts = str(source).split("/")  # of a name on the hub, such as roberta-base or owner/model

@@ -5,26 +5,49 @@ sorted into its order: the four special symbols, the BPE tokens, ``<mask>``.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..data.vocabulary import MASK_SYMBOL, PAD, SPECIAL_SYMBOLS, Vocabulary
-from ..errors import CheckpointError, first_line
+from ..errors import CheckpointError, ClozeError, first_line
 from ..files import PathLike, replacing, write_text
 from ..model.architecture import Architecture
 from ..model.names import ENCODER, LM_HEAD, RANKING_HEAD
+from ..model.roberta import shapes
+from ..version import __version__
 from .carried import MODEL_FILE, pretrained_state, save_state
 from .checkpoint import Checkpoint
-from .reading import load_checkpoint
-
-HUB_CONFIG = "config.json"
+from .hub_files import (
+    BIAS,
+    CONFIG,
+    DECODER,
+    DECODER_BIAS,
+    PICKLED,
+    POSITIONS,
+    SAFETENSORS,
+    TOKEN_TYPES,
+    TOKENS,
+    read_config,
+    read_json,
+    read_weights,
+)
+from .hub_proof import prove_import
+from .hub_tokenizer import ADDED, MERGES, TOKENIZER, TOKENIZER_CONFIG, VOCAB, read_tokenizer
 
 #: Files of a hub model that are read.
-HUB_FILES = [HUB_CONFIG, "model.safetensors", "pytorch_model.bin", "vocab.json", "merges.txt", "tokenizer.json"]
+HUB_FILES = [
+    *(CONFIG, SAFETENSORS, "model-*.safetensors", PICKLED, "pytorch_model-*.bin", "*.index.json"),
+    *(VOCAB, MERGES, TOKENIZER, TOKENIZER_CONFIG, ADDED),
+]
+
+#: What transformers would read of a tokenizer beside what an export writes.
+_TOKENIZER_FILES = (TOKENIZER, ADDED, "special_tokens_map.json")
+
+#: Who has written a ``config.json``.
+_MADE_BY = "made_by"
 
 #: Fields of ``config.json`` → of :class:`Architecture`.
 _SHAPE = {
@@ -48,10 +71,16 @@ _LAYER_NAMES = {
 _EMBEDDING_NAMES = {"roberta.embeddings.LayerNorm": f"{ENCODER}layernorm_embedding"}
 _LM_HEAD_NAMES = {f"lm_head.{part}": f"{LM_HEAD}{part}" for part in ("dense", "layer_norm")}
 _RANKING_HEAD_NAMES = {"roberta.pooler.dense": f"{RANKING_HEAD}dense", "classifier": f"{RANKING_HEAD}out_proj"}
-TOKENS, POSITIONS, TOKEN_TYPES = (
-    f"roberta.embeddings.{kind}_embeddings.weight" for kind in ("word", "position", "token_type")
-)
-DECODER = "lm_head.decoder.weight"
+
+
+class _Source(NamedTuple):
+    """A model of Hugging Face as it was read, and the checkpoint that was made of it."""
+
+    folder: Path
+    config: dict[str, Any]
+    weights: dict[str, Tensor]
+    order: list[int] | None  #: for each row of the checkpoint's dictionary, that of the model
+    checkpoint: Checkpoint
 
 
 def read_hf(source: PathLike, gpt2_bpe: PathLike | None = None) -> Checkpoint:
@@ -67,39 +96,52 @@ def read_hf(source: PathLike, gpt2_bpe: PathLike | None = None) -> Checkpoint:
     Raises:
         CheckpointError: not a byte-level-BPE RoBERTa with an LM head; says what it is
     """
+    return _read(source, gpt2_bpe).checkpoint
+
+
+def _read(source: PathLike, gpt2_bpe: PathLike | None) -> _Source:
     folder = _find_folder(str(source))
-    config = _read_config(folder)
-    weights = _read_weights(folder)
-    vocabulary, order = _read_tokenizer(folder, gpt2_bpe, weights[TOKENS].size(0))
-    decoder = weights.get(DECODER)
-    try:
-        shape = {ours: config[theirs] for theirs, ours in _SHAPE.items()}
-    except KeyError as error:
-        raise CheckpointError(f"{folder}: {error} is missing from config.json; copy or download it again") from error
+    config = read_config(folder)
+    weights, notes = read_weights(folder, config)
+    vocabulary, order, more = read_tokenizer(folder, gpt2_bpe, len(weights[TOKENS]))
     architecture = Architecture(
-        **shape,
-        max_positions=weights[POSITIONS].size(0) - 2,
-        layer_norm_eps=config.get("layer_norm_eps", Architecture.layer_norm_eps),
-        untie_weights_roberta=decoder is not None and not torch.equal(decoder, weights[TOKENS]),
+        **{ours: config[theirs] for theirs, ours in _SHAPE.items()},
+        max_positions=len(weights[POSITIONS]) - 2,
+        layer_norm_eps=config["layer_norm_eps"],
+        untie_weights_roberta=DECODER in weights,
     )
-    dropouts = {"dropout": "hidden_dropout_prob", "attention_dropout": "attention_probs_dropout_prob"}
-    options = {ours: config.get(theirs, 0.1) for ours, theirs in dropouts.items()}
+    options = {"dropout": config["hidden_dropout_prob"], "attention_dropout": config["attention_probs_dropout_prob"]}
     converted = _to_fairseq(weights, architecture, order, folder)
-    return Checkpoint(pretrained_state(converted, architecture, vocabulary, options), folder, str(source))
+    checkpoint = Checkpoint(pretrained_state(converted, architecture, vocabulary, options), folder, str(source))
+    checkpoint.require_sound()
+    checkpoint.notes += [f"{source}: {note}" for note in (*notes, *more)]
+    return _Source(folder, config, weights, order, checkpoint)
 
 
-def import_hf(source: PathLike, out: PathLike, gpt2_bpe: PathLike | None = None) -> Path:
+def import_hf(
+    source: PathLike,
+    out: PathLike,
+    gpt2_bpe: PathLike | None = None,
+    announce: Callable[[str], Any] | None = None,
+) -> Path:
     """Convert a Hugging Face RoBERTa into a folder that fairseq and this project start from.
 
     Args:
         source, gpt2_bpe: see :func:`read_hf`
         out: folder to write ``model.pt``, whose path is returned, and the vocabulary into
+        announce: called with notes, and with a line of proof, see
+            :func:`fairseq_cloze.weights.hub_proof.prove_import`; nothing is proved without
 
     Raises:
-        CheckpointError: see :func:`read_hf`
+        CheckpointError: see :func:`read_hf`, or it would compute otherwise
         ClozeError: *out* cannot be written
     """
-    checkpoint, path = read_hf(source, gpt2_bpe), Path(out) / MODEL_FILE
+    found = _read(source, gpt2_bpe)
+    checkpoint, path = found.checkpoint, Path(out) / MODEL_FILE
+    if announce:
+        for note in checkpoint.notes:
+            announce(note)
+        announce(f"{source}: {prove_import(found.folder, checkpoint, found.weights, found.config, found.order)}")
     checkpoint.require_vocabulary().save(Path(out))
     save_state(checkpoint.state, path)
     return path
@@ -118,6 +160,7 @@ def export_hf(checkpoint: Checkpoint, out: PathLike) -> str:
     from safetensors.torch import save_file
 
     out = Path(out)
+    checkpoint.require_sound()
     vocabulary = checkpoint.require_vocabulary()
     architecture = checkpoint.architecture
     ranking = checkpoint.has_ranking_head
@@ -129,17 +172,38 @@ def export_hf(checkpoint: Checkpoint, out: PathLike) -> str:
                 f"{checkpoint.name}: {option} {found} cannot be exported, the {head} of Hugging Face's RoBERTa is "
                 f"always {always}"
             )
+    stale = _stale_files(out)
     name = "RobertaForMultipleChoice" if ranking else "RobertaForMaskedLM"
     converted = _to_hugging_face(checkpoint.weights, architecture, ranking)
-    with replacing(out / "model.safetensors") as temporary:
+    with replacing(out / SAFETENSORS) as temporary:
         save_file({key: value.contiguous().clone() for key, value in converted.items()}, temporary, {"format": "pt"})
-    write_text(out / "config.json", json.dumps(_hf_config(architecture, len(vocabulary), name), indent=1) + "\n")
-    write_text(out / "vocab.json", json.dumps(vocabulary.token_rows(), ensure_ascii=False))
+    write_text(out / VOCAB, json.dumps(vocabulary.token_rows(), ensure_ascii=False))
     merges = "".join(["#version: 0.2\n", *(f"{left} {right}\n" for left, right in vocabulary.merges)])
-    write_text(out / "merges.txt", merges)
+    write_text(out / MERGES, merges)
     tokenizer = {"tokenizer_class": "RobertaTokenizer", "model_max_length": architecture.max_positions}
-    write_text(out / "tokenizer_config.json", json.dumps(tokenizer, indent=1) + "\n")
+    write_text(out / TOKENIZER_CONFIG, json.dumps(tokenizer, indent=1) + "\n")
+    for path in stale:
+        path.unlink()
+    write_text(out / CONFIG, json.dumps(_hf_config(architecture, len(vocabulary), name), indent=1) + "\n")
     return name
+
+
+def _stale_files(out: Path) -> list[Path]:
+    """What transformers made of the tokenizer of an earlier export, and would read instead of the new one.
+
+    Raises:
+        ClozeError: there is a model that was not exported by this project
+    """
+    written = (CONFIG, SAFETENSORS, VOCAB, MERGES, TOKENIZER_CONFIG, *_TOKENIZER_FILES)
+    there = [name for name in written if (out / name).exists()]
+    config = read_json(out / CONFIG) if CONFIG in there else {}
+    ours = str(config.get(_MADE_BY)).startswith("fairseq-cloze") and "transformers_version" not in config
+    if there and not ours:
+        raise ClozeError(
+            f"{out}: holds {', '.join(there)}, which 'fairseq-cloze export-hf' did not write, and which would be lost; "
+            "choose another folder"
+        )
+    return [out / name for name in _TOKENIZER_FILES if name in there]
 
 
 def _hf_config(architecture: Architecture, rows: int, name: str) -> dict[str, Any]:
@@ -156,6 +220,7 @@ def _hf_config(architecture: Architecture, rows: int, name: str) -> dict[str, An
         "bos_token_id": 0,
         "pad_token_id": 1,
         "eos_token_id": 2,
+        _MADE_BY: f"fairseq-cloze {__version__}",
     }
 
 
@@ -178,123 +243,6 @@ def _find_folder(source: str) -> Path:
         ) from error
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    """Configuration of a RoBERTa that fairseq can be given."""
-    try:
-        config: dict[str, Any] = json.loads((folder / HUB_CONFIG).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        problem = f"expected a Hugging Face model, config.json cannot be read ({error})"
-        raise CheckpointError(f"{folder}: {problem}") from error
-    if config.get("model_type") != "roberta":
-        raise CheckpointError(
-            f"{folder}: expected model_type roberta (roberta-base, roberta-large, distilroberta-base and the like), "
-            f"found {config.get('model_type')}; only byte-level-BPE RoBERTa can be imported"
-        )
-    # Positions are counted from the row behind the padding's.
-    expected = {"hidden_act": "gelu", "pad_token_id": PAD, "position_embedding_type": "absolute"}
-    for field, value in expected.items():
-        if config.get(field, value) != value:
-            raise CheckpointError(f"{folder}: expected {field} {value}, as RoBERTa has, found {config[field]}")
-    return config
-
-
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    """Weights of encoder and LM head under Hugging Face's names, in float32."""
-    if (folder / "model.safetensors").is_file():
-        from safetensors.torch import load_file
-
-        try:
-            raw = load_file(folder / "model.safetensors")
-        except Exception as error:  # safetensors' own kind, or an OSError
-            raise CheckpointError(
-                f"{folder / 'model.safetensors'}: cannot be read ({error}); copy or download the file again"
-            ) from error
-    elif (folder / "pytorch_model.bin").is_file():
-        raw = load_checkpoint(folder / "pytorch_model.bin")
-    else:
-        raise CheckpointError(f"{folder}: expected model.safetensors or pytorch_model.bin, found neither")
-    weights = {}
-    for name, value in raw.items():
-        name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-        if name.startswith(("embeddings.", "encoder.", "pooler.")):  # saved without the head's class around it
-            name = f"roberta.{name}"
-        weights[name] = value.float()
-    encoder = ((name, "RoBERTa encoder") for name in (TOKENS, POSITIONS, TOKEN_TYPES))
-    for name, what in (*encoder, ("lm_head.dense.weight", "LM head")):
-        if name not in weights:
-            raise CheckpointError(
-                f"{folder}: expected the weights of RobertaForMaskedLM, found no {what} ({name}); "
-                "take the masked-LM release of the model"
-            )
-    types = weights[TOKEN_TYPES].size(0)
-    if types != 1:
-        raise CheckpointError(f"{folder}: expected one token type, as RoBERTa has, found {types}")
-    return weights
-
-
-def _read_tokenizer(folder: Path, gpt2_bpe: PathLike | None, rows: int) -> tuple[Vocabulary, list[int] | None]:
-    """The vocabulary, and for each of its rows the row of the source (``None``: the same)."""
-    if gpt2_bpe is not None:
-        vocabulary = Vocabulary.load(gpt2_bpe)
-        own = [name for name in ("vocab.json", "tokenizer.json") if (folder / name).is_file()]
-        if own:
-            raise CheckpointError(
-                f"{folder}: has tokenizer files of its own ({', '.join(own)}), which belong to the weights; "
-                "leave --gpt2-bpe out"
-            )
-        if len(vocabulary) != rows:
-            raise CheckpointError(
-                f"{gpt2_bpe}: expected a dictionary of {rows:,} rows, as the embedding of {folder} has, "
-                f"found {len(vocabulary):,}; give the files that belong to the model"
-            )
-        return vocabulary, None
-    numbers, merges = _read_tokenizer_files(folder)
-    symbols = (*SPECIAL_SYMBOLS, MASK_SYMBOL)
-    missing = [symbol for symbol in symbols if symbol not in numbers]
-    if missing:
-        problem = f"expected the token {missing[0]} in the tokenizer, found none; it is not RoBERTa's"
-        raise CheckpointError(f"{folder}: {problem}")
-    last = max(numbers.values())
-    if last >= rows:
-        problem = f"expected {rows:,} tokens at most, as the embedding has rows, found number {last:,}"
-        raise CheckpointError(f"{folder}: {problem}")
-    *special, mask = (numbers[symbol] for symbol in symbols)
-    token_at = {number: token for token, number in numbers.items()}
-    others = [row for row in range(rows) if row not in {*special, mask}]
-    tokens = [token_at.get(row, f"madeupword{row:04d}") for row in others]
-    return Vocabulary.build(tokens, merges, str(folder)), [*special, *others, mask]
-
-
-def _read_tokenizer_files(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    tokenizer: dict[str, Any] = {}
-    if (folder / "tokenizer.json").is_file():
-        tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-        if tokenizer.get("normalizer"):
-            raise CheckpointError(
-                f"{folder / 'tokenizer.json'}: expected no normalizer, as RoBERTa has none, "
-                f"found {tokenizer['normalizer'].get('type')}; such a model cannot be imported"
-            )
-    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        numbers = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
-        lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
-        merges = [line for line in lines if line and not line.startswith("#version")]
-    elif tokenizer:
-        model = tokenizer["model"]
-        if model.get("type", "BPE") != "BPE" or "ByteLevel" not in json.dumps(tokenizer.get("pre_tokenizer")):
-            raise CheckpointError(f"{folder}: expected a byte-level BPE in tokenizer.json, found {model.get('type')}")
-        numbers = {**model["vocab"], **{token["content"]: token["id"] for token in tokenizer.get("added_tokens", [])}}
-        merges = model["merges"]
-    else:
-        suffixes = {".json", ".txt", ".model", ".codes"}
-        found = ", ".join(sorted(path.name for path in folder.iterdir() if path.suffix in suffixes))
-        raise CheckpointError(
-            f"{folder}: expected the files of a byte-level BPE (vocab.json and merges.txt, or tokenizer.json), "
-            f"found {found}; pass --gpt2-bpe and a folder with encoder.json, vocab.bpe and dict.txt"
-        )
-    pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in merges)
-    return numbers, [(left, right) for left, right in pairs]
-
-
 def _to_fairseq(
     weights: dict[str, Tensor], architecture: Architecture, order: list[int] | None, folder: Path
 ) -> dict[str, Tensor]:
@@ -303,24 +251,27 @@ def _to_fairseq(
     def rows(value: Tensor) -> Tensor:
         return value if order is None else value[order]
 
-    embedding = rows(weights[TOKENS])
-    bias = weights.get("lm_head.bias", weights.get("lm_head.decoder.bias"))
-    if bias is None:
-        raise CheckpointError(f"{folder}: expected lm_head.bias, found none; the LM head is incomplete")
-    out = {
-        f"{ENCODER}version": torch.tensor([3.0]),
-        f"{ENCODER}embed_tokens.weight": embedding,
-        f"{ENCODER}embed_positions.weight": weights[POSITIONS] + weights[TOKEN_TYPES],
-        f"{LM_HEAD}weight": rows(weights[DECODER]) if architecture.untie_weights_roberta else embedding,
-        f"{LM_HEAD}bias": rows(bias),
+    expected = shapes(architecture, len(weights[TOKENS]), ranking_head=False)
+    names = {
+        **{TOKENS: f"{ENCODER}embed_tokens.weight", POSITIONS: f"{ENCODER}embed_positions.weight"},
+        **{BIAS: f"{LM_HEAD}bias"},
+        **({DECODER: f"{LM_HEAD}weight"} if architecture.untie_weights_roberta else {}),
+        **_names(architecture.encoder_layers, _LM_HEAD_NAMES),
     }
-    try:
-        for theirs, ours in _names(architecture.encoder_layers, _LM_HEAD_NAMES).items():
-            out[ours] = weights[theirs]
-    except KeyError as error:
-        raise CheckpointError(
-            f"{folder}: the weights are incomplete, {error} is missing; copy or download them again"
-        ) from error
+    for theirs, ours in names.items():
+        found = tuple(weights[theirs].shape) if theirs in weights else "none"
+        if found != expected[ours]:
+            raise CheckpointError(
+                f"{folder}: {theirs}: expected {expected[ours]}, found {found}; the weights are incomplete, or of "
+                f"another model than {CONFIG}: copy or download them again"
+            )
+    if weights[TOKEN_TYPES].shape != (1, architecture.encoder_embed_dim):
+        raise CheckpointError(f"{folder}: {TOKEN_TYPES}: expected one row of the model's width")
+    out = {f"{ENCODER}version": torch.tensor([3.0]), **{ours: weights[theirs] for theirs, ours in names.items()}}
+    for theirs in {TOKENS, BIAS, DECODER} & names.keys():
+        out[names[theirs]] = rows(weights[theirs])
+    out[f"{ENCODER}embed_positions.weight"] = weights[POSITIONS] + weights[TOKEN_TYPES]
+    out.setdefault(f"{LM_HEAD}weight", out[f"{ENCODER}embed_tokens.weight"])
     return out
 
 
@@ -344,8 +295,8 @@ def _to_hugging_face(weights: Mapping[str, Tensor], architecture: Architecture, 
     }
     if ranking:
         return out
-    out["lm_head.bias"] = weights[f"{LM_HEAD}bias"]
+    out[BIAS] = weights[f"{LM_HEAD}bias"]
     if architecture.untie_weights_roberta:
         out[DECODER] = weights[f"{LM_HEAD}weight"]
-        out["lm_head.decoder.bias"] = weights[f"{LM_HEAD}bias"]
+        out[DECODER_BIAS] = weights[f"{LM_HEAD}bias"]
     return out

@@ -96,3 +96,38 @@ def fairseq_ids(folder: Path) -> Any:
         return dictionary.encode_line(bpe.encode(text), append_eos=False, add_if_not_exist=False).tolist()
 
     return encode, dictionary
+
+
+def tiny_vocabulary() -> Any:
+    """256 bytes and four merges, a row without a word, and the special symbols."""
+    from fairseq_cloze.data.vocabulary import Vocabulary
+
+    letters = [chr(code) for code in [*range(33, 127), *range(161, 173), *range(174, 256), *range(256, 324)]]
+    merges = [("Ġ", "t"), ("h", "e"), ("Ġt", "he"), ("i", "n")]
+    return Vocabulary.build([*letters, *(left + right for left, right in merges), "madeupword0000"], merges, "tiny")
+
+
+def tiny_state() -> dict[str, Any]:
+    """A checkpoint of one small layer with :func:`tiny_vocabulary`, as an import makes it."""
+    from fairseq_cloze.model.architecture import Architecture
+    from fairseq_cloze.model.roberta import Roberta
+    from fairseq_cloze.weights.carried import pretrained_state
+
+    torch.manual_seed(1)
+    vocabulary, architecture = tiny_vocabulary(), Architecture(1, 8, 8, 2, max_positions=14)
+    weights = Roberta(architecture, len(vocabulary)).state_dict()
+    return pretrained_state({name: value.clone() for name, value in weights.items()}, architecture, vocabulary)
+
+
+def save_tiny_hf(folder: Path) -> None:
+    """:func:`tiny_state` as Hugging Face's files, ``tokenizer.json`` and ``added_tokens.json`` among them."""
+    from tokenizers import ByteLevelBPETokenizer
+
+    from fairseq_cloze.weights.checkpoint import Checkpoint
+    from fairseq_cloze.weights.hugging_face import export_hf
+
+    export_hf(Checkpoint(tiny_state(), "tiny.pt"), folder)
+    tokenizer = ByteLevelBPETokenizer.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    tokenizer.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "added_tokens.json").write_text(json.dumps({"<mask>": 265}))
