@@ -13,11 +13,11 @@ from ..data.databin import MANIFEST
 from ..errors import ClozeError
 from ..files import PathLike
 from ..ranking.answers import Predictions, read_predictions
+from ..runlog.fairseq_log import read_log
 from ..runs.curves import History, history_of
 from ..runs.events import EVENTS_FILE, EVENTS_SUFFIX, read_events
 from ..runs.lock import run_record
 from ..watch.records import RECORDS, Record, read_validation
-from .fairseq_log import read_log
 
 _PREDICTIONS = "predictions_"
 _LOGS = ("*.log", "log.txt")
