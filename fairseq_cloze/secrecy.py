@@ -8,16 +8,17 @@ HIDDEN = "***"
 
 _SHORTEST = 6  # characters of a value of the environment that is looked for
 _NAME = (
-    r"(?i:(?:[a-z0-9]+[_.-])*(?:pass(?:word|wd|phrase)?|[a-z0-9]+[_-]pwd|secret|(?:access|auth|api|refresh|session)?"
-    r"token|credentials?|(?:api|access|secret|private|account)[_-]?key(?:[_-]id)?|authorization))(?![A-Za-z0-9_-])"
+    r"(?i:(?<![a-z0-9_.-])[a-z0-9_.-]{0,60}(?:password|passwd|passphrase|secret|token|credentials?|authorization"
+    r"|(?:api|access|secret|private|account)[_-]?key(?:[_-]id)?|(?<![a-z0-9])(?:pass|auth)|(?<=[a-z0-9][_-])pwd"
+    r"|(?-i:(?<=[A-Z0-9]_)KEY)))(?![A-Za-z0-9_-])"
 )
 _VARIABLE = re.compile(_NAME)
-_FLAG = re.compile(rf"--?{_NAME}|-u|--user")
-_WHOLE = re.compile(rf"((?:--?)?{_NAME}[\"']?\s*[=:]\s*).+", re.S)  # all the rest of an argument
-_PAIR = re.compile(
-    rf"({_NAME}[\"']?\s*[=:]\s*(?:(?:Bearer|Basic|token)\s+)?|--?{_NAME}\s+)(?:\"[^\"]*\"|'[^']*'|[^\s\"'&;]+)"
-)
-_USER = re.compile(r"((?:\s-u|\s--user)[\s=]\s*[^\s:\"']+:)[^\s\"']+")
+_LOG_IN = ("-u", "--user", "--proxy-user")  # whose value is NAME:PASSWORD
+_FLAG = re.compile(rf"(?=-){_NAME}")
+_WHOLE = re.compile(rf"({_NAME}[\"']?\s*[=:]\s*).+", re.S)  # all the rest of an argument
+_VALUE = r"(?:\"[^\"]*\"|'[^']*'|[^\s\"'&;]+)"
+_PAIR = re.compile(rf"({_NAME}[\"']?\s*[=:]\s*(?:(?:Bearer|Basic|token)\s+)?|(?<!\S)(?=-){_NAME}\s+){_VALUE}")
+_USER = re.compile(rf"(\s(?:{'|'.join(_LOG_IN)})[\s=]\s*[^\s:\"']+:)[^\s\"']+")
 _URL = re.compile(r"(\w://)(?!git@)[^/\s@\"']+@")
 _SHAPES = re.compile(  # of tokens that say themselves what they are
     r"\b(?:hf_|gh[pousr]_|github_pat_|glpat-|sk-|xox[abprs]-|AKIA)[A-Za-z0-9_-]{16,}"
@@ -44,9 +45,11 @@ def hide_in_command(words: Sequence[str], environ: Mapping[str, str] = os.enviro
     """
     shown: list[str] = []
     for before, word in zip(("", *words), words):
-        if _FLAG.fullmatch(before) and not word.startswith("-"):
-            user, colon, _ = word.partition(":")
-            word = HIDDEN if before not in ("-u", "--user") else f"{user}:{HIDDEN}" if colon else word
+        user, colon, _ = word.partition(":")
+        if before in _LOG_IN and colon:
+            word = f"{user}:{HIDDEN}"
+        elif _FLAG.fullmatch(before) and not word.startswith("-"):
+            word = HIDDEN
         elif whole := _WHOLE.fullmatch(word):
             word = f"{whole[1]}{HIDDEN}"
         else:

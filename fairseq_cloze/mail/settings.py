@@ -189,11 +189,11 @@ def _read_file(path: Path) -> dict[str, Any]:
             table = tomllib.load(file)
     except FileNotFoundError:
         return {}
-    except tomllib.TOMLDecodeError as error:
-        # never chained: a traceback of the parser shows the text, and with it the password
-        raise MailError(f'{path}: not TOML: {error}; strings stand in quotes, as in host = "smtp.gmail.com"') from None
+    # never chained: a traceback of the parser shows the text, and with it the password
     except (OSError, UnicodeDecodeError) as error:
         raise MailError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or 'it is not UTF-8'})") from None
+    except (ValueError, RecursionError) as error:
+        raise MailError(f'{path}: not TOML: {error}; strings stand in quotes, as in host = "smtp.gmail.com"') from None
     return {key: _checked(f"{path}: {key}", key, value) for key, value in table.items()}
 
 

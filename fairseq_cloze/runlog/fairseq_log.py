@@ -10,8 +10,8 @@ import bz2
 import gzip
 import json
 import lzma
-import math
 import re
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 from ..errors import ClozeError
 from ..files import PathLike
-from ..runs.curves import MOST_UPDATES, History, Point, add_point
+from ..runs.curves import MOST_UPDATES, History, Point, add_point, finite
 from .terminal import without_controls
 
 # "2026-11-24 03:12:00 | INFO | train_inner | TEXT" and, of hydra, "[2026-11-24 03:12:00,123][train_inner][INFO] - TEXT"
@@ -160,14 +160,15 @@ def _point(epoch: Any, figures: dict[str, Any]) -> Point | None:
 
 def _number(value: Any) -> float | None:
     with suppress(TypeError, ValueError, OverflowError):
-        return number if math.isfinite(number := float(value)) else None
+        return finite(float(value))
     return None
 
 
 def _read_config(text: str) -> dict[str, Any]:
     """fairseq prints its configuration as Python would, and a model's options as ``Namespace(...)`` at times."""
     try:
-        config = _plain(ast.parse(text.strip(), mode="eval").body)
+        with warnings.catch_warnings(action="ignore"):  # of what is hardly Python
+            config = _plain(ast.parse(text.strip(), mode="eval").body)
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         return {}
     return config if isinstance(config, dict) else {}

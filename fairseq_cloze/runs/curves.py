@@ -1,6 +1,5 @@
 """Curves: the figures of a training over its updates, made from its events."""
 
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from .events import TrainingEvent
 
 MOST_UPDATES = 1 << 53  #: no run has as many, and every reader of JSON can tell smaller numbers apart
+_LARGEST = 1e100  # of a figure; sums of larger ones need not be finite
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def finite(value: Any) -> float | None:
     """A value of a file from anywhere as a finite number, where it is one."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(value) if -sys.float_info.max <= value <= sys.float_info.max else None
+    return float(value) if -_LARGEST <= value <= _LARGEST else None
 
 
 def _texts(entries: Any) -> list[str]:

@@ -135,7 +135,7 @@ def run_record(save_dir: PathLike) -> dict[str, Any]:
 
 
 def _read(file: TextIO) -> dict[str, Any]:
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         record = json.load(file)
         return record if isinstance(record, dict) else {}
     return {}
