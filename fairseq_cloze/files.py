@@ -206,7 +206,7 @@ def check_writable(*paths: PathLike | None) -> None:
         with _explained(path):
             number = _descriptor(path)
             if number is not None:
-                os.fstat(number)
+                os.write(number, b"")  # which a full device and a file that is only read refuse
             elif _is_stream(path):
                 if not os.access(path, os.W_OK):  # to open a pipe would wait for its reader
                     raise cannot_write(path, "Permission denied")

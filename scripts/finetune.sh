@@ -5,7 +5,8 @@
 #   TRAIN=my/train VALID=my/valid WEIGHTS=roberta-large UPDATES=2000 WARMUP=200 OUT=work/large \
 #       scripts/log.sh bash scripts/finetune.sh --update-freq 4      yours; options go to fairseq-train
 #
-# Run it again to go on where it was interrupted: what is there is not made again. Told to stop by USR1 or TERM it saves
+# Run it again to go on where it was interrupted: what is there is not made again. OUT belongs to the content of TRAIN,
+# VALID and WEIGHTS: with others it is refused. Told to stop by USR1 or TERM it saves
 # and exits with 75 (docs/round.md).
 set -euo pipefail
 here=$(dirname "$(realpath "$0")")/..
@@ -27,6 +28,27 @@ watch_device=${WATCH_DEVICE:-cpu}  # cuda:1 where a second GPU is free
 precision=()
 if nvidia-smi -L >/dev/null 2>&1; then
     precision=(--fp16)
+fi
+
+fail() { echo "finetune.sh: $*" >&2; exit 1; }
+content() { # a digest of a file, or of the files in a folder with their names; a name of the hub stands for itself
+    if [ -d "$1" ]; then (cd "$1" && find -L . -type f -not -path '*/.*' -print0 | LC_ALL=C sort -z | xargs -0r sha256sum)
+    elif [ -e "$1" ]; then sha256sum <"$1"; else echo "$1"; fi | sha256sum
+}
+[ -e "$train" ] || fail "TRAIN: $train: no such file or folder"
+[ -e "$valid" ] || fail "VALID: $valid: no such file or folder"
+inputs="" others=""
+for input in "TRAIN=$train" "VALID=$valid" "WEIGHTS=$weights"; do
+    digest=$(content "${input#*=}")
+    line="${input%%=*} ${digest%% *}"
+    grep -qxF "$line" "$out/inputs.txt" 2>/dev/null || others+=" ${input%%=*}"
+    inputs+="$line"$'\n'
+done
+if [ -e "$out/inputs.txt" ] || [ -e "$out/data-bin" ] || [ -e "$out/weights" ] || [ -e "$out/checkpoints" ]; then
+    [ -z "$others" ] || fail "$out holds the data of another$others; choose another OUT, or remove that folder first"
+else
+    mkdir -p "$out"
+    printf %s "$inputs" >"$out/inputs.txt.new" && mv "$out/inputs.txt.new" "$out/inputs.txt"
 fi
 
 if [ -f "$weights/model.pt" ]; then

@@ -134,6 +134,45 @@ def test_setting_up_again_needs_no_network(tmp_path: Path) -> None:
 # -- the whole round -------------------------------------------------------------------------------------------------
 
 
+def test_prepared_data_belongs_to_its_inputs(tmp_path: Path) -> None:
+    """By content, not by name or time: the same elsewhere goes on, anything else is refused in one line."""
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts" / "finetune.sh", tmp_path / "scripts")
+    for name in ("fairseq-cloze", "fairseq-train"):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho {name} $1 >> {tmp_path}/calls\n")
+        (tmp_path / name).chmod(0o755)
+    for name in ("a", "b", "w", "other"):
+        (tmp_path / name / "deep").mkdir(parents=True)
+        (tmp_path / name / "deep" / "x.json").write_text(name)
+        (tmp_path / name / "model.pt").touch()
+
+    def finetune(code: int = 0, **settings: str) -> str:
+        env = {"TRAIN": "a", "VALID": "b", "WEIGHTS": "w", "OUT": "out", **settings}
+        env["PATH"] = f"{tmp_path}:/usr/bin:/bin"
+        return run("bash", "scripts/finetune.sh", cwd=tmp_path, env=env, code=code).text
+
+    def refused(*names: str) -> str:
+        which = " ".join(names)
+        return f"finetune.sh: out holds the data of another {which}; choose another OUT, or remove that folder first\n"
+
+    finetune()
+    calls = (tmp_path / "calls").read_text()
+    assert calls.count("prepare") == 1 and calls.count("fairseq-train out/data-bin") == 1
+    shutil.copytree(tmp_path / "a", tmp_path / "copy")
+    finetune(TRAIN="copy")
+    assert finetune(1, TRAIN="other") == refused("TRAIN")
+    assert finetune(1, VALID="a", WEIGHTS="roberta-base") == refused("VALID", "WEIGHTS")
+    (tmp_path / "copy" / "deep" / "x.json").rename(tmp_path / "copy" / "deep" / "y.json")
+    assert finetune(1, TRAIN="copy") == refused("TRAIN")
+    assert finetune(1, TRAIN="none") == "finetune.sh: TRAIN: none: no such file or folder\n"
+    assert finetune(1, VALID="none", OUT="new") == "finetune.sh: VALID: none: no such file or folder\n"
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "out" / "inputs.txt").unlink()  # as before there was one
+    (tmp_path / "out" / "data-bin").mkdir()
+    assert finetune(1) == refused("TRAIN", "VALID", "WEIGHTS")
+    assert (tmp_path / "calls").read_text().count("fairseq-train") == 2
+
+
 def test_the_whole_round_told_to_stop_and_started_again(tmp_path: Path, hf_folder: Path) -> None:
     """As a batch system does it: the signal goes to every process, then the same command is started again."""
     env = {"WEIGHTS": str(hf_folder), "OUT": "out", "UPDATES": "60", "SAVE_EVERY": "25", "VENV": str(BIN.parent)}

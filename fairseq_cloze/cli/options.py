@@ -1,6 +1,5 @@
 """Options that several sub-commands share, and how results are shown."""
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import partial, wraps
@@ -27,8 +26,17 @@ def show(result: Any, json_path: str | None, *paths: str | None) -> None:
         write_text(json_path, result.to_json())
 
 
+class _Addresses(click.types.StringParamType):
+    """A text with addresses in it; that of the environment is not cut at its blanks first, as click does."""
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        return [rv]
+
+
 def _addresses(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> list[str]:
-    return [address for value in values for address in re.split(r"[,:\s]+", value) if address]
+    from ..mail.settings import split_addresses
+
+    return [address for value in values for address in split_addresses(value)]
 
 
 def _weights(context: click.Context, option: click.Parameter, text: str | None) -> list[float] | None:
@@ -46,8 +54,8 @@ json_option = click.option(
     "--json", "json_path", metavar="OUT", help="File to write the result to as JSON; - for stdout.")
 split_option = click.option("--split", default="valid", show_default=True, help="Split of the data-bin.")
 email_option = click.option(
-    "--email", "emails", metavar="ADDRESS", multiple=True, envvar="FAIRSEQ_CLOZE_EMAIL", callback=_addresses,
-    help="Whom to mail; repeatable.  [default: the addresses in FAIRSEQ_CLOZE_EMAIL]")
+    "--email", "emails", metavar="ADDRESS", multiple=True, type=_Addresses(), envvar="FAIRSEQ_CLOZE_EMAIL",
+    callback=_addresses, help="Whom to mail; repeatable.  [default: the addresses in FAIRSEQ_CLOZE_EMAIL]")
 _LIMITS = (
     click.option("--batch-size", type=click.IntRange(min=1),
                  help="Most passages (full, neighbors: blanks) in a batch."),

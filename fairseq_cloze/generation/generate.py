@@ -3,11 +3,14 @@
 Every choice depends on the counts, the seed and the passage alone, so the output is the same for any number of workers.
 """
 
+import fcntl
 import gzip
 import json
+import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import ClozeError, Exit
-from ..files import PathLike, cannot_write, check_writable, is_stdout, replacing
+from ..files import UNFINISHED, PathLike, cannot_write, check_writable, is_stdout, replacing
 from ..processes import BrokenProcessPool, Pool, cores
 from .maker import GenerateTally, Maker, count_chunk
 from .prose import TEMPORARY, find_texts, read_chunks, spool
@@ -92,7 +95,7 @@ def generate_passages(
     Tagger()
     with ExitStack() as stack:
         with _temporary():
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=TEMPORARY)))
+            folder = stack.enter_context(_temporary_folder())
         with _temporary(folder):
             spooled = [spool(folder) if str(path) == "-" else path for path in paths]
         files = find_texts(spooled)
@@ -131,6 +134,34 @@ def _default_workers(lm: PathLike | None) -> int:
     import torch
 
     return 1 if torch.cuda.is_available() else cores()  # each worker would load a model of its own
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """A folder for this process, which goes with it; what others left that were killed goes first.
+
+    Its lock tells whether somebody still needs it.  So it gets its name once it is locked.
+    """
+    place = Path(tempfile.gettempdir())
+    for left in place.glob(f"{TEMPORARY}*"):
+        with suppress(OSError):  # it is needed, or no folder
+            fd = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(fd).st_uid == os.getuid():
+                    shutil.rmtree(left)
+            finally:
+                os.close(fd)
+    made = Path(tempfile.mkdtemp(prefix=UNFINISHED))
+    fd = os.open(made, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks: nobody else can take it for left over either
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        made = made.rename(place / f"{TEMPORARY}{made.name.removeprefix(UNFINISHED)}")
+        yield made
+    finally:
+        os.close(fd)
+        shutil.rmtree(made, ignore_errors=True)
 
 
 @contextmanager

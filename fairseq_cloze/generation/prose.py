@@ -95,6 +95,7 @@ def find_texts(paths: Sequence[PathLike]) -> list[tuple[Path, str]]:
             raise ClozeError(f"{path}: expected a folder with {', '.join(SUFFIXES)} files, found none; check the path")
         for file in files:
             name = _SUFFIX.sub("", path.name if path.is_file() else file.relative_to(path).as_posix(), 1)
+            name = name.encode("utf-8", "backslashreplace").decode()  # it goes into the ids of passages
             place = os.path.abspath(file)
             if place in found:
                 raise ClozeError(f"{_shown(file)}: given twice; give it once")

@@ -27,7 +27,9 @@ _MOST_TEXT, _MOST_SUBJECT, _MOST_NAME = 200_000, 200, 60  # characters
 _TEXTS = (".log", ".txt", ".out", ".err", ".json", ".jsonl", ".csv", ".tsv", ".md", ".toml", ".yaml", ".yml", "")
 _GZIP = "application/gzip"
 _Attached = tuple[str, str, bytes]  # name, kind and content
-_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # colours and cursor movements
+_ESCAPES = re.compile(  # colours, cursor movements, titles and links
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)|\x1b[ -/]*[0-OQ-WYZ\\`-~]"
+)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -105,7 +107,12 @@ def last_lines(path: Path, lines: int = LINES) -> str:
     with open(path, "rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - 1000 * lines))
         text = file.read(1000 * lines)
-    return "\n".join(clean(text.decode("utf-8", "replace")).rstrip("\n").split("\n")[-lines:])
+    return clean("\n".join(shown_lines(text.decode("utf-8", "replace"))[-lines:]))
+
+
+def shown_lines(text: str) -> list[str]:
+    """The lines of a log as a terminal shows them in the end: of a line that was drawn again its last state."""
+    return [line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.rstrip().split("\n")]
 
 
 def _one_line(text: str) -> str:

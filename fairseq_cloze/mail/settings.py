@@ -37,7 +37,9 @@ KEYRING_SECONDS = 5.0  #: after which a keyring is given up, as it waits for som
 _WORD = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
 _ADDRESS = rf"{_WORD}(?:\.{_WORD})*@{_LABEL}(?:\.{_LABEL})*"
-_MAILBOX = re.compile(rf"(?:(?P<name>[^<>@\x00-\x1f]*)<)?(?P<address>{_ADDRESS})(?(name)>)")
+_QUOTED = r'"(?:[^"\\\x00-\x1f]|\\.)*"'
+_MAILBOX = re.compile(rf"(?:(?P<name>{_QUOTED}\s*|[^<>@\x00-\x1f]*)<)?(?P<address>{_ADDRESS})(?(name)>)")
+_ONE_OF_MANY = re.compile(rf"(?:{_QUOTED}|[^\"<>@,;])*<[^<>]*>|[^\s,:;]+")
 
 
 class MailError(ClozeError):
@@ -122,24 +124,52 @@ def state_path(environ: Mapping[str, str] = os.environ) -> Path:
 def _home(environ: Mapping[str, str], variable: str, default: str) -> Path:
     # as the XDG specification says, a relative path counts for nothing
     named = environ.get(variable, "")
-    base = Path(named) if os.path.isabs(named) else Path(os.path.expanduser("~"), default)
+    home = os.path.expanduser("~")  # stays as it is for a user without a home, as containers have them
+    base = Path(named) if os.path.isabs(named) else Path(home if os.path.isabs(home) else "/", default)
     return base / "fairseq-cloze"
 
 
 def split_address(text: str) -> tuple[str, str]:
     """Name (may be empty) and address of ``me@example.org`` or ``My Name <me@example.org>``.
 
+    The name of a server may have letters of any script; the address that is returned has it as the network wants it.
+
     Raises:
         MailError: it is neither
     """
-    found = _MAILBOX.fullmatch(text.strip())
+    found = _MAILBOX.fullmatch(_with_plain_server(text.strip()))
     if not found:
         raise MailError(f"mail: expected {KEYS['from']}, found {text!r}")
-    return (found["name"] or "").strip(' "'), found["address"]
+    name = (found["name"] or "").strip()
+    if name.startswith('"'):
+        name = re.sub(r"\\(.)", r"\1", name)
+    return name.strip(' "'), found["address"]
+
+
+def split_addresses(text: str) -> list[str]:
+    """What stands in a list of addresses, with or without names, with commas, semicolons, colons or blanks between.
+
+    >>> split_addresses('me@example.org, "Doe, Jane" <jane@example.org>')
+    ['me@example.org', '"Doe, Jane" <jane@example.org>']
+    """
+    return [found.strip() for found in _ONE_OF_MANY.findall(text)]
+
+
+def _with_plain_server(text: str) -> str:
+    """An address with its server's name in ASCII, if that can be."""
+    before, at, server = text.rpartition("@")
+    server, bracket, rest = server.partition(">")
+    try:
+        return f"{before}{at}{server.encode('idna').decode()}{bracket}{rest}" if not server.isascii() else text
+    except UnicodeError:
+        return text
 
 
 def _is_address(value: Any) -> bool:
-    return isinstance(value, str) and _MAILBOX.fullmatch(value.strip()) is not None
+    try:
+        return isinstance(value, str) and bool(split_address(value))
+    except MailError:
+        return False
 
 
 def _is_loopback(host: str) -> bool:
@@ -159,11 +189,11 @@ def _read_file(path: Path) -> dict[str, Any]:
             table = tomllib.load(file)
     except FileNotFoundError:
         return {}
-    except tomllib.TOMLDecodeError as error:
-        # never chained: a traceback of the parser shows the text, and with it the password
-        raise MailError(f'{path}: not TOML: {error}; strings stand in quotes, as in host = "smtp.gmail.com"') from None
+    # never chained: a traceback of the parser shows the text, and with it the password
     except (OSError, UnicodeDecodeError) as error:
         raise MailError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or 'it is not UTF-8'})") from None
+    except (ValueError, RecursionError) as error:
+        raise MailError(f'{path}: not TOML: {error}; strings stand in quotes, as in host = "smtp.gmail.com"') from None
     return {key: _checked(f"{path}: {key}", key, value) for key, value in table.items()}
 
 
@@ -176,7 +206,7 @@ def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
             if key in ("port", "timeout") and re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
                 value = float(text) if "." in text else int(text)
             elif key == "to":
-                value = [part.strip() for part in text.split(",") if part.strip()]
+                value = split_addresses(text)
             values[key] = _checked(name, key, value)
     return values
 
@@ -193,7 +223,7 @@ def _checked(where: str, key: str, value: Any) -> Any:
         case "from":
             good = _is_address(value)
         case "to":
-            value = value if isinstance(value, list) else [value]
+            value = split_addresses(value) if isinstance(value, str) else value if isinstance(value, list) else [value]
             good = bool(value) and all(map(_is_address, value))
         case "host" | "user" | "password" | "ca_file":
             good = isinstance(value, str) and bool(value.strip()) and value.isprintable()

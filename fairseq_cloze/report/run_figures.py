@@ -6,7 +6,8 @@ from itertools import accumulate
 from typing import Any
 
 from ..data.databin import DataBin
-from ..runs.curves import History
+from ..runs.curves import MOST_UPDATES, History, finite
+from ..secrecy import hide_secrets
 from ..statistics import chance_interval
 from .answer_figures import JsonObject, count_right, rounded
 from .sources import Run
@@ -22,7 +23,7 @@ def run_figures(run: Run) -> JsonObject:
     """Everything about a run but its answers; values that are not known are ``None``."""
     bests = _best_by_split(run)
     best = next((best for best in bests if best["split"] == "valid"), bests[0] if bests else None)
-    return {
+    found = {
         "label": run.label,
         "files": [str(path) for path in run.files],
         "format": _data_format(run),
@@ -37,6 +38,13 @@ def run_figures(run: Run) -> JsonObject:
         "notices": _notices(run, best),
         "notes": [*run.notes, *_missing(run)],
     }
+    return {name: _without_secrets(value) for name, value in found.items()}
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_secrets(entry) for entry in value]
+    return hide_secrets(value) if isinstance(value, str) else value
 
 
 def _missing(run: Run) -> list[str]:
@@ -47,7 +55,7 @@ def _missing(run: Run) -> list[str]:
     if not run.history.settings:
         notes.append("Its log has no configuration, which would name data format, model, LR and batch.")
     first = min(point.update for point in run.history.points)
-    if first > (run.history.setting("common", "log_interval") or 100):
+    if first > (finite(run.history.setting("common", "log_interval")) or 100):
         notes.append(
             f"Its figures begin at update {first:,}; what was before stands in an earlier log, which can be given as "
             "another RUN."
@@ -67,7 +75,7 @@ def _data_format(run: Run) -> str | None:
         view and f"view {view}",
         view == "joint" and scorer and f"scorer {scorer}",
         view == "full" and other_blanks and f"other blanks {other_blanks}",
-        view == "joint" and isinstance(contrast, (int, float)) and f"contrast {contrast:g}",
+        view == "joint" and finite(contrast) is not None and f"contrast {contrast:g}",
         *(f"text norm {encoding.text_norm}" for encoding in encodings),
         *("sentence case" for encoding in encodings if encoding.sentence_case),
     )
@@ -93,8 +101,9 @@ def _updates(run: Run) -> int | None:
 
 
 def _learning_rate(run: Run) -> str | None:
-    rates = run.history.setting("optimization", "lr")
-    if isinstance(rates, list) and rates:
+    named = run.history.setting("optimization", "lr")
+    rates = [rate for one in named if (rate := finite(one)) is not None] if isinstance(named, list) else []
+    if rates:
         scheduler = str(run.history.setting("lr_scheduler", "_name") or "").replace("_", " ")
         warmup = run.history.setting("lr_scheduler", "warmup_updates")
         return _joined(" ".join(f"{rate:g}" for rate in rates), scheduler, warmup and f"warm-up {warmup}")
@@ -127,7 +136,8 @@ def _best_by_split(run: Run) -> list[JsonObject]:
     found: dict[str, JsonObject] = {}
 
     def take(split: str, accuracy: float, update: int | None, blanks: Any, chance: float | None, of: str) -> None:
-        blanks = None if blanks is None else int(blanks)
+        blanks = int(blanks) if blanks is not None and 0 <= blanks < MOST_UPDATES else None
+        chance = chance if chance is not None and 0 <= chance <= 100 else None
         low, high = (None, None) if chance is None or not blanks else chance_interval(chance, blanks)
         found[split] = {"split": split, "accuracy": accuracy, "update": update, "blanks": blanks, "chance": chance,
                         "of": of, "low": low, "high": high}  # fmt: skip

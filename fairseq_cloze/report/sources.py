@@ -4,6 +4,7 @@ A RUN is a save-dir, a log, events (``metrics.jsonl``), a ``validation.jsonl`` o
 wrote events, its log is not read.  Whatever a run lacks is said in a sentence of its notes.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +14,11 @@ from ..data.databin import MANIFEST
 from ..errors import ClozeError
 from ..files import PathLike
 from ..ranking.answers import Predictions, read_predictions
-from ..runs.curves import History, history_of
+from ..runlog.fairseq_log import read_log
+from ..runs.curves import MOST_UPDATES, History, finite, history_of
 from ..runs.events import EVENTS_FILE, EVENTS_SUFFIX, read_events
 from ..runs.lock import run_record
 from ..watch.records import RECORDS, Record, read_validation
-from .fairseq_log import read_log
 
 _PREDICTIONS = "predictions_"
 _LOGS = ("*.log", "log.txt")
@@ -52,7 +53,7 @@ class Run:
     @property
     def places(self) -> list[Path]:
         """Those of the data-bins that are there."""
-        return [path for path in self.data_bins if (path / MANIFEST).is_file()]
+        return [path for path in self.data_bins if os.path.isfile(path / MANIFEST)]
 
     def take(self, history: History, *files: Path) -> None:
         """Take in what a training told of itself."""
@@ -123,8 +124,9 @@ def _read_events(run: Run, path: Path) -> bool:
 
 def _read_logs(run: Run) -> None:
     """The logs that a training has recorded, or else the newest with figures that lies in the save-dir."""
-    logs = [Path(log) for log in run_record(run.path).get("logs", [])]
-    there = [log for log in logs if log.is_file()]
+    named = run_record(run.path).get("logs")
+    logs = [Path(log) for log in named if isinstance(log, str)] if isinstance(named, list) else []
+    there = [log for log in logs if os.path.isfile(log)]
     if len(there) < len(logs):
         gone = ", ".join(str(log) for log in logs if log not in there)
         run.notes.append(f"Of its logs, {gone} {'is' if len(logs) - len(there) == 1 else 'are'} gone.")
@@ -156,16 +158,15 @@ def _read_log(run: Run, *paths: Path) -> None:
 
 def _read_scores(run: Run, path: Path) -> None:
     records = read_validation(path)
-    for record in records:
-        numbers = (record.get("accuracy"), record.get("chance"), record.get("n_blanks"))
-        if all(isinstance(number, (int, float)) for number in numbers) and isinstance(record.get("split"), str):
-            run.scores.append(record)
+    run.scores += filter(_is_score, records)
     if not records:
         raise ClozeError(
             f"{path}: expected lines of 'fairseq-cloze watch', found none that can be read; "
             "remove the file and let the watch write it again"
         )
     given_up = [record for record in records if isinstance(record.get("error"), str)]
+    if odd := len(records) - len(run.scores) - len(given_up):
+        run.notes.append(f"Of {path.name}, {odd} line{'s say' if odd > 1 else ' says'} nothing that can be so.")
     if not run.scores:
         run.notes.append(f"No checkpoint has been scored in {path.name} yet.")
     if given_up:
@@ -173,6 +174,17 @@ def _read_scores(run: Run, path: Path) -> None:
         more = f" and {len(given_up) - 3} others" if len(given_up) > 3 else ""
         run.notes.append(f"The watch gave up on {names}{more}: {given_up[0]['error']}")
     run.files.append(path)
+
+
+def _is_score(record: Record) -> bool:
+    """Whether a line of a watch is about a checkpoint that was scored, with figures that can be."""
+    accuracy, chance, blanks, updates = (record.get(key) for key in ("accuracy", "chance", "n_blanks", "updates"))
+    percents, counts = (finite(accuracy), finite(chance)), (blanks, updates or 0)
+    return (
+        isinstance(record.get("split"), str)
+        and all(percent is not None and 0 <= percent <= 100 for percent in percents)
+        and all(isinstance(count, int) and 0 <= count < MOST_UPDATES for count in counts)
+    )
 
 
 def _read_answers(run: Run, path: Path) -> None:

@@ -20,6 +20,7 @@ from ..errors import ClozeError
 from ..files import PathLike
 from ..runs.events import EVENTS_SUFFIX, EVENTS_VARIABLE
 from ..runs.lock import LOG_VARIABLE
+from ..secrecy import hide_in_command
 from .child import Child, Hurry, status_text
 from .follower import Follower
 from .surroundings import one_line, surroundings
@@ -53,9 +54,8 @@ def run(
     Raises:
         ClozeError: the log cannot be written
     """
-    _open_standard_files()
-    name = safe_name(name if name is not None else name_of(command))
-    log = Log(Path(log_dir).absolute(), name)
+    name = safe_name(name if name is not None else name_of(hide_in_command(command)))
+    log = Log(Path(log_dir), name)
     _say(f"log in {log.path}")
     facts = {**surroundings(command), "started": _clock()}
     log.write_facts(facts)
@@ -104,6 +104,7 @@ class Log:
     def __init__(self, folder: Path, name: str) -> None:
         self._complained = False
         try:
+            folder = folder.absolute()
             folder.mkdir(parents=True, exist_ok=True)
             for suffix in chain([""], map("-{}".format, count(2))):
                 self.path = folder / f"{time.strftime('%m%d_%H%M%S')}-{name}{suffix}.log"
@@ -170,9 +171,10 @@ class _Copier(threading.Thread):
         pause = _SHORTEST
         while True:
             ended = self._ended.is_set()
-            number = os.preadv(self._fd, [buffer], self._offset)
-            if self._end is not None:  # by now, and only then is there more behind it
-                number = min(number, self._end - self._offset)
+            size = os.fstat(self._fd).st_size if self._end is None else self._end  # by now more may be behind it
+            if size < self._offset:
+                self._offset = 0  # the log was emptied
+            number = min(os.preadv(self._fd, [buffer], self._offset), size - self._offset)
             if number > 0:
                 pause = _SHORTEST
                 self._offset += number
@@ -214,13 +216,3 @@ def _clock() -> str:
 def _say(text: str) -> None:
     with suppress(OSError):  # nobody can be told
         write_whole(2, f"fairseq-cloze run: {one_line(text)}\n".encode(errors="surrogateescape"))
-
-
-def _open_standard_files() -> None:
-    """Without standard files, the log would become one of them."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-            os.set_inheritable(number, True)

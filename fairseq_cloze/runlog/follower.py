@@ -1,20 +1,26 @@
 """Follower: what is worth a mail while a command runs and when it has ended.
 
-A training tells of itself in a file of events, see :mod:`fairseq_cloze.runs.events`; another command, by its output.
+A training tells of itself in a file of events, see :mod:`fairseq_cloze.runs.events`; another command, by its output,
+in which figures are looked for while there are no events.
 """
 
+import glob
 import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..errors import Exit
+from ..mail.message import shown_lines
 from ..runs.curves import History, Point
 from ..runs.drawing import history_png
-from ..runs.events import EventFollower
+from ..runs.events import EventFollower, LineFollower
+from ..secrecy import hide_secrets
+from .fairseq_log import read_line
 
 LAST_LINES = 50  #: of the log, in the mail of a failure
 
@@ -44,6 +50,8 @@ class Follower:
         self._grown_at = self._looked_at = time.monotonic()
         self._told_stalled = self._failed = False
         self._events = EventFollower(events)  # before the command starts: what is there is of another one
+        self._lines = LineFollower(self._fd, self._size)
+        self._told = False  # whether there were events
         self._history = History()
         self._best: dict[str, float] = {}
         self._notifier: Any = None
@@ -82,6 +90,8 @@ class Follower:
 
     def _look(self, now: float) -> None:
         size = os.fstat(self._fd).st_size
+        if size < self._size:
+            self._start = 0  # the log was emptied, and with it its head is gone
         if size != self._size:
             self._size, self._grown_at, self._told_stalled = size, now, False
         elif now - self._grown_at >= self._stalled_after and not self._told_stalled:
@@ -92,6 +102,8 @@ class Follower:
 
     def _read(self, seconds: float) -> None:
         for event in self._events.read(seconds):
+            if not self._told:
+                self._told, self._history = True, History()
             self._history.add(event)
             if event["type"] == "validation":
                 self._compare(str(event.get("subset")))
@@ -100,6 +112,10 @@ class Follower:
                 lines = [f"{notice.text}. Likely causes, the best evidence first:"]
                 lines += [f"  {number}. {cause}" for number, cause in enumerate(notice.causes, 1)]
                 self._tell("chance", "at chance", "\n".join(lines) + "\n\n")
+        if not self._told:
+            for line in self._lines.read(seconds):
+                if subset := read_line(line, self._history):
+                    self._compare(subset)
 
     def _compare(self, subset: str) -> None:
         """Tell a new best, but not the first validation."""
@@ -132,18 +148,28 @@ class Follower:
         kind, ending = endings.get(status, ("failure", f"failed with status {facts['status']}"))
         text = self._summary(facts) + (f"\n\nThe last lines:\n\n{self._last_lines(size)}" if status else "")
         picture = partial(history_png, self._history, self._name)
-        self._notifier.close(Event(kind, f"{ending} after {facts['duration']}", text, (self._log,), picture))
+        attached = (place,) if (place := self._place()) else ()
+        if not attached:
+            text += "\n\nThe log was removed, or moved to another folder, so it is not attached."
+        self._notifier.close(Event(kind, f"{ending} after {facts['duration']}", text, attached, picture))
 
     def _summary(self, foot: Mapping[str, str]) -> str:
-        facts = {**self._facts, **foot, "log": str(self._log)}
+        facts = {**self._facts, **foot, "log": str(self._place() or f"{self._log}, which is no longer there")}
         facts.setdefault("last metrics", self.last_metrics())
         return "\n".join(f"{name}: {value}" for name, value in facts.items() if value)
 
     def _last_lines(self, size: int) -> str:
-        begin = max(self._start, size - _LAST_BYTES)
+        begin = max(min(self._start, size), size - _LAST_BYTES)
         text = os.pread(self._fd, size - begin, begin).decode("utf-8", "replace")
-        lines = [line.rsplit("\r", 1)[-1] for line in text.rstrip().split("\n")]
-        return "\n".join(lines[-LAST_LINES:])
+        return hide_secrets("\n".join(shown_lines(text)[-LAST_LINES:]))
+
+    def _place(self) -> Path | None:
+        """Where the log lies by now, which somebody may have renamed or removed under the command."""
+        for path in (self._log, *sorted(self._log.parent.glob(f"*{glob.escape(self._log.stem)}*"))):
+            with suppress(OSError):
+                if os.path.samestat(os.stat(path), os.fstat(self._fd)):
+                    return path
+        return None
 
     def _guard(self, action: Callable[..., Any], *arguments: Any) -> None:
         """Mail and figures never get in the way of the command."""

@@ -27,8 +27,14 @@ _HIDDEN = re.compile(
 )
 _CONTROLS = b"\x1b\x07\x08\x0e\x0f"  # all of those begin with one of them
 _UNFINISHED = re.compile(rb"(?:\r+|\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b]*\x1b?|[ -/]*))\Z")
+_UP = re.compile(rb"\x1b\[\d*[AF]")
 _LONGEST_SEQUENCE = 4096
 _HIGHEST = 200  # lines that a cursor goes up
+
+
+def without_controls(line: bytes) -> bytes:
+    """A line without colours, cursor moves and other control sequences; carriage returns stay."""
+    return _UP.sub(b"", _HIDDEN.sub(b"", line)) if len(line.translate(None, _CONTROLS)) < len(line) else line
 
 
 class Lines:

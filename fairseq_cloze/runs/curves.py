@@ -6,6 +6,9 @@ from typing import Any
 
 from .events import TrainingEvent
 
+MOST_UPDATES = 1 << 53  #: no run has as many, and every reader of JSON can tell smaller numbers apart
+_LARGEST = 1e100  # of a figure; sums of larger ones need not be finite
+
 
 @dataclass(frozen=True)
 class Point:
@@ -68,7 +71,7 @@ class History:
     def add(self, event: TrainingEvent) -> None:
         """Take in an event; kinds and fields that are not known are passed over."""
         update = event.get("update")
-        if not isinstance(update, int):
+        if not isinstance(update, int) or not 0 <= update < MOST_UPDATES:
             return
         match event["type"]:
             case "started" | "resumed":
@@ -114,13 +117,17 @@ def _cut(points: list[Point], update: int) -> None:
 
 
 def _point(update: int, event: TrainingEvent) -> Point:
-    values = {
-        name: float(value)
-        for name, value in event.items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and name not in ("update", "epoch")
-    }
-    epoch = event.get("epoch")
-    return Point(update, float(epoch) if isinstance(epoch, (int, float)) else 0.0, values)
+    found = {name: number for name, value in event.items() if (number := finite(value)) is not None}
+    epoch = found.pop("epoch", 0.0)
+    found.pop("update", None)
+    return Point(update, epoch, found)
+
+
+def finite(value: Any) -> float | None:
+    """A value of a file from anywhere as a finite number, where it is one."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if -_LARGEST <= value <= _LARGEST else None
 
 
 def _texts(entries: Any) -> list[str]:

@@ -114,31 +114,27 @@ def read_events(path: PathLike) -> list[TrainingEvent]:
     return [event for event in read_objects(path) if isinstance(event.get("type"), str)]
 
 
-class EventFollower:
-    """Reads a file of events while it grows, from where it ends now; it may come later.
+class LineFollower:
+    """Reads whole lines of an open file while it grows, from an offset on; from its start where it was emptied.
 
-    Events are read at leisure: where more is written than can be read in passing, some of it is left out.
+    Lines are read at leisure: where more is written than can be read in passing, some of it is left out.
     """
 
-    def __init__(self, path: PathLike) -> None:
-        self._path = path
-        self._fd: int | None = None
+    def __init__(self, fd: int, offset: int) -> None:
+        self._fd, self._offset = fd, offset
         self._rest = b""
-        self._open()
-        self._offset = 0 if self._fd is None else os.fstat(self._fd).st_size
 
-    def read(self, seconds: float) -> list[TrainingEvent]:
+    def read(self, seconds: float) -> list[bytes]:
         """What is new, as far as so many seconds allow.
 
         Raises:
             OSError: the file cannot be read
         """
-        self._open()
-        if self._fd is None:
-            return []
-        found: list[TrainingEvent] = []
+        found: list[bytes] = []
         deadline = time.monotonic() + seconds
         end = os.fstat(self._fd).st_size
+        if end < self._offset:
+            self._offset, self._rest = 0, b""
         if end - self._offset > _BEHIND:
             self._offset, self._rest = end - _BEHIND, b""
         while self._offset < end and time.monotonic() < deadline:
@@ -149,14 +145,34 @@ class EventFollower:
             *lines, self._rest = (self._rest + block).split(b"\n")
             if len(self._rest) > _LONGEST:
                 self._rest = b""
-            found += [event for line in lines if (event := parse_event(line)) is not None]
+            found += lines
         return found
 
-    def _open(self) -> None:
+
+class EventFollower:
+    """Reads a file of events as :class:`LineFollower` does, from where it ends now; it may come later."""
+
+    def __init__(self, path: PathLike) -> None:
+        self._path = path
+        self._fd: int | None = None
+        self._open(at_end=True)
+
+    def read(self, seconds: float) -> list[TrainingEvent]:
+        """What is new, as far as so many seconds allow.
+
+        Raises:
+            OSError: the file cannot be read
+        """
+        self._open()
+        lines = self._lines.read(seconds) if self._fd is not None else []
+        return [event for line in lines if (event := parse_event(line)) is not None]
+
+    def _open(self, at_end: bool = False) -> None:
         # What is read from a pipe is lost to whoever waits at its other end.
         if self._fd is None and os.path.isfile(self._path):
             with suppress(OSError):
                 self._fd = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK)
+                self._lines = LineFollower(self._fd, os.fstat(self._fd).st_size if at_end else 0)
 
     def close(self) -> None:
         """Give the file back."""

@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 from ..errors import ClozeError
 from ..files import PathLike
+from ..secrecy import hide_in_command
 from .names import LAST_CHECKPOINT
 
 RUN_FILE = "run.json"
@@ -62,7 +63,7 @@ class RunLock:
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": sys.argv,
+            "command": hide_in_command(sys.argv),
             "logs": [*before, log] if log and log not in before else before,
             **about,
         }
@@ -134,7 +135,7 @@ def run_record(save_dir: PathLike) -> dict[str, Any]:
 
 
 def _read(file: TextIO) -> dict[str, Any]:
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         record = json.load(file)
         return record if isinstance(record, dict) else {}
     return {}

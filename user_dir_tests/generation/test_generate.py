@@ -22,9 +22,15 @@ from hypothesis import strategies as st
 
 from fairseq_cloze.errors import CheckpointError, ClozeError
 from fairseq_cloze.files import UNFINISHED
-from fairseq_cloze.generation.generate import GenerateTally, _default_workers, generate, generate_passages
+from fairseq_cloze.generation.generate import (
+    GenerateTally,
+    _default_workers,
+    _temporary_folder,
+    generate,
+    generate_passages,
+)
 from fairseq_cloze.generation.maker import balanced
-from fairseq_cloze.generation.prose import Cutter, find_texts, read_chunks
+from fairseq_cloze.generation.prose import TEMPORARY, Cutter, find_texts, read_chunks
 from fairseq_cloze.generation.slots import WORDS_PER_BLANK
 from fairseq_cloze.passages.passage import LETTERS
 from fairseq_cloze.passages.reading import Tally, read_passages
@@ -226,6 +232,39 @@ def test_interrupted(tmp_path: Path, prose: Path, sent: signal.Signals) -> None:
         assert not list(tmp_path.glob(f"{UNFINISHED}*"))
     _, alive = psutil.wait_procs(workers, timeout=20)
     assert not alive
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only that: not what a living run needs, nor what others made."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code = (
+        "from fairseq_cloze.generation.generate import _temporary_folder\n"
+        "with _temporary_folder() as folder: (folder / 'pairs.npy').write_text('x'); print(folder, flush=True); input()"
+    )
+    runs = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)},
+                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]  # fmt: skip
+    folders = [Path(process.stdout.readline().strip()) for process in runs if process.stdout]
+    runs[0].kill()
+    runs[0].communicate()
+    (tmp_path / f"{TEMPORARY}mine").write_text("a file")
+    (tmp_path / "kept").mkdir()
+    (tmp_path / f"{TEMPORARY}link").symlink_to(tmp_path / "kept")
+    with _temporary_folder() as folder:
+        found = {path.name for path in tmp_path.iterdir()}
+    assert found == {folders[1].name, folder.name, f"{TEMPORARY}mine", f"{TEMPORARY}link", "kept"}
+    assert (folders[1] / "pairs.npy").exists() and not folder.exists()
+    runs[1].communicate("\n")
+    assert runs[1].returncode == 0 and not folders[1].exists()
+
+
+def test_a_file_whose_name_is_no_text(tmp_path: Path, prose: Path) -> None:
+    text = tmp_path / os.fsdecode(b"caf\xe9.txt")
+    text.write_bytes((prose / "valid.txt").read_bytes())
+    generate([text], tmp_path / "out.jsonl", workers=1, limit=1)
+    assert json.loads((tmp_path / "out.jsonl").read_text())["id"].startswith("caf\\udce9:")
 
 
 @pytest.mark.slow

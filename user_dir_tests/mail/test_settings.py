@@ -14,7 +14,15 @@ from typing import Any
 import pytest
 
 from fairseq_cloze.mail import settings as mail_settings
-from fairseq_cloze.mail.settings import MailError, MailSettings, load_settings, settings_path, split_address, state_path
+from fairseq_cloze.mail.settings import (
+    MailError,
+    MailSettings,
+    load_settings,
+    settings_path,
+    split_address,
+    split_addresses,
+    state_path,
+)
 
 from ..support.commands import environment
 from ..support.mail_server import fresh_home
@@ -301,6 +309,8 @@ def test_passwords_are_not_in_repr(home: Path) -> None:
         ("root@localhost", ("", "root@localhost")),
         ("Zoë Doe <zoe@example.org>", ("Zoë Doe", "zoe@example.org")),
         ('"Doe, Zoë" <zoe@example.org>', ("Doe, Zoë", "zoe@example.org")),
+        (r'"Zoë \"Z\" <z@work>"<zoe@example.org>', ('Zoë "Z" <z@work>', "zoe@example.org")),
+        ("me@exämple.org", ("", "me@xn--exmple-cua.org")),
     ],
 )
 def test_addresses(text: str, parts: Any) -> None:
@@ -308,10 +318,42 @@ def test_addresses(text: str, parts: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "addresses"),
+    [
+        ("", []),
+        ("a@b.org,c@d.org e@f.org:g@h.org ; i@j.org", ["a@b.org", "c@d.org", "e@f.org", "g@h.org", "i@j.org"]),
+        ("Jane Doe <jane@b.org>", ["Jane Doe <jane@b.org>"]),
+        ('a@b.org "Doe, J: <x>" <j@b.org>, Bob <b@b.org>', ["a@b.org", '"Doe, J: <x>" <j@b.org>', "Bob <b@b.org>"]),
+        ("Jane jane@b.org", ["Jane", "jane@b.org"]),
+    ],
+)
+def test_lists_of_addresses(text: str, addresses: list[str]) -> None:
+    """What is no address stays, so that it can be complained about."""
+    assert split_addresses(text) == addresses
+
+
+def test_a_list_in_the_settings(home: Path) -> None:
+    to = "'\"Doe, Jane\" <j@b.org>, k@b.org'"
+    write(home, f"{GMAIL}\nto = {to}")
+    assert load_settings().to == ('"Doe, Jane" <j@b.org>', "k@b.org")
+    assert load_settings({"FAIRSEQ_CLOZE_MAIL_TO": "Jane Doe <j@b.org>, l@b.org", "HOME": str(home)}).to == (
+        "Jane Doe <j@b.org>",
+        "l@b.org",
+    )
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in containers that run as a number; nothing is written to a folder called ``~``."""
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    assert settings_path({}) == Path("/.config/fairseq-cloze/mail.toml")
+    assert state_path({}) == Path("/.local/state/fairseq-cloze/mail")
+
+
+@pytest.mark.parametrize(
     "text",
     [
         *("", "me", "me@", "@example.org", "a@b@c", "a b@c.org", "a@b.org c@d.org", "a@b.org,c@d.org", "a@b.org\nX: y"),
-        *("ä@b.org", "a@ä.org", "..a@b.org", "a@-b.org", "a@b..org", "A\nB <a@b.org>", "A <a@b.org> B", "<a@b.org>x"),
+        *("ä@b.org", "a@ä..org", "..a@b.org", "a@-b.org", "a@b..org", "A\nB <a@b.org>", "A <a@b.org> B", "<a@b.org>x"),
     ],
 )
 def test_what_is_no_address(text: str) -> None:

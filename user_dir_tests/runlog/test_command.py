@@ -76,7 +76,8 @@ def test_gpus(tmp_path: Path) -> None:
     assert ran.facts()["gpu"] == "2 x NVIDIA H200, 143771 MiB; CUDA_VISIBLE_DEVICES=1"
     shutil.rmtree(tmp_path / "logs")
     program.write_text("#!/bin/sh\nexit 9\n")
-    assert Wrapped(tmp_path, ["true"], env={"PATH": path}).end(0).facts()["gpu"] == "unknown (nvidia-smi failed)"
+    ran = Wrapped(tmp_path, ["true"], env={"PATH": path}).end(0)
+    assert ran.facts()["gpu"] == "unknown (nvidia-smi failed: status 9)"
 
 
 def test_environment(tmp_path: Path) -> None:

@@ -208,12 +208,26 @@ def test_a_file_of_the_users_own(tmp_path: Path) -> None:
     assert list((tmp_path / "logs").iterdir()) == [ran.log]
 
 
-def test_lines_of_fairseq_are_no_events(tmp_path: Path) -> None:
-    """Of a command that tells nothing there are no figures, whatever it prints, and no file."""
-    line = "2026-11-24 03:12:00 | INFO | valid | epoch 001 | valid on 'valid' subset | loss 1 | num_updates 4"
-    ran = Wrapped(tmp_path, ["echo", line]).end(0)
-    assert "last metrics" not in ran.facts()
+STAMP = "2026-11-24 03:12:00 | INFO |"
+LABELLED = (
+    f"[default0]:{STAMP} train_inner | epoch 001:      4 / 9 loss=1.25, accuracy=31.5, num_updates=4",
+    f"3: {STAMP} valid | epoch 001 | valid on 'valid' subset | loss 1.5 | accuracy 40 | num_updates 4",
+    f'node7 train[7]: {STAMP} valid | {{"valid_loss": 1, "valid_accuracy": "45", "valid_num_updates": 8}}',
+)
+
+
+def test_figures_of_a_training_without_events(tmp_path: Path, server: Server) -> None:
+    """Its lines are read, with the labels that launchers put before them; a new best is mailed; no file is made."""
+    ran = Wrapped(tmp_path, ["printf", "%s\\n", *LABELLED], *TO, "--name", "x").end(0)
+    figures = "valid loss 1, accuracy 45 at update 8; training loss 1.25, accuracy 31.5 at update 4"
+    assert ran.facts()["last metrics"] == figures
     assert list((tmp_path / "logs").iterdir()) == [ran.log]
+    assert "Accuracy on valid rose to 45 from 40 at update 8." in server.received[0].text
+
+
+def test_events_go_before_lines(tmp_path: Path) -> None:
+    ran = Wrapped(tmp_path, ["sh", "-c", f'echo "{LABELLED[0]}"; {SAY}', "sh", valid(20, 27.5)]).end(0)
+    assert ran.facts()["last metrics"] == "valid loss 1.25, accuracy 27.5 at update 20"
 
 
 def test_a_real_training(tmp_path: Path, data_bin: Path, pretrained: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fairseq_cloze.errors import ClozeError
-from fairseq_cloze.report.fairseq_log import read_lines, read_log
+from fairseq_cloze.runlog.fairseq_log import read_lines, read_log
 from fairseq_cloze.runs.curves import History, Point, history_of
 from fairseq_cloze.runs.events import read_events
 
@@ -19,7 +19,7 @@ HYDRA = "[2026-11-24 03:17:26,123]"
 
 def read(*lines: str) -> History:
     history = History()
-    read_lines([line + "\n" for line in lines], history)
+    read_lines([f"{line}\n".encode() for line in lines], history)
     return history
 
 

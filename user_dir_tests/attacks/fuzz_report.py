@@ -1,0 +1,58 @@
+"""Reports of damaged and lying events, validations and logs: a page whose data is plain JSON, or an error."""
+
+import json
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from fairseq_cloze.errors import ClozeError
+from fairseq_cloze.report.page import embed, report
+
+STAMP = "2026-11-24 03:17:26 | INFO | "
+
+
+def seeds() -> list[bytes]:
+    settings = {
+        "common": {"log_interval": 2},
+        "task": {"view": "joint", "scorer": "mean", "contrast": 0.7, "data": "bin"},
+        "model": {"_name": "cloze_roberta", "encoder_layers": 6, "encoder_embed_dim": 768},
+        "optimization": {"lr": [1e-05], "update_freq": [4]},
+        "lr_scheduler": {"_name": "polynomial_decay", "warmup_updates": 10},
+        "dataset": {"batch_size": 8, "max_tokens": 4096},
+        "distributed_training": {"distributed_world_size": 2},
+        "checkpoint": {"finetune_from_model": "weights/model.pt"},
+        "criterion": {"ranking_loss": "softmax"},
+    }
+    figures = {"loss": 1.4, "accuracy": 26.0, "chance": 25.0, "n_blanks": 400}
+    events = [
+        {"type": "started", "update": 0, "epoch": 1, "settings": settings, "folder": "/home"},
+        {"type": "update", "update": 2, "epoch": 1, "loss": 1.3, "accuracy": 22, "lr": 1e-5},
+        {"type": "validation", "subset": "valid", "update": 4, "epoch": 1, **figures},
+        {"type": "chance", "update": 4, "text": "at chance", "causes": [{"text": "a"}, "b"], "proved": ["c"]},
+        {"type": "epoch", "update": 4, "epoch": 1, **figures},
+    ]
+    score = {"checkpoint": "c.pt", "split": "valid", "updates": 2, "accuracy": 48.0, "chance": 25.0, "n_blanks": 400}
+    log = f"{STAMP}fairseq_cli.train | {settings}\n{STAMP}valid | " + json.dumps(
+        {f"valid_{name}": value for name, value in {**figures, "num_updates": 4}.items()}
+    )
+    lines = ("".join(json.dumps(entry) + "\n" for entry in entries) for entries in (events, [score, {"error": "x"}]))
+    return [*(text.encode() for text in lines), log.encode()]
+
+
+@cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory()
+
+
+def attack(data: bytes) -> None:
+    for name in ("metrics.jsonl", "run.log"):
+        path = Path(_folder().name) / name
+        path.write_bytes(data)
+        try:
+            made = report([path])
+        except ClozeError:
+            continue
+        finally:
+            path.unlink()
+        text = embed(made.data)
+        assert "<" not in text and json.loads(text)["runs"][0]["label"]
