@@ -120,6 +120,11 @@ class ClozeRankingTask(RecoveringTask):
 
     target_dictionary = source_dictionary
 
+    @property
+    def mask_idx(self) -> int:
+        """The row of ``<mask>``, which fairseq's ``fill_mask`` asks for."""
+        return int(self._dictionary.index("<mask>"))
+
     def load_dataset(self, split: str, combine: bool = False, epoch: int = 1, **kwargs: Any) -> None:
         """Open a split; for training, the shard whose turn it is in this epoch, and all must have it."""
         shuffle = split == self.cfg.train_subset
