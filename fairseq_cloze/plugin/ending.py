@@ -41,11 +41,9 @@ def _plainly(error: BaseException, trace: TracebackType | None) -> str | None:
     """The text of an error that ends a command of fairseq before its first update; of others a ``ClozeError``'s."""
     if isinstance(error, ClozeError):
         return str(error)
-    places = {
-        (os.path.basename(os.path.dirname(code.co_filename)), code.co_name)
-        for code in (frame.f_code for frame, _ in traceback.walk_tb(trace))
-    }
-    if not isinstance(error, Exception) or ("fairseq_cli", "cli_main") not in places or ("fairseq_cli", "train") in places:
+    codes = [frame.f_code for frame, _ in traceback.walk_tb(trace)]
+    names = [code.co_name for code in codes if "fairseq_cli" in code.co_filename]
+    if not isinstance(error, Exception) or "cli_main" not in names or "train" in names:
         return None
     lines = str(error).strip().splitlines()
     said = " ".join(filter(None, map(str.strip, lines)))[:300]

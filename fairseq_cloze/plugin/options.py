@@ -37,9 +37,9 @@ _SHARDED = "models are not sharded here; take --ddp-backend legacy_ddp"
 
 #: Options that cannot work for this task: their values, all but the default where none is given, and why.
 IMPOSSIBLE: dict[str, tuple[tuple[Any, ...], str]] = {
-    "common.tpu": ((), "TPUs are not supported; leave it out"),
-    "common.bf16": ((), f"fairseq's bfloat16 is for TPUs; {_FLOAT}"),
     "common.memory_efficient_bf16": ((), f"fairseq's bfloat16 is for TPUs; {_FLOAT}"),
+    "common.bf16": ((), f"fairseq's bfloat16 is for TPUs; {_FLOAT}"),
+    "common.tpu": ((), "TPUs are not supported; leave it out"),
     "common.model_parallel_size": ((), "models are not split over devices; leave it out"),
     "common.quantization_config_path": ((), "models are not quantized; leave it out"),
     "common.use_plasma_view": ((), "a data-bin is mapped into memory already; leave it out"),
@@ -48,10 +48,12 @@ IMPOSSIBLE: dict[str, tuple[tuple[Any, ...], str]] = {
     "distributed_training.zero_sharding": (("os",), _SHARDED),
     "distributed_training.cpu_offload": ((), _SHARDED),
     "distributed_training.pipeline_model_parallel": ((), "models are not split over devices; leave it out"),
+    "checkpoint.checkpoint_suffix": ((), "checkpoints keep their names; leave it out and pass another --save-dir"),
     "checkpoint.write_checkpoints_asynchronously": (
         (),
         "fairseq writes no checkpoint_last.pt and no checkpoint_best.pt then; leave it out",
     ),
+    "ema.store_ema": ((), "it cannot start from weights; leave it out, 'fairseq-cloze average' averages checkpoints"),
     "optimizer": (("composite",), "it has an optimizer for each group of parameters; take --optimizer adam"),
     "lr_scheduler": (("pass_through",), "it needs --optimizer composite; take --lr-scheduler fixed"),
     "optimizer.fp16_adam_stats": ((), "it needs apex's FusedAdamV1, which is no more; leave it out"),
@@ -85,6 +87,8 @@ def configure(plain: Callable[[Any], Any], args: Any, training: bool) -> Any:
     Raises:
         ClozeError: see :func:`refuse_contradictions`; or an option lacks its value
     """
+    if getattr(args, "update_epoch_batch_itr", None) not in (None, True, False, "True", "False"):
+        raise ClozeError(f"--update-epoch-batch-itr: expected True or False, found {args.update_epoch_batch_itr}")
     log = logging.getLogger("fairseq.dataclass.utils")
     log.disabled = True  # it would list all options
     try:
@@ -318,6 +322,8 @@ def _of_devices(cfg: Any) -> Iterator[str]:
     if half and not gpus:
         found = "--cpu" if cfg.common.cpu else "none"
         yield f"{flag(half[0])} needs a CUDA GPU, found {found}; {_FLOAT}, on CPUs as well"
+    if cfg.common.profile and not torch.cuda.is_available():
+        yield "--profile needs a CUDA GPU, found none; leave it out"
     if cfg.common.fp16 and cfg.common.amp:
         yield "--fp16 and --amp are two ways to half precision: leave one out"
     size, started = distributed.distributed_world_size, find_place() is not None or distributed.distributed_port > 0
@@ -372,9 +378,7 @@ IDLE: list[tuple[_When, str, list[str]]] = [
     (_always, _FORMAT, _group("dataset", "dataset_impl combine_valid_subsets ignore_unused_valid_subsets")),
     (
         *(_always, "no passage is too long, none is left out, and rows are not padded"),
-        _group(
-            "dataset", "required_batch_size_multiple required_seq_len_multiple skip_invalid_size_inputs_valid_test"
-        ),
+        _group("dataset", "required_batch_size_multiple required_seq_len_multiple skip_invalid_size_inputs_valid_test"),
     ),
     (_always, "the loss of an update is its mean over blanks", ["optimization.sentence_avg"]),
     (_always, "torch sends what processes exchange", ["common.all_gather_list_size"]),
@@ -405,7 +409,7 @@ IDLE: list[tuple[_When, str, list[str]]] = [
         + _group("distributed_training", "pipeline_decoder_balance pipeline_decoder_devices"),
     ),
     (
-        *(_without("ema.store_ema"), "without --store-ema"),
+        *(_always, "there is no --store-ema"),
         _group("ema", "ema_decay ema_start_update ema_seed_model ema_update_freq ema_fp32"),
     ),
     (
