@@ -1,15 +1,14 @@
 """fairseq-cloze: RoBERTa on cloze exams, trained with fairseq, used without.
 
 In Python, :func:`load` gives a :class:`Ranker`; on the command line it is ``fairseq-cloze``, and ``fairseq-train
---user-dir fairseq_cloze --task cloze_ranking``.  Importing is cheap: torch is loaded when :func:`load` is used, fairseq
-when fairseq imports this package as ``--user-dir`` or :func:`register` is called.
+--user-dir fairseq_cloze --task cloze_ranking``.  Importing is cheap: torch is loaded when :func:`load` is used, and
+fairseq is not.  Where fairseq is imported, before or after, it knows this package's task and model from then on.
 """
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 from .errors import CheckpointError, ClozeError, DataBinError, NoBlankError, OutOfMemory, PassageError, SetupError
-from .user_dir import UserDirs, register
+from .user_dir import UserDirs, register, register_with_fairseq
 from .version import __version__
 
 __all__ = ["CheckpointError", "ClozeError", "DataBinError", "NoBlankError", "OutOfMemory", "PassageError", "SetupError"]
@@ -34,5 +33,4 @@ def __dir__() -> list[str]:
 
 if "__path__" in globals():
     __path__ = UserDirs(__path__)
-if "fairseq" in sys.modules:
-    register()
+register_with_fairseq()

@@ -1,7 +1,12 @@
 """User dir: how fairseq finds this package, and the moment at which it registers."""
 
+import importlib.util
 import logging
+import sys
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from typing import Any
 
 _PACKAGE = __package__ or ""
 
@@ -15,6 +20,33 @@ def register() -> None:
     from .plugin.registration import register_all
 
     register_all()
+
+
+def register_with_fairseq() -> None:
+    """Register now where fairseq is imported, else as soon as it is."""
+    if "fairseq" in sys.modules:
+        register()
+    elif not any(isinstance(finder, _AfterFairseq) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _AfterFairseq())
+
+
+class _AfterFairseq(MetaPathFinder):
+    """Finds fairseq as all others do, once, and registers when it is imported."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if name != "fairseq":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            run = spec.loader.exec_module
+
+            def run_and_register(module: Any) -> None:
+                run(module)
+                register()
+
+            spec.loader.exec_module = run_and_register  # type: ignore[method-assign]
+        return spec
 
 
 class UserDirs(list[str]):

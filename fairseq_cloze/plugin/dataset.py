@@ -19,6 +19,8 @@ class ClozeDataset(FairseqDataset):
         super().__init__()
         self.view, self.shuffle, self.seed, self.name = view, shuffle, seed, name
         self.epoch = 1
+        #: what sets the limit of its batches
+        self.max_tokens_option = "--max-tokens"
         #: the number of batches is made a multiple of this, by fillers that count for nothing
         self.batches_multiple = 1
 
@@ -76,5 +78,5 @@ class ClozeDataset(FairseqDataset):
         required_batch_size_multiple: int = 1,
     ) -> list[np.ndarray]:
         """As :func:`fairseq_cloze.views.batches.cut_batches`; any multiple is ignored, as no item is dropped."""
-        batches = cut_batches(self.view, indices, max_tokens, max_sentences)
+        batches = cut_batches(self.view, indices, max_tokens, max_sentences, self.max_tokens_option)
         return batches + fillers(self.view, -len(batches) % self.batches_multiple)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NoReturn
@@ -24,9 +25,9 @@ def print_errors_plainly() -> None:
         code = error.exit_code if isinstance(error, ClozeError) else Exit.FAILED
         if kind.__name__ == "ProcessExitedException" and getattr(error, "exit_code", Exit.FAILED) in own_codes:
             code = error.exit_code  # type: ignore[attr-defined]
-        elif isinstance(error, ClozeError) and not os.environ.get("FAIRSEQ_CLOZE_TRACEBACK"):
+        elif not os.environ.get("FAIRSEQ_CLOZE_TRACEBACK") and (text := _plainly(error, trace)):
             sys.stdout.flush()
-            print(f"Error: {error}", file=sys.stderr)
+            print(f"Error: {text}", file=sys.stderr)
         else:
             previous(kind, error, trace)
         if code != Exit.FAILED:  # Python's own after a hook
@@ -34,6 +35,19 @@ def print_errors_plainly() -> None:
 
     hook.plain_cloze_errors = True  # type: ignore[attr-defined]
     sys.excepthook = hook
+
+
+def _plainly(error: BaseException, trace: TracebackType | None) -> str | None:
+    """The text of an error that ends a command of fairseq before its first update; of others a ``ClozeError``'s."""
+    if isinstance(error, ClozeError):
+        return str(error)
+    codes = [frame.f_code for frame, _ in traceback.walk_tb(trace)]
+    names = [code.co_name for code in codes if "fairseq_cli" in code.co_filename]
+    if not isinstance(error, Exception) or "cli_main" not in names or "train" in names:
+        return None
+    lines = str(error).strip().splitlines()
+    said = " ".join(filter(None, map(str.strip, lines)))[:300]
+    return f"{type(error).__name__}: {said} (FAIRSEQ_CLOZE_TRACEBACK=1 shows where; see docs/training-options.md)"
 
 
 def end_run(status: int, text: str) -> NoReturn:

@@ -4,7 +4,6 @@
 in Python over the parameters, unless NVIDIA apex is there.
 """
 
-import ast
 import importlib.util
 from dataclasses import dataclass
 from typing import Any, List
@@ -15,8 +14,8 @@ from fairseq.optim import FairseqOptimizer, register_optimizer
 from omegaconf import II
 from torch import Tensor, nn
 
-from ..errors import ClozeError
 from .names import option
+from .options import two_betas
 
 OPTIMIZER_NAME = "fused_adamw"
 
@@ -57,18 +56,10 @@ class FusedAdamW(FairseqOptimizer):
         rate = self.cfg.lr
         return {
             "lr": float(rate[0] if hasattr(rate, "__getitem__") else rate),
-            "betas": self._betas(),
+            "betas": two_betas(self.cfg.adam_betas),
             "eps": self.cfg.adam_eps,
             "weight_decay": self.cfg.weight_decay,
         }
-
-    def _betas(self) -> tuple[float, float]:
-        value = self.cfg.adam_betas
-        try:
-            first, second = ast.literal_eval(value) if isinstance(value, str) else value
-            return float(first), float(second)
-        except (TypeError, ValueError, SyntaxError) as error:
-            raise ClozeError(f"--adam-betas: expected two numbers such as '(0.9, 0.98)', found '{value}'") from error
 
     def clip_grad_norm(self, max_norm: float, aggregate_norm_fn: Any = None) -> Tensor:
         """As fairseq's, in a few kernels rather than several per parameter, unless parameters are sharded."""

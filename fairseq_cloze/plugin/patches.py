@@ -4,6 +4,8 @@ Each patch names the functions of fairseq it stands in for, by the SHA-256 of th
 compares them with the fairseq that is installed.  ``docs/decisions.md`` has a table.
 """
 
+import inspect
+import itertools
 import logging
 import math
 import os
@@ -15,7 +17,9 @@ from typing import Any, NamedTuple
 
 import torch.distributed
 
+from ..errors import CheckpointError, ClozeError, first_line
 from ..files import replacing
+from ..weights.checkpoint import Checkpoint
 from . import distributed, stopping
 
 logger = logging.getLogger(__name__)
@@ -92,16 +96,33 @@ def copy_checkpoints_atomically() -> None:
     )
 )
 def check_before_building() -> None:
-    """Look at what a checkpoint says is to be built before fairseq builds it, see :mod:`fairseq_cloze.plugin.built`."""
+    """Look at what a checkpoint says is to be built before fairseq builds it, see :mod:`fairseq_cloze.plugin.built`.
+
+    What fairseq cannot load all the same is said in one line.
+    """
     from fairseq import checkpoint_utils
 
-    from .built import check_file
+    from .built import check_checkpoint, check_file
 
     def make(plain: Function) -> Function:
-        def load(filenames: list[str], arg_overrides: Any = None, *args: Any, **kwargs: Any) -> Any:
-            for path in filenames:
-                check_file(path, arg_overrides or {}, kwargs.get("suffix", ""))
-            return plain(filenames, arg_overrides, *args, **kwargs)
+        def load(*args: Any, **kwargs: Any) -> Any:
+            call = inspect.signature(plain).bind(*args, **kwargs)
+            call.apply_defaults()
+            paths, overrides, _, _, suffix, shards, state = call.arguments.values()
+            try:
+                if state is not None:
+                    check_checkpoint(Checkpoint(state, paths[0]), overrides or {})
+                else:
+                    for path, shard in itertools.product(paths, range(shards)):
+                        check_file(path, overrides or {}, suffix, shard, shards)
+                return plain(*args, **kwargs)
+            except (ClozeError, MemoryError):
+                raise
+            except Exception as error:  # whatever a checkpoint that lies brings about
+                reason = f"{type(error).__name__}: {first_line(error)[:200]}"
+                raise CheckpointError(
+                    f"{', '.join(paths)}: fairseq cannot load it ({reason}); check it with 'fairseq-cloze doctor'"
+                ) from error
 
         return load
 
@@ -160,6 +181,41 @@ def start_as_launched() -> None:
         return call_main
 
     _replace(utils, "call_main", make)
+
+
+@_patch(
+    (
+        "fairseq.dataclass.utils.convert_namespace_to_omegaconf",
+        "81208d0ecaa5cc2607e25e1554663c56e38ba8e259d1378ad01e8262dfcf2bc0",
+    ),
+    ("fairseq.dataclass.initialize.add_defaults", "224ef7946c6c7615a908fce5809377e578566f8ee1d0e7995b6c115602f47906"),
+)
+def look_at_options() -> None:
+    """Refuse options that contradict each other before anything begins, see :mod:`fairseq_cloze.plugin.options`.
+
+    The first function makes the configuration of what the command line says.  The second one is what fairseq calls
+    after it has imported ``--user-dir``, in ``fairseq-hydra-train`` as well.
+    """
+
+    from . import options
+
+    def make_convert(training: bool) -> Callable[[Function], Function]:
+        return lambda plain: lambda args: options.configure(plain, args, training)
+
+    def make_add(plain: Function) -> Function:
+        def add_defaults(cfg: Any) -> None:
+            plain(cfg)
+            options.prepare(cfg)
+
+        return add_defaults
+
+    for name in ("fairseq_cli.train", "fairseq_cli.validate", "__main__"):
+        module: Any = sys.modules.get(name)
+        trains = hasattr(module, "validate_and_save")
+        if hasattr(module, "convert_namespace_to_omegaconf"):
+            _replace(module, "convert_namespace_to_omegaconf", make_convert(trains))
+        if trains:
+            _replace(module, "add_defaults", make_add)
 
 
 @_patch(

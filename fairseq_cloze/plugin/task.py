@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, Optional
 
 from fairseq import utils
+from fairseq.checkpoint_utils import checkpoint_paths
 from fairseq.data import Dictionary
 from fairseq.dataclass import ChoiceEnum
+from fairseq.file_io import PathManager
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 from fairseq.tasks import register_task
 from omegaconf import II, MISSING
@@ -76,10 +78,14 @@ class ClozeRankingConfig(RecoveryConfig):
     # What the proof of load and the batches need to know of the other groups.
     seed: int = II("common.seed")
     train_subset: str = II("dataset.train_subset")
+    max_tokens_valid: Optional[int] = II("dataset.max_tokens_valid")
     restore_file: str = II("checkpoint.restore_file")
     finetune_from_model: Optional[str] = II("checkpoint.finetune_from_model")
     continue_once: Optional[str] = II("checkpoint.continue_once")
     path: Optional[str] = II("common_eval.path")
+    save_interval_updates: int = II("checkpoint.save_interval_updates")
+    keep_interval_updates: int = II("checkpoint.keep_interval_updates")
+    keep_interval_updates_pattern: int = II("checkpoint.keep_interval_updates_pattern")
 
 
 @register_task(TASK_NAME, dataclass=ClozeRankingConfig)
@@ -120,6 +126,11 @@ class ClozeRankingTask(RecoveringTask):
 
     target_dictionary = source_dictionary
 
+    @property
+    def mask_idx(self) -> int:
+        """The row of ``<mask>``, which fairseq's ``fill_mask`` asks for."""
+        return int(self._dictionary.index("<mask>"))
+
     def load_dataset(self, split: str, combine: bool = False, epoch: int = 1, **kwargs: Any) -> None:
         """Open a split; for training, the shard whose turn it is in this epoch, and all must have it."""
         shuffle = split == self.cfg.train_subset
@@ -127,6 +138,8 @@ class ClozeRankingTask(RecoveringTask):
         store = stores[(epoch - 1) % len(stores)]
         view = make_view(self.settings, store, self.vocabulary, self._max_positions)
         self.datasets[split] = ClozeDataset(view, shuffle, self.cfg.seed, split)
+        if not shuffle and self.cfg.max_tokens_valid != self.cfg.max_tokens:
+            self.datasets[split].max_tokens_option = "--max-tokens-valid"
 
     def get_batch_iterator(
         self, dataset: ClozeDataset, max_positions: Any = None, required_batch_size_multiple: int = 1, **kwargs: Any
@@ -210,6 +223,22 @@ class ClozeRankingTask(RecoveringTask):
     def post_validate(self, model: nn.Module, stats: Any, agg: Any) -> None:
         """Called by fairseq with the meters of a validation: tell its figures."""
         self.events.tell("validation", subset=self._subset, **figures(agg))
+
+    def post_save(self, saved: str, updates: int) -> None:
+        """Called by fairseq after a save: keep the checkpoint of an interval that falls on the end of an epoch.
+
+        fairseq saves one in the middle of epochs only.
+        """
+        cfg, folder = self.cfg, self.cfg.save_dir
+        kept = os.path.join(folder, f"checkpoint_{self.events.epoch}_{updates}.pt")
+        if cfg.save_interval_updates <= 0 or updates % cfg.save_interval_updates or os.path.exists(kept):
+            return
+        PathManager.copy(saved, kept, overwrite=True)
+        every = cfg.keep_interval_updates_pattern
+        paths = checkpoint_paths(folder, r"checkpoint_\d+_(\d+)\.pt", keep_match=True)
+        paths = [path for path, number in paths if every <= 0 or number % every]
+        for path in paths[cfg.keep_interval_updates :] if cfg.keep_interval_updates > 0 else []:
+            os.remove(path)
 
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
         """As fairseq's; after an update, the chance watch looks at the sums over all workers.

@@ -31,15 +31,19 @@ def shuffled(view: View, seed: int, epoch: int) -> np.ndarray:
 
 
 def cut_batches(
-    view: View, order: np.ndarray, max_tokens: int | None = None, max_items: int | None = None
+    view: View,
+    order: np.ndarray,
+    max_tokens: int | None = None,
+    max_items: int | None = None,
+    option: str = "--max-tokens",
 ) -> list[np.ndarray]:
     """Cut an order of items, ``int64 (items,)``, into batches as full as the limits allow; none is left out.
 
     Raises:
-        ClozeError: an item costs more than *max_tokens* on its own
+        ClozeError: an item costs more than *max_tokens*, which *option* sets, on its own
     """
     if max_tokens is not None and len(view):
-        _check_cost(view, max_tokens)
+        _check_cost(view, max_tokens, option)
     most, most_items = (sys.maxsize if limit is None else limit for limit in (max_tokens, max_items))
     starts: list[int] = []
     longest, height, items = 0, 0, most_items  # the first item opens a batch
@@ -63,13 +67,14 @@ def fillers(view: View, count: int) -> list[np.ndarray]:
     return [np.array([-1 - cheapest])] * count
 
 
-def _check_cost(view: View, max_tokens: int) -> None:
+def _check_cost(view: View, max_tokens: int, option: str) -> None:
     cost = view.cost
     worst = int(cost.argmax())
     if cost[worst] > max_tokens:
         rows, length = int(view.rows[worst]), int(view.row_length[worst])
         passage = view.store.id(view.passage_of(worst))
+        other = option.replace("max-tokens", "batch-size")
         raise ClozeError(
-            f"--max-tokens {max_tokens:,} is too small: passage '{passage}' costs {rows} x {length} = "
-            f"{cost[worst]:,} tokens; pass --max-tokens {cost[worst]} or more, or --batch-size instead"
+            f"{option} {max_tokens:,} is too small: passage '{passage}' costs {rows} x {length} = "
+            f"{cost[worst]:,} tokens; pass {option} {cost[worst]} or more, or {other} instead"
         )
