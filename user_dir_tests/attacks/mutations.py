@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 
 #: What has broken parsers before: of JSON, of numbers, of text, of headers, of file names.
 PIECES = [
-    *(b"", b"\0", b"\r\n", b"\r", b"\n", b"\t", b" ", b"_", b"__", b"___41___", b"/", b"\\", b"..", b"%s", b"{}", b"-", b":"),
-    *(b"null", b"true", b"false", b"NaN", b"Infinity", b"-Infinity", b"1e999", b"-1", b"0", b"1", b"2.5", b'""', b"[]"),
-    *(b"2147483648", b"-2147483649", b"9223372036854775808", b"18446744073709551616", b"9" * 5000, b"1e308", b"1E-400"),
-    *(b"\\ud800", b"\\u0000", b"\\udfff\\ud800", b"\xed\xa0\x80", b"\xff", b"\xfe\xff", b"\xef\xbb\xbf", b"\xe2\x80\xa8", b"\xc3"),
+    *(b"", b"\0", b"\r\n", b"\r", b"\n", b"\t", b" ", b"_", b"__", b"___41___", b"/", b"\\", b"..", b"%s", b"{}", b"-"),
+    *(b"null", b"true", b"false", b"NaN", b"Infinity", b"-Infinity", b"1e999", b"-1", b"0", b"1", b"2.5", b"[]", b":"),
+    *(b"2147483648", b"-2147483649", b"9223372036854775808", b"18446744073709551616", b"9" * 5000, b"1e308", b"1."),
+    *(b"\\ud800", b"\\u0000", b"\\udfff\\ud800", b"\xed\xa0\x80", b"\xff", b"\xfe\xff", b"\xef\xbb\xbf", b"\xc3"),
     *(b"[" * 3000, b'{"a":' * 3000, b"]" * 10, b"[[", b"}", b'"', b",", b",,", b"<mask>", b"<s>", b"</s>", b"<script>"),
-    *(b"=?utf-8?q?=0d=0aBcc:x?=", b"\xd9\xa3", b"\xc2\xb2", b"\xe2\x91\xa0", b"inf", b"nan", b"0x10", b"1_000", b"1.", b"+1"),
-    *(b"a" * 5000, "é".encode(), "🙂".encode(), "e\u0301".encode(), "\u202e".encode(), "\u200b".encode(), b"\x1b[2J", b"\x7f"),
+    *(b"=?utf-8?q?=0d=0aBcc:x?=", b"\xd9\xa3", b"\xc2\xb2", b"\xe2\x91\xa0", b"inf", b"nan", b"0x10", b"1_000", b"+1"),
+    *(text.encode() for text in ("é", "🙂", "e\u0301", "\u202e", "\u200b", "\u2028", "\x1b[2J", "a" * 5000, '""')),
 ]  # fmt: skip
 
 Change = Callable[[random.Random, bytearray, Sequence[bytes]], bytearray]
