@@ -21,7 +21,7 @@ from typing import Any
 from .warm_server import LENGTH, STATUS
 
 #: What the environment says to Python and to libraries when they start.
-_AT_START = ("PYTHON", "LD_", "OMP_", "MKL_", "MALLOC_", "ONEDNN_", "TORCH_", "HF_", "LOGLEVEL", "CUDA_", "LANG", "LC_")
+_AT_START = ("PYTHON", "LD_", "OMP_", "MKL_", "MALLOC_", "TORCH_", "HF_", "LOGLEVEL", "CUDA_", "LANG", "LC_")
 
 #: Modules that our commands import.
 TORCH = ("torch", "click", "numpy", "safetensors.torch", "tokenizers.implementations", "tqdm")
