@@ -4,7 +4,7 @@ A RUN is a save-dir, a log, events (``metrics.jsonl``), a ``validation.jsonl`` o
 wrote events, its log is not read.  Whatever a run lacks is said in a sentence of its notes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,12 +93,12 @@ def _read_run(path: Path) -> Run:
 
 def _read_save_dir(run: Run) -> None:
     folder = run.path
-    if not _read_events(run, folder / EVENTS_FILE):
+    if not _noting(_read_events, run, folder / EVENTS_FILE):
         _read_logs(run)
     if (folder / RECORDS).exists():
-        _read_scores(run, folder / RECORDS)
+        _noting(_read_scores, run, folder / RECORDS)
     for path in sorted(folder.glob(f"{_PREDICTIONS}*.json")):
-        _read_answers(run, path)
+        _noting(_read_answers, run, path)
     if not run.files:
         raise ClozeError(
             f"{folder}: expected a save-dir with {EVENTS_FILE} or a log, with {RECORDS} or with "
@@ -111,9 +111,19 @@ def _read_save_dir(run: Run) -> None:
         )
 
 
+def _noting(read: Callable[[Run, Path], Any], run: Run, path: Path) -> Any:
+    """Read a file of a save-dir; of one that is damaged the run has a note, as the rest is worth a report."""
+    try:
+        if path.exists() and not path.is_file():
+            raise ClozeError(f"{path}: expected a file, found something else; move it away")
+        return read(run, path)
+    except ClozeError as error:
+        run.notes.append(f"{error}.")
+
+
 def _read_events(run: Run, path: Path) -> bool:
     """Take a training's own events, if there are any."""
-    events = read_events(path)
+    events = read_events(path, run.notes.append)
     if events:
         run.take(history_of(events), path)
         if not run.history.points:
@@ -155,17 +165,14 @@ def _read_log(run: Run, *paths: Path) -> None:
 
 
 def _read_scores(run: Run, path: Path) -> None:
-    records = read_validation(path)
-    for record in records:
-        numbers = (record.get("accuracy"), record.get("chance"), record.get("n_blanks"))
-        if all(isinstance(number, (int, float)) for number in numbers) and isinstance(record.get("split"), str):
-            run.scores.append(record)
+    records = read_validation(path, run.notes.append)
+    run.scores += [record for record in records if "accuracy" in record]
     if not records:
         raise ClozeError(
             f"{path}: expected lines of 'fairseq-cloze watch', found none that can be read; "
             "remove the file and let the watch write it again"
         )
-    given_up = [record for record in records if isinstance(record.get("error"), str)]
+    given_up = [record for record in records if "error" in record]
     if not run.scores:
         run.notes.append(f"No checkpoint has been scored in {path.name} yet.")
     if given_up:
@@ -190,7 +197,8 @@ def _find_data(run: Run) -> None:
     """Where a run's passages may be: what the run recorded itself, or the save-dir that its file lies in."""
     folder = run.path if run.path.is_dir() else run.path.parent
     found: list[Any] = [] if run.trained and folder != run.path else [run_record(folder).get("data")]
-    scores = run.scores or (read_validation(folder / RECORDS) if run.prediction_files else [])
+    beside = run.prediction_files and (folder / RECORDS).is_file()
+    scores = run.scores or (read_validation(folder / RECORDS, lambda line: None) if beside else [])
     found += [record.get("data_bin") for record in reversed(scores)]
     named = run.history.setting("task", "data")
     if isinstance(named, str):
