@@ -82,9 +82,12 @@ class Mailer:
         for path in waiting(self.spool):
             try:
                 entry = Entry.claim(path) if path != but else None
-            except (OSError, ValueError) as error:
-                self.problems.append(f"{path}: cannot be read ({error}); look at it, and remove it")
+            except OSError as error:
+                self.problems.append(f"{path}: cannot be read ({error.strerror or error}); look at it, and remove it")
                 kept += 1
+                continue
+            except ValueError as error:
+                self.problems.append(f"{path}: is damaged and cannot be sent ({error})")
                 continue
             if entry is None:
                 continue

@@ -22,7 +22,7 @@ MOST_ATTACHED = 10_000_000  #: bytes of all attachments together, compressed; ma
 HEAD, TAIL = 1_000_000, 3_000_000  #: bytes that stay of the beginning and of the end of a text that is longer
 LINES = 50  #: of a compressed log that the body shows
 
-_MOST_TEXT, _MOST_SUBJECT, _MOST_NAME = 200_000, 200, 60  # characters
+_MOST_TEXT, _MOST_SUBJECT, _MOST_PLAIN, _MOST_NAME = 200_000, 200, 66, 60  # characters
 
 _TEXTS = (".log", ".txt", ".out", ".err", ".json", ".jsonl", ".csv", ".tsv", ".md", ".toml", ".yaml", ".yml", "")
 _GZIP = "application/gzip"
@@ -60,6 +60,7 @@ def compose(mail: Mail, settings: MailSettings) -> Letter:
     Raises:
         MailError: an address is none
     """
+    from email.header import Header
     from email.headerregistry import Address
     from email.message import EmailMessage
     from email.policy import SMTP
@@ -69,13 +70,16 @@ def compose(mail: Mail, settings: MailSettings) -> Letter:
     to = {address: name for name, address in map(split_address, mail.to or settings.to)}
     attached, notes = _read_attachments(mail.attachments, mail.text)
     text = _cut("\n\n".join(clean(part).rstrip("\n") for part in (mail.text, *notes))) + "\n"
-    subject = _one_line(mail.subject)[:_MOST_SUBJECT] or "(no subject)"
+    subject = _one_line(mail.subject)[:_MOST_SUBJECT].strip() or "(no subject)"
     domain = sender.rpartition("@")[2]
 
     message = EmailMessage(policy=SMTP.clone(cte_type="7bit"))  # servers need not take 8 bits
     message["From"] = Address(_display_name(split_address(settings.sender)[0]), addr_spec=sender)
     message["To"] = [Address(_display_name(name), addr_spec=address) for address, name in to.items()]
-    message["Subject"] = subject
+    coded = len(subject) > _MOST_PLAIN or not subject.isascii()  # folding it as it is would lose or add blanks
+    message.set_raw(
+        "Subject", Header(subject, "utf-8", header_name="Subject").encode(linesep="\r\n") if coded else subject
+    )
     message["Date"] = localtime()
     message["Message-ID"] = make_msgid(domain=domain)  # of the sender: to ask for this machine's may take long
     message["Auto-Submitted"] = "auto-generated"

@@ -1,21 +1,27 @@
 """Where mail waits: a folder (0700) with a file (0600) per message.
 
-A file is a line of JSON that says to whom the message still has to go, and then the message.  Whoever holds its lock
-sends it.  Without locks two processes may send it, with the same Message-ID, by which servers know it again.
+A file is a line of JSON that says to whom the message still has to go, and then the message; both have checksums.
+Whoever holds its lock sends it.  Without locks two processes may send it, with the same Message-ID, by which servers
+know it again.
 """
 
 import fcntl
-import json
 import os
+import stat
 import time
 import uuid
+import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+from ..runs.lines import LONGEST, make_line, parse_line
 from .message import Letter
+from .settings import MailError, split_address
+
+DAMAGED = "damaged"  #: folder in the spool for files that hold no whole message
 
 ABANDONED = 3600.0  #: seconds after which a file that was never completed is removed
 
@@ -51,24 +57,33 @@ class Entry:
 
     @classmethod
     def claim(cls, path: Path) -> Self | None:
-        """Take a message that nobody else is about to send; OSError and ValueError where the file is no message."""
+        """Take a message that nobody else is about to send; None where there is none.
+
+        Raises:
+            OSError: it cannot be read
+            ValueError: it is damaged, and was moved to the folder of those
+        """
         descriptor = -1
         try:
-            descriptor = os.open(path, os.O_RDWR)
+            descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise OSError("it is a pipe or a device")
             if not _lock(descriptor) or not os.path.samestat(os.stat(path), os.fstat(descriptor)):
                 return None
             with open(descriptor, "rb", closefd=False) as file:
-                header, message = file.readline(), file.read()
-            values = json.loads(header)
-            letter = Letter(str(values["subject"]), str(values["sender"]), tuple(map(str, values["to"])), message)
+                header, message = file.readline(LONGEST), file.read()
+            letter = parse_letter(header, message)
             if letter.to:
                 kept, descriptor = descriptor, -1
                 return cls(letter, path, kept, len(header) - 1)
             path.unlink()  # sent by a process that was killed before it came to this
         except FileNotFoundError:
             pass  # sent by somebody else, perhaps between our opening and our locking it
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError("its first line is no envelope") from error
+        except ValueError as error:
+            aside = path.parent / DAMAGED
+            aside.mkdir(mode=0o700, exist_ok=True)
+            path.rename(aside / path.name)
+            raise ValueError(f"{error}; it is kept in {aside}") from error
         finally:
             if descriptor >= 0:
                 os.close(descriptor)
@@ -115,13 +130,33 @@ def waiting(folder: Path) -> list[Path]:
     """The files of the messages that wait, oldest first; what was never completed is removed."""
     for path in folder.glob("*.mail.tmp"):
         with suppress(OSError):  # somebody else removed it, or it is not ours
-            if time.time() - path.stat().st_mtime > ABANDONED:
-                path.unlink()
+            if time.time() - path.stat().st_mtime > ABANDONED:  # or a clock was set
+                with open(path, "rb") as file:
+                    if _lock(file.fileno()):  # whoever writes it holds that
+                        path.unlink()
     return sorted(folder.glob("*.mail"))
 
 
+def parse_letter(header: bytes, message: bytes) -> Letter:
+    """The message of a file, from its first line and what follows it; ``ValueError`` where it is damaged."""
+    try:
+        values: dict[str, Any] = parse_line(header)
+        subject, sender, to = values["subject"], values["sender"], values["to"]
+        if not isinstance(subject, str) or not isinstance(to, list) or not header.endswith(b"\n"):
+            raise ValueError
+        for address in (sender, *to):
+            if split_address(address)[1] != address:
+                raise ValueError
+    except (AttributeError, KeyError, MailError, TypeError, ValueError) as error:
+        raise ValueError("its first line is no envelope") from error
+    if values.get("message_crc32", zlib.crc32(message)) != zlib.crc32(message):
+        raise ValueError("the message is not what was written")
+    return Letter(subject, sender, tuple(to), message)
+
+
 def _header(letter: Letter) -> bytes:
-    return json.dumps({"subject": letter.subject, "sender": letter.sender, "to": letter.to}).encode("ascii")
+    values = {"subject": letter.subject, "sender": letter.sender, "to": letter.to}
+    return make_line({**values, "message_crc32": zlib.crc32(letter.message)})
 
 
 def _lock(descriptor: int) -> bool:

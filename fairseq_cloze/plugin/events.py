@@ -12,7 +12,8 @@ from enum import Enum
 from typing import Any
 
 from ..files import PathLike
-from ..runs.events import EVENTS_FILE, EVENTS_VARIABLE, EventWriter, new_event
+from ..runs.events import EVENTS_FILE, EVENTS_VARIABLE, new_event
+from ..runs.lines import LineWriter
 from ..version import __version__
 from .distributed import rank
 
@@ -28,7 +29,7 @@ class TrainingEvents:
     def __init__(self) -> None:
         self.update = self.epoch = 0  # updates done; number of the epoch, counted from 1
         self._every = 0  # updates between two that are told
-        self._writers: list[EventWriter] = []
+        self._writers: list[LineWriter] = []
         self._begun = False
         self._failed: set[PathLike] = set()
 
@@ -42,7 +43,7 @@ class TrainingEvents:
         paths = [os.path.join(cfg.checkpoint.save_dir, EVENTS_FILE), os.environ.get(EVENTS_VARIABLE, "")]
         for path in {os.path.realpath(path): path for path in reversed(paths) if path}.values():  # each file once
             try:
-                self._writers.append(EventWriter(path))
+                self._writers.append(LineWriter(path))
             except OSError as error:
                 self._complain(path, error)
         about = {"folder": os.getcwd(), "pid": os.getpid(), "version": __version__, "settings": plain(cfg)}

@@ -15,7 +15,9 @@ import numpy as np
 from ..data.store import Store
 from ..errors import ClozeError
 from ..files import PathLike, cannot_write, replacing
+from ..jsontext import NotJson, parse_json
 from ..passages.passage import LETTERS, UNLABELLED
+from ..runs.lines import shown
 
 _MEND = "write it with 'fairseq-cloze predict --scores' or 'fairseq-cloze evaluate --predictions'"
 
@@ -116,16 +118,25 @@ def read_predictions(path: PathLike) -> Predictions:
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        return parse_predictions(path.read_bytes(), str(path))
     except FileNotFoundError as error:
         raise ClozeError(f"{path}: no such prediction file; check the path") from error
     except OSError as error:
         raise ClozeError(f"{path}: cannot be read ({error.strerror or error}); check the file") from error
-    except (ValueError, RecursionError) as error:
-        raise ClozeError(f"{path}: expected JSON, cannot be read ({error}); {_MEND}") from error
-    if not isinstance(content, dict):
-        raise _misfit(str(path), "a JSON object of passages", content)
-    return {key: _check_passage(f"{path}: passage '{key}'", entry) for key, entry in content.items()}
+
+
+def parse_predictions(content: bytes, name: str) -> Predictions:
+    """As :func:`read_predictions`, of the content of a file that messages call *name*."""
+    try:
+        found = parse_json(content)
+    except NotJson as error:
+        raise ClozeError(f"{name}: {error}; {_MEND}") from error
+    if not isinstance(found, dict):
+        raise _misfit(name, "a JSON object of passages", found)
+    return {key: _check_passage(f"{name}: passage '{shown(key)}'", entry) for key, entry in found.items()}
+
+
+_FIELDS = ("answers", "gold", "probabilities")
 
 
 def _check_passage(where: str, entry: Any) -> PassagePrediction:
@@ -133,6 +144,9 @@ def _check_passage(where: str, entry: Any) -> PassagePrediction:
         raise ClozeError(f"{where}: expected an object with answers and gold, found answers alone; {_MEND}")
     if not isinstance(entry, dict) or not isinstance(entry.get("answers"), list):
         raise _misfit(where, "an object with a list 'answers'", entry)
+    other = next((field for field in entry if field not in _FIELDS), None)
+    if other is not None:  # a misspelt one would be missed silently
+        raise _misfit(where, f"no other fields than {', '.join(_FIELDS)}", other)
     answers, gold, probabilities = entry["answers"], entry.get("gold"), entry.get("probabilities")
     for field, value in (("gold", gold), ("probabilities", probabilities)):
         if value is not None and (not isinstance(value, list) or len(value) != len(answers)):

@@ -89,7 +89,7 @@ class Evaluation:
 
 def evaluate(
     checkpoint: PathLike | Checkpoint,
-    data_bin: PathLike,
+    data_bin: PathLike | DataBin,
     split: str = "valid",
     settings: PartialSettings = AS_TRAINED,
     resources: Resources = DEFAULT_RESOURCES,
@@ -102,7 +102,7 @@ def evaluate(
 
     Args:
         checkpoint: one, as a path or read already, or paths of several to average, with colons between them
-        data_bin, split: what ``fairseq-cloze prepare`` wrote
+        data_bin, split: what ``fairseq-cloze prepare`` wrote, as a path or opened already
         settings, resources, weights: as for :class:`fairseq_cloze.ranking.ranker.Ranker`
         fit_on: split on which to fit the weights, see :func:`fairseq_cloze.ranking.scores.fit_weights`
         predictions_path: prediction file to write, see :mod:`fairseq_cloze.ranking.answers`
@@ -113,7 +113,7 @@ def evaluate(
     """
     if weights is not None and fit_on is not None:
         raise ClozeError("--weights and --fit-weights: expected one of them, as fitting chooses the weights")
-    data = DataBin(data_bin)
+    data = data_bin if isinstance(data_bin, DataBin) else DataBin(data_bin)
     store = data.open(split)
     if isinstance(checkpoint, Checkpoint):
         checkpoints, name = [checkpoint], checkpoint.name
@@ -126,7 +126,7 @@ def evaluate(
             ranker.fit(fitted, fit_on, progress)
     with sharing.progress(f"evaluate {split}", store.blanks * len(ranker.members)) as progress:
         scores = ranker.score(store, progress)
-    given = {"checkpoint": name, "data_bin": str(data_bin), "split": split, "encoding": data.encoding.to_dict()}
+    given = {"checkpoint": name, "data_bin": str(data.folder), "split": split, "encoding": data.encoding.to_dict()}
 
     def judge() -> Evaluation:
         outcome = Outcome(scores, store)

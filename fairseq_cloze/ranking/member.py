@@ -9,7 +9,7 @@ import torch
 
 from ..data.store import Store
 from ..data.vocabulary import Vocabulary
-from ..errors import ClozeError, first_line
+from ..errors import CheckpointError, ClozeError, first_line
 from ..model.memory import Limit, cannot_split, in_parts
 from ..model.names import HEAD_NAME, HEADS
 from ..model.roberta import Roberta
@@ -119,7 +119,7 @@ class Member:
             passage = int(np.searchsorted(store.blank_offsets, blank, side="right")) - 1
             number = blank - int(store.blank_offsets[passage]) + 1
             advice = "score without --fp16" if self._fp16 else "the weights are damaged, take another checkpoint"
-            raise ClozeError(
+            raise CheckpointError(
                 f"{self.name}: expected numbers as scores, found NaN or infinity for {int(wrong.sum())} blanks, "
                 f"first in passage '{store.id(passage)}', blank {number}; {advice}"
             )

@@ -5,7 +5,7 @@ wrote events, its log is not read.  Whatever a run lacks is said in a sentence o
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from ..errors import ClozeError
 from ..files import PathLike
 from ..ranking.answers import Predictions, read_predictions
 from ..runlog.fairseq_log import read_log
-from ..runs.curves import MOST_UPDATES, History, finite, history_of
+from ..runs.curves import History, history_of
 from ..runs.events import EVENTS_FILE, EVENTS_SUFFIX, read_events
 from ..runs.lock import run_record
 from ..watch.records import RECORDS, Record, read_validation
@@ -94,12 +94,12 @@ def _read_run(path: Path) -> Run:
 
 def _read_save_dir(run: Run) -> None:
     folder = run.path
-    if not _read_events(run, folder / EVENTS_FILE):
+    if not _noting(_read_events, run, folder / EVENTS_FILE):
         _read_logs(run)
     if (folder / RECORDS).exists():
-        _read_scores(run, folder / RECORDS)
+        _noting(_read_scores, run, folder / RECORDS)
     for path in sorted(folder.glob(f"{_PREDICTIONS}*.json")):
-        _read_answers(run, path)
+        _noting(_read_answers, run, path)
     if not run.files:
         raise ClozeError(
             f"{folder}: expected a save-dir with {EVENTS_FILE} or a log, with {RECORDS} or with "
@@ -112,9 +112,19 @@ def _read_save_dir(run: Run) -> None:
         )
 
 
+def _noting(read: Callable[[Run, Path], Any], run: Run, path: Path) -> Any:
+    """Read a file of a save-dir; of one that is damaged the run has a note, as the rest is worth a report."""
+    try:
+        if path.exists() and not path.is_file():
+            raise ClozeError(f"{path}: expected a file, found something else; move it away")
+        return read(run, path)
+    except ClozeError as error:
+        run.notes.append(f"{error}.")
+
+
 def _read_events(run: Run, path: Path) -> bool:
     """Take a training's own events, if there are any."""
-    events = read_events(path)
+    events = read_events(path, run.notes.append)
     if events:
         run.take(history_of(events), path)
         if not run.history.points:
@@ -157,16 +167,14 @@ def _read_log(run: Run, *paths: Path) -> None:
 
 
 def _read_scores(run: Run, path: Path) -> None:
-    records = read_validation(path)
-    run.scores += filter(_is_score, records)
+    records = read_validation(path, run.notes.append)
+    run.scores += [record for record in records if "accuracy" in record]
     if not records:
         raise ClozeError(
             f"{path}: expected lines of 'fairseq-cloze watch', found none that can be read; "
             "remove the file and let the watch write it again"
         )
-    given_up = [record for record in records if isinstance(record.get("error"), str)]
-    if odd := len(records) - len(run.scores) - len(given_up):
-        run.notes.append(f"Of {path.name}, {odd} line{'s say' if odd > 1 else ' says'} nothing that can be so.")
+    given_up = [record for record in records if "error" in record]
     if not run.scores:
         run.notes.append(f"No checkpoint has been scored in {path.name} yet.")
     if given_up:
@@ -174,17 +182,6 @@ def _read_scores(run: Run, path: Path) -> None:
         more = f" and {len(given_up) - 3} others" if len(given_up) > 3 else ""
         run.notes.append(f"The watch gave up on {names}{more}: {given_up[0]['error']}")
     run.files.append(path)
-
-
-def _is_score(record: Record) -> bool:
-    """Whether a line of a watch is about a checkpoint that was scored, with figures that can be."""
-    accuracy, chance, blanks, updates = (record.get(key) for key in ("accuracy", "chance", "n_blanks", "updates"))
-    percents, counts = (finite(accuracy), finite(chance)), (blanks, updates or 0)
-    return (
-        isinstance(record.get("split"), str)
-        and all(percent is not None and 0 <= percent <= 100 for percent in percents)
-        and all(isinstance(count, int) and 0 <= count < MOST_UPDATES for count in counts)
-    )
 
 
 def _read_answers(run: Run, path: Path) -> None:
@@ -202,7 +199,8 @@ def _find_data(run: Run) -> None:
     """Where a run's passages may be: what the run recorded itself, or the save-dir that its file lies in."""
     folder = run.path if run.path.is_dir() else run.path.parent
     found: list[Any] = [] if run.trained and folder != run.path else [run_record(folder).get("data")]
-    scores = run.scores or (read_validation(folder / RECORDS) if run.prediction_files else [])
+    beside = run.prediction_files and (folder / RECORDS).is_file()
+    scores = run.scores or (read_validation(folder / RECORDS, lambda line: None) if beside else [])
     found += [record.get("data_bin") for record in reversed(scores)]
     named = run.history.setting("task", "data")
     if isinstance(named, str):

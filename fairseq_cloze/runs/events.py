@@ -1,20 +1,19 @@
 """Events: what a training tells of itself, a JSON object per line; docs/formats.md has the fields.
 
-A line is written in one piece and whole lines alone are read, so that a file can be followed while it grows.
+A file of events can be followed while it grows.
 """
 
-import json
-import math
 import os
-import stat
 import time
+import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from ..errors import ClozeError
 from ..files import PathLike
+from .lines import LONGEST as _LONGEST
+from .lines import parse_line, read_lines
 
 EVENTS_FILE = "metrics.jsonl"  #: in a save-dir
 EVENTS_SUFFIX = ".events.jsonl"  #: of what ``fairseq-cloze run`` keeps beside a log
@@ -25,7 +24,6 @@ TrainingEvent = dict[str, Any]
 
 _BLOCK = 1 << 18
 _BEHIND = 1 << 23  # bytes of new lines beyond which no more is read than as many
-_LONGEST = 1 << 20  # bytes of a line that is worth reading
 
 
 def new_event(kind: str, **fields: Any) -> TrainingEvent:
@@ -33,85 +31,26 @@ def new_event(kind: str, **fields: Any) -> TrainingEvent:
     return {"type": kind, "time": datetime.now(UTC).isoformat(timespec="milliseconds"), **fields}
 
 
-class EventWriter:
-    """Appends events to a file, which is made where it is missing, each line in one piece.
-
-    Raises:
-        OSError: it cannot be opened
-    """
-
-    def __init__(self, path: PathLike) -> None:
-        self.path = path
-        # A pipe that nobody reads from stops no training either.
-        self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
-
-    def write(self, event: TrainingEvent) -> None:
-        """Append an event; what is no finite number becomes ``null``.
-
-        Raises:
-            OSError: the file cannot be written
-        """
-        line = json.dumps(_finite(event), ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-        append_line(self._fd, line)
-
-    def close(self) -> None:
-        """Give the file back."""
-        os.close(self._fd)
-
-
-def append_line(fd: int, line: bytes) -> None:
-    """Write a line in one piece to a file open for appending; one that a crash or a full disk has torn stays alone.
-
-    Raises:
-        OSError: the file cannot be written
-    """
-    found = os.fstat(fd)
-    torn = stat.S_ISREG(found.st_mode) and found.st_size > 0 and os.pread(fd, 1, found.st_size - 1) != b"\n"
-    data = b"\n" * torn + line + b"\n"
-    if os.write(fd, data) < len(data):
-        raise OSError("only a part of a line could be written")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {str(key): _finite(entry) for key, entry in value.items()}
-    return [_finite(entry) for entry in value] if isinstance(value, (list, tuple)) else value
-
-
 def parse_event(line: bytes) -> TrainingEvent | None:
     """The event of a line; ``None`` where it holds none."""
-    event = _parse(line)
-    return event if event is not None and isinstance(event.get("type"), str) else None
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
     try:
-        found = json.loads(line) if line.startswith(b"{") and len(line) <= _LONGEST else None
-    except (ValueError, RecursionError):
+        event = parse_line(line)
+    except ValueError:
         return None
-    return found if isinstance(found, dict) else None
+    return None if _misfit(event) else event
 
 
-def read_objects(path: PathLike) -> list[dict[str, Any]]:
-    """JSON objects of a file, one a line; other lines are passed over, a missing file has none.
+def _misfit(event: TrainingEvent) -> str:
+    return "" if isinstance(event.get("type"), str) else "expected 'type', a string"
+
+
+def read_events(path: PathLike, say: Callable[[str], Any] = warnings.warn) -> list[TrainingEvent]:
+    """All events of a file, as they were written; *say* takes a sentence for each line that is damaged.
 
     Raises:
         ClozeError: it cannot be read
     """
-    try:
-        with Path(path).open("rb") as lines:
-            return [found for line in lines if (found := _parse(line)) is not None]
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise ClozeError(f"{path}: cannot be read ({error.strerror or error}); check the file") from error
-
-
-def read_events(path: PathLike) -> list[TrainingEvent]:
-    """All events of a file, as they were written; see :func:`read_objects`."""
-    return [event for event in read_objects(path) if isinstance(event.get("type"), str)]
+    return read_lines(path, say, _misfit)
 
 
 class LineFollower:

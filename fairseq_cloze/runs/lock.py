@@ -3,24 +3,32 @@
 A training holds a lock on ``SAVE_DIR/run.json``, which goes with its process, however that ends.
 """
 
+import errno
 import fcntl
 import json
+import logging
 import os
 import socket
+import stat
 import sys
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from ..errors import ClozeError
 from ..files import PathLike
+from ..jsontext import parse_json
 from ..secrecy import hide_in_command
+from .lines import LONGEST, open_file
 from .names import LAST_CHECKPOINT
 
+logger = logging.getLogger(__name__)
+
 RUN_FILE = "run.json"
+DAMAGED = ".damaged"  #: behind the name of a file under which a copy of what it held is kept
 
 #: Environment variable in which ``fairseq-cloze run`` tells its command where the log is.
 LOG_VARIABLE = "FAIRSEQ_CLOZE_LOG"
@@ -57,7 +65,14 @@ class RunLock:
              f"other's checkpoints; wait for it, choose another folder, or remove {path} if you are sure that it is "
              "gone")  # fmt: skip
         resumes = Path(save_dir, LAST_CHECKPOINT).exists()
-        before: list[str] = _read(self._file).get("logs", []) if resumes else []
+        content, record = _read(self._file)
+        if content and not record:
+            with suppress(OSError):
+                path.with_name(RUN_FILE + DAMAGED).write_bytes(content)
+            logger.warning(
+                "%s: was damaged; what it held is in %s%s, the run begins a new one", path, RUN_FILE, DAMAGED
+            )
+        before: list[str] = record.get("logs", []) if resumes else []
         log = os.environ.get(LOG_VARIABLE)
         self._record: dict[str, Any] = {
             "pid": os.getpid(),
@@ -75,12 +90,21 @@ class RunLock:
         write_record(self._file, self._record)
 
 
-def open_lock_file(path: Path) -> TextIO:
-    """Open a file to lock, made where it is missing; it stays, as a removed one could be locked by two."""
-    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8")
+def open_lock_file(path: Path) -> BinaryIO:
+    """Open a file to lock, made where it is missing; it stays, as a removed one could be locked by two.
+
+    Raises:
+        ClozeError: something else is in its place
+        OSError: it cannot be opened
+    """
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o666), "r+b", buffering=0)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise ClozeError(f"{path}: expected a file, found a pipe or a device; move it away")
+    return file
 
 
-def hold(file: TextIO, taken: str, advice: str) -> None:
+def hold(file: BinaryIO, taken: str, advice: str) -> None:
     """Lock a file until it is closed; who only looks holds it for a moment, so one refusal is none.
 
     Raises:
@@ -93,49 +117,72 @@ def hold(file: TextIO, taken: str, advice: str) -> None:
         except (BlockingIOError, PermissionError):
             time.sleep(_PAUSE)
     with file:
-        other = _read(file)
+        _, other = _read(file)
     raise ClozeError(f"{taken} (process {other.get('pid', '?')} on {other.get('host', '?')}){advice}")
 
 
-def write_record(file: TextIO, record: dict[str, Any]) -> None:
-    """Put a record in place of what a file holds."""
-    file.seek(0)
-    file.truncate()
-    file.write(json.dumps(record, indent=1) + "\n")
-    file.flush()
+def write_record(file: BinaryIO, record: dict[str, Any]) -> None:
+    """Put a record in place of what a file holds, at one go: behind a shorter one there is white space.
+
+    Raises:
+        OSError: it cannot be written
+    """
+    content = json.dumps(record, indent=1).encode().ljust(os.fstat(file.fileno()).st_size - 1) + b"\n"
+    if os.pwrite(file.fileno(), content, 0) < len(content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def run_state(save_dir: PathLike) -> RunState:
     """Whether a save-dir is being trained into, from another process than the training one."""
     try:
-        with open(Path(save_dir, RUN_FILE), encoding="utf-8") as file:
+        with open_file(Path(save_dir, RUN_FILE)) as file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except OSError:
                 return RunState.RUNNING
-            record = _read(file)
-    except OSError:
+            _, record = _read(file)
+    except (OSError, ClozeError):
         return RunState.UNKNOWN
-    if not record:  # it is just being made
+    if not record:  # it is just being made, or damaged
         return RunState.UNKNOWN
     return RunState.REQUEUED if record.get("requeued") else RunState.ENDED
 
 
 def run_record(save_dir: PathLike) -> dict[str, Any]:
-    """What the latest training into a save-dir recorded; empty where there was none.
+    """What the latest training into a save-dir recorded; empty where there was none, or where that is damaged.
 
     Names: ``pid``, ``host``, ``started`` (ISO 8601), ``command``, ``logs`` (paths, also of the trainings it resumed),
     ``data`` (the data-bin).
     """
     try:
-        with open(Path(save_dir, RUN_FILE), encoding="utf-8") as file:
-            return _read(file)
-    except OSError:
+        with open_file(Path(save_dir, RUN_FILE)) as file:
+            return _read(file)[1]
+    except (OSError, ClozeError):
         return {}
 
 
-def _read(file: TextIO) -> dict[str, Any]:
-    with suppress(ValueError, RecursionError):
-        record = json.load(file)
-        return record if isinstance(record, dict) else {}
-    return {}
+_TEXTS = ("host", "started", "data")
+_LISTS = ("command", "logs")
+
+
+def _read(file: BinaryIO) -> tuple[bytes, dict[str, Any]]:
+    """What a file holds, and the record in it: empty where there is none, or where a part of it has another type."""
+    content = os.pread(file.fileno(), LONGEST, 0)
+    return content, parse_record(content)
+
+
+def parse_record(content: bytes) -> dict[str, Any]:
+    """The record of a ``run.json``; empty where it is damaged."""
+    try:
+        record = parse_json(content)
+    except ValueError:
+        return {}
+    fits = isinstance(record, dict) and all(
+        isinstance(value, str)
+        if name in _TEXTS
+        else isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+        if name in _LISTS
+        else True
+        for name, value in record.items()
+    )
+    return record if fits else {}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..errors import ClozeError
 from ..files import write_bytes
 from ..mail.notify import Event, Notifier
 from . import records
@@ -27,7 +28,21 @@ class Announcer:
         self._folder, self._emails, self._report = folder, emails, report
         self._notifier = Notifier(f"watch {folder.resolve().name}", emails, report=report)
         self._changed, self._pictured = False, -math.inf
-        self._problem = ""  # with table and picture, reported last
+        self._said: set[str] = set()
+
+    def say_once(self, text: str) -> None:
+        """Report a line that was not reported before."""
+        if text not in self._said:
+            self._said.add(text)
+            self._report(text)
+
+    def records(self) -> list[Record]:
+        """What was found out so far; that some of it cannot be read is reported once."""
+        try:
+            return records.read_validation(self._folder / RECORDS, self.say_once)
+        except ClozeError as error:
+            self.say_once(str(error))
+            return []
 
     def note_change(self) -> None:
         """There is a new record; show it if the picture is old."""
@@ -37,18 +52,17 @@ class Announcer:
 
     def publish(self) -> None:
         """Write table and picture if there is anything new; not being able to does not stop a watch."""
-        if not self._changed:
+        if not self._changed or not self._folder.is_dir():  # which may have been removed
             return
         self._changed, self._pictured = False, time.monotonic()
         try:
-            picture = records.draw(records.write_table(self._folder), str(self._folder))
+            found = self.records()
+            records.write_table(self._folder, found)
+            picture = records.draw(found, str(self._folder))
             if picture:
                 write_bytes(self._folder / records.PICTURE, picture)
         except Exception as error:  # matplotlib raises many kinds
-            problem = f"table or picture could not be written ({error})"
-            if problem != self._problem:
-                self._problem = problem
-                self._report(problem)
+            self.say_once(f"table or picture could not be written ({error})")
 
     def tell(self, kind: str, text: str) -> None:
         """Tell an event by mail and as a line."""
@@ -77,7 +91,7 @@ class Announcer:
 
     def end(self, text: str) -> None:
         """Show the whole table and tell the end."""
-        for line in records.table(records.read_validation(self._folder / RECORDS)).splitlines():
+        for line in records.table(self.records()).splitlines():
             self._report(line)
         self._report(text)
         self._mail(self._notifier.close, "ended", text)
@@ -92,7 +106,7 @@ class Announcer:
 
     def _mail(self, send: Callable[[Event], Any], kind: str, text: str) -> None:
         if self._emails:
-            found = records.read_validation(self._folder / RECORDS)
+            found = self.records()
             body = f"{self._folder.resolve()}: {text}.\n\n{records.table(found)}"
             send(Event(kind, text, body, picture=lambda: records.draw(found, str(self._folder))))
 

@@ -1,4 +1,4 @@
-"""Arrivals: which checkpoints of a save-dir wait to be scored, and which of them are whole."""
+"""Arrivals: which checkpoints of a save-dir wait to be scored, which of them are whole, and when to try one again."""
 
 import hashlib
 import json
@@ -8,16 +8,21 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from math import inf
 from pathlib import Path
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ClozeError, first_line
 from . import capture
 from .capture import Key, key_of
 
-#: A file that does not load and does not change either is tried again after so many seconds, then given up.
-RETRY_AFTER = (1.0, 4.0)
+#: Seconds until a checkpoint that could not be read or scored is tried again; the last holds for all further tries.
+PAUSES = (1.0, 4.0, 15.0, 60.0)
+#: Tries after which a file is given up that is no checkpoint and does not change: it may just be growing slowly.
+TRIES = 3
+
+# A file system's clock may not tell two changes within so many seconds apart.
+_FRESH = 0.05
 
 _NUMBERED = re.compile(r"checkpoint_?(\d+)(?:_(\d+))?\.pt")
 
@@ -31,15 +36,23 @@ _BOOT = (
 
 @dataclass
 class Arrival:
-    """A whole checkpoint that waits."""
+    """A file that waits to be scored, or to be read before."""
 
     private: Path  #: the link, or copy, that nobody else deletes
-    name: str  #: what it is called in the save-dir
-    key: Key  #: tells whether the file has changed
-    content: str  #: SHA-256 of its bytes, hexadecimal
-    epoch: int | None  #: ``None`` where neither the file nor its name tells
-    updates: int | None
+    key: Key | None = None  #: of the content that was looked at last
+    content: str | None = None  #: SHA-256 of its bytes, hexadecimal, once it was read and is a whole checkpoint
+    epoch: int | None = None  #: ``None`` where neither the file nor its name tells
+    updates: int | None = None
     aliases: list[str] = field(default_factory=list)  #: other names of the same content
+    tries: int = 0  #: that failed, since the file changed
+    since: float = 0.0  #: when the first of them did, on the monotonic clock
+    due: float = 0.0  #: when to try again
+    problem: str = ""  #: of the last try
+
+    @property
+    def name(self) -> str:
+        """What it is called in the save-dir."""
+        return self.private.name.split(".", 1)[1]
 
     @property
     def arrived(self) -> float:
@@ -54,33 +67,37 @@ class Arrival:
     @property
     def order(self) -> tuple[int, int, str]:
         """Sorts checkpoints as they were trained."""
-        return (-1 if self.updates is None else self.updates, self.key[2], self.private.name)
+        return (-1 if self.updates is None else self.updates, self.key[2] if self.key else 0, self.private.name)
 
     def is_unchanged(self) -> bool:
         """Whether the file is the one that was looked at."""
         return key_of(self.private.stat()) == self.key
 
+    def begin_anew(self) -> None:
+        """Forget what was found out: the file is another."""
+        self.key, self.content, self.tries, self.due = None, None, 0, 0.0
 
-@dataclass
-class Trial:
-    """What came of trying to read or score a file."""
-
-    key: Key
-    attempts: int
-    due: float  #: when to try again, on the monotonic clock; infinity once it is given up
-    problem: str
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it was given up."""
-        return self.due == inf
+    def fail(self, error: Exception) -> bool:
+        """Note that a try failed; returns whether that is news."""
+        told, now = self.problem if self.tries else "", time.monotonic()
+        self.problem = str(error) if isinstance(error, ClozeError) else _words(self.name, error)
+        self.since = self.since if self.tries else now
+        self.due = now + PAUSES[min(self.tries, len(PAUSES) - 1)]
+        self.tries += 1
+        return self.problem != told
 
 
-def try_again(previous: Trial | None, key: Key, problem: str) -> Trial:
-    """The next trial after a failure; a file that has changed since starts anew."""
-    attempts = previous.attempts + 1 if previous and previous.key == key else 1
-    pause = RETRY_AFTER[attempts - 1] if attempts <= len(RETRY_AFTER) else inf
-    return Trial(key, attempts, time.monotonic() + pause, problem)
+def _words(name: str, error: Exception) -> str:
+    said = (error.strerror if isinstance(error, OSError) else "") or first_line(error)
+    return f"{name}: {said if isinstance(error, OSError) else f'{type(error).__name__}: {said}'}"
+
+
+def is_own_fault(error: Exception) -> bool:
+    """Whether a checkpoint itself is to blame, rather than a disk, a device, memory or the data."""
+    from ..model.memory import is_out_of_memory
+
+    cause = error.__cause__ or error
+    return isinstance(error, CheckpointError) and not isinstance(cause, OSError) and not is_out_of_memory(cause)
 
 
 class Arrivals:
@@ -95,11 +112,10 @@ class Arrivals:
 
     def __init__(self, save_dir: Path, queue: Path, known: dict[Key, str | None], say: Callable[[str], None]) -> None:
         self.queue = queue
-        self.waiting: dict[Path, Arrival] = {}
         self.missed = 0  #: pruned before they could be linked
         self.last = time.monotonic()  #: when something new came
         self.known, self._say = known, say
-        self._trials: dict[Path, Trial] = {}
+        self._all: dict[Path, Arrival] = {}
         self._command = [sys.executable, "-c", _BOOT, capture.__name__, str(save_dir), str(queue), *sys.path]
         self._heard = threading.Condition()
         self._news = False
@@ -114,18 +130,19 @@ class Arrivals:
 
     def _listen(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            words = {"missed": (), "looked": 0, "new": 0, **json.loads(line)}
-            if "say" in words:
-                self._say(words["say"])
-            for name in words["missed"]:
-                self._say(f"{name}: pruned before it could be linked, not scored")
-            with self._heard:
-                self.missed += len(words["missed"])
-                self._looked += words["looked"]
-                if words["new"]:
-                    self._news, self.last = True, time.monotonic()
-                self._heard.notify_all()
+        with process.stdout:
+            for line in process.stdout:
+                words = {"missed": (), "looked": 0, "new": 0, **json.loads(line)}
+                if "say" in words:
+                    self._say(words["say"])
+                for name in words["missed"]:
+                    self._say(f"{name}: pruned before it could be linked, not scored")
+                with self._heard:
+                    self.missed += len(words["missed"])
+                    self._looked += words["looked"]
+                    if words["new"]:
+                        self._news, self.last = True, time.monotonic()
+                    self._heard.notify_all()
         with self._heard:  # it has ended
             self._heard.notify_all()
 
@@ -133,6 +150,7 @@ class Arrivals:
         """Have the folder looked into now, and come back when that is done."""
         if self._process.poll() is not None:
             self._say("the process that links checkpoints has died; starting another")
+            self._hang_up()
             self._start()
         process = self._process
         assert process.stdin is not None
@@ -151,52 +169,103 @@ class Arrivals:
             self._heard.wait_for(lambda: self._news or self._process.poll() is not None, seconds)
             self._news = False
 
+    def _hang_up(self) -> None:
+        assert self._process.stdin is not None
+        with suppress(OSError):  # what could not be written is of no use any more
+            self._process.stdin.close()
+
     def close(self) -> None:
         """End the other process."""
-        assert self._process.stdin is not None
+        self._hang_up()
         try:
-            self._process.stdin.close()
             self._process.wait(10)
-        except (OSError, subprocess.TimeoutExpired):
+        except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
 
-    def inspect(self) -> list[tuple[str, Trial]]:
-        """Find out which files that wait are whole; returns names and last trials of those that are given up."""
-        given_up = []
-        for path in sorted(self.queue.iterdir()):
-            trial = self._trials.get(path)
-            if path in self.waiting or (trial and time.monotonic() < trial.due):
-                continue
-            name, key = path.name.split(".", 1)[1], key_of(path.stat())
-            epoch, updates, content = None, None, self.known.get(key)
-            try:
-                if key not in self.known:
-                    epoch, updates = progress_of(path, name)
-                    with open(path, "rb") as file:
-                        content = hashlib.file_digest(file, "sha256").hexdigest()
-            except (CheckpointError, OSError) as error:
-                problem = str(error) if isinstance(error, CheckpointError) else f"{name}: {error.strerror or error}"
-                if trial is None:
-                    self._say(f"{problem}; trying again")
-                trial = self._trials[path] = try_again(trial, key_of(path.stat()), problem)
-                if trial.is_over:
-                    given_up.append((name, trial))
-                    self.drop(path)
-                continue
-            if content is None:
-                self.drop(path)
-            elif key_of(path.stat()) == key:
-                self.waiting[path] = Arrival(path, name, key, content, epoch, updates)
-            else:  # still being written
-                self._trials[path] = Trial(key, 0, time.monotonic() + RETRY_AFTER[0], "")
-        return given_up
+    @property
+    def queued(self) -> list[Path]:
+        """Private links, the oldest first; none where the queue is out of reach."""
+        try:
+            return sorted(self.queue.iterdir())
+        except OSError:
+            return []
 
-    def drop(self, path: Path) -> None:
+    @property
+    def waiting(self) -> list[Arrival]:
+        """Whole checkpoints that wait, the one that came first before the others."""
+        return [one for one in self._all.values() if one.content is not None]
+
+    def pruned_bytes(self) -> int:
+        """Disk space that only the private links of whole checkpoints hold."""
+        total = 0
+        for one in self.waiting:
+            with suppress(OSError):
+                found = one.private.stat()
+                total += found.st_size * (found.st_nlink == 1)
+        return total
+
+    def failing(self, seconds: float) -> list[Arrival] | None:
+        """What waits, if all of it has failed again and again for so many seconds."""
+        since = time.monotonic() - seconds
+        return list(self._all.values()) if all(one.tries and one.since <= since for one in self._all.values()) else None
+
+    def inspect(self) -> list[Arrival]:
+        """Read what has come, or is due again; returns the files that are no checkpoints and do not change."""
+        misfits = []
+        for path in self.queued:
+            one = self._all.setdefault(path, Arrival(path))
+            if one.content is not None or time.monotonic() < one.due:
+                continue
+            try:
+                self._read(one)
+            except FileNotFoundError:  # somebody removed it
+                self._all.pop(path)
+            except Exception as error:
+                if one.fail(error) and one.tries == 1:
+                    self._say(f"{one.problem}; trying again")
+                if is_own_fault(error) and one.tries >= TRIES:
+                    misfits.append(one)
+        return misfits
+
+    def _read(self, one: Arrival) -> None:
+        key = key_of(one.private.stat())
+        if key != one.key:
+            one.begin_anew()
+            one.key = key
+        if abs(time.time() - key[2] / 1e9) < _FRESH:  # a change after this one might not show
+            time.sleep(_FRESH)
+        if key in self.known:
+            content = self.known[key]
+            if content is None:
+                self.drop(one)
+                return
+        else:
+            with open(one.private, "rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            one.epoch, one.updates = progress_of(one.private, one.name)
+        if key_of(one.private.stat()) == key:
+            one.content = content
+        else:  # still being written
+            one.due = time.monotonic() + PAUSES[0]
+
+    def drop(self, one: Arrival) -> None:
         """Give up a private link."""
-        self.waiting.pop(path, None)
-        self._trials.pop(path, None)
-        path.unlink(missing_ok=True)
+        self._all.pop(one.private, None)
+        one.private.unlink(missing_ok=True)
+
+    def leave(self) -> list[Path]:
+        """Give up the links of what is still in the save-dir; what was pruned stays for the next watch."""
+        for path in self.queued:
+            with suppress(OSError):
+                if path.stat().st_nlink > 1:
+                    path.unlink()
+        with suppress(OSError):
+            capture.partial_of(self.queue).unlink()
+        left = self.queued
+        with suppress(OSError):
+            self.queue.rmdir()
+        return left
 
 
 def progress_of(path: Path, name: str) -> tuple[int | None, int | None]:
@@ -207,7 +276,10 @@ def progress_of(path: Path, name: str) -> tuple[int | None, int | None]:
     """
     from ..weights.checkpoint import Checkpoint
 
-    epoch, updates = Checkpoint.read(path, name).progress
+    try:
+        epoch, updates = Checkpoint.read(path, name).progress
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{name}: expected a checkpoint of fairseq, found another content ({error})") from error
     named = _NUMBERED.fullmatch(name)
     if named:
         epoch, updates = int(named[1]), int(named[2]) if named[2] else updates

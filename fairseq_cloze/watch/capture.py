@@ -22,6 +22,9 @@ from typing import Any
 
 from ..files import unused
 
+#: Bytes of a checkpoint's name, at most: the private one is longer by a time.
+LONGEST_NAME = 235
+
 #: Names that count as checkpoints; the best by accuracy is a second name that the watch itself gives.
 CANDIDATE = re.compile(r"checkpoint(?!_best_accuracy).*\.pt")
 
@@ -62,21 +65,30 @@ class Linker:
         self.names: set[str] = set()  #: linked so far
         self.pending: dict[str, tuple[Key, float]] = {}  #: to be copied: what was found when, on the monotonic clock
         self._say = say
+        self.failed = False  #: whether the last look left something out
         self._links = True
         self._seen: set[Key] = set()
         self._complaints: set[str] = set()
         self._waiting: dict[int, Path] = {}  # by inode
         for path in sorted(queue.iterdir()):  # left by an earlier watch
-            self._note(path)
+            with suppress(OSError):
+                self._note(path)
 
     def look(self) -> int:
         """Link what is new and return how many files that were."""
+        self.failed = False
         try:
             names = [name for name in os.listdir(self.folder) if CANDIDATE.fullmatch(name)]
         except OSError as error:  # gone, or out of reach for a while
             self._complain(f"{self.folder}: cannot be read ({error.strerror}); trying again")
             return 0
-        return sum([self._take(self.folder / name) for name in names])
+        return sum([self._take(self.folder / name) for name in names if not self._is_too_long(name)])
+
+    def _is_too_long(self, name: str) -> bool:
+        too_long = len(os.fsencode(name)) > LONGEST_NAME
+        if too_long:
+            self._complain(f"{name}: not scored, expected a name of at most {LONGEST_NAME} bytes; rename it")
+        return too_long
 
     def _take(self, path: Path) -> bool:
         try:
@@ -92,10 +104,11 @@ class Linker:
         except FileNotFoundError:  # pruned at this moment
             return False
         except OSError as error:
+            self.failed = True
             self._complain(f"{path.name}: cannot be linked or copied ({error.strerror}); trying again")
             return False
         self._seen.add(key_of(found))
-        with suppress(FileNotFoundError):  # done with already
+        with suppress(OSError):  # done with already
             self._note(private)  # the name may have been given to another file meanwhile
         return True
 
@@ -125,8 +138,8 @@ class Linker:
         if time.monotonic() - since < _LATER:
             return False
         del self.pending[path.name]
-        partial = self.queue.with_name(f"{self.queue.name}.part")
-        with open(path, "rb") as source, open(partial, "wb") as target:
+        partial = partial_of(self.queue)
+        with open(path, "rb", opener=_without_waiting) as source, open(partial, "wb") as target:
             shutil.copyfileobj(source, target, 1 << 20)
             whole = key_of(os.fstat(source.fileno())) == key_of(found)
         os.utime(partial, ns=(found.st_atime_ns, found.st_mtime_ns))
@@ -138,6 +151,15 @@ class Linker:
         if text not in self._complaints:
             self._complaints.add(text)
             self._say(text)
+
+
+def partial_of(queue: Path) -> Path:
+    """Where a copy grows before it is in a queue."""
+    return queue.with_name(f"{queue.name}.part")
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe may have taken the place of the file
 
 
 def give_name(path: Path, target: Path) -> None:
@@ -225,7 +247,7 @@ class _Capture:
     def run(self) -> None:
         while not self._over:
             self._look()
-            pause = _LATER if self._linker.pending else self._seldom
+            pause = _LATER if self._linker.pending or self._linker.failed else self._seldom
             if self._how is None or time.monotonic() < self._lively_until:
                 pause = _LATER if self._how and self._how != EVENTS else _SOON
             self._wait(pause)
@@ -286,7 +308,7 @@ class _Capture:
         """Checkpoints that came and were pruned before they could be linked."""
         linker = self._linker
         names = [name for name in dict.fromkeys(heard) if CANDIDATE.fullmatch(name)] + list(linker.pending)
-        gone = [name for name in names if not (linker.folder / name).exists()]
+        gone = [name for name in names if _is_gone(linker.folder / name)]
         for name in gone:
             linker.pending.pop(name, None)
         missed = [name for name in gone if name not in linker.names]
@@ -298,6 +320,14 @@ class _Capture:
             print(json.dumps(words), flush=True)
         except (BrokenPipeError, ValueError):
             self._over = True
+
+
+def _is_gone(path: Path) -> bool:
+    try:
+        path.lstat()
+    except OSError as error:  # a folder that is out of reach says nothing of what is in it
+        return isinstance(error, FileNotFoundError)
+    return False
 
 
 def _fork_observer(folder: Path) -> socket.socket:

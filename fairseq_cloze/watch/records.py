@@ -3,20 +3,14 @@
 ``validation.jsonl`` is only ever appended to, a line for every checkpoint scored or given up; all else is made from it.
 """
 
-import hashlib
-import json
-import os
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.databin import DataBin
-from ..data.encoding import COLUMNS
-from ..data.store import OFFSETS
-from ..errors import ClozeError
-from ..files import cannot_write, write_text
+from ..files import PathLike, cannot_write, write_text
 from ..runs.drawing import curves_png
-from ..runs.events import append_line, read_objects
+from ..runs.lines import LineWriter, read_lines, shown
 from ..statistics import chance_interval
 from .capture import Key
 
@@ -29,20 +23,57 @@ STALL, AT_CHANCE = 10, 3
 
 Record = dict[str, Any]
 
-#: Lines of a ``validation.jsonl``; see :func:`fairseq_cloze.runs.events.read_objects`.
-read_validation = read_objects
+#: What the fields of a line hold, in words and as a test.
+_NUMBER = "a number", lambda value: isinstance(value, (int, float)) and not isinstance(value, bool)
+_PERCENT = "a number from 0 to 100", lambda value: _NUMBER[1](value) and 0 <= value <= 100
+_COUNT = "a whole number", lambda value: type(value) is int and abs(value) < 2**63
+_TEXT = "a text", lambda value: isinstance(value, str)
+_FILE = (
+    "inode, size and mtime_ns",
+    lambda value: isinstance(value, dict) and all(_COUNT[1](value.get(name)) for name in ("inode", "size", "mtime_ns")),
+)
+_ALIASES = "a list of texts", lambda value: isinstance(value, list) and all(map(_TEXT[1], value))
+_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(("checkpoint", "split", "data", "data_bin", "content", "error"), _TEXT),
+    **dict.fromkeys(("accuracy", "chance", "accuracy_one_token", "accuracy_multi_token"), _PERCENT),
+    **dict.fromkeys(("epoch", "updates"), _COUNT),
+    "n_blanks": ("a whole number above 0", lambda value: _COUNT[1](value) and value > 0),
+    "mrr": _NUMBER,
+    "aliases": _ALIASES,
+    "file": _FILE,
+}
+#: Fields that a score has at least.
+_SCORE = ("checkpoint", "split", "data_bin", "accuracy", "chance", "n_blanks")
+
+
+def misfit(record: Record) -> str:
+    """What is wrong with a line, in words; empty where nothing is."""
+    needed = ("checkpoint", "error") if record.get("accuracy") is None and "error" in record else _SCORE
+    for name, (expected, fits) in _FIELDS.items():
+        value = record.get(name)
+        if name in needed if value is None else not fits(value):
+            return f"expected '{name}', {expected}, found {'none' if value is None else repr(value)[:40]}"
+    return ""
+
+
+def read_validation(path: PathLike, say: Callable[[str], Any] = warnings.warn) -> list[Record]:
+    """Lines of a ``validation.jsonl``; *say* takes a sentence for each that is damaged.
+
+    Raises:
+        ClozeError: it cannot be read
+    """
+    return read_lines(path, say, misfit)
 
 
 def append_record(path: Path, record: Record) -> None:
-    """Add a line at once; a torn line before it, of a crash, stays alone.
+    """Add a line at once, which is then on the disk.
 
     Raises:
         ClozeError: it cannot be written
     """
     try:
-        with open(path, "ab+", buffering=0) as file:
-            append_line(file.fileno(), json.dumps(record, ensure_ascii=False).encode())
-            os.fsync(file.fileno())
+        with LineWriter(path, sync=True) as writer:
+            writer.write(record)
     except OSError as error:
         raise cannot_write(path, error.strerror or str(error)) from error
 
@@ -87,13 +118,14 @@ def table(records: Sequence[Record]) -> str:
     parts = []
     for scores in _groups(records):
         best, last = best_of(scores), scores[-1]
-        name = max([len("checkpoint"), *(len(score["checkpoint"]) for score in scores)])
+        name = max([len("checkpoint"), *(len(shown(score["checkpoint"])) for score in scores)])
         lines = [
-            f"{last['split']} of {last['data_bin']}: {last['n_blanks']:,} blanks, chance {last['chance']:.2f}%",
+            f"{shown(last['split'])} of {shown(last['data_bin'])}: {last['n_blanks']:,} blanks, "
+            f"chance {last['chance']:.2f}%",
             f"{'checkpoint':{name}}" + "".join(f"{title:>{width}}" for title, _, width, _ in _COLUMNS),
         ]
         for score in sorted(scores, key=_by_updates):
-            cells = [f"{score['checkpoint']:{name}}"]
+            cells = [f"{shown(score['checkpoint']):{name}}"]
             for _, key, width, digits in _COLUMNS:
                 value = score.get(key)
                 cells.append(f"{'-':>{width}}" if value is None else f"{value:{width},.{digits}f}")
@@ -101,7 +133,8 @@ def table(records: Sequence[Record]) -> str:
         parts.append("\n".join(lines) + "\n")
     errors = [record for record in records if record.get("error")]
     if errors:
-        parts.append("given up:\n" + "".join(f"{record['checkpoint']}: {record['error']}\n" for record in errors))
+        lines = [f"{shown(record['checkpoint'])}: {shown(record['error'])}\n" for record in errors]
+        parts.append(f"given up:\n{''.join(lines)}")
     return "\n".join(parts)
 
 
@@ -136,34 +169,15 @@ def draw(records: Sequence[Record], title: str) -> bytes | None:
         if scores:
             chance = scores[-1]["chance"]
             points = [(float(score["updates"]), float(score["accuracy"])) for score in sorted(scores, key=_by_updates)]
-            curves[scores[0]["split"]] = points
-    return curves_png(curves, chance, title) if curves else None
+            curves[shown(scores[0]["split"])] = points
+    return curves_png(curves, chance, shown(title)) if curves else None
 
 
-def write_table(folder: Path) -> list[Record]:
-    """Write the table beside its lines, and return these."""
-    records = read_validation(folder / RECORDS)
+def write_table(folder: Path, records: Sequence[Record]) -> None:
+    """Write the table beside its lines."""
     write_text(folder / TABLE, table(records))
-    return records
 
 
-def data_digest(data: DataBin, split: str) -> str:
-    """SHA-256 of a split's passages and the vocabulary they are encoded with, hexadecimal.
-
-    Raises:
-        ClozeError: no such split, or no labelled blank in it
-    """
-    store = data.open(split)
-    if not (store.columns["gold"] >= 0).any():
-        raise ClozeError(f"split '{split}' of {data.folder}: expected labelled blanks, found none; name another split")
-    found = hashlib.sha256(json.dumps(data.manifest["vocabulary"], sort_keys=True).encode())
-    for name in sorted(COLUMNS):  # as files are called, so that digests of earlier versions hold
-        column = store.columns[OFFSETS.get(name, name)]
-        found.update(f"\n{name} {column.dtype.name} {len(column)}\n".encode())
-        found.update(column.data)
-    return found.hexdigest()
-
-
-def file_of(key: Key) -> dict[str, int]:
+def file_of(key: Key | None) -> dict[str, int]:
     """What tells files apart without reading them, for a line."""
-    return dict(zip(("inode", "size", "mtime_ns"), key))
+    return dict(zip(("inode", "size", "mtime_ns"), key or ()))

@@ -1,7 +1,7 @@
 """Kill commands at random moments: ``python -m user_dir_tests.attacks.kill [NAME...] --times 200``.
 
-After each kill the command is started again and has to end well: nothing lost, doubled or half-visible, and nothing left
-over, in TMPDIR either.
+After each kill the command is started again and has to end well: nothing lost, doubled or half-visible, and nothing
+left over, in TMPDIR either.
 """
 
 from __future__ import annotations

@@ -462,19 +462,82 @@ def test_nothing_but_the_message_is_kept_of_a_killed_writer(tmp_path: Path) -> N
     assert new.exists() and not old.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe\n", b"{}\n", b"[]\nx", b'{"to": 3}\n', b'{"to": ["a@b.org"]'])
-def test_a_file_that_is_no_message(tmp_path: Path, content: bytes) -> None:
-    """Is named and left alone; the others go."""
+def damaged_copies(content: bytes) -> dict[str, bytes]:
+    """A spool file that was cut, and some with another byte."""
+    header, message = content.split(b"\n", 1)
+    return {
+        "cut": content[:-1],
+        "flipped in the message": header + b"\n" + message[:50] + bytes([message[50] ^ 1]) + message[51:],
+        "flipped in an address": header.replace(b"you@", b"yot@") + b"\n" + message,
+        "flipped in a key": header.replace(b'"to"', b'"tn"') + b"\n" + message,
+        "half a header": header[:40],
+        "empty": b"",
+        "not UTF-8": b"\xff\xfe\n",
+        "no fields": b"{}\n",
+        "a list": b"[]\nx",
+        "a number": b'{"subject":"s","sender":"a@b.org","to":3}\n',
+        "no address": b'{"subject":"s","sender":"a@b.org","to":["you\\r\\nBcc: x@y.org"]}\nx',
+        "without an end": b'{"subject":"s","sender":"a@b.org","to":["a@b.org"]}',
+    }
+
+
+@pytest.mark.parametrize("kind", damaged_copies(b"\n" + b"x" * 60))
+def test_a_file_that_is_no_message(tmp_path: Path, kind: str) -> None:
+    """Is named and set aside as it is; the others go."""
     port = free_port()
     mailer = mailer_for(Server(port=port), tmp_path)
     mailer.send(Mail("good", "text"))
-    bad = mailer.spool / "1.mail"
+    [path] = waiting(mailer.spool)
+    bad, content = mailer.spool / "1.mail", damaged_copies(path.read_bytes())[kind]
     bad.write_bytes(content)
     with Server(port=port) as server:
-        problem = f"{bad}: cannot be read (its first line is no envelope); look at it, and remove it"
-        assert mailer.flush() == Flushed(1, 1, [problem])
-        assert len(server.received) == 1
-    assert bad.read_bytes() == content
+        flushed = mailer.flush()
+        reason = (
+            "the message is not what was written"
+            if kind in ("cut", "flipped in the message")
+            else ("its first line is no envelope")
+        )
+        aside = mailer.spool / "damaged"
+        assert flushed == Flushed(1, 0, [f"{bad}: is damaged and cannot be sent ({reason}; it is kept in {aside})"])
+        assert [got.to for got in server.received] == [["you@example.org"]]
+        assert mailer.flush() == Flushed(0, 0, [])
+    assert (aside / "1.mail").read_bytes() == content and not bad.exists()
+
+
+def test_what_is_no_file_is_named(tmp_path: Path) -> None:
+    with Server() as server:
+        mailer = mailer_for(server, tmp_path)
+        mailer.spool.mkdir()
+        os.mkfifo(mailer.spool / "1.mail")
+        (mailer.spool / "2.mail").mkdir()
+        flushed = mailer.flush()
+    end = "; look at it, and remove it"
+    assert flushed == Flushed(0, 2, [
+        f"{mailer.spool / '1.mail'}: cannot be read (it is a pipe or a device){end}",
+        f"{mailer.spool / '2.mail'}: cannot be read (Is a directory){end}",
+    ])  # fmt: skip
+
+
+def test_a_message_of_an_earlier_version_goes(tmp_path: Path) -> None:
+    """Without checksums."""
+    with Server() as server:
+        mailer = mailer_for(server, tmp_path)
+        mailer.spool.mkdir()
+        letter = mail_module.compose(Mail("s", "t"), mailer.settings)
+        header = json.dumps({"subject": "s", "sender": "me@example.org", "to": ["you@example.org"]}).encode()
+        (mailer.spool / "1.mail").write_bytes(header + b"   \n" + letter.message)
+        assert mailer.flush() == Flushed(1, 0, [])
+        assert [got.subject for got in server.received] == ["s"]
+
+
+def test_a_clock_that_jumps_takes_nothing_from_a_writer(tmp_path: Path) -> None:
+    path = tmp_path / "1.mail.tmp"
+    path.write_text("half a mess")
+    os.utime(path, (0, 0))
+    with open(path, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert waiting(tmp_path) == [] and path.exists()
+    assert waiting(tmp_path) == [] and not path.exists()
 
 
 def test_a_message_that_another_process_sends_is_left_to_it(tmp_path: Path) -> None:

@@ -127,8 +127,11 @@ def test_what_is_written_is_read(predictions: dict[str, PassagePrediction]) -> N
 
 ANSWERS = {"answers": ["A", "B"]}
 MISFITS = [
-    ("{", f": expected JSON, cannot be read (Expecting property name enclosed in double quotes: line 1 column 2 "
-          f"(char 1)); {MEND}"),
+    ("{", f": expected JSON, found a mistake in line 1, column 2 (Expecting property name enclosed in double quotes); "
+          f"{MEND}"),
+    ('{"p": {"answers": ["A"]}, "p": {"answers": ["B"]}}', f': expected each key once, found "p" twice; {MEND}'),
+    ({"p\n": {**ANSWERS, "gole": ["A", "B"]}}, f": passage 'p\\x0a': expected no other fields than answers, gold, "
+                                             f'probabilities, found "gole"; {MEND}'),
     ("[1, 2]", f": expected a JSON object of passages, found [1, 2]; {MEND}"),
     ({"p": ["A"]}, f": passage 'p': expected an object with answers and gold, found answers alone; {MEND}"),
     ({"p": {"gold": ["A"]}}, f": passage 'p': expected an object with a list 'answers', "
@@ -146,7 +149,9 @@ MISFITS = [
     ({"p": {"answers": ["A"], "gold": ["C"], "probabilities": [[0.5, 0.5]]}},
      f": passage 'p', blank 1, field 'gold': expected a letter A-B or null, found \"C\"; {MEND}"),
     ({"p": {"answers": ["A"], "probabilities": [[0.5, float("nan")]]}},
-     f": passage 'p', blank 1, field 'probabilities': expected 2 to 26 numbers from 0 to 1, found [0.5, NaN]; {MEND}"),
+     f": expected a finite number, found NaN; {MEND}"),
+    ({"p": {"answers": ["A"], "probabilities": [[0.5, 1.5]]}},
+     f": passage 'p', blank 1, field 'probabilities': expected 2 to 26 numbers from 0 to 1, found [0.5, 1.5]; {MEND}"),
     ({"p": {"answers": ["A"], "probabilities": []}},
      f": passage 'p', field 'probabilities': expected a list of 1, one entry per answer, found 0; {MEND}"),
 ]  # fmt: skip
@@ -169,5 +174,5 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         read_predictions(tmp_path)
     assert str(error.value) == f"{tmp_path}: cannot be read (Is a directory); check the file"
     (tmp_path / "latin.json").write_bytes(b'{"caf\xe9": {}}')
-    with pytest.raises(ClozeError, match="latin.json: expected JSON, cannot be read .*invalid continuation byte"):
+    with pytest.raises(ClozeError, match="latin.json: expected UTF-8 text, found byte 0xe9 at offset 5; write it"):
         read_predictions(tmp_path / "latin.json")

@@ -5,92 +5,56 @@ import math
 import os
 import subprocess
 import sys
-import threading
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from fairseq_cloze.errors import ClozeError
-from fairseq_cloze.runs.events import EventFollower, EventWriter, new_event, parse_event, read_events
+from fairseq_cloze.runs.events import EventFollower, new_event, parse_event, read_events
+from fairseq_cloze.runs.lines import LineWriter
 
 ENDLESS = 60.0
 
 
-def lines(path: Path) -> list[str]:
-    return path.read_text().splitlines()
-
-
-def test_an_event_is_a_line(tmp_path: Path) -> None:
+def test_events_are_lines(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    writer = EventWriter(path)
-    writer.write(new_event("update", loss=math.nan, list=(1, math.inf, {"x": -math.inf}), text="\u4f60\nhi"))
-    writer.write(new_event("finished", update=7))
-    first, second = (json.loads(line) for line in lines(path))
-    assert first == {
-        "type": "update",
-        "time": first["time"],
-        "loss": None,
-        "list": [1, None, {"x": None}],
-        "text": "\u4f60\nhi",
-    }
+    with LineWriter(path) as writer:
+        writer.write(new_event("update", loss=math.nan))
+        writer.write(new_event("finished", update=7))
+    first, second = read_events(path)
+    assert first == {"type": "update", "time": first["time"], "loss": None}
     assert second == {"type": "finished", "time": second["time"], "update": 7}
-    assert list(first)[:2] == ["type", "time"]
     assert datetime.fromisoformat(first["time"]).utcoffset() == timedelta(0)
-    assert read_events(path) == [first, second]
 
 
-def test_lines_of_two_processes_do_not_mix(tmp_path: Path) -> None:
+def test_damaged_lines_are_told(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-
-    def write(name: str) -> None:
-        writer = EventWriter(path)
-        for number in range(300):
-            writer.write({"type": "update", "writer": name, "update": number, "text": name * 3000})
-
-    threads = [threading.Thread(target=write, args=(name,)) for name in "ab"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    events = read_events(path)
-    # Who looks while the other writes may take its line for a torn one, and begins with a new line: empty, no harm.
-    assert len([line for line in lines(path) if line]) == len(events) == 600
-    for name in "ab":
-        assert [event["update"] for event in events if event["writer"] == name] == list(range(300))
-
-
-def test_torn_and_other_lines_are_passed_over(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_bytes(b'{"type":"a"}\n[1]\n\n{"type":1}\n{"no":"type"}\n\xff\n' + b'{"type":"upda')
-    EventWriter(path).write({"type": "b"})
-    assert [event["type"] for event in read_events(path)] == ["a", "b"]
-    assert lines_of(path)[-2:] == [b'{"type":"upda', lines_of(path)[-1]]
+    path.write_bytes(b'{"type":"a"}\n[1]\n\n{"type":1}\n{"type":"upda')
+    with LineWriter(path) as writer:
+        writer.write({"type": "b"})
+    told: list[str] = []
+    assert [event["type"] for event in read_events(path, told.append)] == ["a", "b"]
+    assert [line.split(": ", 1)[0] for line in told] == [f"{path}, line {number}" for number in (2, 4, 5)]
+    with pytest.warns(UserWarning, match="line 4: cannot be used .expected 'type', a string."):
+        read_events(path)
     assert parse_event(b"[" * 100_000) is None
-
-
-def lines_of(path: Path) -> list[bytes]:
-    return path.read_bytes().splitlines()
 
 
 def test_files_that_cannot_be_read_or_written(tmp_path: Path) -> None:
     assert read_events(tmp_path / "none.jsonl") == []
     with pytest.raises(ClozeError, match=r"cannot be read \(Is a directory\); check the file"):
         read_events(tmp_path)
-    with pytest.raises(FileNotFoundError):
-        EventWriter(tmp_path / "none" / "metrics.jsonl")
-    with pytest.raises(OSError):
-        EventWriter("/dev/full").write({"type": "update"})
 
 
-def test_a_pipe_that_nobody_reads_does_not_hold_up(tmp_path: Path) -> None:
+def test_a_pipe_is_not_followed(tmp_path: Path) -> None:
+    """That would take away what is in it."""
     os.mkfifo(tmp_path / "pipe")
-    writer = EventWriter(tmp_path / "pipe")
-    with pytest.raises(OSError):
-        for _ in range(100):
-            writer.write({"type": "update", "text": "x" * 4000})
-    EventFollower(tmp_path / "pipe").close()  # nor does following one take away what is in it
-    writer.close()
+    with LineWriter(tmp_path / "pipe") as writer:
+        writer.write({"type": "update"})
+        follower = EventFollower(tmp_path / "pipe")
+        assert follower.read(0.1) == []
+        follower.close()
 
 
 def test_following_a_file_that_comes_later(tmp_path: Path) -> None:
@@ -110,7 +74,7 @@ def test_what_was_there_before_is_not_followed(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"type":"a"}\n')
     follower = EventFollower(path)
-    EventWriter(path).write({"type": "b"})
+    LineWriter(path).write({"type": "b"})
     assert [event["type"] for event in follower.read(ENDLESS)] == ["b"]
 
 

@@ -11,8 +11,9 @@ import psutil
 import pytest
 import torch
 
+from fairseq_cloze.errors import CheckpointError, DataBinError
 from fairseq_cloze.watch import arrivals as module
-from fairseq_cloze.watch.arrivals import Arrivals, progress_of, try_again
+from fairseq_cloze.watch.arrivals import Arrival, Arrivals, is_own_fault, progress_of
 from fairseq_cloze.watch.capture import key_of
 
 LIMIT = 30.0
@@ -40,7 +41,7 @@ def save(path: Path, updates: int = 10, **more: Any) -> Path:
 
 
 def names(arrivals: Arrivals) -> list[str]:
-    return sorted(checkpoint.name for checkpoint in arrivals.waiting.values())
+    return sorted(checkpoint.name for checkpoint in arrivals.waiting)
 
 
 def until(condition: Callable[[], Any]) -> None:
@@ -52,7 +53,7 @@ def until(condition: Callable[[], Any]) -> None:
 
 def unsettled(arrivals: Arrivals) -> int:
     """Number of files that are not whole so far."""
-    return sum(path not in arrivals.waiting for path in arrivals.queue.iterdir())
+    return len(arrivals.queued) - len(arrivals.waiting)
 
 
 def test_whole_checkpoints(tmp_path: Path, start: Callable[..., Arrivals]) -> None:
@@ -63,33 +64,34 @@ def test_whole_checkpoints(tmp_path: Path, start: Callable[..., Arrivals]) -> No
     assert unsettled(arrivals) == 2
     assert arrivals.inspect() == [] and unsettled(arrivals) == 0
     assert names(arrivals) == ["checkpoint_1_10.pt", "checkpoint_last.pt"]
-    checkpoint, last = sorted(arrivals.waiting.values(), key=lambda one: one.order)
+    checkpoint, last = sorted(arrivals.waiting, key=lambda one: one.order)
     assert checkpoint.content == hashlib.sha256(path.read_bytes()).hexdigest()
     assert (checkpoint.updates, last.updates, checkpoint.epoch, last.epoch) == (10, 20, 1, None)
     assert (checkpoint.is_copy, last.is_copy) == (False, True)
     assert time.time() - 60 < checkpoint.arrived <= time.time()
     path.unlink()
     assert checkpoint.is_unchanged() and checkpoint.private.exists()
-    arrivals.drop(checkpoint.private)
+    arrivals.drop(checkpoint)
     assert not checkpoint.private.exists() and names(arrivals) == ["checkpoint_last.pt"]
 
 
 def test_a_truncated_one_is_tried_again_and_given_up(
     tmp_path: Path, start: Callable[..., Arrivals], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "RETRY_AFTER", (0.05, 0.1))
+    monkeypatch.setattr(module, "PAUSES", (0.05, 0.1))
     lines: list[str] = []
     arrivals = start(say=lines.append)
     whole = save(tmp_path / "whole").read_bytes()
     (tmp_path / "checkpoint_1_10.pt").write_bytes(whole[: len(whole) // 2])
     arrivals.look()
-    given_up: list[Any] = []
-    until(lambda: given_up.extend(arrivals.inspect()) or given_up)
-    [(name, trial)] = given_up
-    assert (name, trial.attempts, trial.is_over) == ("checkpoint_1_10.pt", 3, True)
-    assert trial.problem.startswith(f"checkpoint_1_10.pt: cannot be read as a checkpoint, {len(whole) // 2:,} bytes (")
-    assert lines == [f"{trial.problem}; trying again"]
-    assert list(arrivals.queue.iterdir()) == [] and arrivals.waiting == {}
+    misfits: list[Arrival] = []
+    until(lambda: misfits.extend(arrivals.inspect()) or misfits)
+    [one] = misfits
+    assert (one.name, one.tries) == ("checkpoint_1_10.pt", 3)
+    assert one.problem.startswith("checkpoint_1_10.pt: cannot be read as a checkpoint")
+    assert lines == [f"{one.problem}; trying again"]
+    arrivals.drop(one)
+    assert list(arrivals.queue.iterdir()) == [] and arrivals.waiting == []
     arrivals.look()
     assert list(arrivals.queue.iterdir()) == []
 
@@ -102,7 +104,7 @@ def test_a_truncated_one_is_tried_again_and_given_up(
 def test_one_that_grows_is_waited_for(
     tmp_path: Path, start: Callable[..., Arrivals], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "RETRY_AFTER", (0.02, 0.02))
+    monkeypatch.setattr(module, "PAUSES", (0.02, 0.02))
     arrivals = start()
     whole = save(tmp_path / "whole").read_bytes()
     with open(tmp_path / "checkpoint_1_10.pt", "wb", buffering=0) as file:
@@ -112,7 +114,7 @@ def test_one_that_grows_is_waited_for(
             arrivals.look()
             time.sleep(0.03)
     until(lambda: arrivals.inspect() or arrivals.waiting)
-    [checkpoint] = arrivals.waiting.values()
+    [checkpoint] = arrivals.waiting
     assert checkpoint.content == hashlib.sha256(whole).hexdigest()
 
 
@@ -123,7 +125,7 @@ def test_known_files_are_not_read(tmp_path: Path, start: Callable[..., Arrivals]
     arrivals = start({key_of(scored.stat()): "its digest", key_of(damaged.stat()): None})
     arrivals.look()
     assert arrivals.inspect() == []
-    assert [(one.name, one.content) for one in arrivals.waiting.values()] == [("checkpoint_1_10.pt", "its digest")]
+    assert [(one.name, one.content) for one in arrivals.waiting] == [("checkpoint_1_10.pt", "its digest")]
 
 
 def test_those_that_are_pruned_at_once_are_told(tmp_path: Path, start: Callable[..., Arrivals]) -> None:
@@ -195,9 +197,73 @@ def test_progress(tmp_path: Path, name: str, position: dict[str, int], expected:
     assert progress_of(path, name) == expected
 
 
-def test_trials() -> None:
-    trial = None
-    for attempts in (1, 2, 3):
-        trial = try_again(trial, (1, 2, 3), "why")
-        assert (trial.attempts, trial.is_over) == (attempts, attempts == 3)
-    assert try_again(trial, (1, 3, 4), "why").attempts == 1
+def test_pauses_grow(tmp_path: Path) -> None:
+    one = Arrival(tmp_path / "0000000000000000001.checkpoint_1_10.pt")
+    found = []
+    for error in (OSError(5, "Input/output error"), OSError(5, "Input/output error"), MemoryError(), DataBinError("x")):
+        found.append((one.fail(error), one.problem, one.due - time.monotonic()))
+    name = "checkpoint_1_10.pt"
+    texts = [f"{name}: Input/output error"] * 2 + [f"{name}: MemoryError: MemoryError", "x"]
+    assert [(news, text) for news, text, _ in found] == list(zip((True, False, True, True), texts))
+    assert [pause for *_, pause in found] == [pytest.approx(seconds, abs=0.5) for seconds in (1, 4, 15, 60)]
+    assert one.fail(MemoryError()) and one.due - time.monotonic() == pytest.approx(60, abs=0.5)
+    one.begin_anew()
+    assert one.fail(MemoryError()) and one.due - time.monotonic() == pytest.approx(1, abs=0.5)
+
+
+def caused(error: Exception, cause: Exception | None = None) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "own"),
+    [
+        (CheckpointError("cut"), True),
+        (caused(CheckpointError("cut"), ValueError("x")), True),
+        (caused(CheckpointError("cut"), PermissionError(13, "Permission denied")), False),
+        (caused(CheckpointError("cut"), RuntimeError("DefaultCPUAllocator: can't allocate memory")), False),
+        (DataBinError("away"), False),
+        (OSError(28, "No space left on device"), False),
+        (MemoryError(), False),
+    ],
+)
+def test_whose_fault_it_is(error: Exception, own: bool) -> None:
+    assert is_own_fault(error) is own
+
+
+ODD: dict[str, Any] = {
+    "a list": [1],
+    "a text": "x",
+    "a history of numbers": {"model": {}, "optimizer_history": [1]},
+    "a history that is none": {"model": {}, "optimizer_history": {"a": 1}},
+    "updates of words": {"model": {}, "optimizer_history": [{"num_updates": "x"}]},
+    "a state of numbers": {"model": {}, "extra_state": [1]},
+    "an epoch of words": {"model": {}, "extra_state": {"train_iterator": {"epoch": "x"}}},
+}
+
+
+@pytest.mark.parametrize("content", ODD.values(), ids=ODD)
+def test_odd_contents(tmp_path: Path, content: Any) -> None:
+    path = tmp_path / "checkpoint_1_10.pt"
+    torch.save(content, path)
+    with pytest.raises(CheckpointError) as error:
+        progress_of(path, path.name)
+    assert str(error.value).startswith("checkpoint_1_10.pt: expected a checkpoint of fairseq") and is_own_fault(
+        error.value
+    )
+
+
+def test_what_was_pruned_stays_for_the_next_watch(tmp_path: Path, start: Callable[..., Arrivals]) -> None:
+    arrivals = start()
+    save(tmp_path / "checkpoint_1_10.pt")
+    save(tmp_path / "checkpoint_1_20.pt")
+    arrivals.look()
+    (tmp_path / "checkpoint_1_10.pt").unlink()
+    arrivals.close()
+    [kept] = arrivals.leave()
+    assert kept.name.endswith(".checkpoint_1_10.pt")
+    again = start()
+    again.look()
+    assert again.inspect() == [] and names(again) == ["checkpoint_1_10.pt", "checkpoint_1_20.pt"]
+    assert again.pruned_bytes() == kept.stat().st_size

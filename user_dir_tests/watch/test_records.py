@@ -1,20 +1,20 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fairseq_cloze.data.databin import DataBin
 from fairseq_cloze.errors import ClozeError
 from fairseq_cloze.watch.records import (
     append_record,
     best_of,
-    data_digest,
     draw,
     fell_to_chance,
     has_stalled,
     known_files,
+    misfit,
     read_validation,
     scores_of,
     table,
@@ -44,18 +44,62 @@ def score(updates: Any, accuracy: float, **more: Any) -> dict[str, Any]:
 
 def test_lines_survive_a_crash(tmp_path: Path) -> None:
     path = tmp_path / "validation.jsonl"
+    lines: list[str] = []
     assert read_validation(path) == []
-    append_record(path, {"checkpoint": "a.pt", "note": "\u2028 ü"})
+    append_record(path, score(1, 30.0, note="\u2028 ü"))
     with open(path, "ab") as file:
         file.write(b'{"checkpoint": "b')  # killed here
-    assert read_validation(path) == [{"checkpoint": "a.pt", "note": "\u2028 ü"}]
-    append_record(path, {"checkpoint": "c.pt"})
-    append_record(path, {"checkpoint": "d.pt"})
-    assert [record["checkpoint"] for record in read_validation(path)] == ["a.pt", "c.pt", "d.pt"]
-    assert path.read_bytes().count(b"\n") == 4
+    assert read_validation(path, lines.append) == [score(1, 30.0, note="\u2028 ü")]
+    for number in (2, 3):
+        append_record(path, score(number, 40.0))
     with open(path, "ab") as file:
         file.write(b"[1]\n\xff\xfe\n")
-    assert len(read_validation(path)) == 3
+    assert [record["updates"] for record in read_validation(path, lines.append)] == [1, 2, 3]
+    end = "it is passed over, and stays there"
+    mistake = "expected JSON, found a mistake in line 1, column 16 (Unterminated string starting at)"
+    assert lines == [
+        f"{path}, line 2: cannot be used ({mistake}); {end}",
+        f"{path}, line 2: cannot be used ({mistake}); {end}",
+        f"{path}, line 5: cannot be used (it is no JSON object); {end}",
+        f"{path}, line 6: cannot be used (expected UTF-8 text, found UTF-16; save the file as UTF-8); {end}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"split": None}, "expected 'split', a text, found none"),
+        ({"checkpoint": 3}, "expected 'checkpoint', a text, found 3"),
+        ({"accuracy": "30"}, "expected 'accuracy', a number from 0 to 100, found '30'"),
+        ({"accuracy": 100.5}, "expected 'accuracy', a number from 0 to 100, found 100.5"),
+        ({"accuracy": True}, "expected 'accuracy', a number from 0 to 100, found True"),
+        ({"chance": None}, "expected 'chance', a number from 0 to 100, found none"),
+        ({"n_blanks": 0}, "expected 'n_blanks', a whole number above 0, found 0"),
+        ({"updates": 1.5}, "expected 'updates', a whole number, found 1.5"),
+        ({"aliases": "ab"}, "expected 'aliases', a list of texts, found 'ab'"),
+        ({"file": {"inode": 1}}, "expected 'file', inode, size and mtime_ns, found {'inode': 1}"),
+        ({"mrr": []}, "expected 'mrr', a number, found []"),
+        ({"epoch": None, "updates": None, "mrr": None}, ""),
+        ({"error": "x", "accuracy": None, "split": None}, ""),
+    ],
+)
+def test_what_does_not_fit(fields: dict[str, Any], problem: str) -> None:
+    assert misfit({**score(1, 30.0), **fields}) == problem
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    """Kept as they are; shown with their bytes escaped."""
+    path = tmp_path / "validation.jsonl"
+    name = os.fsdecode(b"checkpoint_caf\xe9\n.pt")
+    append_record(path, score(1, 30.0, checkpoint=name, data_bin=os.fsdecode(b"/d\xe9")))
+    [record] = read_validation(path)
+    assert os.fsencode(record["checkpoint"]) == b"checkpoint_caf\xe9\n.pt"
+    path.read_text()
+    assert table([record]) == (
+        "valid of /d\\xe9: 100 blanks, chance 25.00%\n"
+        "checkpoint                 epoch   updates  accuracy %  one token  several     MRR\n"
+        "checkpoint_caf\\xe9\\x0a.pt      1         1       30.00      30.00        -  0.5000  best\n"
+    )
 
 
 def test_a_folder_in_its_place(tmp_path: Path) -> None:
@@ -144,25 +188,9 @@ def test_the_table() -> None:
 def test_table_and_picture_are_made_from_the_lines(tmp_path: Path) -> None:
     for record in (score(10, 30.0), score(20, 40.0)):
         append_record(tmp_path / "validation.jsonl", record)
-    records = write_table(tmp_path)
+    records = read_validation(tmp_path / "validation.jsonl")
+    write_table(tmp_path, records)
     assert (tmp_path / "validation.txt").read_text() == table(records)
     picture = draw(records, "a run")
     assert picture is not None and picture.startswith(b"\x89PNG")
     assert draw([score(None, 30.0)], "a run") is None
-
-
-def test_the_digest_is_of_passages_and_vocabulary(data_bin: Path, tmp_path: Path) -> None:
-    import shutil
-
-    copy = tmp_path / "elsewhere"
-    shutil.copytree(data_bin, copy)
-    digest = data_digest(DataBin(data_bin), "valid")
-    assert data_digest(DataBin(copy), "valid") == digest
-    assert data_digest(DataBin(data_bin), "test") != digest
-    gold = copy / "valid" / "gold.bin"
-    content = bytearray(gold.read_bytes())
-    content[0] = 1 - min(1, content[0])
-    gold.write_bytes(content)
-    assert data_digest(DataBin(copy), "valid") != digest
-    with pytest.raises(ClozeError, match="no split 'dev', found"):
-        data_digest(DataBin(copy), "dev")

@@ -1,0 +1,64 @@
+"""Blanks: the split that a watch scores, read once, so that no change of the data-bin changes what scores mean."""
+
+import hashlib
+import json
+
+import numpy as np
+
+from ..data.databin import MANIFEST, DataBin
+from ..data.encoding import COLUMNS
+from ..data.store import OFFSETS, Store
+from ..errors import ClozeError, DataBinError
+from ..files import PathLike
+from ..runs.lines import open_file
+
+
+class Blanks(DataBin):
+    """A data-bin with one split, which is in memory.
+
+    Raises:
+        DataBinError: the data-bin cannot be used
+        ClozeError: no labelled blank is in the split
+    """
+
+    def __init__(self, folder: PathLike, split: str) -> None:
+        super().__init__(folder)
+        self._written = self._read_manifest()
+        columns = {}
+        for name, column in super().open(split).columns.items():
+            # a mapped file that is cut short would end the process
+            columns[name] = np.fromfile(str(column.filename), column.dtype) if isinstance(column, np.memmap) else column
+            if len(columns[name]) != len(column):
+                raise DataBinError(f"{self.folder}: '{split}' was written to while it was read; try again")
+        if not (columns["gold"] >= 0).any():
+            raise ClozeError(
+                f"split '{split}' of {self.folder}: expected labelled blanks, found none; name another split"
+            )
+        self._store = Store(columns)
+
+    def open(self, split: str) -> Store:
+        """The split, whichever is asked for."""
+        return self._store
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the passages and the vocabulary they are encoded with, hexadecimal."""
+        vocabulary = {name: self.manifest["vocabulary"][name] for name in ("bpe_digest", "dictionary_digest", "rows")}
+        found = hashlib.sha256(json.dumps(vocabulary).encode())
+        for name in sorted(COLUMNS):  # as files are called, so that digests of earlier versions hold
+            column = self._store.columns[OFFSETS.get(name, name)]
+            found.update(f"\n{name} {column.dtype.name} {len(column)}\n".encode())
+            found.update(column.data)
+        return found.hexdigest()
+
+    def change(self) -> str:
+        """What has become of the data-bin since it was read, in words; empty where nothing has."""
+        found = self._read_manifest()
+        return "" if found == self._written else "was prepared anew" if found else "is away"
+
+    def _read_manifest(self) -> bytes:
+        try:
+            with open_file(self.folder / MANIFEST) as file:
+                return file.read()
+        except (OSError, ClozeError):
+            return b""

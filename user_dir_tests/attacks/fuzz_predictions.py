@@ -1,0 +1,30 @@
+"""Prediction files, and what a report makes of them."""
+
+from __future__ import annotations
+
+import json
+
+from fairseq_cloze.errors import ClozeError
+from fairseq_cloze.ranking.answers import parse_predictions
+from fairseq_cloze.report.answer_figures import calibration, confusion, count_right
+
+
+def seeds() -> list[bytes]:
+    """With and without gold and probabilities."""
+    one = {"answers": ["A", "C"], "gold": ["A", None], "probabilities": [[0.61, 0.2, 0.19], [0.1, 0.2, 0.7]]}
+    return [json.dumps({"high/high1": one, "high/high2": {"answers": ["B"]}}, indent=1).encode(), b"{}"]
+
+
+def attack(data: bytes) -> None:
+    """What is accepted has an answer, and gold or none, for every blank; a refusal is one line."""
+    try:
+        predictions = parse_predictions(data, "p.json")
+    except ClozeError as error:
+        assert str(error).startswith("p.json: ") and "\n" not in str(error)
+        return
+    for one in predictions.values():
+        assert len(one.answers) == len(one.gold)
+        assert all(0.0 <= value <= 1.0 for row in one.probabilities or [] for value in row)
+    right, labelled, chance = count_right(predictions)
+    assert 0 <= right <= labelled and (chance is None or 0 < chance <= 50)
+    confusion(predictions), calibration(predictions)
