@@ -130,8 +130,15 @@ class Vocabulary:
                 raise ClozeError(f"{Path(folder, name)}: {problem}; copy the file again") from error
         return contents
 
-    def save(self, folder: PathLike) -> None:
-        """Write the three files, byte for byte as they were read."""
+    def save(self, folder: PathLike, replace: bool = True) -> None:
+        """Write the three files, byte for byte as they were read.
+
+        Raises:
+            ClozeError: one cannot be written, or is there with other content and not to *replace*
+        """
+        for path in () if replace else (Path(folder, name) for name in FILES):
+            if os.path.lexists(path) and not (path.is_file() and path.read_bytes() == self.files[path.name]):
+                raise ClozeError(f"{path}: already exists and is of another vocabulary; choose another folder")
         for name, content in self.files.items():
             write_bytes(Path(folder, name), content)
 

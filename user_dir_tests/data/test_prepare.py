@@ -473,6 +473,17 @@ def test_learn_bpe_counts_and_names(tmp_path: Path, passage: Callable[..., Path]
     ]
 
 
+def test_learn_bpe_replaces_no_other_vocabulary(tmp_path: Path, pretrained: Path) -> None:
+    folder = Path(shutil.copytree(pretrained, tmp_path / "weights"))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    command = ("fairseq-cloze", "learn-bpe", PASSAGES / "test", "--size", "300", "--out")
+    assert run(*command, folder, code=1).text == (
+        f"Error: {folder}/dict.txt: already exists and is of another vocabulary; choose another folder\n"
+    )
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert run(*command, tmp_path / "bpe").text == run(*command, tmp_path / "bpe").text  # the same once more
+
+
 def test_the_room_needs_no_torch() -> None:
     code = (
         "import pkgutil, sys, fairseq_cloze.data as room\n"
