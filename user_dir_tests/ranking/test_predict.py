@@ -127,7 +127,9 @@ def test_predict_skips_and_names(tmp_path: Path, finetuned: Path, passage: Calla
 @pytest.mark.parametrize("view", ["joint", "full"])
 def test_an_option_too_long_for_the_model(tmp_path: Path, pretrained: Path, view: str) -> None:
     """It costs its passage, and not what else there is, which answers as it does alone."""
-    long, short = ({"article": "It was _ .", "options": [[text, "odd"]], "answers": ["B"]} for text in ("a " * 130, "a"))
+    long, short = (
+        {"article": "It was _ .", "options": [[text, "odd"]], "answers": ["B"]} for text in ("a " * 130, "a")
+    )
     path = tmp_path / "a.jsonl"
     settings = PartialSettings(view, "kmask" if view == "joint" else None)
     path.write_text(json.dumps(short))
