@@ -97,7 +97,7 @@ class DataBin:
     def _load_vocabulary(self) -> Vocabulary:
         expected = self.manifest["vocabulary"]
         files = Vocabulary.read(self.folder)
-        for name, digest in (expected["files"] if self.manifest["format_version"] > 1 else {}).items():
+        for name, digest in (self.manifest["files"] if self.manifest["format_version"] > 1 else {}).items():
             if (found := hashlib.sha256(files[name]).hexdigest()) != digest:
                 raise damaged(self.folder / name, f"SHA-256 {digest[:12]}", found[:12])
         vocabulary = Vocabulary(files, str(self.folder))
@@ -125,7 +125,8 @@ def write_manifest(
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "written_by": f"fairseq-cloze {version}",
-        "vocabulary": {"rows": len(vocabulary), **_parts(vocabulary), "files": files},
+        "files": files,
+        "vocabulary": {"rows": len(vocabulary), **_parts(vocabulary)},
         "encoding": encoding.to_dict(),
         "splits": dict(splits),
     }
@@ -209,9 +210,8 @@ def _checked_manifest(content: bytes, path: Path) -> dict[str, Any]:
     vocabulary = expect.keys(manifest, "", ("vocabulary", "encoding", "splits"))["vocabulary"]
     expect.keys(vocabulary, "vocabulary", ("rows", "dictionary_digest", "bpe_digest"))
     if digested:
-        files = expect.keys(vocabulary, "vocabulary", ("files",))["files"]
-        expect.exactly(files, "vocabulary.files", FILES)
-        expect.that(all(isinstance(digest, str) for digest in files.values()), "vocabulary.files", "digests", files)
+        files = expect.exactly(expect.keys(manifest, "", ("files",))["files"], "files", FILES)
+        expect.that(all(isinstance(digest, str) for digest in files.values()), "files", "digests", files)
     encoding = expect.exactly(manifest["encoding"], "encoding", EncodingOptions().to_dict())
     norm, case = encoding["text_norm"], encoding["sentence_case"]
     expect.that(norm in TEXT_NORMS, "encoding.text_norm", f"one of {', '.join(TEXT_NORMS)}", norm)

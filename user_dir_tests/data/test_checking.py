@@ -20,6 +20,7 @@ from fairseq_cloze.data.databin import FILES, MANIFEST, DataBin, _digest, _writt
 from fairseq_cloze.data.encoding import COLUMNS, column_dtype
 from fairseq_cloze.data.prepare import prepare
 from fairseq_cloze.errors import ClozeError
+from fairseq_cloze.watch.records import data_digest
 
 from ..support.commands import PASSAGES, run
 from ..support.stores import as_lists
@@ -65,7 +66,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], Any], digested: bool =
 def make_old(manifest: dict[str, Any]) -> None:
     """As earlier versions wrote it: without digests."""
     manifest["format_version"] = 1
-    del manifest["vocabulary"]["files"]
+    del manifest["files"]
     for split in manifest["splits"].values():
         for column in split["columns"].values():
             del column["sha256"]
@@ -229,6 +230,7 @@ def test_an_old_data_bin_opens_and_says_what_it_lacks(
     edit(copy, make_old, digested=False)
     old = DataBin(copy)
     assert as_lists(old.open("test")) == as_lists(new.open("test")) and old.digest == new.digest
+    assert data_digest(old, "test") == data_digest(new, "test")  # so that a watch knows its scores again
     assert caplog.messages == [
         f"{copy}: has no digests, as an earlier version wrote it, so a damage may go unnoticed; run 'fairseq-cloze "
         "prepare' again to have them"

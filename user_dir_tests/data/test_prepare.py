@@ -34,11 +34,11 @@ def test_counts_and_manifest(tmp_path: Path, data_bin: Path, vocabulary: Any) ->
         "format": "fairseq-cloze data-bin",
         "format_version": 2,
         "written_by": f"fairseq-cloze {__version__}",
+        "files": {name: hashlib.sha256(content).hexdigest() for name, content in vocabulary.files.items()},
         "vocabulary": {
             "rows": 600,
             "dictionary_digest": vocabulary.dictionary_digest,
             "bpe_digest": vocabulary.bpe_digest,
-            "files": {name: hashlib.sha256(content).hexdigest() for name, content in vocabulary.files.items()},
         },
         "encoding": {"text_norm": "standard", "sentence_case": False},
     }
