@@ -333,6 +333,30 @@ def test_a_file_of_the_users_in_a_partial_of_ours_stays(tmp_path: Path, pretrain
     assert list(DataBin(tmp_path / "bin").splits) == ["test"]
 
 
+def test_a_kill_between_the_old_data_bin_and_the_new_one_loses_neither(
+    tmp_path: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch, passage: Callable[..., Path]
+) -> None:
+    out = tmp_path / "bin"
+    prepare({"test": [PASSAGES / "test"]}, pretrained, out, workers=1)
+    rename = os.rename
+
+    def kill(source: Any, target: Any) -> None:
+        if str(source).endswith("data-bin"):
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", kill)
+        with pytest.raises(KeyboardInterrupt):
+            prepare({"valid": [PASSAGES / "valid"]}, pretrained, out, workers=1, overwrite=True)
+    with pytest.raises(PassageError):  # which removes what was made of the input
+        prepare({"valid": [passage("bad.json", "_", [["one"]])]}, pretrained, out, workers=1)
+    [old] = (tmp_path / "bin.partial").glob("replaced-*")
+    assert list(DataBin(old).splits) == ["test"]
+    prepare({"valid": [PASSAGES / "valid"]}, pretrained, out, workers=1)
+    assert list(DataBin(out).splits) == ["valid"] and not (tmp_path / "bin.partial").exists()
+
+
 def test_folders_of_like_names_are_the_users(tmp_path: Path, pretrained: Path) -> None:
     (tmp_path / "bin.old").mkdir()
     (tmp_path / "bin.old" / "notes.txt").write_text("keep")
