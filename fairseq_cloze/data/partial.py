@@ -108,7 +108,7 @@ class Partial:
             os.rename(self._out, old)  # onto the empty folder
             try:
                 os.rename(self.data_bin, self._out)
-            except OSError:
+            except BaseException:
                 os.rename(old, self._out)
                 raise
         else:
