@@ -5,7 +5,6 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -69,16 +68,6 @@ class DataBin:
         for name, entry in self.splits.items():
             self._check(self._map(name), name)
             yield f"{name}: {entry['passages']:,} passages, {entry['blanks']:,} blanks"
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of what all files but the manifest hold, hexadecimal; the same for every copy, wherever it lies."""
-        found = {name: hashlib.sha256(content).hexdigest() for name, content in self.vocabulary.files.items()}
-        for name, entry in self.splits.items():
-            digests = [column.get("sha256") for column in map(entry["columns"].get, COLUMNS)]
-            digests = self._map(name).digests() if None in digests else digests
-            found.update({f"{name}/{column}": digest for column, digest in zip(COLUMNS, digests)})
-        return _digest(found)
 
     def _map(self, split: str) -> Store:
         if split not in self.splits:
