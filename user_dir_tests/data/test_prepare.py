@@ -357,6 +357,14 @@ def test_a_kill_between_the_old_data_bin_and_the_new_one_loses_neither(
     assert list(DataBin(out).splits) == ["valid"] and not (tmp_path / "bin.partial").exists()
 
 
+def test_a_folder_that_cannot_be_made(tmp_path: Path, pretrained: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    out = tmp_path / "file" / "bin"
+    with pytest.raises(ClozeError, match=rf"^{out}: cannot be written \(.*\); choose another file$"):
+        prepare({"test": [PASSAGES / "test"]}, pretrained, out, workers=1)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_folders_of_like_names_are_the_users(tmp_path: Path, pretrained: Path) -> None:
     (tmp_path / "bin.old").mkdir()
     (tmp_path / "bin.old" / "notes.txt").write_text("keep")
