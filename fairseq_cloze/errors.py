@@ -52,17 +52,17 @@ class OutOfMemory(ClozeError):
     exit_code = Exit.OUT_OF_MEMORY
 
 
-_UNPRINTABLE = re.compile("[\ud800-\udfff]")
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    """Text that every file and terminal takes: bytes of names that are no UTF-8, and halves of characters, escaped."""
+    """One line that every file and terminal takes: control characters, bytes that are no UTF-8 and such are escaped."""
     return _UNPRINTABLE.sub(_escape, text)
 
 
 def _escape(found: re.Match[str]) -> str:
     code = ord(found[0])
-    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else ascii(found[0])[1:-1]
 
 
 def first_line(error: BaseException) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 
 from fairseq_cloze import errors
-from fairseq_cloze.errors import ClozeError, Exit, first_line
+from fairseq_cloze.errors import SKIP_HINT, ClozeError, Exit, PassageError, first_line
 
 from .support.commands import ROOT
 
@@ -44,3 +45,12 @@ def test_an_error_that_says_nothing_is_named() -> None:
     """Libraries raise errors without a text, too; a message of ours does not break on them."""
     assert first_line(RuntimeError("\n CUDA error: busy \nmore\n")) == "CUDA error: busy "
     assert first_line(NotImplementedError()) == first_line(NotImplementedError(" \n")) == "NotImplementedError"
+
+
+def test_errors_are_one_line_for_every_terminal() -> None:
+    name = "a\x1b[2J\nb\u2028\udce9\ud800 é.json"
+    shown = "a\\x1b[2J\\nb\\u2028\\xe9\\ud800 é.json"
+    assert str(ClozeError(f"{name}: no")) == f"{shown}: no"
+    error = PassageError(name, f"found {name}")
+    assert (error.source, error.problem) == (shown, f"found {shown}")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error) == f"{shown}: found {shown}; {SKIP_HINT}"

@@ -21,5 +21,5 @@ def command(passages: tuple[str, ...], size: int, out: str, on_error: str) -> No
     for source, reason in tally.skipped:
         click.echo(f"skipped {source}: {reason}")
     tally.require_passages(passages)
-    vocabulary.save(out)
+    vocabulary.save(out, replace=False)
     click.echo(f"{tally.summary()}; wrote {out}, {len(vocabulary):,} rows")

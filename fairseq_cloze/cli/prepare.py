@@ -38,4 +38,5 @@ def command(out: str, text_norm: str, sentence_case: bool, **chosen: Any) -> Non
             f"Interrupted; what is done stays in {out}.partial, and the same command goes on from there", err=True
         )
         raise SystemExit(Exit.INTERRUPTED) from None
-    click.echo(printable("\n".join([*(line for report in reports for line in report.lines()), f"wrote {out}"])))
+    lines = [*(line for report in reports for line in report.lines()), f"wrote {out}"]
+    click.echo("\n".join(map(printable, lines)))

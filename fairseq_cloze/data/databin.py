@@ -5,7 +5,6 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -70,16 +69,6 @@ class DataBin:
             self._check(self._map(name), name)
             yield f"{name}: {entry['passages']:,} passages, {entry['blanks']:,} blanks"
 
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of what all files but the manifest hold, hexadecimal; the same for every copy, wherever it lies."""
-        found = {name: hashlib.sha256(content).hexdigest() for name, content in self.vocabulary.files.items()}
-        for name, entry in self.splits.items():
-            digests = [column.get("sha256") for column in map(entry["columns"].get, COLUMNS)]
-            digests = self._map(name).digests() if None in digests else digests
-            found.update({f"{name}/{column}": digest for column, digest in zip(COLUMNS, digests)})
-        return _digest(found)
-
     def _map(self, split: str) -> Store:
         if split not in self.splits:
             raise DataBinError(
@@ -97,7 +86,7 @@ class DataBin:
     def _load_vocabulary(self) -> Vocabulary:
         expected = self.manifest["vocabulary"]
         files = Vocabulary.read(self.folder)
-        for name, digest in (expected["files"] if self.manifest["format_version"] > 1 else {}).items():
+        for name, digest in (self.manifest["files"] if self.manifest["format_version"] > 1 else {}).items():
             if (found := hashlib.sha256(files[name]).hexdigest()) != digest:
                 raise damaged(self.folder / name, f"SHA-256 {digest[:12]}", found[:12])
         vocabulary = Vocabulary(files, str(self.folder))
@@ -125,7 +114,8 @@ def write_manifest(
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "written_by": f"fairseq-cloze {version}",
-        "vocabulary": {"rows": len(vocabulary), **_parts(vocabulary), "files": files},
+        "files": files,
+        "vocabulary": {"rows": len(vocabulary), **_parts(vocabulary)},
         "encoding": encoding.to_dict(),
         "splits": dict(splits),
     }
@@ -209,9 +199,8 @@ def _checked_manifest(content: bytes, path: Path) -> dict[str, Any]:
     vocabulary = expect.keys(manifest, "", ("vocabulary", "encoding", "splits"))["vocabulary"]
     expect.keys(vocabulary, "vocabulary", ("rows", "dictionary_digest", "bpe_digest"))
     if digested:
-        files = expect.keys(vocabulary, "vocabulary", ("files",))["files"]
-        expect.exactly(files, "vocabulary.files", FILES)
-        expect.that(all(isinstance(digest, str) for digest in files.values()), "vocabulary.files", "digests", files)
+        files = expect.exactly(expect.keys(manifest, "", ("files",))["files"], "files", FILES)
+        expect.that(all(isinstance(digest, str) for digest in files.values()), "files", "digests", files)
     encoding = expect.exactly(manifest["encoding"], "encoding", EncodingOptions().to_dict())
     norm, case = encoding["text_norm"], encoding["sentence_case"]
     expect.that(norm in TEXT_NORMS, "encoding.text_norm", f"one of {', '.join(TEXT_NORMS)}", norm)

@@ -24,7 +24,8 @@ MARKER = ".fairseq-cloze-prepare"
 
 _REPLACED = "replaced-"  # how the name of a data-bin begins that gives way to a new one
 
-_OWN = re.compile(rf"shards-[0-9a-f]{{32}}$|{_REPLACED}")
+_SHARDS = re.compile(r"shards-[0-9a-f]{32}$")
+_OWN = re.compile(rf"{_SHARDS.pattern}|{_REPLACED}")
 
 
 class Partial:
@@ -88,8 +89,7 @@ class Partial:
         shards = self.folder / f"shards-{command[:32]}"
         self.goes_on = shards.exists()
         for left_over in self._own():
-            is_only_one = left_over.name.startswith(_REPLACED) and not self._out.exists()
-            if left_over != shards and not is_only_one:
+            if left_over != shards:
                 shutil.rmtree(left_over)
         shards.mkdir(exist_ok=True)
         self.data_bin.mkdir()
@@ -108,7 +108,7 @@ class Partial:
             os.rename(self._out, old)  # onto the empty folder
             try:
                 os.rename(self.data_bin, self._out)
-            except OSError:
+            except BaseException:
                 os.rename(old, self._out)
                 raise
         else:
@@ -116,12 +116,18 @@ class Partial:
         self._remove()
 
     def _own(self) -> list[Path]:
-        """What was made here; anything else that lies there is somebody's."""
-        return [path for path in self.folder.iterdir() if path == self.data_bin or _OWN.match(path.name)]
+        """What may go of what was made here; anything else that lies there is somebody's.
+
+        A data-bin that gave way to one that did not come, as the run was killed just then, is not among it.
+        """
+        own = _OWN if self._out.exists() else _SHARDS
+        return [path for path in self.folder.iterdir() if path == self.data_bin or own.match(path.name)]
 
     def _remove(self) -> None:
         for path in self._own():
             shutil.rmtree(path, ignore_errors=True)
+        if any(self.folder.glob(f"{_REPLACED}*")):
+            return
         with suppress(OSError):  # somebody's file is in it
             (self.folder / MARKER).unlink(missing_ok=True)
             self.folder.rmdir()

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..errors import ClozeError, UnreadablePassageError
-from ..files import PathLike
+from ..errors import ClozeError, UnreadablePassageError, first_line
+from ..files import PathLike, cannot_write
 from ..passages.passage import UNLABELLED
 from ..passages.reading import Tally, check_unique_id, find_files, read_passages
 from ..passages.text import BLANK, normalise
@@ -152,11 +152,14 @@ def prepare(
             write_manifest(partial.data_bin, vocabulary, options, entries, __version__)
             partial.publish()
     except UnreadablePassageError as error:
+        or_skip = ", or pass --on-error skip" if on_error == "stop" else ""
         raise ClozeError(
             f"{error.source}: {error.problem}; what is done stays in {partial.folder}; give the same command again "
-            "when the file can be read"
+            f"when the file can be read{or_skip}"
         ) from error
     except (OSError, BrokenProcessPool) as error:
+        if not os.path.isdir(partial.folder):
+            raise cannot_write(out, first_line(error)) from error
         problem = "a worker was killed, maybe for want of memory"
         what_to_do = "give the same command again, with fewer --workers if memory is short"
         if isinstance(error, OSError):

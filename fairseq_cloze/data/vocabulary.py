@@ -82,14 +82,12 @@ class Vocabulary:
     def _pairs(self, name: str, expected: str, what_to_do: str) -> list[tuple[str, str]]:
         """The two words of each line of a file."""
         pairs = []
-        text = self.files[name].decode("utf-8", "surrogateescape")
-        is_text = printable(text) == text
-        for number, line in enumerate(text.split("\n"), 1):
+        for number, line in enumerate(self.files[name].decode("utf-8", "surrogateescape").split("\n"), 1):
             if not line or (number == 1 and line.startswith("#version")):
                 continue
             pair = line.rstrip("\r").split(" ")
             counted = name != DICTIONARY_FILE or pair[-1].isdecimal()
-            if len(pair) != 2 or not all(pair) or not counted or not (is_text or printable(line) == line):
+            if len(pair) != 2 or not all(pair) or not counted or not _is_text(pair[0] + pair[1]):
                 where = f"{self.origin}: {name}, line {number}"
                 raise ClozeError(f"{where}: expected {expected}, found '{line[:40]}'; {what_to_do}")
             pairs.append((pair[0], pair[1]))
@@ -130,8 +128,15 @@ class Vocabulary:
                 raise ClozeError(f"{Path(folder, name)}: {problem}; copy the file again") from error
         return contents
 
-    def save(self, folder: PathLike) -> None:
-        """Write the three files, byte for byte as they were read."""
+    def save(self, folder: PathLike, replace: bool = True) -> None:
+        """Write the three files, byte for byte as they were read.
+
+        Raises:
+            ClozeError: one cannot be written, or is there with other content and not to *replace*
+        """
+        for path in () if replace else (Path(folder, name) for name in FILES):
+            if os.path.lexists(path) and not (path.is_file() and path.read_bytes() == self.files[path.name]):
+                raise ClozeError(f"{path}: already exists and is of another vocabulary; choose another folder")
         for name, content in self.files.items():
             write_bytes(Path(folder, name), content)
 
@@ -258,6 +263,10 @@ class Vocabulary:
         return {token_of.get(symbol, symbol): row for row, symbol in enumerate(self.symbols)}
 
 
+def _is_text(token: str) -> bool:
+    return token.isascii() or printable(token) == token
+
+
 def token_type(rows: int) -> np.dtype:
     """The smallest type that holds one of *rows* embedding rows."""
     return np.dtype("uint16" if rows <= 1 << 16 else "uint32")
@@ -277,7 +286,10 @@ def _parse_json(content: bytes, where: str) -> dict[str, int]:
         raise ClozeError(f"{where}: {error}; copy the file again") from error
     if not isinstance(numbers, dict) or not numbers or not all(type(value) is int for value in numbers.values()):
         raise ClozeError(f"{where}: expected a JSON object from BPE tokens to numbers; copy the file again")
-    tokens = "\n".join(numbers)
-    if printable(tokens) != tokens:
-        raise ClozeError(f"{where}: expected BPE tokens, found half of a surrogate pair; copy the file again")
+    try:
+        "".join(numbers).encode()
+    except UnicodeEncodeError as error:
+        raise ClozeError(
+            f"{where}: expected BPE tokens, found half of a surrogate pair; copy the file again"
+        ) from error
     return numbers

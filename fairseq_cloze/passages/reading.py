@@ -96,6 +96,17 @@ class Tally:
             text += f", {len(self.ignored_files):,} files that are not JSON or JSONL ignored"
         return text
 
+    def count(self, passage: Passage, times: int = 1) -> None:
+        """Count a passage."""
+        self.passages += times
+        self.blanks += times * len(passage.gold)
+        self.labelled += times * sum(gold != UNLABELLED for gold in passage.gold)
+
+    def leave_out(self, passage: Passage, problem: str) -> None:
+        """Count a passage as skipped that was counted before."""
+        self.count(passage, -1)
+        self.skipped.append((printable(passage.source), problem))
+
     def require_passages(self, paths: Iterable[PathLike]) -> None:
         """Make sure that *paths* held something to work on.
 
@@ -232,9 +243,7 @@ def read_passages(paths: Iterable[PathLike], on_error: str = "stop", tally: Tall
             continue
         check_unique_id(passage.id, passage.source, seen)
         tally.numbering.note(record, passage)
-        tally.passages += 1
-        tally.blanks += len(passage.gold)
-        tally.labelled += sum(gold != UNLABELLED for gold in passage.gold)
+        tally.count(passage)
         yield passage
 
 

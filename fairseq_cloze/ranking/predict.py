@@ -1,7 +1,7 @@
 """Predict: answer raw passages."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,13 +13,14 @@ from ..files import PathLike, split_paths
 from ..passages.passage import Passage
 from ..passages.reading import Tally, read_passages
 from ..views.settings import AS_TRAINED, PartialSettings
+from ..views.view import TooLongError
 from ..weights.finding import open_checkpoint
 from . import sharing
 from .answers import make_predictions, writing
 from .metrics import COUNTS
 from .ranker import Ranker, chunked
 from .resources import DEFAULT_RESOURCES, Resources
-from .scores import Outcome
+from .scores import Outcome, Scores
 
 _CHUNK = 2048  # passages that are batched together
 _MOST_CHUNKS = 16  # that workers hold at a time, and wait for each other after
@@ -82,8 +83,7 @@ def predict(
         write = stack.enter_context(writing(out)) if out is not None and sharing.is_first() else answers.__setitem__
         progress = stack.enter_context(sharing.progress("predict"))
         for chunks in chunked(chunked(passages, _CHUNK), min(sharing.size(), _MOST_CHUNKS)):
-            stores = _encode(chunks, ranker.vocabulary, encoding)
-            for store, scores in zip(stores, ranker.score_stores(stores, progress), strict=True):
+            for store, scores in _scored(chunks, ranker, encoding, tally if on_error == "skip" else None, progress):
                 seconds += scores.seconds
                 if not sharing.is_first():
                     continue
@@ -95,6 +95,29 @@ def predict(
     numbering = tally.numbering.problem()
     notes = [*ranker.notes, *other_encodings, *([f"the accuracy means nothing: {numbering}"] if numbering else [])]
     return Prediction(answers, tally, dict(counts), seconds, notes)
+
+
+def _scored(
+    chunks: list[list[Passage]], ranker: Ranker, encoding: EncodingOptions, tally: Tally | None, progress: Any
+) -> Iterator[tuple[Store, Scores]]:
+    """A store for each chunk, and its scores; passages that do not fit the model are left out and counted in *tally*.
+
+    Raises:
+        TooLongError: a passage does not fit, and there is no tally
+    """
+    while chunks:
+        stores = _encode(chunks, ranker.vocabulary, encoding)
+        try:
+            scores = ranker.score_stores(stores, progress)
+        except TooLongError as error:
+            if tally is None:
+                raise
+            [odd] = [passage for chunk in chunks for passage in chunk if passage.id == error.passage]
+            tally.leave_out(odd, error.problem)
+            chunks = [rest for chunk in chunks if (rest := [passage for passage in chunk if passage is not odd])]
+        else:
+            yield from zip(stores, scores, strict=True)
+            return
 
 
 def _encode(chunks: Sequence[list[Passage]], vocabulary: Vocabulary, options: EncodingOptions) -> list[Store]:

@@ -263,7 +263,7 @@ def _checked(passage: PassageLike, source: str) -> Passage:
             raise PassageError(source, f"expected a pair of text and options, or a dictionary, found {found}")
         try:
             return Passage.from_json(json.loads(json.dumps(dict(fields))), source, source)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             problem = f"expected strings and numbers in lists, found something else ({error})"
             raise PassageError(source, problem) from error
     except PassageError as error:

@@ -19,6 +19,15 @@ Item = dict[str, Any]
 Sample = dict[str, Any]
 
 
+class TooLongError(DataBinError):
+    """A *passage* with a candidate that does not fit into the model beside any text."""
+
+    def __init__(self, passage: str, tokens: int, positions: int) -> None:
+        self.passage = passage
+        self.problem = f"a candidate of {tokens:,} tokens does not fit into {positions} positions"
+        super().__init__(f"passage '{passage}': {self.problem}; take the passage out, or a model with more positions")
+
+
 class View:
     """Items of one split and their cost."""
 
@@ -54,12 +63,9 @@ class View:
         """Make a batch: the model's input, and what :func:`blank_fields` adds for the loss."""
         raise NotImplementedError
 
-    def _too_long(self, passage: int, pieces: int) -> DataBinError:
+    def _too_long(self, passage: int, tokens: int) -> DataBinError:
         """The error of a candidate that leaves no room for text."""
-        return DataBinError(
-            f"passage '{self.store.id(passage)}': a candidate of {pieces:,} tokens does not fit into "
-            f"{self.limit + 2} positions; take the passage out, or a model with more positions"
-        )
+        return TooLongError(self.store.id(passage), tokens, self.limit + 2)
 
     def _sample(self, items: Sequence[Item], blanks: np.ndarray, rows: list[np.ndarray]) -> Sample:
         return {

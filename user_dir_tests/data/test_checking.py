@@ -65,7 +65,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], Any], digested: bool =
 def make_old(manifest: dict[str, Any]) -> None:
     """As earlier versions wrote it: without digests."""
     manifest["format_version"] = 1
-    del manifest["vocabulary"]["files"]
+    del manifest["files"]
     for split in manifest["splits"].values():
         for column in split["columns"].values():
             del column["sha256"]
@@ -228,24 +228,14 @@ def test_an_old_data_bin_opens_and_says_what_it_lacks(
     assert caplog.messages == []
     edit(copy, make_old, digested=False)
     old = DataBin(copy)
-    assert as_lists(old.open("test")) == as_lists(new.open("test")) and old.digest == new.digest
+    assert as_lists(old.open("test")) == as_lists(new.open("test"))
+    # what digests of scored passages are made of, and what several data-bins of one training have in common
+    assert old.manifest["vocabulary"] == new.manifest["vocabulary"]
+    assert sorted(old.manifest["vocabulary"]) == ["bpe_digest", "dictionary_digest", "rows"]
     assert caplog.messages == [
         f"{copy}: has no digests, as an earlier version wrote it, so a damage may go unnoticed; run 'fairseq-cloze "
         "prepare' again to have them"
     ]
-
-
-def test_the_digest_is_that_of_the_content(tmp_path: Path, pretrained: Path, copy: Path, whole: Path) -> None:
-    """Another place, other names of the input and another layout of the manifest change nothing; an answer does."""
-    folder = tmp_path / "in"
-    folder.mkdir()
-    source = json.loads((PASSAGES / "test" / "a2-my-first-day.json").read_text())
-    (folder / "a2-my-first-day.json").write_text(json.dumps(source))
-    prepare({"test": [folder]}, pretrained, tmp_path / "same", workers=1)
-    (folder / "a2-my-first-day.json").write_text(json.dumps({**source, "answers": ["A"] * len(source["answers"])}))
-    prepare({"test": [folder]}, pretrained, tmp_path / "other", workers=1)
-    digests = [DataBin(path).digest for path in (whole, copy, tmp_path / "same", tmp_path / "other")]
-    assert len(set(digests[:3])) == 1 and digests[3] != digests[0] and len(digests[0]) == 64
 
 
 # -- once per copy ---------------------------------------------------------------------------------------------------

@@ -34,11 +34,11 @@ def test_counts_and_manifest(tmp_path: Path, data_bin: Path, vocabulary: Any) ->
         "format": "fairseq-cloze data-bin",
         "format_version": 2,
         "written_by": f"fairseq-cloze {__version__}",
+        "files": {name: hashlib.sha256(content).hexdigest() for name, content in vocabulary.files.items()},
         "vocabulary": {
             "rows": 600,
             "dictionary_digest": vocabulary.dictionary_digest,
             "bpe_digest": vocabulary.bpe_digest,
-            "files": {name: hashlib.sha256(content).hexdigest() for name, content in vocabulary.files.items()},
         },
         "encoding": {"text_norm": "standard", "sentence_case": False},
     }
@@ -333,6 +333,38 @@ def test_a_file_of_the_users_in_a_partial_of_ours_stays(tmp_path: Path, pretrain
     assert list(DataBin(tmp_path / "bin").splits) == ["test"]
 
 
+def test_a_kill_between_the_old_data_bin_and_the_new_one_loses_neither(
+    tmp_path: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch, passage: Callable[..., Path]
+) -> None:
+    out = tmp_path / "bin"
+    prepare({"test": [PASSAGES / "test"]}, pretrained, out, workers=1)
+    rename = os.rename
+
+    def kill(source: Any, target: Any) -> None:
+        if target == out:  # neither the new one gets the name, nor the old one back
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", kill)
+        with pytest.raises(KeyboardInterrupt):
+            prepare({"valid": [PASSAGES / "valid"]}, pretrained, out, workers=1, overwrite=True)
+    with pytest.raises(PassageError):  # which removes what was made of the input
+        prepare({"valid": [passage("bad.json", "_", [["one"]])]}, pretrained, out, workers=1)
+    [old] = (tmp_path / "bin.partial").glob("replaced-*")
+    assert list(DataBin(old).splits) == ["test"]
+    prepare({"valid": [PASSAGES / "valid"]}, pretrained, out, workers=1)
+    assert list(DataBin(out).splits) == ["valid"] and not (tmp_path / "bin.partial").exists()
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path, pretrained: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    out = tmp_path / "file" / "bin"
+    with pytest.raises(ClozeError, match=rf"^{out}: cannot be written \(.*\); choose another file$"):
+        prepare({"test": [PASSAGES / "test"]}, pretrained, out, workers=1)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_folders_of_like_names_are_the_users(tmp_path: Path, pretrained: Path) -> None:
     (tmp_path / "bin.old").mkdir()
     (tmp_path / "bin.old" / "notes.txt").write_text("keep")
@@ -471,6 +503,17 @@ def test_learn_bpe_counts_and_names(tmp_path: Path, passage: Callable[..., Path]
         f"skipped {bad}: {why}",
         f"1 passages, 1 blanks, 1 skipped; wrote {tmp_path / 'bpe'}, 269 rows",
     ]
+
+
+def test_learn_bpe_replaces_no_other_vocabulary(tmp_path: Path, pretrained: Path) -> None:
+    folder = Path(shutil.copytree(pretrained, tmp_path / "weights"))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    command = ("fairseq-cloze", "learn-bpe", PASSAGES / "test", "--size", "300", "--out")
+    assert run(*command, folder, code=1).text == (
+        f"Error: {folder}/dict.txt: already exists and is of another vocabulary; choose another folder\n"
+    )
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert run(*command, tmp_path / "bpe").text == run(*command, tmp_path / "bpe").text  # the same once more
 
 
 def test_the_room_needs_no_torch() -> None:

@@ -296,6 +296,7 @@ def test_input_that_goes_while_it_is_read(
             prepare({"train": [folder]}, pretrained, out, workers=1, on_error=on_error)
     assert str(error.value).endswith(
         f"; check the file; what is done stays in {out}.partial; give the same command again when the file can be read"
+        + (", or pass --on-error skip" if on_error == "stop" else "")
     )
     (tmp_path / "away").rename(folder)
     [told] = again({"train": [folder]}, pretrained, out, on_error=on_error)

@@ -56,6 +56,10 @@ def test_byte_order_mark() -> None:
             b'{"answers": [' + b"9" * 5000 + b"]}",
             "x.json: expected a number of at most 1,000 digits, found one of 5,000",
         ),
+        (
+            b'{"article": ' + b"[" * 993 + b"]" * 993 + b"}",  # which Python reads, and cannot write
+            "x.json: expected JSON, found it nested too deeply",
+        ),
         (b"[" * 100_000, "x.json: expected JSON, found it nested too deeply"),
     ],
 )

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from fairseq_cloze.errors import ClozeError
+from fairseq_cloze.errors import ClozeError, DataBinError
 from fairseq_cloze.passages.passage import LETTERS
 from fairseq_cloze.passages.reading import read_passages
 from fairseq_cloze.ranking.evaluate import evaluate
 from fairseq_cloze.ranking.predict import predict
+from fairseq_cloze.views.settings import PartialSettings
 
 from ..support.commands import PASSAGES, run
 
@@ -121,6 +122,27 @@ def test_predict_skips_and_names(tmp_path: Path, finetuned: Path, passage: Calla
         f"1 passages, 1 blanks (1 unlabelled), 2 skipped; wrote {tmp_path / 'a.json'}",
     ]
     assert list(json.loads((tmp_path / "a.json").read_text())) == ["good"]
+
+
+@pytest.mark.parametrize("view", ["joint", "full"])
+def test_an_option_too_long_for_the_model(tmp_path: Path, pretrained: Path, view: str) -> None:
+    """It costs its passage, and not what else there is, which answers as it does alone."""
+    long, short = (
+        {"article": "It was _ .", "options": [[text, "odd"]], "answers": ["B"]} for text in ("a " * 130, "a")
+    )
+    path = tmp_path / "a.jsonl"
+    settings = PartialSettings(view, "kmask" if view == "joint" else None)
+    path.write_text(json.dumps(short))
+    alone = predict(pretrained / "model.pt", [path], settings=settings, with_probabilities=True)
+    path.write_text("\n".join(map(json.dumps, (short, long, long))))
+    with pytest.raises(DataBinError) as error:
+        predict(pretrained / "model.pt", [path], settings=settings)
+    problem = "a candidate of 130 tokens does not fit into 126 positions"
+    assert str(error.value) == f"passage 'a:2': {problem}; take the passage out, or a model with more positions"
+    result = predict(pretrained / "model.pt", [path], settings=settings, with_probabilities=True, on_error="skip")
+    assert result.answers == alone.answers and result.counts == alone.counts
+    assert result.tally.skipped == [(f"{path}, line {number}", problem) for number in (2, 3)]
+    assert result.tally.summary() == "1 passages, 1 blanks, 2 skipped"
 
 
 def test_nothing_to_predict(finetuned: Path, passage: Callable[..., Path]) -> None:
