@@ -5,7 +5,6 @@ import re
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -116,27 +115,6 @@ def test_a_working_folder_that_is_gone(tmp_path: Path) -> None:
         "Error: logs: no log can be written there (No such file or directory); choose another folder with --log-dir",
         "1",
     ]
-
-
-def test_a_user_without_home_name_and_temporary_folder(tmp_path: Path) -> None:
-    """As containers run that have a number for a user."""
-    code = "import os, sys; os.setgroups([]); os.setgid(54321); os.setuid(54321); os.execvp(sys.argv[1], sys.argv[1:])"
-    if os.getuid() != 0:
-        pytest.skip("only root can become somebody without a name")
-    logs = tmp_path / "logs"
-    logs.mkdir(mode=0o777)
-    logs.chmod(0o777)
-    for folder in [*tmp_path.parents][:3]:
-        folder.chmod(0o755)
-    env = {**environment(FAIRSEQ_CLOZE_MAIL_HOST="127.0.0.1", FAIRSEQ_CLOZE_MAIL_PORT="1", TMPDIR="/nowhere")}
-    env = {**env, "FAIRSEQ_CLOZE_MAIL_FROM": "a@example.org", "FAIRSEQ_CLOZE_MAIL_SECURITY": "plain"}
-    del env["HOME"]
-    words = ["fairseq-cloze", "run", "--log-dir", str(logs), "--email", "a@example.org", "--", "sh", "-c", "exit 3"]
-    ran = subprocess.run([sys.executable, "-c", code, *words], cwd="/", env=env, capture_output=True, text=True)
-    [log] = logs.glob("*.log")
-    lines = ran.stderr.splitlines()
-    assert ran.returncode == 3 and lines[0] == f"fairseq-cloze run: log in {log}" and len(lines) == 2
-    assert "/.local/state/fairseq-cloze/mail" in lines[1] and "is lost" in lines[1]
 
 
 def test_environment(tmp_path: Path) -> None:
