@@ -19,7 +19,7 @@ _WHOLE = re.compile(rf"({_NAME}[\"']?\s*[=:]\s*).+", re.S)  # all the rest of an
 _VALUE = r"(?:\"[^\"]*\"|'[^']*'|[^\s\"'&;]+)"
 _PAIR = re.compile(rf"({_NAME}[\"']?\s*[=:]\s*(?:(?:Bearer|Basic|token)\s+)?|(?<!\S)(?=-){_NAME}\s+){_VALUE}")
 _USER = re.compile(rf"(\s(?:{'|'.join(_LOG_IN)})[\s=]\s*[^\s:\"']+:)[^\s\"']+")
-_URL = re.compile(r"(\w://)(?!git@)[^/\s@\"']+@")
+_URL = re.compile(r"(\w:/+)(?!git@)[^/\s@\"']+@")
 _SHAPES = re.compile(  # of tokens that say themselves what they are
     r"\b(?:hf_|gh[pousr]_|github_pat_|glpat-|sk-|xox[abprs]-|AKIA)[A-Za-z0-9_-]{16,}"
 )

@@ -56,7 +56,7 @@ class _Group(click.Group):
             except OSError as error:
                 status = status or _complain(error)
                 with suppress(OSError):  # or Python would complain once more when it ends
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
         sys.exit(128 + told[0] if told else status)
 
     def invoke(self, ctx: click.Context) -> Any:

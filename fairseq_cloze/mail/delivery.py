@@ -3,6 +3,7 @@
 yagmail's own ``send`` is not used: it composes anew for every try, sleeps, and attaches strings that are paths.
 """
 
+import base64
 import math
 import re
 import socket
@@ -239,6 +240,8 @@ def _place(settings: MailSettings) -> str:
 
 
 def _said(code: int, reply: bytes | str, settings: MailSettings) -> str:
+    if code < 0:
+        return f"{_place(settings)} answers, but not as a mail server; mend host and port in {settings_path()}"
     return f"{_place(settings)} says {_reply(code, reply, settings)}"
 
 
@@ -248,9 +251,13 @@ def _reply(code: int, reply: bytes | str, settings: MailSettings) -> str:
 
 
 def _hide(text: str, settings: MailSettings) -> str:
-    """One line of a server's words, without the password should it repeat it."""
-    text = " ".join(clean(text).split())[:300]
-    return text.replace(settings.password, "***") if settings.password else text
+    """One line of a server's words, without the password should it repeat it, plain or as it is sent."""
+    text = " ".join(clean(text).split())
+    if settings.password:
+        sent = (settings.password, f"\0{settings.user}\0{settings.password}")
+        for secret in (settings.password, *(base64.b64encode(one.encode()).decode() for one in sent)):
+            text = text.replace(secret, "***")
+    return text[:300]
 
 
 def _cause(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:

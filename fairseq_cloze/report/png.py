@@ -6,7 +6,7 @@ from typing import Any
 
 from ..files import PathLike, write_bytes
 from ..passages.passage import LETTERS
-from ..runs.drawing import COLOURS, dress, new_figure, png_of
+from ..runs.drawing import COLOURS, dress, new_figure, png_of, shown
 
 _STYLES: Mapping[str, dict[str, Any]] = {
     "train": {"linestyle": "--", "linewidth": 1.0},
@@ -44,7 +44,7 @@ def _curves(data: Mapping[str, Any], metric: str) -> Any:
     for number, run in enumerate(data["runs"]):
         for curve in run["curves"][metric]:
             colour = COLOURS[number % len(COLOURS)]
-            label = f"{run['label']}, {curve['name']}".replace("$", r"\$")
+            label = shown(f"{run['label']}, {curve['name']}")
             axes.plot(*zip(*curve["points"]), color=colour, label=label, **_STYLES[curve["kind"]])
     chance, guessing, human = data["levels"]["chance"], data["levels"]["loss"], data["human"]
     lines = {f"guessing {guessing:.3f}": guessing} if guessing is not None else {}
@@ -82,5 +82,5 @@ def _confusions(files: list[Mapping[str, Any]]) -> Any:
         axes.set_yticks(range(len(counts)), letters)
         axes.set_xlabel("answer")
         axes.set_ylabel("right answer")
-        axes.set_title(file["label"].replace("$", r"\$"), fontsize="medium")
+        axes.set_title(shown(file["label"]), fontsize="medium")
     return figure

@@ -49,6 +49,12 @@ def new_figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), dpi=100, layout="constrained")
 
 
+def shown(text: str) -> str:
+    """A text that matplotlib shows as it is: no formula, nothing it leaves out, no half characters."""
+    text = text.encode("utf-8", "replace").decode().replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
 def dress(axes: Any, label: str) -> None:
     """What all curves over updates have around them."""
     axes.set_xlabel("updates")
@@ -60,13 +66,13 @@ def dress(axes: Any, label: str) -> None:
 def _png(parts: Mapping[str, Mapping[str, Curve]], chance: float | None, title: str) -> bytes:
     figure = new_figure(8.0 if len(parts) == 1 else 12.0, 4.5)
     if title:
-        figure.suptitle(title.replace("$", r"\$"))
+        figure.suptitle(shown(title))
     for place, (metric, curves) in enumerate(parts.items(), 1):
         axes = figure.add_subplot(1, len(parts), place)
         for number, (name, curve) in enumerate(curves.items()):
             colour = COLOURS[number % len(COLOURS)]
             marker = "o" if len(curve) <= 60 and name != "training" else None
-            axes.plot(*zip(*curve), color=colour, marker=marker, markersize=4, linewidth=1.5, label=name)
+            axes.plot(*zip(*curve), color=colour, marker=marker, markersize=4, linewidth=1.5, label=shown(name))
         dress(axes, "accuracy, %" if metric == "accuracy" else metric)
         axes.legend(frameon=False)
         if metric == "accuracy" and chance is not None:

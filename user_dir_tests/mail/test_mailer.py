@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import fcntl
 import gzip
 import json
@@ -310,6 +311,28 @@ def test_temporary_trouble_with_the_log_in(tmp_path: Path) -> None:
     with Server(users={USER: PASSWORD}, replies={"AUTH": ["454 later"] * 20}) as server:
         reason = failing(server, tmp_path, 3, user=USER, password=PASSWORD)
         assert reason == f"127.0.0.1:{server.port} does not let me in: 454 later"
+
+
+@pytest.mark.parametrize("said", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\xff\x00\x1b[2J\n", b"hello\r\n"])
+def test_a_server_that_speaks_something_else(home: Path, tmp_path: Path, said: bytes) -> None:
+    with Silent(said, 0.05) as server:
+        mailer = mailer_for(server, tmp_path, timeout=1.0)
+        assert not mailer.send(Mail("s", "t"), limit=1.0)
+    assert mailer.problems == [
+        f"mail 's' was not sent: 127.0.0.1:{server.port} answers, but not as a mail server; mend host and port in "
+        f"{home / 'mail.toml'}; it waits in {mailer.spool} for the next mail or 'fairseq-cloze mail flush'"
+    ]
+
+
+@pytest.mark.parametrize("form", ["{}", "AUTH {}"])
+def test_a_server_that_repeats_the_password(tmp_path: Path, form: str) -> None:
+    """Plain or as it is sent; the rest of what it says is shown, without control characters."""
+    sent = [PASSWORD, *(base64.b64encode(one.encode()).decode() for one in (PASSWORD, f"\0{USER}\0{PASSWORD}"))]
+    said = f"554 \x1b[2J{form.format(' '.join(sent))}\r\n".encode()
+    with Silent(said, 0.05) as server:
+        mailer = mailer_for(server, tmp_path, timeout=1.0, user=USER, password=PASSWORD)
+        assert not mailer.send(Mail("s", "t"), limit=1.0)
+    assert f"says 554 {form.format('*** *** ***')}" in mailer.problems[0]
 
 
 def test_a_server_that_trickles(tmp_path: Path) -> None:

@@ -125,6 +125,42 @@ def test_markup_is_shown_as_text(tmp_path: Path, opened: Any) -> None:
     assert page.page.title() == "Cloze report: <b>x<b>"
 
 
+EVIL = "</script><img src=x onerror='window.hacked=1'>\"><svg onload=window.hacked=2> \u2028\u202e{{}} ${1} `"
+
+
+def test_hostile_text_in_every_field(tmp_path: Path, opened: Any) -> None:
+    """Names of files and runs, settings, splits, notices, ids, texts, options: all of it is text, nothing runs."""
+    name = EVIL.replace("/", "∕")[:60]
+    folder = hostile(tmp_path / name)
+    settings = {
+        "task": {"view": EVIL, "scorer": EVIL},
+        "model": {"_name": EVIL},
+        "lr_scheduler": {"_name": EVIL, "warmup_updates": EVIL},
+        "optimization": {"lr": [1e-5], "update_freq": [EVIL]},
+        "dataset": {"batch_size": EVIL, "max_tokens": EVIL},
+        "checkpoint": {"finetune_from_model": EVIL},
+    }
+    figures = {"update": 2, "epoch": 1, "loss": 1.4, "accuracy": 25.0, "chance": 25.0, "n_blanks": 40}
+    chance = {"type": "chance", "update": 2, "text": EVIL, "causes": [{"text": EVIL}, EVIL], "proved": [EVIL]}
+    events = [
+        {"type": "started", "update": 0, "settings": settings, "folder": EVIL},
+        {"type": "update", **figures},
+        *({"type": "validation", "subset": subset, **figures} for subset in ("valid", EVIL, "\ud800")),
+        chance,
+    ]
+    write_events(folder / "metrics.jsonl", events)
+    records = [{"split": EVIL, "accuracy": 50.0, "chance": 25.0, "n_blanks": 9}, {"checkpoint": EVIL, "error": EVIL}]
+    (folder / "validation.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (folder / "<b>x<b>.json").rename(folder / f"predictions_{name}.json")
+    write_report(report([folder], folder / "passages.jsonl"), tmp_path / "page.html")
+    page = opened(tmp_path / "page.html")
+    page.page.wait_for_selector(".chip")
+    page.press("n", "j", "?")
+    assert page.page.evaluate("[window.hacked, document.images.length, document.scripts.length]") == [None, 0, 2]
+    shown = page.text("body")
+    assert shown.count("onerror='window.hacked=1'") > 10 and name in page.page.title()
+
+
 def test_the_policy_holds(tmp_path: Path, browser: Any, two: tuple[Path, Report]) -> None:
     """Even were something to slip in, it would not run, and nothing would be fetched."""
     page = Opened(browser, two[0])

@@ -242,6 +242,56 @@ def test_damaged_input_is_named(tmp_path: Path, name: str, content: str | None, 
 # -- figures ---------------------------------------------------------------------------------------------------------
 
 
+HUGE = "9" * 400
+LIES: list[tuple[str, list[str]]] = [  # what a line of events says, and the notes that come of it
+    (f'{{"type": "update", "update": {HUGE}, "loss": 1}}', ["Its training has told no figures yet."]),
+    ('{"type": "update", "update": -1, "loss": 1}', ["Its training has told no figures yet."]),
+    (f'{{"type": "update", "update": 1, "loss": NaN, "accuracy": Infinity, "lr": {HUGE}, "epoch": "x"}}', []),
+    ('{"type": "validation", "update": 1, "subset": "valid", "accuracy": 50, "chance": 1e300, "n_blanks": NaN}', []),
+    (
+        f'{{"type": "validation", "update": 1, "subset": "valid", "accuracy": 1e99, "chance": -5, "n_blanks": {HUGE}}}',
+        [],
+    ),
+]
+
+
+@pytest.mark.parametrize(("line", "notes"), LIES)
+def test_lying_events(tmp_path: Path, line: str, notes: list[str]) -> None:
+    """Figures that cannot be are not known; the page can always be read."""
+    settings = {
+        "common": {"log_interval": "often"},
+        "task": {"view": "joint", "contrast": "x", "data": "\0" + "x" * 5000},
+        "optimization": {"lr": ["fast", None, 1e-5], "update_freq": 7},
+        "dataset": {"max_tokens": [1], "batch_size": {}},
+        "distributed_training": "many",
+    }
+    started = {"type": "started", "update": 0, "settings": settings, "folder": ["x"]}
+    (tmp_path / "metrics.jsonl").write_text(f"{json.dumps(started)}\n{line}\n")
+    [found] = json.loads(embed(report([tmp_path]).data))["runs"]
+    assert found["lr"] == "1e-05" and found["format"] == "view joint"
+    assert set(notes) <= set(found["notes"])
+    assert found["valid"] is None or found["valid"]["low"] is None
+
+
+def test_lying_lines_of_a_watch_are_counted(tmp_path: Path) -> None:
+    good = {"checkpoint": "a.pt", "split": "valid", "updates": 2, "accuracy": 48.0, "chance": 25.0, "n_blanks": 400}
+    lies: list[dict[str, Any]] = [{"accuracy": 4800.0}, {"chance": float("nan")}, {"n_blanks": 0.5}, {"updates": -2}]
+    lies += [{"split": 7}, {"n_blanks": 10**400}]
+    path = tmp_path / "validation.jsonl"
+    path.write_text("".join(json.dumps({**good, **lie}) + "\n" for lie in [{}, *lies]))
+    [found] = report([path]).data["runs"]
+    assert found["valid"]["accuracy"] == 48.0
+    assert found["notes"] == ["Of validation.jsonl, 6 lines say nothing that can be so."]
+
+
+@pytest.mark.parametrize("record", ['{"logs": 5}', '{"logs": [5, null, "\\u0000"]}', "[" * 100_000, "\udcff"])
+def test_a_lying_record_of_a_run(tmp_path: Path, record: str) -> None:
+    (tmp_path / "run.json").write_text(record, errors="surrogateescape")
+    (tmp_path / "x.log").write_text(log_text())
+    [found] = report([tmp_path]).data["runs"]
+    assert found["valid"]["accuracy"] == 50.0
+
+
 def test_smoothed_by_hand() -> None:
     few = [(n, float(n)) for n in range(40)]
     assert smoothed(few) == few

@@ -15,7 +15,7 @@ import pytest
 from fairseq_cloze import __version__
 from fairseq_cloze.errors import ClozeError
 from fairseq_cloze.runlog.command import Log, duration, name_of, safe_name
-from fairseq_cloze.runlog.surroundings import shell_line
+from fairseq_cloze.runlog.surroundings import shell_line, surroundings
 
 from ..support.commands import ROOT, environment, run
 from ..support.running import LIMIT, Wrapped, alive, python, quoted, shell, until, words_of
@@ -78,6 +78,43 @@ def test_gpus(tmp_path: Path) -> None:
     program.write_text("#!/bin/sh\nexit 9\n")
     ran = Wrapped(tmp_path, ["true"], env={"PATH": path}).end(0)
     assert ran.facts()["gpu"] == "unknown (nvidia-smi failed: status 9)"
+
+
+@pytest.mark.parametrize(
+    ("git", "revision"),
+    [
+        ("echo 'fatal: not a git repository (or any of the parent directories): .git' >&2; exit 128",
+         "none (no git repository here)"),
+        ("printf 'fatal: detected dubious ownership in repository at %s\\nadvice\\n' x >&2; exit 128",
+         "unknown (git: detected dubious ownership in repository at x)"),
+        ("exit 1", "unknown (git: status 1)"),
+        ("exec sleep 60", "unknown (git: no answer within 0.2 s)"),
+        ("echo '# branch.oid'; echo '# branch.'", " on unknown, no uncommitted changes"),
+        ("printf '\\377\\n'", "unknown on unknown, uncommitted changes in 1 files"),
+        (None, "unknown (git: not found)"),
+    ],
+)  # fmt: skip
+def test_git_that_says_no(git: str | None, revision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be found out is unknown, with the reason."""
+    monkeypatch.setattr("fairseq_cloze.runlog.surroundings._PATIENCE", 0.2)
+    if git is not None:
+        (tmp_path / "git").write_text(f"#!/bin/sh\n{git}\n")
+        (tmp_path / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin" if git else str(tmp_path))
+    assert surroundings(["x"])["revision"] == revision
+
+
+def test_a_working_folder_that_is_gone(tmp_path: Path) -> None:
+    """The command runs; where the log is to be below that folder, it is refused in one line."""
+    script = 'mkdir d; cd d; rmdir ../d; fairseq-cloze run --log-dir "$1" -- echo ran; fairseq-cloze run true; echo $?'
+    ran = run("sh", "-c", script, "sh", tmp_path / "logs", cwd=tmp_path).text.splitlines()
+    [log] = (tmp_path / "logs").iterdir()
+    assert "# folder: unknown (No such file or directory)\n" in log.read_text()
+    assert ran == [
+        *(f"fairseq-cloze run: log in {log}", "ran"),
+        "Error: logs: no log can be written there (No such file or directory); choose another folder with --log-dir",
+        "1",
+    ]
 
 
 def test_environment(tmp_path: Path) -> None:
@@ -275,6 +312,28 @@ for number, piece in enumerate({pieces!r}):
         (tmp_path / str(number)).touch()
     ran.end(0)
     assert ran.output() == b"".join(pieces) + b"\n"
+
+
+def test_a_log_that_is_emptied(tmp_path: Path) -> None:
+    """As logrotate's copytruncate does it, and who needs room: what comes afterwards is copied, counted and mailed."""
+    line = "2026-11-24 03:12:00 | INFO | valid | epoch 001 | valid on 'valid' subset | loss 1 | num_updates 4"
+    code = (
+        'seq 1 2000; while [ ! -e go ]; do sleep 0.05; done; echo "$1"; echo end; while [ -e go ]; do sleep 0.05; done'
+    )
+    ran = Wrapped(tmp_path, ["sh", "-c", code, "sh", line])
+    assert ran.process.stdout is not None
+    begun = b""
+    while not begun.endswith(b"\n2000\n"):
+        begun += os.read(ran.process.stdout.fileno(), 1 << 16)
+    os.truncate(ran.log, 0)
+    (tmp_path / "go").touch()
+    until(lambda: b"end\n" in ran.log.read_bytes())
+    time.sleep(0.6)  # so that the figures are read before the foot stands there
+    (tmp_path / "go").unlink()
+    ran.end(0)
+    assert ran.out.decode() == f"{line}\nend\n"
+    assert ran.log.read_text().startswith(f"{line}\nend\n# ended: ")
+    assert ran.facts()["last metrics"] == "valid loss 1 at update 4"
 
 
 def test_a_command_that_closes_its_output(tmp_path: Path) -> None:

@@ -75,6 +75,41 @@ def test_failure(tmp_path: Path, server: Server) -> None:
     assert content.replace(b"\r\n", b"\n").strip() == ran.log.read_bytes().strip()
 
 
+def test_last_lines_as_a_terminal_shows_them(tmp_path: Path, server: Server) -> None:
+    """Lines with returns at their ends, progress bars, colours, bytes that are no text."""
+    code = (
+        r"printf 'loading\r\nTraceback: disk quota\r\r\n 1%%\r50%%\r99%%\n\033[31mred\033[0m \377\000end\r\n'; exit 3"
+    )
+    Wrapped(tmp_path, shell(code), *TO).end(3)
+    last = server.received[0].text.replace("\r\n", "\n").partition("The last lines:\n\n")[2]
+    assert last.split("\n")[:4] == ["loading", "Traceback: disk quota", "99%", "red \ufffdend"]
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_log_that_is_moved_or_removed(tmp_path: Path, server: Server, gone: bool) -> None:
+    """The mail has the log by its new name, or says that it is no longer there; standard output goes on."""
+    move = "rm" if gone else 'f() { mv "$1" "$1.1"; }; f'
+    ran = Wrapped(tmp_path, shell(f'echo one; {move} "$FAIRSEQ_CLOZE_LOG"; echo two; exit 3'), *TO, "--name", "x")
+    ran.out, ran.err = ran.process.communicate(timeout=LIMIT)
+    [mail] = server.received
+    attached = [part.get_filename() for part in mail.message.iter_attachments()]
+    assert ran.process.returncode == 3 and ran.out == b"one\ntwo\n" and "one\ntwo" in mail.text.replace("\r", "")
+    if gone:
+        assert attached == [] and "The log was removed, or moved to another folder" in mail.text
+    else:
+        [log] = (tmp_path / "logs").iterdir()
+        assert attached == [log.name] and log.name.endswith("-x.log.1") and "# status: 3" in log.read_text()
+        assert f"log: {log}" in mail.text
+
+
+def test_addresses_with_names(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAIRSEQ_CLOZE_EMAIL", 'Jane Doe <jane@example.org>, "Doe, Joe" <joe@example.org>')
+    Wrapped(tmp_path, ["true"]).end(0)
+    Wrapped(tmp_path, ["true"], "--email", "Jane Doe <jane@example.org>", "--name", "x").process.wait()
+    assert [mail.to for mail in server.received] == [["jane@example.org", "joe@example.org"], ["jane@example.org"]]
+    assert server.received[1].message["To"] == "Jane Doe <jane@example.org>"
+
+
 def test_stopped_to_be_started_again(tmp_path: Path, server: Server) -> None:
     Wrapped(tmp_path, shell("exit 75"), *TO, "--name", "x").end(75)
     [mail] = server.received

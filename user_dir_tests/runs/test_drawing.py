@@ -10,7 +10,7 @@ from PIL import Image
 
 from fairseq_cloze.errors import SetupError
 from fairseq_cloze.runs.curves import History, Point
-from fairseq_cloze.runs.drawing import curves_png, history_png
+from fairseq_cloze.runs.drawing import curves_png, history_png, shown
 
 
 def pixels(png: bytes) -> Any:
@@ -55,3 +55,10 @@ def test_a_part_per_metric_that_the_log_has(values: Any, width: int) -> None:
 
 def test_no_figures_no_picture() -> None:
     assert history_png(History()) is None
+
+
+@pytest.mark.parametrize("name", ["$x_{", "a\\$b$", "\udcff\ud800", "_x", "a\u202e", "\x00\n"])
+def test_names_that_matplotlib_would_take_amiss(name: str) -> None:
+    """Formulas, half characters, names that are left out."""
+    assert curves_png({name: [(1, 40.0), (2, 50.0)]}, 25.0, name).startswith(b"\x89PNG")
+    assert shown("_$x$\udcff") == r" _\$x\$?"
