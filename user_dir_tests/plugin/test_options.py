@@ -284,10 +284,9 @@ def namespaces(part: Any) -> Iterator[Any]:
         yield from namespaces(each)
 
 
-@pytest.mark.parametrize("optimizer", ["adafactor", "sgd", "adamax"])
-def test_what_a_checkpoint_holds_of_older_parts_is_plain_data(optimizer: str) -> None:
+def test_what_a_checkpoint_holds_of_older_parts_is_plain_data() -> None:
     """fairseq keeps them in a namespace, which plain ``torch.load`` refuses."""
-    cfg = configured(f"{EVERYDAY} --lr 1e-5 --optimizer {optimizer} --lr-scheduler manual --epoch2lr {{1:1e-5}}")
+    cfg = configured(f"{EVERYDAY} --lr 1e-5 --optimizer adafactor --lr-scheduler manual --epoch2lr {{1:1e-5}}")
     before = OmegaConf.to_container(cfg)
     assert len(list(namespaces(before))) == 2
     options = vars(cfg.optimizer)
