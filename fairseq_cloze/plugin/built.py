@@ -84,6 +84,11 @@ def check_model(model: Any, name: str = "the checkpoint") -> None:
 
 def _check_sizes(checkpoint: Checkpoint, *configs: Any) -> None:
     """fairseq makes a model as large as options say, and only then compares it with the weights."""
+    heads = checkpoint.option("encoder_attention_heads")
+    if not isinstance(heads, int) or heads < 1:
+        raise CheckpointError(
+            f"{checkpoint.name}: expected a number of encoder_attention_heads, found {heads!r}; take another checkpoint"
+        )
     shape = vars(checkpoint.architecture)
     most = {"tokens_per_sample": shape["max_positions"], "num_classes": checkpoint.rows}
     for config in configs:
@@ -121,7 +126,8 @@ def _check_names(part: str, names: list[Any], checkpoint: str) -> None:
         ours = part == "architecture" and isinstance(name, str) and name.startswith(MODEL_NAME)
         text = "none" if name is None else name
         if text not in known and not ours:
+            shown = name if isinstance(name, str) and name.isprintable() else repr(name)
             raise CheckpointError(
-                f"{checkpoint}: expected the {part} {', '.join(known)}, found {name}; others are not built from "
+                f"{checkpoint}: expected the {part} {', '.join(known)}, found {shown[:80]}; others are not built from "
                 "a file, as fairseq may run text of it as code"
             )

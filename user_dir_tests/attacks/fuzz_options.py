@@ -1,4 +1,4 @@
-"""Options of a training, as JSON from ``group.name`` to a value: each is refused in one line, or can go on."""
+"""Options of a training, as JSON from ``group.name`` to a value: each is refused by its name, or can go on."""
 
 import json
 from types import SimpleNamespace
@@ -61,6 +61,6 @@ def attack(data: bytes) -> None:
     try:
         refuse_contradictions(cfg)
     except ClozeError as error:
-        assert str(error).startswith("--") and len(str(error).splitlines()) == 1
+        assert str(error).startswith("--")
         return
     assert all(option and why for option, why in without_effect(cfg))

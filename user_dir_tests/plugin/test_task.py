@@ -483,12 +483,12 @@ def test_an_interval_that_ends_with_an_epoch_has_its_checkpoint(tmp_path: Path, 
 
 def test_a_split_without_answers(tmp_path: Path, pretrained: Path, data_bin: Path) -> None:
     write_passage(tmp_path / "in" / "a.json", "She _ home.", [["went", "go"]], [])
-    prepare({"train": [PASSAGES / "test"], "valid": [tmp_path / "in"]}, pretrained, tmp_path / "bin", workers=1)
+    prepare({"train": [PASSAGES / "test"], "test": [tmp_path / "in"]}, pretrained, tmp_path / "bin", workers=1)
     task, _ = build(tmp_path / "bin", tmp_path, from_scratch=True, encoder_layers=1, encoder_embed_dim=24)
     task.load_dataset("train")
     with pytest.raises(DataBinError) as error:
-        task.load_dataset("valid")
+        task.load_dataset("test")
     assert str(error.value) == (
-        f"{tmp_path / 'bin'}: no blank of split 'valid' has an answer; 'fairseq-cloze predict' answers such passages, "
+        f"{tmp_path / 'bin'}: no blank of split 'test' has an answer; 'fairseq-cloze predict' answers such passages, "
         "training and validation need another split"
     )
