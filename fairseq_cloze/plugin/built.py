@@ -84,11 +84,6 @@ def check_model(model: Any, name: str = "the checkpoint") -> None:
 
 def _check_sizes(checkpoint: Checkpoint, *configs: Any) -> None:
     """fairseq makes a model as large as options say, and only then compares it with the weights."""
-    heads = checkpoint.option("encoder_attention_heads")
-    if not isinstance(heads, int) or heads < 1:
-        raise CheckpointError(
-            f"{checkpoint.name}: expected a number of encoder_attention_heads, found {heads!r}; take another checkpoint"
-        )
     shape = vars(checkpoint.architecture)
     most = {"tokens_per_sample": shape["max_positions"], "num_classes": checkpoint.rows}
     for config in configs:
