@@ -256,9 +256,6 @@ def _of_rates(cfg: Any) -> Iterator[str]:
         yield f"--stop-min-lr {least}: a training at --lr {rates[0]} ends before its first update; pass a smaller one"
     if optimizer in ("adam", "fused_adamw"):
         two_betas(value_in(cfg, "optimizer.adam_betas"))
-    warmup, total = (value_in(cfg, f"lr_scheduler.{name}") for name in ("warmup_updates", "total_num_update"))
-    if schedule == "polynomial_decay" and warmup >= total > 0:
-        yield f"--warmup-updates {warmup} leaves nothing of --total-num-update {total:g}: pass a greater one"
     if schedule == "tri_stage":
         steps = ("warmup_steps", "hold_steps", "decay_steps")
         given = any(value_in(cfg, f"lr_scheduler.{name}") for name in steps)

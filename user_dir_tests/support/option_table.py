@@ -360,7 +360,13 @@ TABLE: dict[str, list[Row]] = {
         ),
         Row("--optimizer lamb --lamb-betas (0.5,0.9) --lamb-eps 0.1", REFUSED, "needs apex", but="--optimizer"),
         Row("--optimizer nag --momentum 0.5", WORKS, "of nag and sgd", _trained, "--optimizer"),
-        Row("--optimizer composite --groups {} --dynamic-groups", REFUSED, "of composite", but="--optimizer"),
+        Row(
+            "--optimizer composite --groups {}",
+            REFUSED,
+            "of composite; fairseq's parser takes no value",
+            but="--optimizer",
+        ),
+        Row("--optimizer composite --dynamic-groups", REFUSED, "of composite", but="--optimizer"),
         Row("--lr-scheduler fixed --lr-shrink 0.5 --force-anneal 1", WORKS, "of fixed", _trained),
         Row(
             "--lr-scheduler fixed --warmup-updates 4",
