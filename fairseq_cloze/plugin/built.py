@@ -121,7 +121,8 @@ def _check_names(part: str, names: list[Any], checkpoint: str) -> None:
         ours = part == "architecture" and isinstance(name, str) and name.startswith(MODEL_NAME)
         text = "none" if name is None else name
         if text not in known and not ours:
+            shown = name if isinstance(name, str) and name.isprintable() else repr(name)
             raise CheckpointError(
-                f"{checkpoint}: expected the {part} {', '.join(known)}, found {name}; others are not built from "
+                f"{checkpoint}: expected the {part} {', '.join(known)}, found {shown[:80]}; others are not built from "
                 "a file, as fairseq may run text of it as code"
             )

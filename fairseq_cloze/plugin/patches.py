@@ -185,16 +185,16 @@ def start_as_launched() -> None:
 
 @_patch(
     (
-        "fairseq.dataclass.utils.convert_namespace_to_omegaconf",
+        "fairseq_cli.train.convert_namespace_to_omegaconf",
         "81208d0ecaa5cc2607e25e1554663c56e38ba8e259d1378ad01e8262dfcf2bc0",
     ),
-    ("fairseq.dataclass.initialize.add_defaults", "224ef7946c6c7615a908fce5809377e578566f8ee1d0e7995b6c115602f47906"),
+    ("fairseq_cli.train.add_defaults", "224ef7946c6c7615a908fce5809377e578566f8ee1d0e7995b6c115602f47906"),
 )
 def look_at_options() -> None:
     """Refuse options that contradict each other before anything begins, see :mod:`fairseq_cloze.plugin.options`.
 
-    The first function makes the configuration of what the command line says.  The second one is what fairseq calls
-    after it has imported ``--user-dir``, in ``fairseq-hydra-train`` as well.
+    The first function makes the configuration of what the command line says, in ``fairseq-validate`` as well.  The
+    second one is what a training calls after it has imported ``--user-dir``, in ``fairseq-hydra-train`` as well.
     """
 
     from . import options

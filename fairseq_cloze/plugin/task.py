@@ -136,6 +136,11 @@ class ClozeRankingTask(RecoveringTask):
         shuffle = split == self.cfg.train_subset
         stores = [shard.open(split) for shard in (self.shards if shuffle else self.shards[:1])]
         store = stores[(epoch - 1) % len(stores)]
+        if not (store.columns["gold"] >= 0).any():
+            raise DataBinError(
+                f"{self.shards[0].folder}: no blank of split '{split}' has an answer; 'fairseq-cloze predict' answers "
+                "such passages, training and validation need another split"
+            )
         view = make_view(self.settings, store, self.vocabulary, self._max_positions)
         self.datasets[split] = ClozeDataset(view, shuffle, self.cfg.seed, split)
         if not shuffle and self.cfg.max_tokens_valid != self.cfg.max_tokens:

@@ -12,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 
 from fairseq_cloze import register
-from fairseq_cloze.errors import CheckpointError
+from fairseq_cloze.errors import CheckpointError, ClozeError
 from fairseq_cloze.weights.checkpoint import Checkpoint
 
 from ..support.commands import validate
@@ -47,6 +47,7 @@ def hostile_values(marker: Path) -> list[Any]:
     fconv.update(encoder_embed_path=None, decoder_embed_path=None, share_input_output_embed=False)
     fconv.update(max_source_positions=64, max_target_positions=64)
     known = "cloze_roberta*, roberta, roberta_base, roberta_large, xlm"
+    sizes = "its options do not fit its weights: expected"
     tasks = "cloze_ranking, masked_lm, multilingual_masked_lm, sentence_prediction, sentence_ranking"
     why = "; others are not built from a file, as fairseq may run text of it as code"
     option = (
@@ -54,7 +55,7 @@ def hostile_values(marker: Path) -> list[Any]:
         "without it"
     )
     attention = {"encoder_xformers_att_config": f"{code}None"}
-    ours = {"task": "cloze_ranking"}
+    ours, other = {"task": "cloze_ranking"}, "; take another checkpoint"
     return [
         ("args", ours, {"model": {"arch": "fconv", **fconv}}, f"expected the architecture {known}, found fconv{why}"),
         ("cfg", ours, {"model": {"_name": "fconv", **fconv}}, f"expected the architecture {known}, found fconv{why}"),
@@ -75,10 +76,33 @@ def hostile_values(marker: Path) -> list[Any]:
             "expected the criterion cloze_ranking, masked_lm, sentence_prediction, sentence_ranking, cross_entropy, "
             f"found ctc{why}",
         ),
+        ("args", ours, {"bpe": {"bpe": "sentencepiece"}}, f"expected the bpe none, gpt2, found sentencepiece{why}"),
+        (
+            *("cfg", ours, {"tokenizer": {"_name": "moses"}}),
+            f"expected the tokenizer none, found moses{why}",
+        ),
+        ("args", ours, {"model": {"encoder_layers": 10**9}}, f"{sizes} encoder_layers 2, found 1000000000{other}"),
+        ("cfg", ours, {"model": {"encoder_layers": "2"}}, None),
+        ("args", ours, {"model": {"max_positions": 10**12}}, f"{sizes} max_positions 126, found 1000000000000{other}"),
+        (
+            *("args", ours, {"model": {"max_positions": None, "tokens_per_sample": 10**12}}),
+            f"{sizes} tokens_per_sample of at most 126, found 1000000000000{other}",
+        ),
+        (
+            *("args", {}, {"task": {"task": "sentence_prediction", "num_classes": 10**12}}),
+            f"{sizes} num_classes of at most 600, found 1000000000000{other}",
+        ),
+        ("args", ours, {"model": {"encoder_embed_dim": [48]}}, f"{sizes} encoder_embed_dim 48, found [48]{other}"),
+        (
+            "args",
+            ours,
+            {"model": {"encoder_ffn_embed_dim": True}},
+            f"{sizes} encoder_ffn_embed_dim 96, found True{other}",
+        ),
     ]
 
 
-@pytest.mark.parametrize("number", range(9))
+@pytest.mark.parametrize("number", range(18))
 def test_no_code_of_a_checkpoint_runs(tmp_path: Path, pretrained: Path, data_bin: Path, number: int) -> None:
     marker = tmp_path / "marker"
     layout, overrides, parts, message = hostile_values(marker)[number]
@@ -88,6 +112,98 @@ def test_no_code_of_a_checkpoint_runs(tmp_path: Path, pretrained: Path, data_bin
     if message is not None:
         assert str(error.value) == f"{tmp_path / 'strange.pt'}: {message}"
     assert not marker.exists()
+
+
+#: What fairseq may read as a number, a name, a list or code.
+VALUES = ("open('marker', 'w')", 10**12, -1, 0, None, [], [1], {}, True, 1e300, "", "${oc.env:HOME}", "\udcff")
+
+
+@pytest.mark.parametrize("layout", ["args", "cfg"])
+@pytest.mark.slow
+def test_no_value_of_any_option_runs_or_ends_in_a_traceback(
+    tmp_path: Path, pretrained: Path, data_bin: Path, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every option of model and task of a checkpoint, with every kind of value: it loads, or a line says why not."""
+    monkeypatch.chdir(tmp_path)
+    overrides = {"data": str(data_bin), "task": "cloze_ranking"}
+    names = {*vars(hostile(pretrained, "args")["args"]), *_roberta_options()}
+    loaded = 0
+    for name in sorted(names - {"data", "task"}):
+        for value in VALUES:
+            parts = {"model": {name: value}} if layout == "args" else {}
+            state = hostile(pretrained, layout, **parts)
+            if layout == "cfg":
+                for part in ("model", "criterion"):
+                    state["cfg"][part] = {**(state["cfg"][part] or {}), name: value}
+            torch.save(state, tmp_path / "strange.pt")
+            try:
+                load_model_ensemble_and_task([str(tmp_path / "strange.pt")], dict(overrides))
+                loaded += 1
+            except ClozeError as error:
+                assert "\n" not in str(error)
+            assert not (tmp_path / "marker").exists(), (name, value)
+    assert loaded > 50
+
+
+def _roberta_options() -> set[str]:
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    RobertaModel.add_args(parser)
+    return {action.dest for action in parser._actions}
+
+
+def test_all_shards_are_looked_at(tmp_path: Path, pretrained: Path, data_bin: Path) -> None:
+    marker = tmp_path / "marker"
+    shutil.copy(pretrained / "model.pt", tmp_path / "model_part0.pt")
+    torch.save(hostile(pretrained, "args", **hostile_values(marker)[0][2]), tmp_path / "model_part1.pt")
+    with pytest.raises(CheckpointError, match=r"model_part1.pt: expected .*, found fconv; others are not built"):
+        load_model_ensemble_and_task(
+            [str(tmp_path / "model.pt")], {"data": str(data_bin), "task": "cloze_ranking"}, strict=False, num_shards=2
+        )
+    assert not marker.exists()
+
+
+def test_a_state_that_was_read_already_is_looked_at(tmp_path: Path, pretrained: Path, data_bin: Path) -> None:
+    marker = tmp_path / "marker"
+    state = hostile(pretrained, "args", **hostile_values(marker)[0][2])
+    with pytest.raises(CheckpointError, match="found fconv; others are not built"):
+        load_model_ensemble_and_task([str(pretrained / "model.pt")], {"data": str(data_bin)}, state=state)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        ({"args": [1]}, "expected the options of a training under 'args', found list; take another checkpoint"),
+        ({"args": None, "cfg": "x"}, "expected the options of a training under 'cfg', found str; take another"),
+        ({"args": None, "cfg": None}, "expected the options of a training under 'cfg', found NoneType; take another"),
+        ({"optimizer_history": 3}, "fairseq cannot load it (TypeError: 'int' object is not subscriptable); check it"),
+        ({"extra_state": None}, "fairseq cannot load it (TypeError: argument of type 'NoneType' is not iterable)"),
+    ],
+)
+def test_what_lies_is_refused_in_a_line(
+    tmp_path: Path, pretrained: Path, data_bin: Path, damage: dict[str, Any], line: str
+) -> None:
+    torch.save({**hostile(pretrained, "args"), **damage}, tmp_path / "strange.pt")
+    with pytest.raises(CheckpointError) as error:
+        load_model_ensemble_and_task([str(tmp_path / "strange.pt")], {"data": str(data_bin), "task": "cloze_ranking"})
+    assert str(error.value).startswith(f"{tmp_path / 'strange.pt'}: {line}")
+
+
+def test_a_scorer_that_is_no_more(tmp_path: Path, finetuned: Path, data_bin: Path) -> None:
+    """As evaluate says it, and --scorer helps here, too."""
+    state = torch.load(finetuned / "checkpoint_last.pt", weights_only=True)
+    state["cfg"]["task"]["scorer"] = state["task_state"]["fairseq_cloze"]["scorer"] = "sum"
+    torch.save(state, tmp_path / "old.pt")
+    with pytest.raises(ClozeError) as error:
+        load_model_ensemble_and_task([str(tmp_path / "old.pt")], {"data": str(data_bin)})
+    assert str(error.value) == (
+        "--scorer: expected one of mean, kmask, l2r, head, found 'sum', which the checkpoint was trained with; choose "
+        "one, such as --scorer mean"
+    )
+    _, _, task = load_model_ensemble_and_task([str(tmp_path / "old.pt")], {"data": str(data_bin), "scorer": "mean"})
+    assert task.settings.scorer == "mean"
 
 
 def test_a_shard_of_a_checkpoint_is_looked_at_in_its_place(tmp_path: Path, pretrained: Path, data_bin: Path) -> None:

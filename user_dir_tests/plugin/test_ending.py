@@ -5,6 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
+
+from fairseq_cloze.plugin.ending import _plainly
+
 from ..support.commands import run
 
 
@@ -51,3 +55,36 @@ def test_spawned_workers_pass_the_exit_status_on(tmp_path: Path) -> None:
     script = "import fairseq_cloze.plugin.ending as c, torch.multiprocessing as m; c.print_errors_plainly()\n"
     script += "raise m.ProcessExitedException('worker 0 ended', 0, 1, 9)"  # not by end_run
     assert run(sys.executable, "-c", script, code=1).text.endswith("ProcessExitedException: worker 0 ended\n")
+
+
+COMMAND = """
+def {inner}():
+    raise {error}
+def cli_main():
+    {inner}()
+cli_main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("inner", "error", "said"),
+    [
+        (
+            *("load", "ValueError('no\\n  such option')"),
+            "ValueError: no such option (FAIRSEQ_CLOZE_TRACEBACK=1 shows where; see docs/training-options.md)",
+        ),
+        ("load", "KeyboardInterrupt()", None),
+        ("train", "ValueError('in an update')", None),  # fairseq_cli.train.train
+    ],
+)
+def test_what_ends_a_command_before_its_first_update_is_a_line(inner: str, error: str, said: str | None) -> None:
+    code = compile(COMMAND.format(inner=inner, error=error), "/lib/fairseq_cli/train.py", "exec")
+    with pytest.raises(BaseException) as caught:
+        exec(code, {})
+    assert _plainly(caught.value, caught.tb) == said
+
+
+def test_errors_of_other_programs_keep_their_traceback() -> None:
+    with pytest.raises(ValueError) as caught:
+        raise ValueError("mine")
+    assert _plainly(caught.value, caught.tb) is None

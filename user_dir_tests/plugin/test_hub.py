@@ -60,6 +60,18 @@ def test_it_moves_as_any_module(pretrained: Path) -> None:
     assert hub.device.type == "meta"
 
 
+def test_fairseqs_own_interface_fills_masks(finetuned: Path, data_bin: Path) -> None:
+    from fairseq.models.roberta import RobertaModel
+
+    names = {"gpt2_encoder_json": str(data_bin / "encoder.json"), "gpt2_vocab_bpe": str(data_bin / "vocab.bpe")}
+    hub = RobertaModel.from_pretrained(
+        str(finetuned), "checkpoint_best.pt", data_name_or_path=str(data_bin), bpe="gpt2", **names
+    )
+    [(filled, probability, word)] = hub.fill_mask("She went to the <mask> to buy bread.", topk=1)
+    assert filled == f"She went to the{word} to buy bread." and 0 < probability < 1
+    assert hub.task.mask_idx == hub.task.source_dictionary.index("<mask>") != hub.task.source_dictionary.unk()
+
+
 def test_what_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="nowhere.pt"):
         ClozeRobertaModel.from_pretrained(str(tmp_path), "nowhere.pt")

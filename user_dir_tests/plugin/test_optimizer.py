@@ -81,7 +81,8 @@ def test_all_updates_are_one_kernel() -> None:
 def test_betas_that_are_not_two_numbers(betas: str) -> None:
     with pytest.raises(ClozeError) as caught:
         FusedAdamW(config(adam_betas=betas), parameters())
-    assert str(caught.value) == f"--adam-betas: expected two numbers such as '(0.9, 0.98)', found '{betas}'"
+    expected = "two numbers from 0 to below 1, such as '(0.9, 0.98)'"
+    assert str(caught.value) == f"--adam-betas: expected {expected}, found '{betas}'"
 
 
 def test_memory_efficient_fp16_is_for_fairseqs_adam() -> None:

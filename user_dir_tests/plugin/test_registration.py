@@ -36,6 +36,7 @@ def registered(tmp_path: Path, script: str) -> str:
     "imports",
     [
         "import fairseq, fairseq_cloze",
+        "import fairseq_cloze\nfrom fairseq.models.roberta import RobertaModel",
         "import fairseq_cloze\nfairseq_cloze.register()",
         USER_DIR + f"user_dir({str(PLUGIN)!r})",
         USER_DIR + f"import os; os.chdir({str(PLUGIN.parent)!r}); user_dir('fairseq_cloze')",

@@ -19,6 +19,7 @@ from fairseq_cloze.weights.hugging_face import import_hf
 
 from ..support.commands import PASSAGES, start, train, validate
 from ..support.models import build, save_hf
+from ..support.texts import write_passage
 
 register()
 
@@ -452,3 +453,42 @@ def test_the_watch_looks_at_updates_and_not_at_validation(tmp_path: Path, data_b
             task.reduce_metrics([{**output, "ntokens": 1, "nsentences": 1}], criterion)
         assert caplog.text.count("updates 1 to 3 are at chance: accuracy is 25.0% of 1,500 blanks") == said
     assert "1. the weights began at random, as --from-scratch asks for, 3 updates so far" in caplog.text
+
+
+# -- checkpoints and splits ------------------------------------------------------------------------------------------
+
+
+def test_an_interval_that_ends_with_an_epoch_has_its_checkpoint(tmp_path: Path, data_bin: Path) -> None:
+    """fairseq saves those of intervals in the middle of epochs only; as many are kept as it would keep."""
+    options = {"encoder_layers": 1, "encoder_embed_dim": 24}
+    task, _ = build(data_bin, tmp_path, from_scratch=True, **options)
+    last = tmp_path / "checkpoint_last.pt"
+    task.cfg.save_interval_updates, task.cfg.keep_interval_updates, task.events.epoch = 7, 2, 3
+    for name in ("1_7", "2_14", "1_8"):
+        (tmp_path / f"checkpoint_{name}.pt").write_text(name)
+    last.write_text("21 updates")
+
+    def kept() -> list[str]:
+        return sorted(path.name for path in tmp_path.glob("checkpoint_*_*.pt"))
+
+    task.post_save(str(last), 20)
+    assert kept() == ["checkpoint_1_7.pt", "checkpoint_1_8.pt", "checkpoint_2_14.pt"]
+    task.post_save(str(last), 21)
+    assert kept() == ["checkpoint_2_14.pt", "checkpoint_3_21.pt"]
+    assert (tmp_path / "checkpoint_3_21.pt").read_text() == "21 updates"
+    last.write_text("later")
+    task.post_save(str(last), 21)  # fairseq has saved it
+    assert (tmp_path / "checkpoint_3_21.pt").read_text() == "21 updates"
+
+
+def test_a_split_without_answers(tmp_path: Path, pretrained: Path, data_bin: Path) -> None:
+    write_passage(tmp_path / "in" / "a.json", "She _ home.", [["went", "go"]], [])
+    prepare({"train": [PASSAGES / "test"], "test": [tmp_path / "in"]}, pretrained, tmp_path / "bin", workers=1)
+    task, _ = build(tmp_path / "bin", tmp_path, from_scratch=True, encoder_layers=1, encoder_embed_dim=24)
+    task.load_dataset("train")
+    with pytest.raises(DataBinError) as error:
+        task.load_dataset("test")
+    assert str(error.value) == (
+        f"{tmp_path / 'bin'}: no blank of split 'test' has an answer; 'fairseq-cloze predict' answers such passages, "
+        "training and validation need another split"
+    )
