@@ -149,7 +149,7 @@ _TORCHSCRIPT = "it is a program of TorchScript, not a file of weights"
         (lambda parts: zipped({**parts, "archive/byteorder": b"big"}), "expected numbers in little-endian order"),
         (lambda parts: zipped({"archive/data/0": b"1234"}), "a zip file without data.pkl"),
         (lambda parts: zipped({**parts, "archive/data/0": b"1234"}), "one: expected 1,600 bytes, found 4"),
-        (lambda parts: zipped({n: parts[n] for n in parts if n[-1] != "1"}), "two: expected 1,600 bytes, found nothing"),
+        (lambda old: zipped({n: old[n] for n in old if n[-1] != "1"}), "two: expected 1,600 bytes, found nothing"),
     ],
 )  # fmt: skip
 def test_zip_files_that_are_none_of_torch(make: Callable[[dict[str, bytes]], bytes], reason: str | None) -> None:

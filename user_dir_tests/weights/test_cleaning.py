@@ -108,8 +108,8 @@ def test_an_object_among_the_weights(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as error:
         clean_checkpoint(tmp_path / "old.pt", tmp_path / "new.pt")
     assert str(error.value) == (
-        f"{tmp_path / 'old.pt'}: model.v is an object of fractions.Fraction, which cannot be turned into plain numbers; "
-        "save the checkpoint again where it came from"
+        f"{tmp_path / 'old.pt'}: model.v is an object of fractions.Fraction, which cannot be turned into plain "
+        "numbers; save the checkpoint again where it came from"
     )
     assert not (tmp_path / "new.pt").exists()
 
