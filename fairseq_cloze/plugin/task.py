@@ -176,6 +176,7 @@ class ClozeRankingTask(RecoveringTask):
                 fit_model(self._source, cfg)
         elif self.cfg.path:  # fairseq-validate
             checkpoint = Checkpoint.read(Path(self.cfg.path))
+            checkpoint.require_sound()
             self._check_vocabulary(checkpoint)
             if self.settings.scorer == "head":
                 checkpoint.require_ranking_head()

@@ -214,7 +214,7 @@ def _read_shards(folder: Path, index: str) -> tuple[dict[Any, Any], dict[str, st
     out: dict[Any, Any] = {}
     aliases: dict[str, str] = {}
     for file in sorted(set(places.values())):
-        if Path(file).name != file or not (folder / file).is_file():
+        if not re.fullmatch(r"[\w.-]{1,200}", file, re.ASCII) or not (folder / file).is_file():
             raise CheckpointError(
                 f"{folder}: expected {show(file)}, which {index} names, in this folder, found none; copy or download "
                 "it, too"

@@ -28,6 +28,8 @@ _MODEL: dict[str, tuple[Any, ...]] = {
     "ignore_merges": (None, False),
 }
 
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
 #: Added tokens that no passage holds, such as ``[BLANK]`` or ``<|endoftext|>``.
 _MARKER = re.compile(r"<.*>|\[.*\]")
 
@@ -219,7 +221,8 @@ def _check_numbers(numbers: Any, path: Path) -> dict[str, int]:
     if not isinstance(numbers, dict):
         raise CheckpointError(f"{path}: expected tokens and their numbers, found {_kind(numbers)}; download it again")
     for token, number in numbers.items():
-        if not isinstance(token, str) or not token or type(number) is not int or number < 0:
+        text = isinstance(token, str) and token and not _SURROGATE.search(token)
+        if not text or type(number) is not int or number < 0:
             raise CheckpointError(
                 f"{path}: expected tokens and their numbers, from 0 on, found {show(number)} for "
                 f"'{show(token)}'; copy or download it again"

@@ -175,16 +175,16 @@ def export_hf(checkpoint: Checkpoint, out: PathLike) -> str:
     stale = _stale_files(out)
     name = "RobertaForMultipleChoice" if ranking else "RobertaForMaskedLM"
     converted = _to_hugging_face(checkpoint.weights, architecture, ranking)
-    with replacing(out / SAFETENSORS) as temporary:
-        save_file({key: value.contiguous().clone() for key, value in converted.items()}, temporary, {"format": "pt"})
-    write_text(out / VOCAB, json.dumps(vocabulary.token_rows(), ensure_ascii=False))
     merges = "".join(["#version: 0.2\n", *(f"{left} {right}\n" for left, right in vocabulary.merges)])
-    write_text(out / MERGES, merges)
     tokenizer = {"tokenizer_class": "RobertaTokenizer", "model_max_length": architecture.max_positions}
-    write_text(out / TOKENIZER_CONFIG, json.dumps(tokenizer, indent=1) + "\n")
-    for path in stale:
-        path.unlink()
-    write_text(out / CONFIG, json.dumps(_hf_config(architecture, len(vocabulary), name), indent=1) + "\n")
+    with replacing(out / SAFETENSORS) as temporary:  # what takes long is written first, and gets its name last
+        save_file({key: value.contiguous().clone() for key, value in converted.items()}, temporary, {"format": "pt"})
+        write_text(out / CONFIG, json.dumps(_hf_config(architecture, len(vocabulary), name), indent=1) + "\n")
+        for path in stale:
+            path.unlink()
+        write_text(out / VOCAB, json.dumps(vocabulary.token_rows(), ensure_ascii=False))
+        write_text(out / MERGES, merges)
+        write_text(out / TOKENIZER_CONFIG, json.dumps(tokenizer, indent=1) + "\n")
     return name
 
 

@@ -411,7 +411,9 @@ def test_weights_that_do_not_load(tmp_path: Path, pretrained: Path) -> None:
     result = doctor(tmp_path / "model.pt")
     assert verdicts(result)["layers"] == verdicts(result)["loading"] == "unfit"
     assert "layer 1 differs: its weights have other names" in line_of(result, "layers")
-    assert "Unexpected key(s) in state_dict" in line_of(result, "loading")
+    assert (f"weights do not fit the model, {ENCODER}layers.1.extra.weight: expected none, found (3,)") in line_of(
+        result, "loading"
+    )
 
 
 def test_what_cannot_be_read(tmp_path: Path, pretrained: Path) -> None:

@@ -129,17 +129,24 @@ def test_unlabelled_blanks_are_counted_apart(tmp_path: Path, pretrained: Path, p
     assert "2 blanks are unlabelled and count for nothing above" in result.notes
 
 
-def test_weights_that_are_no_numbers(tmp_path: Path, pretrained: Path, data_bin: Path) -> None:
+def test_scores_that_are_no_numbers(tmp_path: Path, pretrained: Path, data_bin: Path) -> None:
+    """Weights that are none are refused before, finite ones can overflow."""
     state = Checkpoint.read(pretrained / "model.pt").state
-    weights = dict(state["model"])
-    weights["encoder.lm_head.dense.bias"] = torch.full((48,), float("nan"))
-    torch.save({**state, "model": weights}, tmp_path / "model.pt")
-    with pytest.raises(ClozeError) as error:
-        evaluate(tmp_path / "model.pt", data_bin, resources=Resources(batch_size=1))
-    text = str(error.value)
-    assert text.startswith(f"{tmp_path / 'model.pt'}: expected numbers as scores, found NaN or infinity for ")
-    assert text.endswith("the weights are damaged, take another checkpoint")
-    assert ", first in passage '" in text and "', blank " in text
+    name = "encoder.lm_head.layer_norm.weight"
+    for value in (float("nan"), 3e38):
+        torch.save({**state, "model": {**state["model"], name: torch.full((48,), value)}}, tmp_path / "model.pt")
+        with pytest.raises(ClozeError) as error:
+            evaluate(tmp_path / "model.pt", data_bin, resources=Resources(batch_size=1))
+        text = str(error.value)
+        if value == 3e38:
+            assert text.startswith(f"{tmp_path / 'model.pt'}: expected numbers as scores, found NaN or infinity for ")
+            assert text.endswith("the weights are damaged, take another checkpoint")
+            assert ", first in passage '" in text and "', blank " in text
+        else:
+            assert text == (
+                f"{tmp_path / 'model.pt'}: expected numbers as weights, found 48 that are NaN or infinite, first in "
+                f"{name}; take an earlier checkpoint, 'fairseq-cloze doctor' says more"
+            )
 
 
 # -- checkpoints that do not fit -------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zlib
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from fairseq_cloze.model.names import RANKING_HEAD
 from fairseq_cloze.views.settings import AS_TRAINED, PartialSettings, Settings
 from fairseq_cloze.weights.carried import STATE_KEY, OtherVocabulary, carried_state, read_carried
 from fairseq_cloze.weights.checkpoint import Checkpoint, Progress, digests
+
+from ..support.models import tiny_state
 
 
 def without_state(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -187,3 +190,104 @@ def test_options_of_both_layouts() -> None:
     assert old.option("encoder_layers") == new.option("encoder_layers") == 6
     assert old.option("activation_fn") is new.option("activation_fn") is None
     assert (old.task_options, new.task_options) == ({}, {"data": "bin"})
+
+
+# -- damaged ones ----------------------------------------------------------------------------------------------------
+
+EMBEDDING = "encoder.sentence_encoder.embed_tokens.weight"
+WHERE = "first in encoder.sentence_encoder.layers.0.fc1.weight; take an earlier checkpoint, 'fairseq-cloze doctor' says"
+FINITE = "expected numbers as weights"
+DIVIDES = "expected a number that divides the width 8, found"
+MISFIT = "weights do not fit the model,"
+NUMBERS = "expected one or two dimensions of floating-point numbers, found"
+ACTIVATIONS = "expected one of gelu, gelu_accurate, gelu_fast, linear, relu, tanh, found"
+FIRST = "encoder.sentence_encoder.layers.0.fc1.weight"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        (FIRST, "text", f"weight {FIRST}: {NUMBERS} str"),
+        (FIRST, torch.tensor(1.0), f"weight {FIRST}: {NUMBERS} torch.float32 ()"),
+        (FIRST, torch.zeros(8, 8, dtype=torch.int64), f"weight {FIRST}: {NUMBERS} torch.int64 (8, 8)"),
+        (FIRST, torch.zeros(8, 8, dtype=torch.complex64), f"weight {FIRST}: {NUMBERS} torch.complex64 (8, 8)"),
+        (EMBEDDING, torch.zeros(0, 8), f"weight {EMBEDDING}: {NUMBERS} torch.float32 (0, 8)"),
+        (3, torch.zeros(8), f"weight 3: {NUMBERS} torch.float32 (8,)"),
+        (FIRST, torch.zeros(7, 8), f"{MISFIT} encoder.sentence_encoder.layers.0.fc1.bias: expected (7,), found (8,)"),
+        (f"{FIRST}x", torch.zeros(7, 8), f"{MISFIT} {FIRST}x: expected none, found (7, 8)"),
+        (FIRST.replace("0", "3"), torch.zeros(8, 8), f"{MISFIT} expected 1 layers as configured, found 2"),
+        (FIRST, torch.full((8, 8), torch.nan), f"{FINITE}, found 64 that are NaN or infinite, {WHERE} more"),
+    ],
+)  # fmt: skip
+def test_weights_that_are_none(name: Any, value: Any, problem: str) -> None:
+    state = tiny_state()
+    state["model"][name] = value
+    with pytest.raises(CheckpointError) as error:
+        Checkpoint(state, "x.pt").require_sound()
+    assert str(error.value) in (f"x.pt: {problem}", f"x.pt: {problem}; take the original file")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "problem"),
+    [
+        ("encoder_attention_heads", 3, f"{DIVIDES} 3"),
+        ("encoder_attention_heads", 0, f"{DIVIDES} 0"),
+        ("encoder_attention_heads", "2", f"{DIVIDES} 2"),
+        ("encoder_attention_heads", 10**5000, f"{DIVIDES} a number of 16,610 bits"),
+        ("layer_norm_eps", -1.0, "expected a small number above 0, found -1.0"),
+        ("layer_norm_eps", float("nan"), "expected a small number above 0, found nan"),
+        ("activation_fn", "swish", f"{ACTIVATIONS} swish"),
+        ("activation_fn", torch.ones(2), f"{ACTIVATIONS} a Tensor"),
+        ("pooler_activation_fn", [1], f"{ACTIVATIONS} a list"),
+        ("untie_weights_roberta", "False", "expected true or false, found False"),
+        ("encoder_layers", 10**9, f"{MISFIT} expected 1000000000 layers as configured, found 1"),
+    ],
+)  # fmt: skip
+def test_options_that_are_none(option: str, value: Any, problem: str) -> None:
+    state = tiny_state()
+    setattr(state["args"], option, value)
+    with pytest.raises(CheckpointError) as error:
+        Checkpoint(state, "x.pt").require_sound()
+    start = "" if problem.startswith(MISFIT) else f"option {option}: "
+    assert str(error.value) == f"x.pt: {start}{problem}; take the original file"
+
+
+@pytest.mark.parametrize("configuration", [None, 3, "text", [], {"model": []}, {"model": {"encoder_layers": 1}}])
+def test_configurations_that_are_none(configuration: Any) -> None:
+    found = Checkpoint({**tiny_state(), "args": None, "cfg": configuration}, "x.pt")
+    with pytest.raises(CheckpointError) as error:
+        _ = found.architecture
+    assert str(error.value) == (
+        "x.pt: expected a RoBERTa checkpoint of fairseq, 'encoder_attention_heads' is missing from it"
+    )
+    assert found.task_options == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ({"version": 1}, "vocabulary"),
+        ({"version": 1, "vocabulary": {"dict.txt": b"x"}}, "vocabulary"),
+        ({"version": 1, "encoding": 3}, "encoding"),
+        ({"version": 1, "encoding": {"norm": 1}}, "encoding"),
+        ({"version": 1, "view": 3}, "view"),
+        ({"version": 1, "contrast": "much"}, "contrast"),
+    ],
+)  # fmt: skip
+def test_what_is_carried_is_damaged(content: Any, part: str) -> None:
+    found = Checkpoint({"model": {}, "task_state": {STATE_KEY: content}}, "x.pt")
+    with pytest.raises(CheckpointError) as error:
+        getattr(found, part if part in ("vocabulary", "encoding") else "carried")
+    assert str(error.value).startswith(f"x.pt: the {part} that it carries is damaged (")
+
+
+def test_a_vocabulary_that_unpacks_to_gigabytes() -> None:
+    bomb = zlib.compress(bytes(1 << 27) + b"x", 1)
+    files = dict.fromkeys(("dict.txt", "encoder.json", "vocab.bpe"), bomb)
+    found = Checkpoint({"model": {}, "task_state": {STATE_KEY: {"version": 1, "vocabulary": files}}}, "x.pt")
+    with pytest.raises(CheckpointError) as error:
+        _ = found.vocabulary
+    assert str(error.value) == (
+        "x.pt: the vocabulary that it carries is damaged (cut short, or more than 134,217,728 bytes); take the "
+        "original file"
+    )

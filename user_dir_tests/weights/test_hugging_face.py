@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from argparse import Namespace
 from pathlib import Path
@@ -156,7 +157,9 @@ def test_padding_elsewhere(tmp_path: Path, vocabulary: Vocabulary) -> None:
     save_hf(tmp_path, vocabulary, RobertaConfig, RobertaForMaskedLM, pad_token_id=0, bos_token_id=1)
     with pytest.raises(CheckpointError) as error:
         import_hf(str(tmp_path), tmp_path / "out")
-    assert str(error.value) == f"{tmp_path}: expected pad_token_id 1, as RoBERTa has, found 0"
+    assert str(error.value) == (
+        f"{tmp_path}: expected pad_token_id 1, as RoBERTa has, found 0; such a model cannot be imported"
+    )
 
 
 def test_a_normalizer(tmp_path: Path, hf_folder: Path) -> None:
@@ -192,7 +195,12 @@ def test_hub_name(tmp_path: Path, hf_folder: Path, pretrained: Path, monkeypatch
     (refs / "main").write_text(snapshot.name)
     env = {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
     done = run("fairseq-cloze", "import-hf", "our/small", "--out", tmp_path / "out", env=env)
-    assert done.text == f"wrote {tmp_path / 'out' / 'model.pt'}\n"
+    assert re.fullmatch(
+        r"our/small: \d+ token ids as in its tokenizer, logits as in transformers [\d.]+ "
+        r"\(largest difference \de-0\d\)\n"
+        rf"wrote {tmp_path / 'out' / 'model.pt'}\n",
+        done.text,
+    )
     one, two = (Checkpoint.read(folder / "model.pt").weights for folder in (tmp_path / "out", pretrained))
     assert all(one[name].equal(two[name]) for name in two)
     missing = run("fairseq-cloze", "import-hf", "our/other", "--out", tmp_path / "o", env=env, code=1)
@@ -224,7 +232,9 @@ def test_other_architectures_by_name(tmp_path: Path, hf_folder: Path, kind: str 
 def test_another_activation(tmp_path: Path, vocabulary: Vocabulary) -> None:
     """The LM head of Hugging Face's RoBERTa is gelu whatever the encoder is; fairseq's follows the encoder."""
     save_hf(tmp_path / "hf", vocabulary, RobertaConfig, RobertaForMaskedLM, hidden_act="relu")
-    assert refuse(tmp_path / "hf", tmp_path / "out") == "SRC: expected hidden_act gelu, as RoBERTa has, found relu"
+    assert refuse(tmp_path / "hf", tmp_path / "out") == (
+        "SRC: expected hidden_act gelu, as RoBERTa has, found relu; such a model cannot be imported"
+    )
 
 
 def test_a_roberta_with_another_bpe(tmp_path: Path, hf_folder: Path) -> None:
@@ -273,21 +283,22 @@ def test_damaged_sources(tmp_path: Path, hf_folder: Path) -> None:
     assert text.endswith("; copy or download the file again")
     weights.unlink()
     assert refuse(tmp_path / "hf", tmp_path / "out") == (
-        "SRC: expected model.safetensors or pytorch_model.bin, found neither"
+        "SRC: expected model.safetensors or pytorch_model.bin, found neither; copy or download the whole folder"
     )
     (tmp_path / "hf" / "config.json").unlink()
-    assert refuse(tmp_path / "hf", tmp_path / "out").startswith(
-        "SRC: expected a Hugging Face model, config.json cannot be read ("
+    assert refuse(tmp_path / "hf", tmp_path / "out") == (
+        "SRC: expected a Hugging Face model, found no config.json; copy or download it again"
     )
 
 
-def test_a_layer_is_missing(tmp_path: Path, hf_folder: Path) -> None:
+@pytest.mark.parametrize("layers", [1, 3, 10**9])
+def test_other_layers_than_configured(tmp_path: Path, hf_folder: Path, layers: int) -> None:
     shutil.copytree(hf_folder, tmp_path / "hf")
     config = json.loads((hf_folder / "config.json").read_text())
-    (tmp_path / "hf" / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
+    (tmp_path / "hf" / "config.json").write_text(json.dumps({**config, "num_hidden_layers": layers}))
     assert refuse(tmp_path / "hf", tmp_path / "out") == (
-        "SRC: the weights are incomplete, 'roberta.encoder.layer.2.attention.self.query.weight' is missing; "
-        "copy or download them again"
+        f"SRC: config.json says num_hidden_layers {layers}, the weights have 2; they are of two models, or cut down: "
+        "copy or download both again"
     )
 
 
@@ -422,6 +433,36 @@ def test_export_of_an_import_is_the_source(
     again = import_hf(str(tmp_path / "hf"), tmp_path / "again")
     old, new = Checkpoint.read(pretrained / "model.pt").state["model"], Checkpoint.read(again).state["model"]
     assert all(old[name].equal(new[name]) for name in old)
+
+
+def test_an_export_replaces_an_export_and_no_other_model(tmp_path: Path, hf_folder: Path, pretrained: Path) -> None:
+    """transformers prefers ``tokenizer.json``, so one of an earlier export would stand for the new tokenizer."""
+    checkpoint, folder = Checkpoint.read(pretrained / "model.pt"), tmp_path / "hf"
+    export_hf(checkpoint, folder)
+    written = sorted(path.name for path in folder.iterdir())
+    AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
+    (folder / "notes.md").write_text("mine")
+    assert (folder / "tokenizer.json").exists() and (folder / "special_tokens_map.json").exists()
+    export_hf(checkpoint, folder)
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*written, "notes.md"])
+    RobertaForMaskedLM.from_pretrained(folder).save_pretrained(folder)  # now it is a model of its own
+    for other in (folder, shutil.copytree(hf_folder, tmp_path / "other")):
+        before = {path.name: path.read_bytes() for path in other.iterdir()}
+        with pytest.raises(ClozeError) as error:
+            export_hf(checkpoint, other)
+        assert str(error.value).startswith(f"{other}: holds config.json, model.safetensors, vocab.json, merges.txt")
+        assert str(error.value).endswith(
+            ", which 'fairseq-cloze export-hf' did not write, and which would be lost; choose another folder"
+        )
+        assert before == {path.name: path.read_bytes() for path in other.iterdir()}
+
+
+def test_export_of_weights_that_are_no_numbers(tmp_path: Path, pretrained: Path) -> None:
+    checkpoint = Checkpoint.read(pretrained / "model.pt")
+    checkpoint.weights["encoder.lm_head.bias"][3] = torch.nan
+    with pytest.raises(CheckpointError, match="found 1 that are NaN or infinite, first in encoder.lm_head.bias;"):
+        export_hf(checkpoint, tmp_path / "hf")
+    assert not (tmp_path / "hf").exists()
 
 
 def test_export_of_untied_weights(tmp_path: Path, vocabulary: Vocabulary) -> None:
