@@ -93,7 +93,7 @@ def watch(
                     raise
                 finally:
                     arrivals.close()
-                arrivals.leave()
+                    arrivals.leave()
 
 
 @contextmanager

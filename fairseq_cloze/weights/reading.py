@@ -2,7 +2,6 @@
 
 import pickle
 import re
-import zipfile
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +25,7 @@ def allow_checkpoint_types() -> None:
 
 
 def load_checkpoint(path: Path, name: str | None = None) -> Any:
-    """Read a checkpoint, called *name* in messages, into CPU memory, mapped where its format allows.
+    """Read a checkpoint, called *name* in messages, into CPU memory.
 
     ``CheckpointError`` where it is missing, truncated, or something else.
     """
@@ -35,7 +34,8 @@ def load_checkpoint(path: Path, name: str | None = None) -> Any:
     if not path.is_file():
         raise CheckpointError(f"{name}: no such checkpoint; check the path")
     try:
-        return torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
+        with open(path, "rb") as file:  # not mapped: one that is cut short meanwhile would end the process
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged files
         refused = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if refused:
