@@ -7,6 +7,8 @@ from typing import Any
 #: Of whole numbers; Python converts no more than some thousand, and nothing here needs more than twenty.
 _DIGITS = 1000
 
+_LEVELS = 100  # of lists and objects in each other; who writes values out again recurses, too
+
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff", b"\0{", b"\0[", b"{\0", b"[\0")
 
 
@@ -29,7 +31,10 @@ def parse_json(content: bytes | str) -> Any:
     """
     try:
         text = content if isinstance(content, str) else content.decode("utf-8-sig")
-        return _DECODER.decode(text)
+        value = _DECODER.decode(text)
+        if text.count("[") + text.count("{") > _LEVELS:
+            _check_levels(value)
+        return value
     except UnicodeDecodeError as error:
         if error.object.startswith(_UTF_16):
             raise NotJson("expected UTF-8 text, found UTF-16; save the file as UTF-8") from error
@@ -42,6 +47,16 @@ def parse_json(content: bytes | str) -> Any:
         raise NotJson(f"expected JSON, found a mistake in {where} ({error.msg})", error.doc[error.pos :]) from error
     except RecursionError as error:
         raise NotJson("expected JSON, found it nested too deeply") from error
+
+
+def _check_levels(value: Any) -> None:
+    level = [value]
+    for _ in range(_LEVELS):
+        inner = (part.values() if isinstance(part, dict) else part for part in level if isinstance(part, (dict, list)))
+        level = [part for parts in inner for part in parts]
+        if not level:
+            return
+    raise NotJson("expected JSON, found it nested too deeply")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

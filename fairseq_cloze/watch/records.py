@@ -26,11 +26,13 @@ Record = dict[str, Any]
 #: What the fields of a line hold, in words and as a test.
 _NUMBER = "a number", lambda value: isinstance(value, (int, float)) and not isinstance(value, bool)
 _PERCENT = "a number from 0 to 100", lambda value: _NUMBER[1](value) and 0 <= value <= 100
-_COUNT = "a whole number", lambda value: type(value) is int and abs(value) < 2**63
+_COUNT = "a whole number", lambda value: type(value) is int and 0 <= value < 2**53
 _TEXT = "a text", lambda value: isinstance(value, str)
 _FILE = (
     "inode, size and mtime_ns",
-    lambda value: isinstance(value, dict) and all(_COUNT[1](value.get(name)) for name in ("inode", "size", "mtime_ns")),
+    lambda value: (
+        isinstance(value, dict) and all(type(value.get(name)) is int for name in ("inode", "size", "mtime_ns"))
+    ),
 )
 _ALIASES = "a list of texts", lambda value: isinstance(value, list) and all(map(_TEXT[1], value))
 _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
