@@ -396,7 +396,12 @@ def test_what_cannot_be_recorded_is_recorded_later(
     monkeypatch.setattr(watcher, "append_record", append)
     monkeypatch.setattr(watcher, "LET_GO", 60.0)
     lines: list[str] = []
-    watch(tmp_path, small_bin, until_idle=0.5, report=lines.append)
+
+    def report(line: str) -> None:
+        lines.append(line)
+        raise OSError(28, "No space left on device")  # the log is on that disk, too
+
+    watch(tmp_path, small_bin, until_idle=0.5, report=report)
     assert sorted(names(tmp_path)) == expected(1, 2)
     assert [line for line in lines if "trying again" in line] == 2 * [
         f"{tmp_path / 'validation.jsonl'}: cannot be written (No space left on device); choose another file; "
@@ -478,6 +483,8 @@ def test_odd_files_beside_the_checkpoints(tmp_path: Path, template: Path, small_
     (tmp_path / odd).write_bytes(good)
     long = "checkpoint" + "x" * 240 + ".pt"
     (tmp_path / long).write_bytes(good)
+    (tmp_path / ".watch" / "valid" / "queue").mkdir(parents=True)
+    (tmp_path / ".watch" / "valid" / "queue" / "notes").write_text("my own")
     os.utime(tmp_path / odd, ns=(0, -(10**18)))
     os.utime(tmp_path / "checkpoint_1_10.pt", ns=(0, 4 * 10**18))
     lines: list[str] = []
@@ -491,6 +498,7 @@ def test_odd_files_beside_the_checkpoints(tmp_path: Path, template: Path, small_
     assert "checkpoint_loop.pt: cannot be linked or copied (Too many levels of symbolic links); trying again" in lines
     assert "checkpoint=?utf-8?q?=0d=0aReply-To:_x?=\\x0a\\x1b.pt: given up after 3 attempts: " in "\n".join(lines)
     (tmp_path / "validation.txt").read_text()
+    assert [path.name for path in (tmp_path / ".watch" / "valid" / "queue").iterdir()] == ["notes"]
 
 
 @pytest.mark.usefixtures("quick")
