@@ -81,6 +81,7 @@ def test_lines_survive_a_crash(tmp_path: Path) -> None:
         ({"mrr": []}, "expected 'mrr', a number, found []"),
         ({"epoch": None, "updates": None, "mrr": None}, ""),
         ({"error": "x", "accuracy": None, "split": None}, ""),
+        ({"error": "x", "split": None}, "expected 'split', a text, found none"),
     ],
 )
 def test_what_does_not_fit(fields: dict[str, Any], problem: str) -> None:
