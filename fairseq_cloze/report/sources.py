@@ -55,6 +55,10 @@ class Run:
         """Those of the data-bins that are there."""
         return [path for path in self.data_bins if os.path.isfile(path / MANIFEST)]
 
+    def note(self, text: str) -> None:
+        """Take a sentence, without its full stop."""
+        self.notes.append(f"{text}.")
+
     def take(self, history: History, *files: Path) -> None:
         """Take in what a training told of itself."""
         self.history, self.trained = history, True
@@ -119,12 +123,12 @@ def _noting(read: Callable[[Run, Path], Any], run: Run, path: Path) -> Any:
             raise ClozeError(f"{path}: expected a file, found something else; move it away")
         return read(run, path)
     except ClozeError as error:
-        run.notes.append(f"{error}.")
+        run.note(str(error))
 
 
 def _read_events(run: Run, path: Path) -> bool:
     """Take a training's own events, if there are any."""
-    events = read_events(path, run.notes.append)
+    events = read_events(path, run.note)
     if events:
         run.take(history_of(events), path)
         if not run.history.points:
@@ -167,7 +171,7 @@ def _read_log(run: Run, *paths: Path) -> None:
 
 
 def _read_scores(run: Run, path: Path) -> None:
-    records = read_validation(path, run.notes.append)
+    records = read_validation(path, run.note)
     run.scores += [record for record in records if "accuracy" in record]
     if not records:
         raise ClozeError(

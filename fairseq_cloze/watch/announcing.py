@@ -91,6 +91,7 @@ class Announcer:
 
     def end(self, text: str) -> None:
         """Show the whole table and tell the end."""
+        self.publish()
         for line in records.table(self.records()).splitlines():
             self._report(line)
         self._report(text)

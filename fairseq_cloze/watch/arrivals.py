@@ -187,7 +187,7 @@ class Arrivals:
     def queued(self) -> list[Path]:
         """Private links, the oldest first; none where the queue is out of reach."""
         try:
-            return sorted(self.queue.iterdir())
+            return sorted(path for path in self.queue.iterdir() if capture.QUEUED.fullmatch(path.name))
         except OSError:
             return []
 

@@ -24,12 +24,17 @@ class Blanks(DataBin):
     def __init__(self, folder: PathLike, split: str) -> None:
         super().__init__(folder)
         self._written = self._read_manifest()
+        mapped = super().open(split).columns
         columns = {}
-        for name, column in super().open(split).columns.items():
-            # a mapped file that is cut short would end the process
-            columns[name] = np.fromfile(str(column.filename), column.dtype) if isinstance(column, np.memmap) else column
-            if len(columns[name]) != len(column):
+        for name in COLUMNS:  # read, as a mapped file that is cut short would end the process
+            column = mapped[OFFSETS.get(name, name)]
+            try:
+                values = np.fromfile(self.folder / split / f"{name}.bin", column.dtype)
+            except OSError:
+                values = column[:0]
+            if len(values) != len(column):
                 raise DataBinError(f"{self.folder}: '{split}' was written to while it was read; try again")
+            columns[OFFSETS.get(name, name)] = values
         if not (columns["gold"] >= 0).any():
             raise ClozeError(
                 f"split '{split}' of {self.folder}: expected labelled blanks, found none; name another split"

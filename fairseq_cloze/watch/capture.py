@@ -26,7 +26,10 @@ from ..files import unused
 LONGEST_NAME = 235
 
 #: Names that count as checkpoints; the best by accuracy is a second name that the watch itself gives.
-CANDIDATE = re.compile(r"checkpoint(?!_best_accuracy).*\.pt")
+CANDIDATE = re.compile(r"checkpoint(?!_best_accuracy).*\.pt", re.DOTALL)
+
+#: Names of private links; other files in a queue are not ours.
+QUEUED = re.compile(r"-?\d+\.(checkpoint.*\.pt)", re.DOTALL)
 
 # File systems on which other machines write: the kernel here does not learn of it.
 NETWORK = frozenset(
@@ -72,7 +75,8 @@ class Linker:
         self._waiting: dict[int, Path] = {}  # by inode
         for path in sorted(queue.iterdir()):  # left by an earlier watch
             with suppress(OSError):
-                self._note(path)
+                if QUEUED.fullmatch(path.name):
+                    self._note(path)
 
     def look(self) -> int:
         """Link what is new and return how many files that were."""

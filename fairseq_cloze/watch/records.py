@@ -23,24 +23,34 @@ STALL, AT_CHANCE = 10, 3
 
 Record = dict[str, Any]
 
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**53  # which a page's script can hold, too
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_file(value: Any) -> bool:
+    return isinstance(value, dict) and all(type(value.get(name)) is int for name in _FILE)
+
+
+_FILE = ("inode", "size", "mtime_ns")
+_PERCENT = "a number from 0 to 100", lambda value: _is_number(value) and 0 <= value <= 100
 #: What the fields of a line hold, in words and as a test.
-_NUMBER = "a number", lambda value: isinstance(value, (int, float)) and not isinstance(value, bool)
-_PERCENT = "a number from 0 to 100", lambda value: _NUMBER[1](value) and 0 <= value <= 100
-_COUNT = "a whole number", lambda value: type(value) is int and abs(value) < 2**63
-_TEXT = "a text", lambda value: isinstance(value, str)
-_FILE = (
-    "inode, size and mtime_ns",
-    lambda value: isinstance(value, dict) and all(_COUNT[1](value.get(name)) for name in ("inode", "size", "mtime_ns")),
-)
-_ALIASES = "a list of texts", lambda value: isinstance(value, list) and all(map(_TEXT[1], value))
 _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    **dict.fromkeys(("checkpoint", "split", "data", "data_bin", "content", "error"), _TEXT),
+    **dict.fromkeys(("checkpoint", "split", "data", "data_bin", "content", "error"), ("a text", _is_text)),
     **dict.fromkeys(("accuracy", "chance", "accuracy_one_token", "accuracy_multi_token"), _PERCENT),
-    **dict.fromkeys(("epoch", "updates"), _COUNT),
-    "n_blanks": ("a whole number above 0", lambda value: _COUNT[1](value) and value > 0),
-    "mrr": _NUMBER,
-    "aliases": _ALIASES,
-    "file": _FILE,
+    **dict.fromkeys(("epoch", "updates"), ("a whole number", _is_count)),
+    "n_blanks": ("a whole number above 0", lambda value: _is_count(value) and value > 0),
+    "mrr": ("a number", _is_number),
+    "aliases": ("a list of texts", lambda value: isinstance(value, list) and all(map(_is_text, value))),
+    "file": (", ".join(_FILE), _is_file),
 }
 #: Fields that a score has at least.
 _SCORE = ("checkpoint", "split", "data_bin", "accuracy", "chance", "n_blanks")
@@ -180,4 +190,4 @@ def write_table(folder: Path, records: Sequence[Record]) -> None:
 
 def file_of(key: Key | None) -> dict[str, int]:
     """What tells files apart without reading them, for a line."""
-    return dict(zip(("inode", "size", "mtime_ns"), key or ()))
+    return dict(zip(_FILE, key or ()))

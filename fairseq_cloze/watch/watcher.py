@@ -70,7 +70,12 @@ def watch(
     """
 
     def say(line: str) -> None:
-        report(shown(line))
+        try:
+            report(shown(line))
+        except BrokenPipeError:
+            raise
+        except OSError:
+            pass  # the disk with the log is full
 
     blanks = Blanks(data_bin, split)
     folder = Path(save_dir)
@@ -93,7 +98,7 @@ def watch(
                     raise
                 finally:
                     arrivals.close()
-                arrivals.leave()
+                    arrivals.leave()
 
 
 @contextmanager
@@ -341,7 +346,10 @@ class _Watcher:
     def _let_go(self) -> None:
         """Leave what has failed, through no fault of its own, to the next watch."""
         for one in self.arrivals.failing(LET_GO) or ():
-            self._tell_failure(one, "the next watch tries again")
+            try:
+                self._tell_failure(one, "the next watch tries again")
+            except ClozeError as error:
+                self._announcer.say_once(str(error))
 
     def _give_up(self, one: Arrival) -> None:
         self._tell_failure(one, "given up", file=file_of(one.key))

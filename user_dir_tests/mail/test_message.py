@@ -319,6 +319,7 @@ def plain(text: str) -> str:
 @settings(max_examples=300, deadline=None)
 @given(subject=NAMES, name=NAMES)
 @example(subject="\u202e語 " * 3000, name="")
+@example(subject="watch run: checkpoInt_,10.d=0aReply-To:_: checkpoInt_1_10.d=0aReply-To:_xx?=", name="")
 @example(subject="\x1b[31m=\x1b[0m?utf-8?q?=0d=0aBcc:_x?=", name="")
 @example(subject="", name="(" + 3 * "=?utf-8?q?=0d=0aReply-To:_x?=")  # Python folds such names wrongly
 @example(subject="", name=3 * "=?utf-8?q?=0d=0aReply-To:_x?=")

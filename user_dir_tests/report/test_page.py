@@ -89,7 +89,11 @@ def test_a_save_dir(save_dir: Path, tmp_path: Path) -> None:
             ],
         },
         "notices": [],
-        "notes": ["The watch gave up on checkpoint_1_4.pt: cannot be read"],
+        "notes": [
+            f"{save_dir / 'validation.jsonl'}, line 4: cannot be used (expected JSON, found a mistake in line 1, "
+            "column 9 (Expecting value)); it is passed over, and stays there.",
+            "The watch gave up on checkpoint_1_4.pt: cannot be read",
+        ],
     }
 
 

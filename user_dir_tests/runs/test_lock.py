@@ -107,10 +107,47 @@ def test_those_who_look_keep_no_training_away(tmp_path: Path) -> None:
     looker.wait()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]"])
-def test_a_record_that_is_just_being_made(tmp_path: Path, text: str) -> None:
-    (tmp_path / "run.json").write_text(text)
+DAMAGED = [
+    b"{",
+    b"[]",
+    b'{"pid":1',
+    b"\xff",
+    b'{"host":3}',
+    b'{"logs":"ab"}',
+    b'{"logs":[1]}',
+    b'{"pid":1,"pid":2}',
+    b"[" * 9999,
+]
+
+
+@pytest.mark.parametrize("content", [b"", *DAMAGED])
+def test_a_record_that_cannot_be_read(tmp_path: Path, content: bytes) -> None:
+    """It may just be being made."""
+    (tmp_path / "run.json").write_bytes(content)
     assert run_state(tmp_path) is RunState.UNKNOWN and run_record(tmp_path) == {}
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    """Nobody waits for a pipe."""
+    (tmp_path / "a" / "run.json").mkdir(parents=True)
+    os.mkfifo(tmp_path / "run.json")
+    for folder in (tmp_path, tmp_path / "a"):
+        assert run_state(folder) is RunState.UNKNOWN and run_record(folder) == {}
+    with pytest.raises(ClozeError, match="run.json: expected a file, found a pipe or a device; move it away"):
+        RunLock(tmp_path)
+
+
+def test_a_damaged_record_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """And named; the new one is whole, at one go, as often as it is written."""
+    path = tmp_path / "run.json"
+    path.write_bytes(b'{"logs": ["/logs/a.log"' + b" " * 2000)
+    lock = RunLock(tmp_path)
+    assert caplog.messages == [f"{path}: was damaged; what it held is in run.json.damaged, the run begins a new one"]
+    assert (tmp_path / "run.json.damaged").read_bytes().rstrip() == b'{"logs": ["/logs/a.log"'
+    for _ in range(3):
+        lock.requeue()
+    assert json.loads(path.read_bytes()) == lock._record and path.stat().st_size < 2050
+    lock._file.close()
 
 
 def test_a_shorter_record_replaces_a_longer_one(tmp_path: Path) -> None:

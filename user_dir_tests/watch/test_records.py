@@ -77,10 +77,11 @@ def test_lines_survive_a_crash(tmp_path: Path) -> None:
         ({"n_blanks": 0}, "expected 'n_blanks', a whole number above 0, found 0"),
         ({"updates": 1.5}, "expected 'updates', a whole number, found 1.5"),
         ({"aliases": "ab"}, "expected 'aliases', a list of texts, found 'ab'"),
-        ({"file": {"inode": 1}}, "expected 'file', inode, size and mtime_ns, found {'inode': 1}"),
+        ({"file": {"inode": 1}}, "expected 'file', inode, size, mtime_ns, found {'inode': 1}"),
         ({"mrr": []}, "expected 'mrr', a number, found []"),
         ({"epoch": None, "updates": None, "mrr": None}, ""),
         ({"error": "x", "accuracy": None, "split": None}, ""),
+        ({"error": "x", "split": None}, "expected 'split', a text, found none"),
     ],
 )
 def test_what_does_not_fit(fields: dict[str, Any], problem: str) -> None:
