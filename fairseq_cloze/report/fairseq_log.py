@@ -74,7 +74,7 @@ def read_lines(lines: Iterable[str], history: History) -> None:
 def _read_json(tag: str, text: str) -> Point | None:
     try:
         figures = {key.removeprefix(f"{tag}_"): value for key, value in json.loads(text).items()}
-    except (ValueError, RecursionError):
+    except ValueError:
         return None
     epoch = figures.pop("epoch", None)
     return _point(epoch if tag != "train_inner" else figures.get("update", epoch), figures)
@@ -112,7 +112,7 @@ def _read_config(text: str) -> dict[str, Any]:
     """fairseq prints its configuration as Python would, and a model's options as ``Namespace(...)`` at times."""
     try:
         config = _plain(ast.parse(text.strip(), mode="eval").body)
-    except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return {}
     return config if isinstance(config, dict) else {}
 
