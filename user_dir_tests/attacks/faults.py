@@ -51,9 +51,12 @@ def inputs(folder: Path) -> None:
     cli(["prepare", "--valid", passages, "--pretrained", MINI, "--out", folder / "bin", "--workers", 1])
     cli(["export-hf", MINI / "model.pt", "--out", folder / "hf"])
     cli(["predict", MINI / "model.pt", passages, "--out", folder / "answers.json", "--scores"])
-    (folder / "runs").mkdir()
-    shutil.copy(MINI / "model.pt", folder / "runs" / "checkpoint_1_1.pt")
-    (folder / "runs" / "run.json").write_text("{}")
+    import torch
+
+    state = torch.load(MINI / "model.pt", weights_only=False)
+    state["model"]["encoder.lm_head.bias"] += 0.1
+    with open(folder / "other.pt", "wb") as file:
+        torch.save(state, file)
 
 
 def spool_a_mail(home: Path) -> None:
@@ -81,9 +84,7 @@ COMMANDS: dict[str, Command] = {
         ),
         same=False,
     ),
-    "average": Command(
-        lambda at: ("average", at / "weights/model.pt", at / "weights/model.pt", "--out", "out/mean.pt")
-    ),
+    "average": Command(lambda at: ("average", at / "weights/model.pt", at / "other.pt", "--out", "out/mean.pt")),
     "export-hf": Command(lambda at: ("export-hf", at / "weights/model.pt", "--out", "out/hf")),
     "import-hf": Command(lambda at: ("import-hf", at / "hf", "--out", "out/weights")),
     "generate": Command(lambda at: ("generate", at / "prose.txt", "--out", "out/made.jsonl", "--workers", 1)),

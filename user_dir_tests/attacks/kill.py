@@ -1,7 +1,7 @@
 """Kill commands at random moments: ``python -m user_dir_tests.attacks.kill [NAME...] --times 200``.
 
-After each kill the command is started again and has to end well: nothing lost, doubled or half-visible, and nothing
-left over, in TMPDIR either.
+After each kill the command is started again and has to end well: nothing lost, doubled or half-visible, and nothing is
+left over, also not in TMPDIR.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def _arrived(place: Place) -> object:
 
 def _logged(place: Place) -> object:
     """The log of the run that was not killed is whole, and its mail came once."""
-    logs = sorted((place.folder / "out").glob("*.log"))
+    logs = sorted((place.folder / "out").glob("*.log"), key=lambda path: path.stat().st_mtime)
     assert "# status: 0" in logs[-1].read_text()
     ids = Counter(str(received.message["Message-ID"]) for received in place.server.received)
     assert set(ids.values()) <= {1}, ids
