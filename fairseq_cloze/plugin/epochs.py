@@ -98,17 +98,17 @@ class EpochBatches(EpochBatchIterator):
         state = dict(state_dict)
         if not state["iterations_in_epoch"]:
             return super().load_state_dict(state)
-        problem = self._resume(state) if "cuts" in state else "the checkpoint does not say what its batches were"
+        cuts = read_cuts(state)
+        problem = self._resume(state, cuts) if cuts else "the checkpoint does not say what its batches were"
         if problem:
             self._say(f"epoch {state['epoch']} is begun anew: {problem}")
             state["iterations_in_epoch"] = 0
         super().load_state_dict(state)
 
-    def _resume(self, state: dict[str, Any]) -> str:
+    def _resume(self, state: dict[str, Any], cuts: list[tuple[Cut, int]]) -> str:
         """Take over the cuts of a state inside an epoch; what is in the way, if they tell nothing of these items."""
-        if state["items"] != self.dataset.digest:
+        if state.get("items") != self.dataset.digest:
             return "its passages are others, or are looked at in another way"
-        cuts = [(Cut(**{name: entry[name] for name in vars(self._cut)}), entry["batches"]) for entry in state["cuts"]]
         last, _ = cuts[-1]
         same = last == self._cut
         self._earlier = cuts[:-1] if same else cuts
@@ -136,6 +136,40 @@ class EpochBatches(EpochBatchIterator):
     def _say(self, text: str) -> None:
         if self._speak:
             logger.warning("%s", text)
+
+
+def is_position(state: Any) -> bool:
+    """Whether this is where in an epoch a training was, as fairseq says it."""
+    numbers = [state.get(name) for name in ("epoch", "iterations_in_epoch")] if isinstance(state, dict) else [None]
+    return all(type(number) is int and number >= 0 for number in numbers)
+
+
+def read_cuts(state: Mapping[str, Any]) -> list[tuple[Cut, int]]:
+    """Cuts of a state, each with the batches a process has had of it; none where they do not add up to its position."""
+    found: list[tuple[Cut, int]] = []
+    begin = 0
+    entries = state.get("cuts")
+    for entry in entries if isinstance(entries, list) else []:
+        if not isinstance(entry, dict) or {*entry} != {*_LEAST} or not all(_is_sane(*pair) for pair in entry.items()):
+            return []
+        cut = Cut(**{name: value for name, value in entry.items() if name != "batches"})
+        begin = _rounded(begin, cut.update_freq) + entry["batches"]
+        found.append((cut, entry["batches"]))
+    return found if begin == state["iterations_in_epoch"] else []
+
+
+#: Lowest values of what a state says of a cut.
+_LEAST = {
+    **dict.fromkeys(("max_tokens", "batch_size", "update_freq", "processes"), 1),
+    **dict.fromkeys(("seed", "batch_seed", "batches", "grouped", "even"), 0),
+}
+
+
+def _is_sane(name: str, value: Any) -> bool:
+    if value is None:
+        return name in ("max_tokens", "batch_size")
+    kind = bool if name in ("grouped", "even") else int
+    return type(value) is kind and _LEAST[name] <= value < 1 << (16 if name == "processes" else 32)
 
 
 def cut_items(

@@ -28,7 +28,7 @@ from .distributed import gather, is_distributed
 from .ending import end_run, end_worker
 from .events import TrainingEvents
 from .names import option
-from .source import not_finite, what_is_sound
+from .source import LOWER_RATE, unusable, what_is_sound
 
 logger = logging.getLogger(__name__)
 
@@ -229,13 +229,10 @@ class RecoveringTask(FairseqTask):
         self._stop(str(cannot_split(passage, view.tokens_of([item]), advice)))
 
     def _refuse_gradients(self, problem: FloatingPointError, model: nn.Module, update_num: int) -> NoReturn:
-        bad = not_finite(dict(model.named_parameters()))
-        found = f"{bad} holds NaN or infinity already" if bad else "all weights are finite"
-        text = (
-            f"no update {update_num + 1} ({first_line(problem)}); {found}. Take a lower --lr, --warmup-updates or "
-            f"--clip-norm 1.0{', or --fp16-init-scale 4' if 'scale' in str(problem) else ''}. "
-            f"{what_is_sound(self.cfg.save_dir)}"
-        )
+        """End a training whose gradients are no numbers: ``ClozeError``, in every worker."""
+        found = unusable(dict(model.named_parameters())) or "the weights before it are numbers"
+        advice = f"{LOWER_RATE}. {what_is_sound(self.cfg.save_dir)}"
+        text = f"update {update_num + 1}: {first_line(problem)}; {found}. {advice}"
         self.events.tell("stopped", status=int(Exit.FAILED), text=text)
         raise ClozeError(text) from problem
 

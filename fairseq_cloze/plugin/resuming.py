@@ -5,13 +5,16 @@ whatever checkpoint it loads.
 """
 
 import ast
+import importlib
 import importlib.util
 import logging
 import math
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import NoneType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -23,16 +26,36 @@ from ..views.settings import CARRIED
 from ..weights.checkpoint import Checkpoint, digests
 from .dataset import store_digest
 from .distributed import rank
+from .epochs import is_position
 from .events import plain
-from .source import start_option, value_of
+from .source import LOWER_RATE, start_option, unusable, value_of, what_is_sound
+from .stopping import RESETS
 
 logger = logging.getLogger(__name__)
 
 MEMORY = "cloze_run"  #: where it stands in the ``extra_state`` of a checkpoint
 
-RESETS = ("reset_optimizer", "reset_lr_scheduler", "reset_meters", "reset_dataloader")
 _ADAMS = {"adam", "fused_adamw"}  #: their states are the same
 _PRECISION = ("fp16", "bf16", "amp", "memory_efficient_fp16", "memory_efficient_bf16")
+
+
+_FIELDS: dict[str, Any] = {
+    **{"start": (dict, NoneType), "passages": list, "measure": (list, NoneType), "best": (float, int, NoneType)},
+    **{"not_better": int, "rate": (float, int), "plateau": (int, NoneType), "owes": (list, tuple, NoneType)},
+}
+
+
+def remembered(extra: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """What the checkpoint *name* says of its run, by the names of :meth:`Memory.to_dict`; nothing where it is older."""
+    found = extra.get(MEMORY)
+    if found is None:
+        return {}
+    fits = isinstance(found, dict) and all(isinstance(found.get(key, ...), kind) for key, kind in _FIELDS.items())
+    measure, owes = (found["measure"] or [""] * 4, found["owes"] or (1, True)) if fits else ([], ())
+    if len(measure) < 4 or [type(value) for value in owes] != [int, bool]:
+        _say(f"{name}: what its run remembers cannot be read; best score and patience begin anew")
+        return {}
+    return found
 
 
 class Memory:
@@ -60,7 +83,18 @@ class Memory:
             self.measure = [metric, order, subset, store_digest(task.datasets[subset].view.store), *loss]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for a checkpoint."""
+        """Plain values for a checkpoint.
+
+        Raises:
+            CheckpointError: its weights are such that nothing could go on from it
+        """
+        bad = unusable(dict(self._trainer.get_model().named_parameters()))
+        if bad:
+            save_dir = self._trainer.cfg.checkpoint.save_dir
+            raise CheckpointError(
+                f"after update {self._trainer.get_num_updates()} {bad}; this is not saved. {LOWER_RATE}. "
+                f"{what_is_sound(save_dir)}"
+            )
         counted = next(_patience(), {})
         plateau = getattr(self._trainer.lr_scheduler, "lr_scheduler", None)  # of reduce_lr_on_plateau
         return {
@@ -95,9 +129,9 @@ def load(plain: Callable[..., Any], cfg: Any, trainer: Any, **arguments: Any) ->
     Raises:
         ClozeError: the checkpoint does not go with the options; says with which ones it does
     """
-    for remembered in (_best(), *_patience()):  # by another run in this process
+    for scores in (_best(), *_patience()):  # by another run in this process
         for key in ("best", "num_runs"):
-            remembered.pop(key, None)
+            scores.pop(key, None)
     task, option = trainer.task, start_option(cfg)
     source: Checkpoint | None = task.source
     resets = [f"--{name.replace('_', '-')}" for name in RESETS if getattr(cfg, name)]
@@ -111,7 +145,7 @@ def load(plain: Callable[..., Any], cfg: Any, trainer: Any, **arguments: Any) ->
         task.memory = Memory(trainer, digests(source.weights) if source else None)
         return extra, epochs
     state = source.state.get("extra_state") or {}
-    then: Mapping[str, Any] = state.get(MEMORY) or {}
+    then = remembered(state, source.name)
     own = option == "last" or source.path.parent.resolve() == Path(cfg.save_dir).resolve()
     anew = None if cfg.reset_optimizer else _check(source, trainer.cfg)
     with _without_optimizer(cfg) if anew else nullcontext():
@@ -119,8 +153,8 @@ def load(plain: Callable[..., Any], cfg: Any, trainer: Any, **arguments: Any) ->
     if anew:
         _take_optimizer(source, trainer, then, anew, epochs.epoch)
     memory = task.memory = Memory(trainer, then.get("start"))
-    position = state["train_iterator"]
-    at_start = not position["iterations_in_epoch"]
+    position = state.get("train_iterator") or {}
+    at_start = not position.get("iterations_in_epoch")
     if resets:
         _say(f"{', '.join(resets)}: this is done at each start; leave it out when this run is to go on")
     if own:
@@ -133,11 +167,19 @@ def load(plain: Callable[..., Any], cfg: Any, trainer: Any, **arguments: Any) ->
         _say(
             f"{source.name} is of another run: its best score, its patience and its time do not count in {cfg.save_dir}"
         )
+        last = Path(cfg.save_dir, LAST_CHECKPOINT)
+        if last.exists():
+            _say(
+                f"{last} is not resumed, as --restore-file names another checkpoint, at each start; --continue-once "
+                f"{source.name} would do so once, and then go on"
+            )
     if own and not resets:
-        if at_start and state.get("val_loss") is not None:  # as after the epoch
-            plateau = getattr(trainer.lr_scheduler, "lr_scheduler", None)
-            if plateau is not None:
-                plateau.num_bad_epochs = then.get("plateau") or 0
+        plateau = getattr(trainer.lr_scheduler, "lr_scheduler", None)
+        if plateau is not None:
+            plateau.num_bad_epochs = then.get("plateau") or 0
+        if then.get("owes"):
+            _validate_belatedly(trainer, position, *then["owes"])
+        elif at_start and state.get("val_loss") is not None:  # as fairseq does after an epoch
             trainer.lr_step(position["epoch"] - 1, state["val_loss"])
         hours = state.get("previous_training_time", 0) / 3600
         task.done = _end(trainer, epochs.next_epoch_idx, at_start, hours)
@@ -146,6 +188,17 @@ def load(plain: Callable[..., Any], cfg: Any, trainer: Any, **arguments: Any) ->
             task.events.begin(trainer.cfg, trainer.get_num_updates(), epochs.next_epoch_idx)
             task.events.tell("finished")
     return extra, epochs
+
+
+def _validate_belatedly(trainer: Any, position: Mapping[str, Any], epoch: int, at_end: bool) -> None:
+    """Validate and save where a training that was told to stop had no time to, if that was due."""
+    train = importlib.import_module("fairseq_cli.train")
+    task, cfg = trainer.task, trainer.cfg
+    task.events.begin(cfg, trainer.get_num_updates(), epoch)
+    there = SimpleNamespace(epoch=epoch, end_of_epoch=lambda: at_end, state_dict=lambda: dict(position))
+    losses, _ = train.validate_and_save(cfg, trainer, task, there, cfg.dataset.valid_subset.split(","), at_end)
+    if at_end:
+        trainer.lr_step(epoch, losses[0])
 
 
 def _best() -> dict[str, Any]:
@@ -200,7 +253,7 @@ def _check(source: Checkpoint, now: Any) -> str | None:
         CheckpointError: the state is of another optimizer or schedule, or there is none and nothing else
     """
     state = source.state
-    if "train_iterator" not in (state.get("extra_state") or {}) or not state.get("optimizer_history"):
+    if not is_position((state.get("extra_state") or {}).get("train_iterator")) or not state.get("optimizer_history"):
         raise CheckpointError(
             f"{source.name} holds weights, but no training that could go on; pass it as --finetune-from-model"
         )
@@ -224,8 +277,8 @@ def _check(source: Checkpoint, now: Any) -> str | None:
             f"{source.name} is of a run with other options ({differences}); take those of then; or {leave}pass "
             f"{resets}, once; or begin another run: --finetune-from-model {source.name} with another --save-dir"
         )
-    if state.get("last_optimizer_state") is None:
-        return "schedule"
+    if state.get("last_optimizer_state") is None:  # nor a schedule in weights that were imported or averaged
+        return "schedule" if state["optimizer_history"][-1].get("lr_scheduler_state") else None
     return "state" if converts else None
 
 
@@ -323,7 +376,10 @@ def _tell_changes(source: Checkpoint, now: Any, memory: Memory, then: Mapping[st
 
 def _changes(source: Checkpoint, now: Any, group: str, names: Sequence[str] = ()) -> list[str]:
     """Options of a group, or those of them with *names*, that a checkpoint was saved with otherwise."""
-    then, today = (plain(each) for each in ((source.state.get("cfg") or {}).get(group) or {}, now[group]))
+    earlier = (source.state.get("cfg") or {}).get(group) or {}
+    if isinstance(earlier, Namespace):  # an optimizer of old: all options of all groups
+        names = ("momentum", "weight_decay")
+    then, today = plain(earlier), plain(now[group])
     both = [name for name in names or sorted({*then} - {"_name", "lr"}) if name in then and name in today]
     return [
         f"--{name.replace('_', '-')} {then[name]} then, {today[name]} now" for name in both if then[name] != today[name]

@@ -19,6 +19,9 @@ from .names import MODEL_NAME
 
 logger = logging.getLogger(__name__)
 
+LARGEST = 1e9  #: of a weight; trained ones stay below a hundred, and the square of a sum has to be a number yet
+LOWER_RATE = "Take a lower --lr, or --warmup-updates and --clip-norm 1.0"
+
 
 def start_option(cfg: Any) -> str | None:
     """The option that names the checkpoint fairseq is going to load; ``last`` for that of the save-dir, or none."""
@@ -63,9 +66,9 @@ def find_source(cfg: Any) -> Checkpoint | None:
 def _read(path: Path) -> Checkpoint:
     """A checkpoint whose weights are all numbers."""
     checkpoint = Checkpoint.read(path)
-    bad = not_finite(checkpoint.weights)
+    bad = unusable(checkpoint.weights)
     if bad:
-        raise CheckpointError(f"{path}: {bad} holds NaN or infinity, nothing can be trained from it; take another one")
+        raise CheckpointError(f"{path}: {bad}, nothing can be trained from it; take another checkpoint")
     return checkpoint
 
 
@@ -91,9 +94,12 @@ def what_is_sound(save_dir: PathLike) -> str:
     return f"{newest} is sound, of update {updates:,}: {how}"
 
 
-def not_finite(weights: Mapping[str, Tensor]) -> str | None:
-    """Name of the first of some weights that holds NaN or infinity."""
-    return next((name for name in weights if not weights[name].isfinite().all()), None)
+def unusable(weights: Mapping[str, Tensor]) -> str | None:
+    """Which of some weights holds what no model can compute with, in words; ``None`` if all are numbers as usual."""
+    for name, value in weights.items():
+        if value.numel() and not value.abs().max() <= LARGEST:  # NaN neither
+            return f"{name} holds NaN, infinity or numbers beyond {LARGEST:.0e}"
+    return None
 
 
 def fit_model(source: Checkpoint, cfg: Any) -> None:

@@ -3,6 +3,7 @@
 import itertools
 import logging
 import os
+import time
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import nn
 from ..data.databin import DataBin
 from ..data.vocabulary import Vocabulary
 from ..errors import ClozeError, DataBinError, Exit
+from ..files import UNFINISHED
 from ..model.architecture import BASE
 from ..model.names import HEAD_NAME
 from ..runs.lock import RUN_FILE, RunLock
@@ -274,6 +276,7 @@ class ClozeRankingTask(RecoveringTask):
         if rank() == 0 and self._run is None:
             try:
                 self._run = RunLock(self.cfg.save_dir, data=os.path.abspath(self.shards[0].folder))
+                _remove_unfinished(Path(self.cfg.save_dir))
             except OSError as error:  # a disk that is full, or without locks, is no reason not to train
                 logger.warning(
                     "%s: cannot say that a training runs (%s); 'fairseq-cloze watch' will not see its end",
@@ -304,6 +307,13 @@ class ClozeRankingTask(RecoveringTask):
                 carried.encoding.to_dict(),
                 encoding.to_dict(),
             )
+
+
+def _remove_unfinished(save_dir: Path) -> None:
+    """Remove checkpoints that an earlier training was killed in saving; what a watch has just begun stays."""
+    for path in save_dir.glob(f"{UNFINISHED}*"):
+        if path.is_file() and time.time() - path.stat().st_mtime > 60:
+            path.unlink(missing_ok=True)
 
 
 def make_dictionary(vocabulary: Vocabulary) -> Dictionary:
