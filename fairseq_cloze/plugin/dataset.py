@@ -1,14 +1,17 @@
 """Dataset: items of a view in batches that fairseq can ask for."""
 
+import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from fairseq.data import FairseqDataset
 
+from ..data.store import Store
 from ..passages.passage import UNLABELLED
-from ..views.batches import cut_batches, fillers, longest_first, shuffled
+from ..views.batches import cut_batches, longest_first, shuffled
 from ..views.view import Item, Sample, View
 
 
@@ -21,8 +24,6 @@ class ClozeDataset(FairseqDataset):
         self.epoch = 1
         #: what sets the limit of its batches
         self.max_tokens_option = "--max-tokens"
-        #: the number of batches is made a multiple of this, by fillers that count for nothing
-        self.batches_multiple = 1
 
     def __len__(self) -> int:
         return len(self.view)
@@ -41,6 +42,15 @@ class ClozeDataset(FairseqDataset):
         if "filler" in samples[0]:
             sample.update(gold=torch.full_like(sample["gold"], UNLABELLED), nsentences=0, ntokens=0)
         return sample
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of what the items are: the passages, and how the view looks at them."""
+        view = self.view
+        found = hashlib.sha256(f"{type(view).__name__} {view.limit} {len(view)} {store_digest(view.store)}".encode())
+        for values in (view.row_length, view.rows):
+            found.update(np.ascontiguousarray(values).data)
+        return found.hexdigest()
 
     @property
     def sizes(self) -> np.ndarray:
@@ -66,9 +76,10 @@ class ClozeDataset(FairseqDataset):
         """Choose the epoch whose order :meth:`ordered_indices` gives."""
         self.epoch = epoch
 
-    def ordered_indices(self) -> np.ndarray:
-        """Items by length, ``int64 (items,)``."""
-        return shuffled(self.view, self.seed, self.epoch) if self.shuffle else longest_first(self.view)
+    def ordered_indices(self, seed: int | None = None) -> np.ndarray:
+        """Items by length, ``int64 (items,)``; in training shuffled, from another *seed* where one is given."""
+        seed = self.seed if seed is None else seed
+        return shuffled(self.view, seed, self.epoch) if self.shuffle else longest_first(self.view)
 
     def batch_by_size(
         self,
@@ -78,5 +89,13 @@ class ClozeDataset(FairseqDataset):
         required_batch_size_multiple: int = 1,
     ) -> list[np.ndarray]:
         """As :func:`fairseq_cloze.views.batches.cut_batches`; any multiple is ignored, as no item is dropped."""
-        batches = cut_batches(self.view, indices, max_tokens, max_sentences, self.max_tokens_option)
-        return batches + fillers(self.view, -len(batches) % self.batches_multiple)
+        return cut_batches(self.view, indices, max_tokens, max_sentences, self.max_tokens_option)
+
+
+def store_digest(store: Store) -> str:
+    """SHA-256 of all encoded passages of a split, wherever they lie."""
+    found = hashlib.sha256()
+    for name, column in sorted(store.columns.items()):
+        found.update(f"{name} {column.dtype.str} {len(column)}\n".encode())
+        found.update(np.ascontiguousarray(column).data)
+    return found.hexdigest()

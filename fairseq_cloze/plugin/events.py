@@ -66,8 +66,9 @@ class TrainingEvents:
 
     def end_epoch(self) -> None:
         """Tell the figures of an epoch, before fairseq forgets them."""
-        if self._writers:
-            self.tell("epoch", **_meters("train"))
+        figures_of_epoch = _meters("train") if self._writers else {}
+        if figures_of_epoch:  # none after a validation that was made belatedly
+            self.tell("epoch", **figures_of_epoch)
 
     def _complain(self, path: PathLike, error: OSError) -> None:
         if path not in self._failed:

@@ -11,14 +11,18 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch.distributed
 
 from ..errors import CheckpointError, ClozeError, first_line
 from ..files import replacing
+from ..runs.names import LAST_CHECKPOINT
 from ..weights.checkpoint import Checkpoint
 from . import distributed, stopping
 
@@ -68,25 +72,63 @@ def _replace(place: Any, name: str, make: Callable[[Function], Function]) -> Non
     setattr(place, name, staticmethod(function) if isinstance(place, type) else function)
 
 
-@_patch(("fairseq.file_io.PathManager.copy", "b2a9696384ae72d80d8705d81de5a7c9325cda01931c45fc38738ab7f0fe08f1"))
-def copy_checkpoints_atomically() -> None:
-    """Copy ``checkpoint_best.pt`` and ``checkpoint_last.pt`` under a temporary name first.
+@_patch(
+    ("fairseq.file_io.PathManager.copy", "b2a9696384ae72d80d8705d81de5a7c9325cda01931c45fc38738ab7f0fe08f1"),
+    (
+        "fairseq.checkpoint_utils.torch_persistent_save",
+        "a257ae8ee1c78765da36c6a2d190bfbf09fea2c99c53d7f624e04a37d1f5013b",
+    ),
+)
+def save_checkpoints_whole() -> None:
+    """Save ``checkpoint*.pt`` and their copies whole or not at all, and end with a line where that fails.
 
     fairseq copies in place: a run that is killed meanwhile leaves half a file, and a watcher can read half a file.
+    Where a disk is full, it tries to save once more behind what it has written.
     """
+    from fairseq import checkpoint_utils
     from fairseq.file_io import PathManager
 
-    def make(plain: Function) -> Function:
+    def make_copy(plain: Function) -> Function:
         def copy(src_path: str, dst_path: str, overwrite: bool = False) -> Any:
             if "://" in src_path or "://" in dst_path or (os.path.exists(dst_path) and not overwrite):
                 return plain(src_path, dst_path, overwrite)
-            with replacing(dst_path) as temporary:
+            with _told_if_unsaved(dst_path), replacing(dst_path) as temporary:
                 shutil.copyfile(src_path, temporary)
             return True
 
         return copy
 
-    _replace(PathManager, "copy", make)
+    def make_save(plain: Function) -> Function:
+        def torch_persistent_save(obj: Any, filename: str, async_write: bool = False) -> None:
+            if async_write or "://" in filename:
+                return plain(obj, filename, async_write)
+            with _told_if_unsaved(filename):
+                for pause in (2.5, 2.5, None):  # room can come back, as fairseq has it
+                    try:
+                        with replacing(filename) as temporary, open(temporary, "wb") as file:
+                            return torch.save(obj, file)
+                    except (OSError, RuntimeError, ClozeError):
+                        if pause is None:
+                            raise
+                        time.sleep(pause)
+
+        return torch_persistent_save
+
+    _replace(PathManager, "copy", make_copy)
+    _replace(checkpoint_utils, "torch_persistent_save", make_save)
+
+
+@contextmanager
+def _told_if_unsaved(path: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError, ClozeError) as error:  # torch raises RuntimeError where it cannot write
+        last = Path(path).parent / LAST_CHECKPOINT
+        stays = f"{last} stays as it was" if last.exists() else "nothing was saved before"
+        reason = first_line(error.__cause__ or error.__context__ or error)
+        raise ClozeError(
+            f"{path}: cannot be saved ({reason}); {stays}. Make room, then start the same command again to go on there"
+        ) from error
 
 
 @_patch(
@@ -219,6 +261,26 @@ def look_at_options() -> None:
 
 
 @_patch(
+    ("fairseq.checkpoint_utils.load_checkpoint", "fa5f56e0443af37c02eaa695dcba02e5a4d4fd1bd3ec496dc135e4023c23c483")
+)
+def go_on_as_it_was() -> None:
+    """Let a run go on as it was when it saved, see :mod:`fairseq_cloze.plugin.resuming`; other tasks as before."""
+    from fairseq import checkpoint_utils
+
+    def make(plain: Function) -> Function:
+        def load_checkpoint(cfg: Any, trainer: Any, **arguments: Any) -> Any:
+            if not hasattr(trainer.task, "memory"):
+                return plain(cfg, trainer, **arguments)
+            from .resuming import load
+
+            return load(plain, cfg, trainer, **arguments)
+
+        return load_checkpoint
+
+    _replace(checkpoint_utils, "load_checkpoint", make)
+
+
+@_patch(
     ("fairseq_cli.train.validate_and_save", "bbd3b0968103730ddf34034806626e0321efa619d6d7d74992db7296e04e66c0"),
     ("fairseq_cli.train.train", "9dd23b583fbcffe478e9148fabee64d072a92e4eb0de602a1ed3b6990e1cce86"),
 )
@@ -241,6 +303,10 @@ def save_when_told() -> None:
                     return losses, should_stop
                 except stopping.Stop:
                     pass
+                except ClozeError as error:
+                    if hasattr(task, "events"):
+                        task.events.tell("stopped", status=error.exit_code, text=str(error))
+                    raise
             stopping.save_and_end(cfg.checkpoint, trainer, task, epoch_itr)
 
         return validate_and_save
@@ -250,15 +316,14 @@ def save_when_told() -> None:
             events = getattr(task, "events", None)  # another task has none
             if events is not None:
                 events.begin(cfg, trainer.get_num_updates(), epoch_itr.next_epoch_idx)
-            if stopping.is_done(cfg, trainer):
-                updates = trainer.get_num_updates()
-                logger.info("nothing left to do: %d of %d updates are done", updates, cfg.optimization.max_update)
-                losses, should_stop = [None], True
-            else:
-                losses, should_stop = plain(cfg, trainer, task, epoch_itr)
+            if getattr(task, "done", ""):
+                return [None], True
+            losses, should_stop = plain(cfg, trainer, task, epoch_itr)
             last_epoch = cfg.optimization.max_epoch or math.inf
             if events is not None and (should_stop or epoch_itr.next_epoch_idx > last_epoch):
                 events.tell("finished")
+            elif events is not None:
+                _tell_when_rate_ends_it(cfg, trainer, events)
             return losses, should_stop
 
         return train
@@ -268,3 +333,16 @@ def save_when_told() -> None:
         if hasattr(module, "validate_and_save"):
             _replace(module, "validate_and_save", make_validate)
             _replace(module, "train", make_train)
+
+
+def _tell_when_rate_ends_it(cfg: Any, trainer: Any, events: Any) -> None:
+    """``--stop-min-lr`` ends a training between two epochs, after the learning rate was stepped once."""
+
+    def lr_step(*args: Any, **kwargs: Any) -> Any:
+        del trainer.lr_step
+        rate = trainer.lr_step(*args, **kwargs)
+        if rate <= cfg.optimization.stop_min_lr:
+            events.tell("finished")
+        return rate
+
+    trainer.lr_step = lr_step

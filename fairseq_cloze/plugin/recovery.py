@@ -6,6 +6,7 @@ then, and what the update had computed so far is computed again.
 """
 
 import logging
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from fairseq.tasks import FairseqTask
 from omegaconf import II
 from torch import Tensor, nn
 
-from ..errors import Exit
+from ..errors import ClozeError, Exit, first_line
 from ..model.memory import ADVICE, OOM, OPTIMIZER_ADVICE, SPLIT, Limit, attempt, cannot_split, in_parts, smaller_batches
 from ..runs.names import LAST_CHECKPOINT
 from ..views.view import to_device
@@ -27,6 +28,7 @@ from .distributed import gather, is_distributed
 from .ending import end_run, end_worker
 from .events import TrainingEvents
 from .names import option
+from .source import LOWER_RATE, unusable, what_is_sound
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +93,9 @@ class RecoveringTask(FairseqTask):
         Ends the worker with ``Exit.OUT_OF_MEMORY`` where one item does not fit alone, or gradients of some workers may
         have been summed already.
         """
+        problem = sys.exc_info()[1]
+        if isinstance(problem, FloatingPointError):  # fairseq wants to look where, with hooks that our models refuse
+            self._refuse_gradients(problem, model, update_num)
         step = super().train_step
         if not self.recovers:
             return step(sample, model, criterion, optimizer, update_num, ignore_grad, **kwargs)
@@ -222,6 +227,14 @@ class RecoveringTask(FairseqTask):
         passage = f"passage '{view.store.id(view.passage_of(item))}' of split '{sample['split']}'"
         advice = f"{ADVICE}; or take the passage out, or a smaller model"
         self._stop(str(cannot_split(passage, view.tokens_of([item]), advice)))
+
+    def _refuse_gradients(self, problem: FloatingPointError, model: nn.Module, update_num: int) -> NoReturn:
+        """End a training whose gradients are no numbers: ``ClozeError``, in every worker."""
+        found = unusable(dict(model.named_parameters())) or "the weights before it are numbers"
+        advice = f"{LOWER_RATE}. {what_is_sound(self.cfg.save_dir)}"
+        text = f"update {update_num + 1}: {first_line(problem)}; {found}. {advice}"
+        self.events.tell("stopped", status=int(Exit.FAILED), text=text)
+        raise ClozeError(text) from problem
 
     def _what_stays(self) -> str:
         last = Path(self.cfg.save_dir, LAST_CHECKPOINT)

@@ -2,14 +2,16 @@
 
 import logging
 from argparse import Namespace
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..files import PathLike
 from ..runs.names import LAST_CHECKPOINT
-from ..views.settings import CARRIED
 from ..weights.checkpoint import Checkpoint, digests
 from .distributed import gather, rank
 from .model import fill_config
@@ -17,26 +19,41 @@ from .names import MODEL_NAME
 
 logger = logging.getLogger(__name__)
 
-_TOLD_APART = ("data", "finetune_from_model", *CARRIED)
+LARGEST = 1e9  #: of a weight; trained ones stay below a hundred, and the square of a sum has to be a number yet
+LOWER_RATE = "Take a lower --lr, or --warmup-updates and --clip-norm 1.0"
+
+
+def start_option(cfg: Any) -> str | None:
+    """The option that names the checkpoint fairseq is going to load; ``last`` for that of the save-dir, or none."""
+    if cfg.restore_file != LAST_CHECKPOINT:
+        return "restore_file"
+    if Path(cfg.save_dir, LAST_CHECKPOINT).exists():
+        return "last"
+    return next((option for option in ("continue_once", "finetune_from_model") if getattr(cfg, option)), None)
 
 
 def find_source(cfg: Any) -> Checkpoint | None:
     """The checkpoint that fairseq is going to load by the options of the task; ``None`` for random weights.
 
     Raises:
-        CheckpointError: it is missing or cannot be read, or none was given and ``--from-scratch`` neither
+        CheckpointError: it is missing, cannot be read or holds NaN, or none was given and ``--from-scratch`` neither
     """
     given = cfg.finetune_from_model or cfg.continue_once or cfg.restore_file != LAST_CHECKPOINT
     if cfg.from_scratch and given:
         raise CheckpointError("--from-scratch starts from random weights; leave it out, or the checkpoint")
-    last = Path(cfg.save_dir, LAST_CHECKPOINT)
-    if cfg.restore_file != LAST_CHECKPOINT:
-        return _read(Path(cfg.restore_file), "--restore-file")
-    if last.exists():
-        return _resumed(last, cfg)
-    for option in ("continue_once", "finetune_from_model"):
-        if getattr(cfg, option):
-            return _read(Path(getattr(cfg, option)), f"--{option.replace('_', '-')}")
+    option = start_option(cfg)
+    if option == "restore_file" and cfg.finetune_from_model:
+        raise CheckpointError("--restore-file and --finetune-from-model both name a checkpoint; leave one of them out")
+    if option == "last":
+        return _resumed(Path(cfg.save_dir, LAST_CHECKPOINT))
+    if option is not None:
+        path = Path(getattr(cfg, option))
+        if not path.is_file():
+            raise CheckpointError(
+                f"--{option.replace('_', '-')} {path}: no such checkpoint; training would start from random weights, "
+                "check the path"
+            )
+        return _read(path)
     if cfg.from_scratch:
         logger.warning("training starts from random weights, as --from-scratch asks for")
         return None
@@ -46,29 +63,44 @@ def find_source(cfg: Any) -> Checkpoint | None:
     )
 
 
-def _read(path: Path, option: str) -> Checkpoint:
-    if not path.is_file():
-        raise CheckpointError(
-            f"{option} {path}: no such checkpoint; training would start from random weights, check the path"
-        )
+def _read(path: Path) -> Checkpoint:
+    """A checkpoint that can be trained: it fits its model, and its weights are numbers to compute with."""
     checkpoint = Checkpoint.read(path)
     checkpoint.require_sound()
+    bad = unusable(checkpoint.weights)
+    if bad:
+        raise CheckpointError(f"{path}: {bad}, nothing can be trained from it; take another checkpoint")
     return checkpoint
 
 
-def _resumed(path: Path, cfg: Any) -> Checkpoint:
-    """fairseq resumes whatever lies in ``--save-dir``; say so where that was another run."""
+def _resumed(path: Path) -> Checkpoint:
+    """The checkpoint that is resumed; where it is damaged, say which other one is whole."""
     logger.info("resuming from %s", path)
-    last = Checkpoint.read(path)
-    last.require_sound()
-    earlier, now = last.task_options, {key: value_of(getattr(cfg, key)) for key in _TOLD_APART}
-    changed = [f"{key} {earlier[key]} then, {now[key]} now" for key in now if earlier.get(key, now[key]) != now[key]]
-    if changed:
-        logger.warning(
-            "%s is of another run (%s) and is resumed all the same; give each run its own --save-dir",
-            *(last.name, "; ".join(changed)),
-        )
-    return last
+    try:
+        return _read(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}. {what_is_sound(path.parent)}") from error
+
+
+def what_is_sound(save_dir: PathLike) -> str:
+    """Which checkpoint of a save-dir a training can go on from, in words for the end of a message."""
+    last, others = Path(save_dir, LAST_CHECKPOINT), []
+    for path in Path(save_dir).glob("checkpoint*.pt"):
+        with suppress(CheckpointError):
+            others.append((_read(path).progress.updates or 0, path == last, path))
+    if not others:
+        return f"No checkpoint in {save_dir} is sound" + (f": remove {last} to begin anew" if last.exists() else "")
+    updates, is_last, newest = max(others)
+    how = "the same command goes on there" if is_last else f"'cp {newest} {last}' goes back to it"
+    return f"{newest} is sound, of update {updates:,}: {how}"
+
+
+def unusable(weights: Mapping[str, Tensor]) -> str | None:
+    """Which of some weights holds what no model can compute with, in words; ``None`` if all are numbers as usual."""
+    for name, value in weights.items():
+        if value.numel() and not value.abs().max() <= LARGEST:  # NaN neither
+            return f"{name} holds NaN, infinity or numbers beyond {LARGEST:.0e}"
+    return None
 
 
 def fit_model(source: Checkpoint, cfg: Any) -> None:

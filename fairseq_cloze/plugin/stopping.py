@@ -17,6 +17,9 @@ from .ending import end_run
 
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 
+#: Options of what is not to be taken over from a checkpoint.
+RESETS = ("reset_optimizer", "reset_lr_scheduler", "reset_meters", "reset_dataloader")
+
 TOLD = "told_to_stop"  #: the sum in the logging outputs that workers exchange
 
 _told = False
@@ -66,16 +69,24 @@ def is_done(cfg: Any, trainer: Any) -> bool:
 
 
 def save_and_end(cfg: Any, trainer: Any, task: Any, epoch_itr: Any) -> NoReturn:
-    """Save ``checkpoint_last.pt`` and end, to be started again."""
+    """Save ``checkpoint_last.pt`` and end, to be started again; the validation that is due is made then."""
     from fairseq import checkpoint_utils
 
+    if epoch_itr.end_of_epoch():
+        task.events.end_epoch()
+    task.memory.owes = (epoch_itr.epoch, epoch_itr.end_of_epoch())
     checkpoint_utils.save_checkpoint(cfg, trainer, epoch_itr, None)
     after = f"after update {trainer.get_num_updates():,}, as it was told to"
     if cfg.no_save or cfg.no_last_checkpoints:
         text = f"Stopped {after}. Nothing was saved: --no-save or --no-last-checkpoints forbids it"
     else:
         last = Path(cfg.save_dir, LAST_CHECKPOINT)
-        text = f"Stopped {after}. {last} is saved: start the same command again to go on (exit status {Exit.REQUEUE})"
+        once = [f"--{name.replace('_', '-')}" for name in RESETS if getattr(cfg, name)]
+        once += ["--restore-file"] if cfg.restore_file != LAST_CHECKPOINT else []
+        but = f", but without {' and '.join(once)}," if once else ""
+        text = (
+            f"Stopped {after}. {last} is saved: start the same command again{but} to go on (exit status {Exit.REQUEUE})"
+        )
     task.requeued()
     task.events.tell("stopped", status=int(Exit.REQUEUE), text=text)
     end_run(Exit.REQUEUE, text)

@@ -3,6 +3,7 @@
 import itertools
 import logging
 import os
+import time
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch import nn
 from ..data.databin import DataBin
 from ..data.vocabulary import Vocabulary
 from ..errors import ClozeError, DataBinError, Exit
+from ..files import UNFINISHED
 from ..model.architecture import BASE
 from ..model.names import HEAD_NAME
 from ..runs.lock import RUN_FILE, RunLock
@@ -36,10 +38,12 @@ from .criterion import ClozeRankingCriterionConfig
 from .dataset import ClozeDataset
 from .distributed import rank, refuse_independent_processes
 from .ending import end_run
+from .epochs import Cut, EpochBatches
 from .events import figures
 from .model import ClozeRobertaModel, rest_lm_head, set_layer_norm_eps
 from .names import CRITERION_NAME, TASK_NAME, option
 from .recovery import RecoveringTask, RecoveryConfig
+from .resuming import MEMORY, Memory
 from .source import find_source, fit_model, prove_everywhere, value_of
 
 logger = logging.getLogger(__name__)
@@ -108,7 +112,9 @@ class ClozeRankingTask(RecoveringTask):
                 )
         self._dictionary = make_dictionary(self.vocabulary)
         self._max_positions: int = BASE.max_positions
-        self._source: Checkpoint | None = None  # what training starts from, until that is proved
+        self.source: Checkpoint | None = None  #: what training starts from, until that is proved
+        self.memory: Memory | None = None  #: what the run remembers, once it has begun
+        self.done = ""  #: what has ended the run before; empty if it goes on
         self._loads_checkpoint = False  # a model was built for a checkpoint that fairseq loads, not for training
         self._beginning = Beginning(self.settings.scorer, self.shards[0].encoding.text_norm, cfg.from_scratch)
         self._watch: ChanceWatch | None = None
@@ -150,10 +156,30 @@ class ClozeRankingTask(RecoveringTask):
         self, dataset: ClozeDataset, max_positions: Any = None, required_batch_size_multiple: int = 1, **kwargs: Any
     ) -> Any:
         """As fairseq's, but no item is dropped: none is too long, and every size of a batch will do."""
-        # fairseq fills up workers that lack a batch, but forgets all that a worker counted in an update that ends so.
-        accumulates = max(self.cfg.update_freq) > 1
-        dataset.batches_multiple = kwargs.get("num_shards", 1) if accumulates and dataset.shuffle else 1
-        return super().get_batch_iterator(dataset, max_positions=None, required_batch_size_multiple=1, **kwargs)
+        if not dataset.shuffle:
+            return super().get_batch_iterator(dataset, max_positions=None, required_batch_size_multiple=1, **kwargs)
+        processes, grouped = kwargs.get("num_shards", 1), kwargs.get("grouped_shuffling", False)
+        frequencies, epoch = self.cfg.update_freq, kwargs.get("epoch", 1)
+        cut = Cut(
+            *(kwargs.get("max_tokens"), kwargs.get("max_sentences")),
+            update_freq=frequencies[min(epoch, len(frequencies)) - 1],
+            processes=processes,
+            seed=dataset.seed,
+            batch_seed=kwargs.get("seed", 1),
+            grouped=grouped,
+            # fairseq fills up workers that lack a batch, but forgets all that a worker counted in an update that ends
+            # so, and a group of batches that is not full.
+            even=max(frequencies) > 1 or grouped,
+        )
+        return EpochBatches(
+            *(dataset, cut, kwargs.get("shard_id", 0)),
+            speak=rank() == 0,
+            epoch=epoch,
+            num_workers=kwargs.get("num_workers", 0),
+            buffer_size=kwargs.get("data_buffer_size", 0),
+            skip_remainder_batch=kwargs.get("skip_remainder_batch", False),
+            reuse_dataloader=True,
+        )
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
         """Build the model; before a training, make sure that the checkpoint it starts from fits.
@@ -170,10 +196,10 @@ class ClozeRankingTask(RecoveringTask):
         if not from_checkpoint:
             refuse_independent_processes()
             self._begin_run()
-            self._source = find_source(self.cfg)
-            if self._source is not None:
-                self._check_vocabulary(self._source)
-                fit_model(self._source, cfg)
+            self.source = find_source(self.cfg)
+            if self.source is not None:
+                self._check_vocabulary(self.source)
+                fit_model(self.source, cfg)
         elif self.cfg.path:  # fairseq-validate
             checkpoint = Checkpoint.read(Path(self.cfg.path))
             checkpoint.require_sound()
@@ -209,9 +235,9 @@ class ClozeRankingTask(RecoveringTask):
 
     def begin_epoch(self, epoch: int, model: nn.Module) -> None:
         """Before the first update, prove that the model holds the checkpoint's weights, or stop every worker."""
-        if self._source is not None:
-            self._beginning.weights = prove_everywhere(self._source, model)
-            self._source = None
+        if self.source is not None:
+            self._beginning.weights = prove_everywhere(self.source, model)
+            self.source = None
             if rank() == 0:
                 logger.info("%s", self._beginning.weights)
 
@@ -285,12 +311,17 @@ class ClozeRankingTask(RecoveringTask):
         if rank() == 0 and self._run is None:
             try:
                 self._run = RunLock(self.cfg.save_dir, data=os.path.abspath(self.shards[0].folder))
+                _remove_unfinished(Path(self.cfg.save_dir))
             except OSError as error:  # a disk that is full, or without locks, is no reason not to train
                 logger.warning(
                     "%s: cannot say that a training runs (%s); 'fairseq-cloze watch' will not see its end",
                     Path(self.cfg.save_dir, RUN_FILE),
                     error.strerror or error,
                 )
+
+    def get_checkpoint_dict(self) -> dict[str, Any]:
+        """What fairseq is to save beside its own state."""
+        return {MEMORY: self.memory.to_dict()} if self.memory is not None else {}
 
     def requeued(self) -> None:
         """Record that the run ends to be started again."""
@@ -311,6 +342,13 @@ class ClozeRankingTask(RecoveringTask):
                 carried.encoding.to_dict(),
                 encoding.to_dict(),
             )
+
+
+def _remove_unfinished(save_dir: Path) -> None:
+    """Remove checkpoints that an earlier training was killed in saving; what a watch has just begun stays."""
+    for path in save_dir.glob(f"{UNFINISHED}*"):
+        if path.is_file() and time.time() - path.stat().st_mtime > 60:
+            path.unlink(missing_ok=True)
 
 
 def make_dictionary(vocabulary: Vocabulary) -> Dictionary:

@@ -9,6 +9,7 @@ from fairseq_cloze.data.encoding import encode_passages
 from fairseq_cloze.data.store import Store
 from fairseq_cloze.passages.reading import read_passages
 from fairseq_cloze.plugin.dataset import ClozeDataset
+from fairseq_cloze.plugin.epochs import Cut
 
 from ..support.commands import PASSAGES
 from ..support.costs import Costs
@@ -54,8 +55,8 @@ def test_nothing_gives_nothing() -> None:
 
 def test_a_filler_is_the_cheapest_item_and_counts_for_nothing(store: Store, vocabulary: Any) -> None:
     dataset = ClozeDataset(make_view("joint", store, vocabulary, 126, "remove"), shuffle=True)
-    dataset.batches_multiple = 7
-    batches = dataset.batch_by_size(dataset.ordered_indices(), None, 4)
+    cut = Cut(None, 4, update_freq=2, processes=7, seed=1, batch_seed=1, grouped=False, even=True)
+    batches = cut.batches(dataset, None)
     real_batches = -(-len(dataset) // 4)
     cheapest = int(dataset.sizes.argmin())
     assert len(batches) == -(-real_batches // 7) * 7 > real_batches

@@ -195,9 +195,23 @@ def test_a_process_alone_calls_main(monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls == ["so"]
 
 
-def test_a_training_that_is_complete_makes_no_update(caplog: pytest.LogCaptureFixture) -> None:
-    cfg = SimpleNamespace(optimization=SimpleNamespace(max_update=7, max_epoch=0))
+def test_a_training_that_is_complete_makes_no_update() -> None:
+    task = SimpleNamespace(done="7 of 7 updates are done")
     trainer = SimpleNamespace(get_num_updates=lambda: 7)
-    caplog.set_level("INFO")
-    assert fairseq_cli.train.train(cfg, trainer, object(), SimpleNamespace(next_epoch_idx=2)) == ([None], True)
-    assert "nothing left to do: 7 of 7 updates are done" in caplog.text
+    assert fairseq_cli.train.train(None, trainer, task, SimpleNamespace(next_epoch_idx=2)) == ([None], True)
+
+
+@pytest.mark.parametrize(("rate", "told"), [(0.5, []), (0.1, ["finished"]), (0.0, ["finished"])])
+def test_a_learning_rate_that_ends_a_training_is_told_once(rate: float, told: list[str]) -> None:
+    """fairseq looks at it between two epochs, after it has stepped it."""
+    kinds: list[str] = []
+    cfg, events = SimpleNamespace(optimization=SimpleNamespace(stop_min_lr=0.1)), SimpleNamespace(tell=kinds.append)
+
+    class Trainer:
+        def lr_step(self, epoch: int, loss: Any = None) -> float:
+            return rate
+
+    trainer = Trainer()
+    patches._tell_when_rate_ends_it(cfg, trainer, events)
+    assert [trainer.lr_step(1, None), trainer.lr_step(2)] == [rate, rate]
+    assert kinds == told
