@@ -150,6 +150,6 @@ def test_nothing_to_predict(finetuned: Path, passage: Callable[..., Path]) -> No
     with pytest.raises(ClozeError) as error:
         predict(finetuned / "checkpoint_last.pt", [path])
     assert str(error.value) == (
-        f"{path}: expected passages with blanks, found none (0 passages, 0 blanks, 1 skipped; skipped {path}: no blank: "
-        "the article holds no underscore)"
+        f"{path}: expected passages with blanks, found none (0 passages, 0 blanks, 1 skipped; skipped {path}: no "
+        "blank: the article holds no underscore)"
     )
