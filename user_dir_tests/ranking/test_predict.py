@@ -149,4 +149,7 @@ def test_nothing_to_predict(finetuned: Path, passage: Callable[..., Path]) -> No
     path = passage("empty.json", "No gap.", [])
     with pytest.raises(ClozeError) as error:
         predict(finetuned / "checkpoint_last.pt", [path])
-    assert str(error.value) == (f"{path}: expected passages with blanks, found none (0 passages, 0 blanks, 1 skipped)")
+    assert str(error.value) == (
+        f"{path}: expected passages with blanks, found none (0 passages, 0 blanks, 1 skipped; skipped {path}: no "
+        "blank: the article holds no underscore)"
+    )
