@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -111,7 +112,7 @@ class Arrivals:
     """
 
     def __init__(self, save_dir: Path, queue: Path, known: dict[Key, str | None], say: Callable[[str], None]) -> None:
-        self.queue = queue
+        self._folder, self.queue = save_dir, queue
         self.missed = 0  #: pruned before they could be linked
         self.last = time.monotonic()  #: when something new came
         self.known, self._say = known, say
@@ -256,9 +257,14 @@ class Arrivals:
 
     def leave(self) -> list[Path]:
         """Give up the links of what is still in the save-dir; what was pruned stays for the next watch."""
+        there = set()
+        with suppress(OSError):
+            for entry in os.scandir(self._folder):  # a link may be the best checkpoint's, which is not watched
+                if capture.CANDIDATE.fullmatch(entry.name):
+                    there.add(entry.inode())
         for path in self.queued:
             with suppress(OSError):
-                if path.stat().st_nlink > 1:
+                if path.stat().st_ino in there:
                     path.unlink()
         with suppress(OSError):
             capture.partial_of(self.queue).unlink()

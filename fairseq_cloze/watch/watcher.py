@@ -181,7 +181,6 @@ class _Watcher:
         try:
             while not stopped:
                 idle = time.monotonic() - max(self.arrivals.last, self._busy)
-                is_idle = until_idle is not None and idle >= until_idle
                 try:
                     away = self._away(lock)
                     if away is None:
@@ -189,7 +188,7 @@ class _Watcher:
                         return False
                     if away:
                         self._announcer.say_once(f"{self.folder}: {away}; waiting for it to come back")
-                        if is_idle:
+                        if until_idle is not None and idle >= until_idle:
                             return self._end(f"{away}, and nothing new for {idle:.0f} s")
                         time.sleep(_POLL_UNSETTLED)
                         continue
@@ -200,9 +199,9 @@ class _Watcher:
                     self._inspect()
                     checkpoint = self._next(latest)
                     unsettled = self.arrivals.failing(LET_GO) is None
-                    if not unsettled and (state is RunState.ENDED or is_idle):
+                    idle, ended = time.monotonic() - max(self.arrivals.last, self._busy), state is RunState.ENDED
+                    if not unsettled and (ended or (until_idle is not None and idle >= until_idle)):
                         self._let_go()
-                        ended = state is RunState.ENDED
                         return self._end("the run has ended" if ended else f"nothing new for {idle:.0f} s")
                     if checkpoint is not None:
                         self._score(checkpoint)
