@@ -55,7 +55,10 @@ def test_every_command_is_tried() -> None:
     assert list(CALLS) == cli.COMMANDS
 
 
-@pytest.mark.parametrize("command", CALLS)
+SLOW = pytest.param("fit-batch", marks=pytest.mark.slow)  # as it loads fairseq
+
+
+@pytest.mark.parametrize("command", [SLOW if name == "fit-batch" else name for name in CALLS])
 def test_what_is_missing_is_a_line(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))

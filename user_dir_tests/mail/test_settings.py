@@ -336,10 +336,8 @@ def test_a_list_in_the_settings(home: Path) -> None:
     to = "'\"Doe, Jane\" <j@b.org>, k@b.org'"
     write(home, f"{GMAIL}\nto = {to}")
     assert load_settings().to == ('"Doe, Jane" <j@b.org>', "k@b.org")
-    assert load_settings({"FAIRSEQ_CLOZE_MAIL_TO": "Jane Doe <j@b.org>, l@b.org", "HOME": str(home)}).to == (
-        "Jane Doe <j@b.org>",
-        "l@b.org",
-    )
+    environ = {**os.environ, "FAIRSEQ_CLOZE_MAIL_TO": "Jane Doe <j@b.org>, l@b.org"}
+    assert load_settings(environ).to == ("Jane Doe <j@b.org>", "l@b.org")
 
 
 def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
