@@ -33,7 +33,8 @@ def proved(tmp_path: Path) -> dict[str, Any]:
 def test_what_is_the_same(proved: dict[str, Any]) -> None:
     line = prove_import(**proved)
     assert re.fullmatch(
-        r"\d\d\d token ids as in its tokenizer, logits as in transformers [\d.]+ \(largest difference \de-\d\d\)", line
+        r"\d\d\d token ids as in its tokenizer, logits as in transformers [\d.]+ \(largest difference \de[+-]\d\d\)",
+        line,
     )
 
 
