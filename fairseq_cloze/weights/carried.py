@@ -36,7 +36,7 @@ STATE_VERSION = 1
 
 
 #: Most bytes of a file of the vocabulary: large ones have a few millions.
-_LARGEST_FILE = 1 << 27
+_LARGEST_FILE = 1 << 25
 
 
 class Carried:

@@ -113,7 +113,7 @@ class Checkpoint:
         )
 
     def _wrong_option(self, name: str, expected: str) -> CheckpointError:
-        found = str(self.option(name))[:60]
+        found = show(self.option(name))
         return CheckpointError(
             f"{self.name}: option {name}: expected {expected}, found {found}; take the original file"
         )

@@ -75,7 +75,7 @@ def read_checkpoint(file: BinaryIO, name: str, optimizer: bool = False, convert:
         state = to_plain(archive.graph, tensor, convert)
         archive.check_others()
         return state
-    except OSError:
+    except (OSError, CheckpointError):
         raise
     except Refused as error:
         path, place = next(iter(error.found.items()))

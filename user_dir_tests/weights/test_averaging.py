@@ -242,3 +242,16 @@ def test_a_write_that_fails_leaves_nothing(
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first.pt", "mean.pt", "second.pt"]
     assert (tmp_path / "mean.pt").read_text() == "what was there"
+
+
+def test_weights_that_are_no_numbers(tmp_path: Path, pretrained: Path) -> None:
+    state = Checkpoint.read(pretrained / "model.pt").state
+    state["model"]["encoder.lm_head.bias"][5] = torch.inf
+    torch.save(state, tmp_path / "bad.pt")
+    with pytest.raises(CheckpointError) as error:
+        average_checkpoints([pretrained / "model.pt", tmp_path / "bad.pt"], tmp_path / "mean.pt")
+    assert str(error.value) == (
+        f"{tmp_path / 'bad.pt'}: expected numbers as weights, found 1 that are NaN or infinite, first in "
+        "encoder.lm_head.bias; take an earlier checkpoint, 'fairseq-cloze doctor' says more"
+    )
+    assert not (tmp_path / "mean.pt").exists()

@@ -40,7 +40,7 @@ def cleaned(tmp_path: Path, state: Any, **options: Any) -> tuple[Any, list[str]]
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_numbers_arrays_and_text_of_numpy(tmp_path: Path, zipped: bool) -> None:
-    arrays = [np.arange(6, dtype=dtype).reshape(2, 3) for dtype in ("<f4", ">i2", "u1", "c8", "?")]
+    arrays = [np.arange(6).reshape(2, 3).astype(dtype) for dtype in ("<f4", ">i2", "u1", "c8", "?")]
     state = {
         "model": {"w": torch.ones(2)},
         "numbers": [np.float64(1.5), np.float32(0.5), np.int64(-3), np.bool_(True), np.str_("é x"), np.complex64(2j)],

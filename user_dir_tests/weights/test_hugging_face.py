@@ -197,7 +197,7 @@ def test_hub_name(tmp_path: Path, hf_folder: Path, pretrained: Path, monkeypatch
     done = run("fairseq-cloze", "import-hf", "our/small", "--out", tmp_path / "out", env=env)
     assert re.fullmatch(
         r"our/small: \d+ token ids as in its tokenizer, logits as in transformers [\d.]+ "
-        r"\(largest difference \de-0\d\)\n"
+        r"\(largest difference \de[+-]0\d\)\n"
         rf"wrote {tmp_path / 'out' / 'model.pt'}\n",
         done.text,
     )

@@ -76,7 +76,7 @@ def test_no_module_is_imported() -> None:
         b"\x80\x02ctorch._utils\n_rebuild_parameter\n}X\x0c\x00\x00\x00__defaults__K\x01sb.",  # a state for a function
         b"\x80\x02cargparse\nNamespace\n}X\x05\x00\x00\x00stateK\x01sb.",  # or for a class
         b"\x80\x02}" + b"((" + b"K\x01" + b"t" + b"tK\x01s.",  # keys of tuples in tuples: 2^n steps
-        b"\x80\x02c__builtin__\nset\n]((K\x01ttatR.",
+        b"\x80\x02c__builtin__\nset\n]((K\x01tta\x85R.",
         b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x05\x00\x00\x00rot13\x86R.",
     ],
 )
