@@ -267,9 +267,21 @@ def _of_rates(cfg: Any) -> Iterator[str]:
                 "'(0.1, 0.4, 0.5)' and --max-update"
             )
     if schedule == "manual":
-        tables = [value_in(cfg, f"lr_scheduler.{name}") for name in ("epoch2lr", "update2lr")]
-        if all(table in (None, "{}") for table in tables):
-            yield "--lr-scheduler manual needs --epoch2lr or --update2lr, such as --epoch2lr '{1: 1e-5, 2: 1e-6}'"
+        tables = [_table(value_in(cfg, f"lr_scheduler.{name}") or "{}") for name in ("epoch2lr", "update2lr")]
+        if None in tables or not any(tables):
+            yield (
+                "--lr-scheduler manual needs --epoch2lr or --update2lr, a dictionary from numbers in quotation marks "
+                "to rates, such as --epoch2lr \"{'1': 1e-5, '2-9': 1e-6}\""
+            )
+
+
+def _table(text: str) -> dict[Any, Any] | None:
+    """A dictionary as an option has it; ``None`` where it is none, or where its keys are no text."""
+    try:
+        table = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return None
+    return table if isinstance(table, dict) and all(isinstance(key, str) for key in table) else None
 
 
 def _of_start(cfg: Any) -> Iterator[str]:
@@ -283,11 +295,7 @@ def _of_start(cfg: Any) -> Iterator[str]:
     given = [flag(name) for name in resets if getattr(checkpoint, name)]
     if checkpoint.finetune_from_model and given:
         yield f"{', '.join(given)}: --finetune-from-model starts all that anew by itself; leave it out"
-    try:
-        fits = isinstance(ast.literal_eval(checkpoint.optimizer_overrides), dict)
-    except (ValueError, SyntaxError):
-        fits = False
-    if not fits:
+    if _table(checkpoint.optimizer_overrides) is None:
         yield (
             "--optimizer-overrides: expected a dictionary such as \"{'lr': 1e-5}\", found "
             f"'{checkpoint.optimizer_overrides}'"

@@ -417,7 +417,7 @@ TABLE: dict[str, list[Row]] = {
             "--lr-scheduler",
         ),
         Row(
-            "--lr-scheduler manual --epoch2lr {1:1e-4} --update2lr {2:1e-5}",
+            "--lr-scheduler manual --epoch2lr {'1':1e-4} --update2lr {'2':1e-5}",
             WORKS,
             "one of them has to be given",
             lambda s: s.rates[0] == 1e-4 and s.rates[3] == 1e-5,
