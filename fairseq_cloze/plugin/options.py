@@ -56,6 +56,8 @@ IMPOSSIBLE: dict[str, tuple[tuple[Any, ...], str]] = {
     "ema.store_ema": ((), "it cannot start from weights; leave it out, 'fairseq-cloze average' averages checkpoints"),
     "optimizer": (("composite",), "it has an optimizer for each group of parameters; take --optimizer adam"),
     "lr_scheduler": (("pass_through",), "it needs --optimizer composite; take --lr-scheduler fixed"),
+    "optimizer.relative_step": ((), "fairseq passes --lr beside it, and adafactor takes one of them; leave it out"),
+    "optimizer.warmup_init": ((), "it needs --relative-step, which cannot be used; leave it out"),
     "optimizer.fp16_adam_stats": ((), "it needs apex's FusedAdamV1, which is no more; leave it out"),
 }
 
@@ -265,9 +267,21 @@ def _of_rates(cfg: Any) -> Iterator[str]:
                 "'(0.1, 0.4, 0.5)' and --max-update"
             )
     if schedule == "manual":
-        tables = [value_in(cfg, f"lr_scheduler.{name}") for name in ("epoch2lr", "update2lr")]
-        if all(table in (None, "{}") for table in tables):
-            yield "--lr-scheduler manual needs --epoch2lr or --update2lr, such as --epoch2lr '{1: 1e-5, 2: 1e-6}'"
+        tables = [_table(value_in(cfg, f"lr_scheduler.{name}") or "{}") for name in ("epoch2lr", "update2lr")]
+        if None in tables or not any(tables):
+            yield (
+                "--lr-scheduler manual needs --epoch2lr or --update2lr, a dictionary from numbers in quotation marks "
+                "to rates, such as --epoch2lr \"{'1': 1e-5, '2-9': 1e-6}\""
+            )
+
+
+def _table(text: str) -> dict[Any, Any] | None:
+    """A dictionary as an option has it; ``None`` where it is none, or where its keys are no text."""
+    try:
+        table = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return None
+    return table if isinstance(table, dict) and all(isinstance(key, str) for key in table) else None
 
 
 def _of_start(cfg: Any) -> Iterator[str]:
@@ -281,11 +295,7 @@ def _of_start(cfg: Any) -> Iterator[str]:
     given = [flag(name) for name in resets if getattr(checkpoint, name)]
     if checkpoint.finetune_from_model and given:
         yield f"{', '.join(given)}: --finetune-from-model starts all that anew by itself; leave it out"
-    try:
-        fits = isinstance(ast.literal_eval(checkpoint.optimizer_overrides), dict)
-    except (ValueError, SyntaxError):
-        fits = False
-    if not fits:
+    if _table(checkpoint.optimizer_overrides) is None:
         yield (
             "--optimizer-overrides: expected a dictionary such as \"{'lr': 1e-5}\", found "
             f"'{checkpoint.optimizer_overrides}'"
@@ -381,13 +391,15 @@ IDLE: list[tuple[_When, str, list[str]]] = [
         _group("dataset", "required_batch_size_multiple required_seq_len_multiple skip_invalid_size_inputs_valid_test"),
     ),
     (_always, "the loss of an update is its mean over blanks", ["optimization.sentence_avg"]),
+    (_always, "validation draws nothing at random", ["dataset.fixed_validation_seed"]),
     (_always, "torch sends what processes exchange", ["common.all_gather_list_size"]),
     (_always, "fairseq's checkpoints are single files", ["checkpoint.checkpoint_shard_count"]),
     (_no_gpu, "there is no GPU", ["common.empty_cache_freq", "distributed_training.device_id"]),
     (
         *(_without("common.fp16"), "without --fp16"),
         _group("common", "fp16_no_flatten_grads fp16_init_scale fp16_scale_window fp16_scale_tolerance")
-        + _group("common", "min_loss_scale threshold_loss_scale on_cpu_convert_precision"),
+        + _group("common", "min_loss_scale threshold_loss_scale on_cpu_convert_precision")
+        + ["optimization.debug_param_names"],
     ),
     (
         *(_without("common.amp"), "without --amp"),
@@ -427,12 +439,10 @@ IDLE: list[tuple[_When, str, list[str]]] = [
     (
         *(lambda cfg: bool(cfg.dataset.disable_validation), "with --disable-validation"),
         _group("dataset", "validate_interval validate_interval_updates validate_after_updates max_valid_steps")
-        + _group("dataset", "fixed_validation_seed")
         + ["checkpoint.best_checkpoint_metric"],
     ),
     (_without("common.aim_repo"), "without --aim-repo", ["common.aim_run_hash"]),
     (_without("common.use_plasma_view"), "without --use-plasma-view", ["common.plasma_path"]),
-    (_without("common.fp16_no_flatten_grads"), "without --fp16-no-flatten-grads", ["optimization.debug_param_names"]),
     (_by_command_line, "it is for fairseq-hydra-train", ["common.reset_logging"]),
 ]
 

@@ -26,6 +26,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf, gen_parser_f
 from fairseq.optim import OPTIMIZER_REGISTRY  # noqa: E402
 from fairseq.optim.bmuf import FairseqBMUF  # noqa: E402
 from fairseq.optim.lr_scheduler import LR_SCHEDULER_REGISTRY  # noqa: E402
+from fairseq.optim.lr_scheduler.manual_lr_scheduler import ManualSchedule  # noqa: E402
 
 from fairseq_cloze.plugin.options import configure, prepare, refuse_contradictions, without_effect  # noqa: E402
 
@@ -261,6 +262,15 @@ def test_a_value_that_a_schedule_needs() -> None:
     assert str(error.value) == "--total-num-update is missing, --lr-scheduler polynomial_decay needs it"
 
 
+def test_the_advice_of_a_schedule_can_be_followed() -> None:
+    cfg = configured(f"{EVERYDAY} --lr 1e-5 --optimizer adam --lr-scheduler manual")
+    with pytest.raises(ClozeError) as error:
+        refuse_contradictions(cfg)
+    cfg.lr_scheduler.epoch2lr = str(error.value).split('"')[1]
+    refuse_contradictions(cfg)
+    assert ManualSchedule.parse_manuallr_args(None, cfg.lr_scheduler.epoch2lr)[5] == 1e-6
+
+
 def test_validation_takes_one_checkpoint() -> None:
     def refused(*words: str) -> str:
         command = ["data", "--task", "cloze_ranking", *words]
@@ -288,9 +298,10 @@ def namespaces(part: Any) -> Iterator[Any]:
 
 def test_what_a_checkpoint_holds_of_older_parts_is_plain_data() -> None:
     """fairseq keeps them in a namespace, which plain ``torch.load`` refuses."""
-    cfg = configured(f"{EVERYDAY} --lr 1e-5 --optimizer adafactor --lr-scheduler manual --epoch2lr {{1:1e-5}}")
+    cfg = configured(f"{EVERYDAY} --lr 1e-5 --optimizer adafactor --lr-scheduler manual --epoch2lr {{}}")
     before = OmegaConf.to_container(cfg)
     assert len(list(namespaces(before))) == 2
+    cfg.lr_scheduler.epoch2lr = "{'1': 1e-5}"
     options = vars(cfg.optimizer)
     prepare(cfg)
     assert list(namespaces(OmegaConf.to_container(cfg))) == []
