@@ -2,12 +2,17 @@
 # Set up and run every check: ruff, mypy, import-linter, the test suite.
 #   scripts/test.sh              what has to pass before a change lands (under 8 minutes on 2 cores)
 #   scripts/test.sh --all        and the slow tests
+#   scripts/test.sh --matrix     a short round with other Pythons, other versions of torch, as other users and elsewhere
 #   scripts/test.sh TEST...      some tests, with pytest's options
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh fairseq,hub,plot,test
 export PATH="$(realpath "${VENV:-.venv}")/bin:$PATH"
 export OMP_NUM_THREADS=1
+if [ "${1:-}" = --matrix ]; then
+    shift
+    exec bash scripts/matrix.sh "$@"
+fi
 
 ruff check .
 ruff format --check .

@@ -8,6 +8,7 @@ or not there; the next run has to end well, and nothing may be left over.
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
 import shutil
 import signal
@@ -152,7 +153,9 @@ class Workplace:
         said = self.folder / "said"
         child = os.fork()
         if not child:
-            os._exit(self._child(said, faults))
+            status = self._child(said, faults)
+            atexit._run_exitfuncs()
+            os._exit(status)
         end = time.monotonic() + SECONDS
         while True:
             ended, status = os.waitpid(child, os.WNOHANG)

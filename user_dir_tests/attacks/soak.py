@@ -123,7 +123,7 @@ def soak(folder: Path, updates: int, every: int, source: Path, server: Server) -
             if not flat:
                 wrong.append(f"not flat: {line}")
     lines = [json.loads(line) for line in (saved / "validation.jsonl").read_text().splitlines()]
-    scored = Counter(int(line["update"]) for line in lines)
+    scored = Counter(int(line["updates"]) for line in lines)
     expected = Counter(range(every, updates + 1, every))
     if scored != expected:
         wrong.append(f"scored {scored - expected} too often, and not {expected - scored}")

@@ -15,7 +15,7 @@ def test_parsers_answer_or_refuse(name: str) -> None:
     known = fuzzing.known_inputs(name, target)
     for data in known:
         target.attack(data)
-    end = time.process_time() + 0.3
+    end = time.process_time() + 0.2
     for number in range(300):
         data = mutations.mutated(known, f"test {name} {number}")
         error = fuzzing.failure(target, data)
