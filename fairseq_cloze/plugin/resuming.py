@@ -159,7 +159,7 @@ def load(plain: Callable[..., Any], cfg: Any, trainer: Any, **arguments: Any) ->
     if resets:
         _say(f"{', '.join(resets)}: this is done at each start; leave it out when this run is to go on")
     if own:
-        _tell_changes(source, trainer.cfg, memory, then)
+        tell_changes(source, trainer.cfg, memory.passages, then)
         if not cfg.reset_meters and not cfg.reset_optimizer:
             memory.take_scores(then, state.get("best"), source.name)
     else:
@@ -182,6 +182,8 @@ def load(plain: Callable[..., Any], cfg: Any, trainer: Any, **arguments: Any) ->
             _validate_belatedly(trainer, position, *then["owes"])
         elif at_start and state.get("val_loss") is not None:  # as fairseq does after an epoch
             trainer.lr_step(position["epoch"] - 1, state["val_loss"])
+        if not at_start:
+            _finish_epoch(trainer)
         hours = state.get("previous_training_time", 0) / 3600
         task.done = _end(trainer, epochs.next_epoch_idx, at_start, hours)
         if task.done:
@@ -200,6 +202,16 @@ def _validate_belatedly(trainer: Any, position: Mapping[str, Any], epoch: int, a
     losses, _ = train.validate_and_save(cfg, trainer, task, there, cfg.dataset.valid_subset.split(","), at_end)
     if at_end:
         trainer.lr_step(epoch, losses[0])
+
+
+def _finish_epoch(trainer: Any) -> None:
+    """fairseq looks at ``--stop-min-lr`` between two epochs, and once at the start, which may be inside one."""
+
+    def get_lr() -> float:
+        del trainer.get_lr
+        return math.inf
+
+    trainer.get_lr = get_lr
 
 
 def _best() -> dict[str, Any]:
@@ -344,11 +356,11 @@ def _as_state_of(trainer: Any, state: Mapping[str, Any]) -> dict[str, Any]:
     return {**state, "state": moments, "param_groups": groups}
 
 
-def _tell_changes(source: Checkpoint, now: Any, memory: Memory, then: Mapping[str, Any]) -> None:
-    """Say where a run goes on as another one: other data, weights or view; or with other options."""
+def tell_changes(source: Checkpoint, now: Any, passages: Sequence[str], then: Mapping[str, Any]) -> None:
+    """Say where a run goes on as another one: other *passages*, by digest, weights or view; or with other options."""
     if rank() != 0:
         return
-    others = [] if then.get("passages") in (None, memory.passages) else ["other training passages then"]
+    others = [] if then.get("passages") in (None, passages) else ["other training passages then"]
     given = now.checkpoint.finetune_from_model
     if then.get("start") and given and Path(given).is_file():
         if digests(Checkpoint.read(Path(given)).weights) != then["start"]:

@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from fairseq_cloze import register
 from fairseq_cloze.data.prepare import prepare
 from fairseq_cloze.errors import ClozeError, Exit
 from fairseq_cloze.runs.events import read_events
+from fairseq_cloze.weights.checkpoint import Checkpoint
 
 from ..support.commands import BIN, PASSAGES, TRAIN_OPTIONS, Ran, run, start, torchrun, train
 
@@ -26,7 +28,7 @@ register()
 from fairseq import checkpoint_utils  # noqa: E402
 
 from fairseq_cloze.plugin.patches import install_all  # noqa: E402
-from fairseq_cloze.plugin.resuming import MEMORY, remembered  # noqa: E402
+from fairseq_cloze.plugin.resuming import MEMORY, remembered, tell_changes  # noqa: E402
 from fairseq_cloze.plugin.source import unusable, what_is_sound  # noqa: E402
 
 install_all()
@@ -107,6 +109,32 @@ def test_a_finished_run_does_nothing_more(go: Any, tmp_path: Path, limits: Any, 
 
 
 # -- other data, weights, options ------------------------------------------------------------------------------------
+
+
+def test_what_differs_is_told_by_content_and_not_by_path(
+    finetuned: Path, pretrained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = Checkpoint.read(finetuned / "checkpoint_last.pt")
+    now, then = OmegaConf.create(source.state["cfg"]), source.state["extra_state"]["cloze_run"]
+    now.checkpoint.finetune_from_model = str(shutil.copy(pretrained / "model.pt", tmp_path / "same.pt"))
+    now.task.data = "elsewhere"
+    tell_changes(source, now, then["passages"], then)
+    assert not caplog.records
+    weights = torch.load(pretrained / "model.pt", weights_only=True)
+    weights["model"]["encoder.lm_head.bias"] += 1
+    torch.save(weights, tmp_path / "other.pt")
+    now.checkpoint.finetune_from_model = str(tmp_path / "other.pt")
+    now.task.view, now.optimizer.weight_decay, now.lr_scheduler.warmup_updates = "neighbors", 0.1, 5
+    tell_changes(source, now, ["0" * 64], then)
+    last = source.name
+    assert [record.message for record in caplog.records] == [
+        f"{last} is of another run (other training passages then; other weights than those of --finetune-from-model "
+        f"{tmp_path / 'other.pt'} then; --view joint then, neighbors now) and is resumed all the same; give each run "
+        "its own --save-dir",
+        f"{last} goes on with other options: --warmup-updates 0 then, 5 now",
+        f"{last} goes on with the optimizer's options of then (--weight-decay 0.0 then, 0.1 now); "
+        "--optimizer-overrides changes them",
+    ]
 
 
 @pytest.mark.slow

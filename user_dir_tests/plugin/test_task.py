@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -205,23 +204,6 @@ def test_plain_roberta_gets_the_checkpoints_epsilon(tmp_path: Path, data_bin: Pa
     assert [norm.eps for norm in norms] == [1e-12] * 6
 
 
-def test_another_run_in_the_same_folder(tmp_path: Path, data_bin: Path, finetuned: Path, caplog: Any) -> None:
-    """fairseq resumes it, whatever the command says; that must not go unsaid."""
-    shutil.copy(finetuned / "checkpoint_last.pt", tmp_path)
-    state = Checkpoint.read(finetuned / "checkpoint_last.pt").state
-    weights = state["cfg"]["task"]["finetune_from_model"]
-    build(data_bin, tmp_path, finetune_from_model=weights)
-    assert "another run" not in caplog.text
-    shutil.copytree(data_bin, tmp_path / "other")
-    build(tmp_path / "other", tmp_path, finetune_from_model="other.pt", view="neighbors")
-    [text] = [record.message for record in caplog.records if "another run" in record.message]
-    assert text == (
-        f"{tmp_path / 'checkpoint_last.pt'} is of another run (data {data_bin} then, {tmp_path / 'other'} now; "
-        f"finetune_from_model {weights} then, other.pt now; view joint then, neighbors now) and is resumed all the "
-        "same; give each run its own --save-dir"
-    )
-
-
 def test_restore_file_has_to_exist(tmp_path: Path, data_bin: Path) -> None:
     path = tmp_path / "gone.pt"
     assert refused(CheckpointError, data_bin, tmp_path, restore_file=path) == (
@@ -418,6 +400,9 @@ def test_a_resumed_checkpoint_that_is_damaged(tmp_path: Path, data_bin: Path, pr
     (tmp_path / "checkpoint_last.pt").write_bytes(b"PK\x03\x04 half a file")
     text = refused(CheckpointError, data_bin, tmp_path, finetune_from_model=pretrained / "model.pt")
     assert text.startswith(f"{tmp_path / 'checkpoint_last.pt'}: cannot be read as a checkpoint, 16 bytes (")
+    assert text.endswith(
+        f"No checkpoint in {tmp_path} is sound: remove {tmp_path / 'checkpoint_last.pt'} to begin anew"
+    )
 
 
 def test_validation_of_a_checkpoint_without_the_head(tmp_path: Path, finetuned: Path, data_bin: Path) -> None:
