@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, ClozeError, first_line
-from ..files import PathLike, replacing, write_text
+from ..files import PathLike, cannot_write, replacing, write_text
 from ..model.architecture import Architecture
 from ..model.names import ENCODER, LM_HEAD, RANKING_HEAD
 from ..model.roberta import shapes
@@ -157,6 +157,7 @@ def export_hf(checkpoint: Checkpoint, out: PathLike) -> str:
     Raises:
         CheckpointError: not a RoBERTa checkpoint, or its vocabulary is not to be found
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     out = Path(out)
@@ -178,7 +179,12 @@ def export_hf(checkpoint: Checkpoint, out: PathLike) -> str:
     merges = "".join(["#version: 0.2\n", *(f"{left} {right}\n" for left, right in vocabulary.merges)])
     tokenizer = {"tokenizer_class": "RobertaTokenizer", "model_max_length": architecture.max_positions}
     with replacing(out / SAFETENSORS) as temporary:  # what takes long is written first, and gets its name last
-        save_file({key: value.contiguous().clone() for key, value in converted.items()}, temporary, {"format": "pt"})
+        try:
+            save_file(
+                {key: value.contiguous().clone() for key, value in converted.items()}, temporary, {"format": "pt"}
+            )
+        except SafetensorError as error:  # a disk that is full is no OSError there
+            raise cannot_write(out / SAFETENSORS, first_line(error)) from error
         write_text(out / CONFIG, json.dumps(_hf_config(architecture, len(vocabulary), name), indent=1) + "\n")
         for path in stale:
             path.unlink()

@@ -153,6 +153,7 @@ class Workplace:
         said = self.folder / "said"
         child = os.fork()
         if not child:
+            atexit._clear()  # the folders of the parent stay
             status = self._child(said, faults)
             atexit._run_exitfuncs()
             os._exit(status)
