@@ -394,7 +394,7 @@ IDLE: list[tuple[_When, str, list[str]]] = [
     (_always, "validation draws nothing at random", ["dataset.fixed_validation_seed"]),
     (_always, "torch sends what processes exchange", ["common.all_gather_list_size"]),
     (_always, "fairseq's checkpoints are single files", ["checkpoint.checkpoint_shard_count"]),
-    (_no_gpu, "there is no GPU", ["common.empty_cache_freq", "distributed_training.device_id"]),
+    (_no_gpu, "there is no GPU", ["common.empty_cache_freq"]),
     (
         *(_without("common.fp16"), "without --fp16"),
         _group("common", "fp16_no_flatten_grads fp16_init_scale fp16_scale_window fp16_scale_tolerance")
@@ -409,7 +409,7 @@ IDLE: list[tuple[_When, str, list[str]]] = [
         *(_one_process, "there is one process"),
         _group("distributed_training", "ddp_backend ddp_comm_hook bucket_cap_mb fix_batches_to_gpus")
         + _group("distributed_training", "find_unused_parameters gradient_as_bucket_view fast_stat_sync")
-        + _group("distributed_training", "broadcast_buffers distributed_backend")
+        + _group("distributed_training", "broadcast_buffers distributed_backend device_id")
         + ["checkpoint.load_checkpoint_on_all_dp_ranks", "dataset.grouped_shuffling"],
     ),
     (
