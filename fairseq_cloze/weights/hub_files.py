@@ -189,6 +189,8 @@ def _find_tied(weights: dict[str, Tensor], config: Mapping[str, Any], folder: Pa
             "incomplete"
         )
     bias = weights.pop(DECODER_BIAS, weights.get(BIAS))
+    if bias is None and "lm_head.dense.weight" not in weights:
+        return  # there is no head at all
     if bias is None:
         raise CheckpointError(f"{folder}: expected {BIAS}, found none; the LM head is incomplete")
     if not torch.equal(weights.setdefault(BIAS, bias), bias):
