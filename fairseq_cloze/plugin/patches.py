@@ -125,7 +125,8 @@ def _told_if_unsaved(path: str) -> Iterator[None]:
     except (OSError, RuntimeError, ClozeError) as error:  # torch raises RuntimeError where it cannot write
         last = Path(path).parent / LAST_CHECKPOINT
         stays = f"{last} stays as it was" if last.exists() else "nothing was saved before"
-        reason = first_line(error.__cause__ or error.__context__ or error)
+        cause = error.__cause__ or error.__context__ or error
+        reason = getattr(cause, "strerror", None) or first_line(cause)
         raise ClozeError(
             f"{path}: cannot be saved ({reason}); {stays}. Make room, then start the same command again to go on there"
         ) from error

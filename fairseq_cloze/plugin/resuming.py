@@ -52,8 +52,8 @@ def remembered(extra: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if found is None:
         return {}
     fits = isinstance(found, dict) and all(isinstance(found.get(key, ...), kind) for key, kind in _FIELDS.items())
-    measure, owes = (found["measure"] or [""] * 4, found["owes"] or (1, True)) if fits else ([], ())
-    if len(measure) < 4 or [type(value) for value in owes] != [int, bool]:
+    measure, owes = (found["measure"], found["owes"]) if fits else ([], None)
+    if (measure is not None and len(measure) < 4) or (owes is not None and [*map(type, owes)] != [int, bool]):
         _say(f"{name}: what its run remembers cannot be read; best score and patience begin anew")
         return {}
     return found
