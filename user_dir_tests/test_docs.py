@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from .support.commands import PASSAGES, ROOT, run
+from .support.option_table import TABLE
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -177,6 +178,7 @@ def _known_options() -> set[str]:
     for command in COMMANDS:
         parameters = main.get_command(None, command).params
         known |= {option for param in parameters for option in (*param.opts, *param.secondary_opts)}
+    known |= {option for rows in TABLE.values() for row in rows for option in row.options}
     for script in (ROOT / "scripts").glob("*.*"):
         known |= set(re.findall(r"--[a-z][a-z0-9-]*", script.read_text()))
     return known

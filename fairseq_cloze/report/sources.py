@@ -87,6 +87,7 @@ def _read_run(path: Path) -> Run:
         )
     elif path.suffix == ".jsonl":
         if not _read_events(run, path):
+            run.notes.clear()  # of lines that are no events, but a watch's
             _read_scores(run, path)
     elif path.suffix == ".json":
         _read_answers(run, path)

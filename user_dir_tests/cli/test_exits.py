@@ -22,6 +22,7 @@ CALLS = {
     "prepare": ["--train", "nix", "--pretrained", "nix", "--out", "bin"],
     "import-hf": ["./nix", "--out", "weights"],
     "export-hf": ["nix.pt", "--out", "weights"],
+    "clean": ["nix.pt", "plain.pt"],
     "learn-bpe": ["nix.txt", "--out", "weights"],
     "fit-batch": ["nix", "--finetune-from-model", "nix.pt"],
     "evaluate": ["nix.pt", "bin"],
@@ -130,4 +131,4 @@ def test_a_name_that_is_no_text_can_be_shown(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(SystemExit):
         cli.main(["compare", "\udcff", "x"])
     sys.stderr.flush()
-    assert sys.stderr.buffer.getvalue() == b"Error: \\udcff: no such prediction file; check the path\n"  # type: ignore[attr-defined]
+    assert sys.stderr.buffer.getvalue() == b"Error: \\xff: no such prediction file; check the path\n"  # type: ignore[attr-defined]

@@ -238,27 +238,27 @@ def test_a_memory_that_lacks_something_is_none(caplog: pytest.LogCaptureFixture)
 # -- damage ----------------------------------------------------------------------------------------------------------
 
 
-def save_weights(path: Path, value: float, updates: int = 0) -> None:
-    weights = {
-        "encoder.sentence_encoder.embed_tokens.weight": torch.tensor([value]),
-        "encoder.lm_head.dense.weight": torch.ones(1),
-    }
-    torch.save({"model": weights, "optimizer_history": [{"num_updates": updates}]}, path)
+def save_weights(source: Path, path: Path, value: float, updates: int = 0) -> None:
+    """A checkpoint like *source*, with a *value* among its weights."""
+    state = Checkpoint.read(source).state
+    state["model"]["encoder.lm_head.dense.bias"][0] = value
+    torch.save({**state, "optimizer_history": [{"num_updates": updates}]}, path)
 
 
-def test_which_checkpoint_is_sound(tmp_path: Path) -> None:
+def test_which_checkpoint_is_sound(pretrained: Path, tmp_path: Path) -> None:
+    source = pretrained / "model.pt"
     last = tmp_path / "checkpoint_last.pt"
     assert what_is_sound(tmp_path) == f"No checkpoint in {tmp_path} is sound"
-    save_weights(last, float("nan"), 9)
+    save_weights(source, last, float("nan"), 9)
     (tmp_path / "checkpoint_1_8.pt").write_bytes(b"PK\x03\x04")
     assert what_is_sound(tmp_path) == f"No checkpoint in {tmp_path} is sound: remove {last} to begin anew"
-    save_weights(tmp_path / "checkpoint_1_4.pt", 1.0, 4)
-    save_weights(tmp_path / "checkpoint_1_6.pt", -2.0, 6)
+    save_weights(source, tmp_path / "checkpoint_1_4.pt", 1.0, 4)
+    save_weights(source, tmp_path / "checkpoint_1_6.pt", -2.0, 6)
     assert what_is_sound(tmp_path) == (
         f"{tmp_path / 'checkpoint_1_6.pt'} is sound, of update 6: 'cp {tmp_path / 'checkpoint_1_6.pt'} {last}' goes "
         "back to it"
     )
-    save_weights(last, 1.0, 6)
+    save_weights(source, last, 1.0, 6)
     assert what_is_sound(tmp_path) == f"{last} is sound, of update 6: the same command goes on there"
 
 

@@ -60,7 +60,7 @@ def test_truncated_checkpoint(tmp_path: Path, data_bin: Path, pretrained: Path) 
     path.write_bytes((pretrained / "model.pt").read_bytes()[:100_000])
     line = stopped(data_bin, tmp_path, "--finetune-from-model", path)
     assert line.startswith(f"Error: {path}: cannot be read as a checkpoint, 100,000 bytes (")
-    assert line.endswith("); the file is truncated or no PyTorch file, copy it again")
+    assert line.endswith("); the file is truncated, damaged or no PyTorch file, copy it again")
 
 
 def test_wrong_dictionary(tmp_path: Path, data_bin: Path, pretrained: Path, vocabulary: Vocabulary) -> None:

@@ -160,12 +160,23 @@ def test_events_say_what_the_log_says(tmp_path: Path, save_dir: Path) -> None:
     (tmp_path / "y.log").write_text(log_text())
     paths = [tmp_path / "run" / "x.events.jsonl", tmp_path / "run" / "x.log", tmp_path / "y.log"]
     first, second, third = ({**one, "label": "", "files": []} for one in report(paths).data["runs"])
-    assert first == second == third
+    torn = first.pop("notes"), second.pop("notes")
+    assert [note.split(": ")[0] for notes in torn for note in notes] == [f"{paths[0]}, line 1"] * 2
+    assert third.pop("notes") == [] and first == second == third
     by_log = report([save_dir]).data["runs"][0]
     write_events(save_dir / "metrics.jsonl", training_events())
     (tmp_path / "a.log").unlink()
     by_events = report([save_dir]).data["runs"][0]
+    assert by_events.pop("notes")[0].startswith(f"{save_dir / 'metrics.jsonl'}, line 1: cannot be used")
+    by_log.pop("notes")
     assert by_events == {**by_log, "files": [str(save_dir / "metrics.jsonl"), *by_log["files"][1:]]}
+
+
+#: A line of a watch.
+SCORE = {
+    **{"checkpoint": "a.pt", "data_bin": "bin", "split": "valid", "updates": 2},
+    **{"accuracy": 48.0, "chance": 25.0, "n_blanks": 400},
+}
 
 
 def test_labels_tell_runs_apart(tmp_path: Path) -> None:
@@ -175,7 +186,7 @@ def test_labels_tell_runs_apart(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(log_text())
     for path in paths[:2]:
-        path.write_text('{"split": "valid", "updates": 2, "accuracy": 40, "chance": 25, "n_blanks": 10}\n')
+        path.write_text(json.dumps(SCORE) + "\n")
     labels = [one["label"] for one in report(paths).data["runs"]]
     parts = "/".join((tmp_path / "c" / "other").parts[1:])
     assert labels == ["a/checkpoints", "b/checkpoints", f"{parts} (1)", f"{parts} (2)"]
@@ -277,15 +288,14 @@ def test_lying_events(tmp_path: Path, line: str, notes: list[str]) -> None:
     assert found["valid"] is None or found["valid"]["low"] is None
 
 
-def test_lying_lines_of_a_watch_are_counted(tmp_path: Path) -> None:
-    good = {"checkpoint": "a.pt", "split": "valid", "updates": 2, "accuracy": 48.0, "chance": 25.0, "n_blanks": 400}
-    lies: list[dict[str, Any]] = [{"accuracy": 4800.0}, {"chance": float("nan")}, {"n_blanks": 0.5}, {"updates": -2}]
+def test_lying_lines_of_a_watch_are_named(tmp_path: Path) -> None:
+    lies: list[dict[str, Any]] = [{"accuracy": 4800.0}, {"chance": float("nan")}, {"n_blanks": 0.5}, {"updates": "2"}]
     lies += [{"split": 7}, {"n_blanks": 10**400}]
     path = tmp_path / "validation.jsonl"
-    path.write_text("".join(json.dumps({**good, **lie}) + "\n" for lie in [{}, *lies]))
+    path.write_text("".join(json.dumps({**SCORE, **lie}) + "\n" for lie in [{}, *lies]))
     [found] = report([path]).data["runs"]
     assert found["valid"]["accuracy"] == 48.0
-    assert found["notes"] == ["Of validation.jsonl, 6 lines say nothing that can be so."]
+    assert [note.split(": ")[0] for note in found["notes"]] == [f"{path}, line {number}" for number in range(2, 8)]
 
 
 @pytest.mark.parametrize("record", ['{"logs": 5}', '{"logs": [5, null, "\\u0000"]}', "[" * 100_000, "\udcff"])

@@ -223,7 +223,7 @@ def test_all_formats_of_a_real_run_say_the_same(
         assert found.setting("task", "data") == str(data_bin) and found.setting("task", "view") == "joint"
     assert figures(expected.epochs) == figures(history.epochs)
     assert figures(expected.validations["valid"]) == figures(history.validations["valid"])
-    assert len(expected.updates) > 40 and history.updates[-1].values["loss"] > 0  # the bar shows some of them
+    assert len(expected.updates) > 40  # of a fast training the bar shows some, or none
     assert len(expected.epochs) == len(expected.validations["valid"]) == 2
 
 

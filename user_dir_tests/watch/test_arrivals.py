@@ -235,10 +235,7 @@ def test_whose_fault_it_is(error: Exception, own: bool) -> None:
 ODD: dict[str, Any] = {
     "a list": [1],
     "a text": "x",
-    "a history of numbers": {"model": {}, "optimizer_history": [1]},
-    "a history that is none": {"model": {}, "optimizer_history": {"a": 1}},
     "updates of words": {"model": {}, "optimizer_history": [{"num_updates": "x"}]},
-    "a state of numbers": {"model": {}, "extra_state": [1]},
     "an epoch of words": {"model": {}, "extra_state": {"train_iterator": {"epoch": "x"}}},
 }
 
@@ -249,9 +246,7 @@ def test_odd_contents(tmp_path: Path, content: Any) -> None:
     torch.save(content, path)
     with pytest.raises(CheckpointError) as error:
         progress_of(path, path.name)
-    assert str(error.value).startswith("checkpoint_1_10.pt: expected a checkpoint of fairseq") and is_own_fault(
-        error.value
-    )
+    assert str(error.value).startswith("checkpoint_1_10.pt: expected ") and is_own_fault(error.value)
 
 
 def test_what_was_pruned_stays_for_the_next_watch(tmp_path: Path, start: Callable[..., Arrivals]) -> None:
