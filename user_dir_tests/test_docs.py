@@ -52,7 +52,10 @@ def sandbox(tmp_path: Path, hf_folder: Path) -> Path:
 RUN = ("bash", "bash long", "bash gpu")
 
 #: Pages whose commands take a minute and are run by other tests, too, in one form or another.
-SLOW = ("training.md", "results.md", "benchmarks.md", "analysis.md", "report.md", "pretraining.md", "scaling.md")
+SLOW = (
+    *("training.md", "results.md", "benchmarks.md", "analysis.md", "report.md", "pretraining.md", "scaling.md"),
+    *("watch.md", "weights.md"),
+)
 
 
 def _shortened(command: str) -> str:

@@ -24,6 +24,7 @@ PROSE = ROOT / "examples" / "prose" / "stories.txt"
 SMALL = {"ROWS": "500", "LAYERS": "0 1", "DIM": "24", "HEADS": "2", "LENGTH": "64", "BATCH": "8", "WARMUP": "2"}
 
 
+@pytest.mark.slow
 def test_from_prose_to_weights_and_on_after_an_end(tmp_path: Path) -> None:
     command = ("bash", PRETRAIN / "pretrain.sh", PROSE, tmp_path / "out")
     first = run(*command, env={**SMALL, "UPDATES": "6"})

@@ -51,12 +51,14 @@ class _Group(click.Group):
                     _complain(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
             except OSError as error:  # of --help, too
                 status = _complain(error)
-            try:
-                stdout.flush()
-            except OSError as error:
-                status = status or _complain(error)
-                with suppress(OSError):  # or Python would complain once more when it ends
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
+            for stream in (stdout, sys.stderr):
+                try:
+                    stream.flush()
+                except OSError as error:
+                    if stream is stdout:
+                        status = status or _complain(error)
+                    with suppress(OSError):  # or Python would complain once more when it ends, with a status of its own
+                        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         sys.exit(128 + told[0] if told else status)
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -102,8 +102,8 @@ fairseq-cloze mail flush 2>&-; echo $?
 fairseq-cloze compare a b 2>/dev/full; echo $?
 fairseq-cloze compare a b <&- >&- 2>&-; echo $?
 """
-    ran = subprocess.run(["bash", "-c", script], env=environment(XDG_STATE_HOME=str(tmp_path)), capture_output=True,
-                         text=True, check=True)  # fmt: skip
+    env = environment(XDG_STATE_HOME=str(tmp_path), PYTHONUNBUFFERED="")  # what Python holds back is lost at its end
+    ran = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, check=True)
     assert ran.stdout.split("\n") == ["1", "1", "1", "nothing waits to be sent", "0", "1", "1", ""]
     pipe = "Error: standard output: cannot be written (Broken pipe)\n"
     assert ran.stderr == f"{pipe}{pipe}Error: standard output: cannot be written (Bad file descriptor)\n"
