@@ -151,16 +151,29 @@ def split_addresses(text: str) -> list[str]:
 
     >>> split_addresses('me@example.org, "Doe, Jane" <jane@example.org>')
     ['me@example.org', '"Doe, Jane" <jane@example.org>']
+
+    Raises:
+        MailError: it is longer than any list of addresses, and would take long to search
     """
+    if len(text) > _LONGEST_LIST:
+        raise MailError(f"mail: expected addresses, at most {_LONGEST_LIST:,} characters, found {len(text):,}")
     return [found.strip() for found in _ONE_OF_MANY.findall(text)]
+
+
+_LONGEST_LIST = 4096
+
+#: Characters of a server's name (RFC 1035); of longer ones Python's codec takes quadratic time.
+_LONGEST_SERVER = 253
 
 
 def _with_plain_server(text: str) -> str:
     """An address with its server's name in ASCII, if that can be."""
     before, at, server = text.rpartition("@")
     server, bracket, rest = server.partition(">")
+    if server.isascii() or len(server) > _LONGEST_SERVER:
+        return text
     try:
-        return f"{before}{at}{server.encode('idna').decode()}{bracket}{rest}" if not server.isascii() else text
+        return f"{before}{at}{server.encode('idna').decode()}{bracket}{rest}"
     except UnicodeError:
         return text
 

@@ -1,6 +1,7 @@
 """Mail settings: any file gives settings that fit together or an error that does not show the password."""
 
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -30,8 +31,9 @@ def attack(data: bytes) -> None:
     path = Path(_home().name) / "fairseq-cloze" / "mail.toml"
     path.write_bytes(data)
     path.chmod(0o600)
-    for text in split_addresses(data.decode("utf-8", "replace")):
-        assert text == text.strip() and text
+    with suppress(ClozeError):
+        for text in split_addresses(data.decode("utf-8", "replace")):
+            assert text == text.strip() and text
     try:
         # with a password in the environment no keyring is asked
         settings = load_settings({"XDG_CONFIG_HOME": _home().name, "FAIRSEQ_CLOZE_MAIL_PASSWORD": PASSWORD})
