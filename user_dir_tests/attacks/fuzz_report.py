@@ -8,21 +8,11 @@ from pathlib import Path
 from fairseq_cloze.errors import ClozeError
 from fairseq_cloze.report.page import embed, report
 
-STAMP = "2026-11-24 03:17:26 | INFO | "
+from ..support.reported import CONFIG, STAMP
 
 
 def seeds() -> list[bytes]:
-    settings = {
-        "common": {"log_interval": 2},
-        "task": {"view": "joint", "scorer": "mean", "contrast": 0.7, "data": "bin"},
-        "model": {"_name": "cloze_roberta", "encoder_layers": 6, "encoder_embed_dim": 768},
-        "optimization": {"lr": [1e-05], "update_freq": [4]},
-        "lr_scheduler": {"_name": "polynomial_decay", "warmup_updates": 10},
-        "dataset": {"batch_size": 8, "max_tokens": 4096},
-        "distributed_training": {"distributed_world_size": 2},
-        "checkpoint": {"finetune_from_model": "weights/model.pt"},
-        "criterion": {"ranking_loss": "softmax"},
-    }
+    settings = {**CONFIG, "task": {**CONFIG["task"], "data": "bin"}}
     figures = {"loss": 1.4, "accuracy": 26.0, "chance": 25.0, "n_blanks": 400}
     events = [
         {"type": "started", "update": 0, "epoch": 1, "settings": settings, "folder": "/home"},
@@ -31,11 +21,15 @@ def seeds() -> list[bytes]:
         {"type": "chance", "update": 4, "text": "at chance", "causes": [{"text": "a"}, "b"], "proved": ["c"]},
         {"type": "epoch", "update": 4, "epoch": 1, **figures},
     ]
-    score = {"checkpoint": "c.pt", "split": "valid", "updates": 2, "accuracy": 48.0, "chance": 25.0, "n_blanks": 400}
+    score = {"checkpoint": "c.pt", "split": "valid", "data_bin": "bin", "updates": 2, "accuracy": 48.0, "chance": 25.0}
+    score["n_blanks"] = 400
     log = f"{STAMP}fairseq_cli.train | {settings}\n{STAMP}valid | " + json.dumps(
         {f"valid_{name}": value for name, value in {**figures, "num_updates": 4}.items()}
     )
-    lines = ("".join(json.dumps(entry) + "\n" for entry in entries) for entries in (events, [score, {"error": "x"}]))
+    lines = (
+        "".join(json.dumps(entry) + "\n" for entry in entries)
+        for entries in (events, [score, {"checkpoint": "d.pt", "error": "x"}])
+    )
     return [*(text.encode() for text in lines), log.encode()]
 
 
