@@ -156,7 +156,9 @@ def split_addresses(text: str) -> list[str]:
         MailError: it is longer than any list of addresses, and would take long to search
     """
     if len(text) > _LONGEST_LIST:
-        raise MailError(f"mail: expected addresses, at most {_LONGEST_LIST:,} characters, found {len(text):,}")
+        raise MailError(
+            f"mail: expected addresses, at most {_LONGEST_LIST:,} characters, found {len(text):,}; name fewer"
+        )
     return [found.strip() for found in _ONE_OF_MANY.findall(text)]
 
 

@@ -332,6 +332,14 @@ def test_lists_of_addresses(text: str, addresses: list[str]) -> None:
     assert split_addresses(text) == addresses
 
 
+def test_a_list_without_an_end_is_not_searched() -> None:
+    assert split_addresses("a" * 4096) == ["a" * 4096]
+    with pytest.raises(
+        MailError, match="^mail: expected addresses, at most 4,096 characters, found 4,097; name fewer$"
+    ):
+        split_addresses("a" * 4097)
+
+
 def test_a_list_in_the_settings(home: Path) -> None:
     to = "'\"Doe, Jane\" <j@b.org>, k@b.org'"
     write(home, f"{GMAIL}\nto = {to}")
