@@ -67,12 +67,20 @@ def open_regular(path: PathLike) -> BinaryIO:
     Raises:
         OSError: there is none, or it cannot be read
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except ValueError as error:  # a name with a zero byte
+        raise OSError(errno.EINVAL, str(error)) from error
     kind = _KINDS.get(stat.S_IFMT(os.fstat(descriptor).st_mode))
     if kind:
         os.close(descriptor)
         raise OSError(errno.EINVAL, f"is a {kind}, no file")
     return os.fdopen(descriptor, "rb")
+
+
+def stamp(found: os.stat_result) -> tuple[int, ...]:
+    """What tells a file apart from others, and from what it was before it was changed."""
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def read_regular(path: PathLike) -> bytes:

@@ -48,8 +48,8 @@ def test_an_error_that_says_nothing_is_named() -> None:
 
 
 def test_errors_are_one_line_for_every_terminal() -> None:
-    name = "a\x1b[2J\nb\u2028\udce9\ud800 é.json"
-    shown = "a\\x1b[2J\\nb\\u2028\\xe9\\ud800 é.json"
+    name = "a\x1b[2J\nb\u2028\u202e\udce9\ud800 é 语.json"
+    shown = "a\\x1b[2J\\nb\\u2028\\u202e\\xe9\\ud800 é 语.json"
     assert str(ClozeError(f"{name}: no")) == f"{shown}: no"
     error = PassageError(name, f"found {name}")
     assert (error.source, error.problem) == (shown, f"found {shown}")

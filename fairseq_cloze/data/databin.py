@@ -75,9 +75,7 @@ class DataBin:
                 f"{self.folder}: no split '{split}', found {', '.join(sorted(self.splits))}; "
                 f"prepare it with 'fairseq-cloze prepare', or name another one"
             )
-        columns = self.splits[split]["columns"]
-        entries = {name: columns[name]["entries"] for name in COLUMNS}
-        return Store.open(self.folder / split, entries, len(self.vocabulary))
+        return Store.open(self.folder / split, self.splits[split]["columns"], len(self.vocabulary))
 
     def _check(self, store: Store, split: str) -> None:
         check_split(store, self.folder / split, self.splits[split], self.vocabulary)

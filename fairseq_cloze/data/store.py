@@ -11,13 +11,14 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from ..errors import DataBinError
-from ..files import open_regular
+from ..files import open_regular, stamp
 from ..processes import cores
 from .encoding import COLUMNS, Columns, column_dtype
 
@@ -104,8 +105,8 @@ class Store:
 
     Args:
         columns: arrays by column name, memory-mapped or not, with :data:`OFFSETS` in place of lengths
-        origin: folder, entries and rows the columns were mapped for
-        files: what tells the files apart from other ones, and from what they were before they were changed
+        origin: folder, entry of the manifest and rows the columns were mapped for
+        files: :func:`fairseq_cloze.files.stamp` of each file
     """
 
     def __init__(
@@ -125,8 +126,13 @@ class Store:
         self.candidate_token_offsets = columns["candidate_token_offsets"]
 
     @classmethod
-    def open(cls, folder: Path, entries: Mapping[str, int], rows: int) -> Store:
+    def open(cls, folder: Path, described: Mapping[str, Mapping[str, Any]], rows: int) -> Store:
         """Map the files of a split for a dictionary of so many *rows*; constant time and memory.
+
+        Args:
+            folder: where they are
+            described: what :meth:`StoreWriter.describe` said of them
+            rows: of the dictionary
 
         Raises:
             DataBinError: a file is missing, or has another size than that of so many entries
@@ -138,21 +144,29 @@ class Store:
             try:
                 with open_regular(path) as file:
                     found = os.fstat(file.fileno())
-                    expected = dtype.itemsize * entries[name]
+                    expected = dtype.itemsize * described[name]["entries"]
                     if found.st_size != expected:
                         raise damaged(path, f"{expected:,} bytes", f"{found.st_size:,}")
                     values = np.memmap(file, dtype, "r") if expected else np.empty(0, dtype)
             except OSError as error:
                 raise damaged(path, "a file", error.strerror or str(error)) from error
             columns[OFFSETS.get(name, name)] = values
-            files.append((found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
-        return cls(columns, (folder, entries, rows), files)
+            files.append(stamp(found))
+        return cls(columns, (folder, described, rows), files)
 
     def digests(self) -> list[str]:
         """SHA-256 of each column, in the order of :data:`COLUMNS`, hexadecimal."""
         columns = [self.columns[OFFSETS.get(name, name)] for name in COLUMNS]
         with ThreadPoolExecutor(cores()) as pool:  # hashing leaves Python to others
             return list(pool.map(lambda values: hashlib.sha256(values.data).hexdigest(), columns))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of what is stored, wherever it lies; nothing is read for it where the manifest has digests."""
+        described = self._origin[1] if self._origin else {}
+        recorded = [described[name]["sha256"] for name in COLUMNS if "sha256" in described.get(name, ())]
+        digests = recorded if len(recorded) == len(COLUMNS) else self.digests()
+        return hashlib.sha256("\n".join(map(" ".join, zip(COLUMNS, digests))).encode()).hexdigest()
 
     def __reduce__(self) -> Any:
         """Other processes map the files anew rather than get a copy of their content."""

@@ -22,7 +22,7 @@ from ..ranking.ranker import Ranker
 from ..ranking.scores import Outcome
 from ..statistics import wilson_interval
 from ..weights.carried import OtherVocabulary
-from ..weights.checkpoint import LAYER, Checkpoint, not_finite
+from ..weights.checkpoint import LAYER, Checkpoint, unusable
 from ..weights.plain import show
 from . import measures
 from .diagnosis import DOUBT, OK, SKIPPED, UNFIT, Check, Diagnosis
@@ -75,7 +75,7 @@ class _Examination:
             match = LAYER.match(name)
             if match:
                 self.layers.setdefault(int(match[1]), {})[match[2]] = value
-        self.finite = self.embeddings_trained = True
+        self.usable = self.embeddings_trained = True
         self.vocabulary: Vocabulary | None = None
         self.ranker: Ranker | None = None
         self.store = self._sample()
@@ -99,17 +99,17 @@ class _Examination:
         """Make the checks in order."""
         self.check_numbers()
         self.check_layers()
-        not_finite = "" if self.finite else "weights are NaN or infinite"
-        self.check_unless(not_finite, self.check_encoder, "encoder")
-        self.check_unless(not_finite, self.check_embeddings, "embeddings")
-        self.check_unless(not_finite, self.check_lm_head, "LM head")
+        no_numbers = "" if self.usable else "weights are no numbers"
+        self.check_unless(no_numbers, self.check_encoder, "encoder")
+        self.check_unless(no_numbers, self.check_embeddings, "embeddings")
+        self.check_unless(no_numbers, self.check_lm_head, "LM head")
         self.check_tied_weights()
         self.check_vocabulary()
         self.check_unless("" if self.vocabulary else "no vocabulary that fits", self.check_bpe, "BPE")
-        unusable = not_finite or ("" if self.vocabulary else "no vocabulary that can be used")
-        random = not_finite or ("" if self.embeddings_trained else "the embeddings are random")
-        self.check_unless(random or unusable, self.check_dictionary, "dictionary")
-        self.check_unless(unusable, self.check_loading, "loading")
+        no_model = no_numbers or ("" if self.vocabulary else "no vocabulary that can be used")
+        random = no_numbers or ("" if self.embeddings_trained else "the embeddings are random")
+        self.check_unless(random or no_model, self.check_dictionary, "dictionary")
+        self.check_unless(no_model, self.check_loading, "loading")
         not_loaded = "" if self.ranker else "the model could not be loaded"
         self.check_unless(not_loaded, self.check_half_precision, "half precision")
         self.check_unless(not_loaded, self.check_masked_lm_loss, "masked-LM loss")
@@ -143,13 +143,12 @@ class _Examination:
     # -- weights -----------------------------------------------------------------------------------------------------
 
     def check_numbers(self) -> None:
-        bad = not_finite(self.weights)
-        self.finite, count = not bad, sum(bad.values())
-        if self.finite:
-            return self.add("numbers", OK, f"no NaN or infinity in {len(self.weights)} tensors", values={"bad": 0})
+        count, found = unusable(self.weights)
+        self.usable = not count
+        if self.usable:
+            return self.add("numbers", OK, f"all are numbers in {len(self.weights)} tensors", values={"bad": 0})
         self.add(
-            "numbers", UNFIT, f"{count:,} weights are NaN or infinite, first in {next(iter(bad))}", "none",
-            {"bad": count}, "NaN or infinite weights (fp16 overflow?)",
+            "numbers", UNFIT, found, "none", {"bad": count}, "weights are no numbers (fp16 overflow?)",
             "half precision or far too high a learning rate; take an earlier checkpoint, train without --fp16",
         )  # fmt: skip
 

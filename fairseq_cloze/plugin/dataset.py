@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from fairseq.data import FairseqDataset
 
-from ..data.store import Store
 from ..passages.passage import UNLABELLED
 from ..views.batches import cut_batches, longest_first, shuffled
 from ..views.view import Item, Sample, View
@@ -47,7 +46,7 @@ class ClozeDataset(FairseqDataset):
     def digest(self) -> str:
         """SHA-256 of what the items are: the passages, and how the view looks at them."""
         view = self.view
-        found = hashlib.sha256(f"{type(view).__name__} {view.limit} {len(view)} {store_digest(view.store)}".encode())
+        found = hashlib.sha256(f"{type(view).__name__} {view.limit} {len(view)} {view.store.digest}".encode())
         for values in (view.row_length, view.rows):
             found.update(np.ascontiguousarray(values).data)
         return found.hexdigest()
@@ -90,12 +89,3 @@ class ClozeDataset(FairseqDataset):
     ) -> list[np.ndarray]:
         """As :func:`fairseq_cloze.views.batches.cut_batches`; any multiple is ignored, as no item is dropped."""
         return cut_batches(self.view, indices, max_tokens, max_sentences, self.max_tokens_option)
-
-
-def store_digest(store: Store) -> str:
-    """SHA-256 of all encoded passages of a split, wherever they lie."""
-    found = hashlib.sha256()
-    for name, column in sorted(store.columns.items()):
-        found.update(f"{name} {column.dtype.str} {len(column)}\n".encode())
-        found.update(np.ascontiguousarray(column).data)
-    return found.hexdigest()

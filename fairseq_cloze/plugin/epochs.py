@@ -89,7 +89,7 @@ class EpochBatches(EpochBatchIterator):
         cuts = [*self._earlier, (self._cut, state["iterations_in_epoch"] - self._begin)]
         return {
             **state,
-            "items": self.dataset.digest,
+            "digest": self.dataset.digest,
             "cuts": [{**asdict(cut), "batches": count} for cut, count in cuts],
         }
 
@@ -98,7 +98,7 @@ class EpochBatches(EpochBatchIterator):
         state = dict(state_dict)
         if not state["iterations_in_epoch"]:
             return super().load_state_dict(state)
-        cuts = read_cuts(state)
+        cuts = read_cuts(state) if "digest" in state else []  # an earlier version did not write it
         problem = self._resume(state, cuts) if cuts else "the checkpoint does not say what its batches were"
         if problem:
             self._say(f"epoch {state['epoch']} is begun anew: {problem}")
@@ -107,7 +107,7 @@ class EpochBatches(EpochBatchIterator):
 
     def _resume(self, state: dict[str, Any], cuts: list[tuple[Cut, int]]) -> str:
         """Take over the cuts of a state inside an epoch; what is in the way, if they tell nothing of these items."""
-        if state.get("items") != self.dataset.digest:
+        if state["digest"] != self.dataset.digest:
             return "its passages are others, or are looked at in another way"
         last, _ = cuts[-1]
         same = last == self._cut

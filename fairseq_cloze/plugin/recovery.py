@@ -24,11 +24,12 @@ from ..errors import ClozeError, Exit, first_line
 from ..model.memory import ADVICE, OOM, OPTIMIZER_ADVICE, SPLIT, Limit, attempt, cannot_split, in_parts, smaller_batches
 from ..runs.names import LAST_CHECKPOINT
 from ..views.view import to_device
+from ..weights.checkpoint import unusable
 from .distributed import gather, is_distributed
 from .ending import end_run, end_worker
 from .events import TrainingEvents
 from .names import option
-from .source import LOWER_RATE, unusable, what_is_sound
+from .source import LOWER_RATE, what_is_sound
 
 logger = logging.getLogger(__name__)
 
@@ -230,7 +231,8 @@ class RecoveringTask(FairseqTask):
 
     def _refuse_gradients(self, problem: FloatingPointError, model: nn.Module, update_num: int) -> NoReturn:
         """End a training whose gradients are no numbers: ``ClozeError``, in every worker."""
-        found = unusable(dict(model.named_parameters())) or "the weights before it are numbers"
+        count, found = unusable(dict(model.named_parameters()))
+        found = found if count else "the weights before it are numbers"
         advice = f"{LOWER_RATE}. {what_is_sound(self.cfg.save_dir)}"
         text = f"update {update_num + 1}: {first_line(problem)}; {found}. {advice}"
         self.events.tell("stopped", status=int(Exit.FAILED), text=text)

@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import logging
 import math
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,31 +18,35 @@ from pathlib import Path
 from types import NoneType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.store import Store
 from ..errors import CheckpointError, ClozeError
+from ..files import stamp
 from ..runs.names import LAST_CHECKPOINT
 from ..views.settings import CARRIED
-from ..weights.checkpoint import Checkpoint, digests
+from ..views.view import blank_fields
+from ..weights.checkpoint import Checkpoint, digests, unusable
 from ..weights.reading import load_checkpoint
-from .dataset import store_digest
 from .distributed import rank
 from .epochs import is_position
 from .events import plain
-from .source import LOWER_RATE, start_option, unusable, value_of, what_is_sound
+from .source import LOWER_RATE, start_option, value_of, what_is_sound
 from .stopping import RESETS
 
 logger = logging.getLogger(__name__)
 
 MEMORY = "cloze_run"  #: where it stands in the ``extra_state`` of a checkpoint
 
+_FILE = "file"  # beside the parts of the weights in ``start``
 _ADAMS = {"adam", "fused_adamw"}  #: their states are the same
 _PRECISION = ("fp16", "bf16", "amp", "memory_efficient_fp16", "memory_efficient_bf16")
 
 
 _FIELDS: dict[str, Any] = {
-    **{"start": (dict, NoneType), "passages": list, "measure": (list, NoneType), "best": (float, int, NoneType)},
+    **{"start": (dict, NoneType), "data": list, "measure": (list, NoneType), "best": (float, int, NoneType)},
     **{"not_better": int, "rate": (float, int), "plateau": (int, NoneType), "owes": (list, tuple, NoneType)},
 }
 
@@ -54,7 +59,7 @@ def remembered(extra: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     fits = isinstance(found, dict) and all(isinstance(found.get(key, ...), kind) for key, kind in _FIELDS.items())
     measure, owes = (found["measure"], found["owes"]) if fits else ([], None)
     if (measure is not None and len(measure) < 4) or (owes is not None and [*map(type, owes)] != [int, bool]):
-        _say(f"{name}: what its run remembers cannot be read; best score and patience begin anew")
+        _say(f"{name}: what its run remembers cannot be read, or an earlier version wrote it; its patience begins anew")
         return {}
     return found
 
@@ -64,7 +69,10 @@ class Memory:
 
     Args:
         trainer: fairseq's, with configuration and task
-        start: digests of the weights that the run began with, by part; ``None`` if they are not known
+        start: what is known of the weights that the run began with, see :func:`_start`; ``None`` if nothing is
+
+    Raises:
+        ClozeError: see :func:`require_counted`
     """
 
     def __init__(self, trainer: Any, start: Mapping[str, str] | None) -> None:
@@ -72,16 +80,18 @@ class Memory:
         self._trainer, self._start = trainer, start
         subset, checkpoint = cfg.dataset.valid_subset.split(",")[0], cfg.checkpoint
         #: digests of the passages that are trained on
-        self.passages = [store_digest(shard.open(cfg.dataset.train_subset)) for shard in task.shards]
+        self.data = [shard.open(cfg.dataset.train_subset).digest for shard in task.shards]
         #: what scores have to agree in to be compared; ``None`` without validation
         self.measure: list[Any] | None = None
         #: epoch whose validation was broken off, and whether it was at its end; ``None`` mostly
         self.owes: tuple[int, bool] | None = None
         if not cfg.dataset.disable_validation and subset in task.datasets:
             metric, options = checkpoint.best_checkpoint_metric, cfg.criterion
+            store = task.datasets[subset].view.store
+            require_counted(metric, subset, store)
             loss = [value_of(options.ranking_loss), options.ranking_margin] if metric == "loss" else []
             order = "highest" if checkpoint.maximize_best_checkpoint_metric else "lowest"
-            self.measure = [metric, order, subset, store_digest(task.datasets[subset].view.store), *loss]
+            self.measure = [metric, order, subset, store.digest, *loss]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a checkpoint.
@@ -89,18 +99,18 @@ class Memory:
         Raises:
             CheckpointError: its weights are such that nothing could go on from it
         """
-        bad = unusable(dict(self._trainer.get_model().named_parameters()))
-        if bad:
+        count, found = unusable(dict(self._trainer.get_model().named_parameters()))
+        if count:
             save_dir = self._trainer.cfg.checkpoint.save_dir
             raise CheckpointError(
-                f"after update {self._trainer.get_num_updates()} {bad}; this is not saved. {LOWER_RATE}. "
+                f"after update {self._trainer.get_num_updates()} {found}; this is not saved. {LOWER_RATE}. "
                 f"{what_is_sound(save_dir)}"
             )
         counted = next(_patience(), {})
         plateau = getattr(self._trainer.lr_scheduler, "lr_scheduler", None)  # of reduce_lr_on_plateau
         return {
             "start": self._start,
-            "passages": self.passages,
+            "data": self.data,
             "measure": self.measure,
             "best": counted.get("best"),
             "not_better": counted.get("num_runs", 0),
@@ -124,6 +134,26 @@ class Memory:
             )
 
 
+#: Figures that count some blanks only: whether those are the blanks with an option of several tokens.
+_SOME = {"accuracy_one_token": False, "accuracy_multi_token": True}
+
+
+def require_counted(figure: str, subset: str, store: Store) -> None:
+    """Make sure that a split has blanks that the figure counts by which checkpoints are chosen.
+
+    Raises:
+        ClozeError: it has none, so the figure would be no number
+    """
+    if figure in _SOME:
+        fields = blank_fields(store, np.arange(store.blanks))
+        if not ((fields["gold"] >= 0) & (fields["multi_token"] == _SOME[figure])).any():
+            kind = "with an option of several tokens" if _SOME[figure] else "whose options all have one token"
+            raise ClozeError(
+                f"--best-checkpoint-metric {figure}: expected blanks {kind} in split '{subset}', found none; pass "
+                "--best-checkpoint-metric accuracy, or another --valid-subset"
+            )
+
+
 def load(plain: Callable[..., Any], cfg: Any, trainer: Any, **arguments: Any) -> Any:
     """fairseq's ``load_checkpoint``, after which the run is as it was when it saved; ends what is finished.
 
@@ -143,7 +173,7 @@ def load(plain: Callable[..., Any], cfg: Any, trainer: Any, **arguments: Any) ->
     if source is None or option == "finetune_from_model":
         extra, epochs = plain(cfg, trainer, **arguments)
         trainer._previous_training_time = 0  # is of another run
-        task.memory = Memory(trainer, digests(source.weights) if source else None)
+        task.memory = Memory(trainer, _start(source) if source else None)
         return extra, epochs
     state = source.state.get("extra_state") or {}
     then = remembered(state, source.name)
@@ -159,7 +189,7 @@ def load(plain: Callable[..., Any], cfg: Any, trainer: Any, **arguments: Any) ->
     if resets:
         _say(f"{', '.join(resets)}: this is done at each start; leave it out when this run is to go on")
     if own:
-        tell_changes(source, trainer.cfg, memory.passages, then)
+        tell_changes(source, trainer.cfg, memory.data, then)
         if not cfg.reset_meters and not cfg.reset_optimizer:
             memory.take_scores(then, state.get("best"), source.name)
     else:
@@ -356,15 +386,14 @@ def _as_state_of(trainer: Any, state: Mapping[str, Any]) -> dict[str, Any]:
     return {**state, "state": moments, "param_groups": groups}
 
 
-def tell_changes(source: Checkpoint, now: Any, passages: Sequence[str], then: Mapping[str, Any]) -> None:
-    """Say where a run goes on as another one: other *passages*, by digest, weights or view; or with other options."""
+def tell_changes(source: Checkpoint, now: Any, data: Sequence[str], then: Mapping[str, Any]) -> None:
+    """Say where a run goes on as another one: other *data*, by digest, weights or view; or with other options."""
     if rank() != 0:
         return
-    others = [] if then.get("passages") in (None, passages) else ["other training passages then"]
+    others = [] if then.get("data") in (None, data) else ["other training passages then"]
     given = now.checkpoint.finetune_from_model
-    if then.get("start") and given and Path(given).is_file():
-        if digests(Checkpoint.read(Path(given)).weights) != then["start"]:
-            others.append(f"other weights than those of --finetune-from-model {given} then")
+    if then.get("start") and given and Path(given).is_file() and not _is_start(Path(given), then["start"]):
+        others.append(f"other weights than those of --finetune-from-model {given} then")
     others += _changes(source, now, "task", CARRIED)
     if others:
         logger.warning(
@@ -385,6 +414,17 @@ def tell_changes(source: Checkpoint, now: Any, passages: Sequence[str], then: Ma
             "%s goes on with the optimizer's options of then (%s); --optimizer-overrides changes them",
             *(source.name, "; ".join(kept)),
         )
+
+
+def _start(source: Checkpoint) -> dict[str, Any]:
+    """What tells the weights that a run begins with apart from others: digests by part, and what their file is."""
+    return {**digests(source.weights), _FILE: list(stamp(os.stat(source.path)))}
+
+
+def _is_start(path: Path, start: Mapping[str, Any]) -> bool:
+    """Whether a run began with the weights of a file; it is read only if it is not the file of then."""
+    known = dict(start)
+    return known.pop(_FILE, None) == list(stamp(os.stat(path))) or digests(Checkpoint.read(path).weights) == known
 
 
 def _changes(source: Checkpoint, now: Any, group: str, names: Sequence[str] = ()) -> list[str]:

@@ -2,12 +2,11 @@
 
 import logging
 from argparse import Namespace
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import CheckpointError
 from ..files import PathLike
@@ -19,7 +18,6 @@ from .names import MODEL_NAME
 
 logger = logging.getLogger(__name__)
 
-LARGEST = 1e9  #: of a weight; trained ones stay below a hundred, and the square of a sum has to be a number yet
 LOWER_RATE = "Take a lower --lr, or --warmup-updates and --clip-norm 1.0"
 
 
@@ -36,7 +34,7 @@ def find_source(cfg: Any) -> Checkpoint | None:
     """The checkpoint that fairseq is going to load by the options of the task; ``None`` for random weights.
 
     Raises:
-        CheckpointError: it is missing, cannot be read or holds NaN, or none was given and ``--from-scratch`` neither
+        CheckpointError: it is missing, cannot be read or used, or none was given and ``--from-scratch`` neither
     """
     given = cfg.finetune_from_model or cfg.continue_once or cfg.restore_file != LAST_CHECKPOINT
     if cfg.from_scratch and given:
@@ -67,9 +65,6 @@ def _read(path: Path) -> Checkpoint:
     """A checkpoint that can be trained: it fits its model, and its weights are numbers to compute with."""
     checkpoint = Checkpoint.read(path)
     checkpoint.require_sound()
-    bad = unusable(checkpoint.weights)
-    if bad:
-        raise CheckpointError(f"{path}: {bad}, nothing can be trained from it; take another checkpoint")
     return checkpoint
 
 
@@ -93,14 +88,6 @@ def what_is_sound(save_dir: PathLike) -> str:
     updates, is_last, newest = max(others)
     how = "the same command goes on there" if is_last else f"'cp {newest} {last}' goes back to it"
     return f"{newest} is sound, of update {updates:,}: {how}"
-
-
-def unusable(weights: Mapping[str, Tensor]) -> str | None:
-    """Which of some weights holds what no model can compute with, in words; ``None`` if all are numbers as usual."""
-    for name, value in weights.items():
-        if value.numel() and not value.abs().max() <= LARGEST:  # NaN neither
-            return f"{name} holds NaN, infinity or numbers beyond {LARGEST:.0e}"
-    return None
 
 
 def fit_model(source: Checkpoint, cfg: Any) -> None:

@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 
 from ..data.store import Store
-from ..errors import ClozeError
+from ..errors import ClozeError, printable
 from ..files import PathLike, cannot_write, replacing
 from ..jsontext import NotJson, parse_json
 from ..passages.passage import LETTERS, UNLABELLED
-from ..runs.lines import shown
 
 _MEND = "write it with 'fairseq-cloze predict --scores' or 'fairseq-cloze evaluate --predictions'"
 
@@ -133,7 +132,7 @@ def parse_predictions(content: bytes, name: str) -> Predictions:
         raise ClozeError(f"{name}: {error}; {_MEND}") from error
     if not isinstance(found, dict):
         raise _misfit(name, "a JSON object of passages", found)
-    return {key: _check_passage(f"{name}: passage '{shown(key)}'", entry) for key, entry in found.items()}
+    return {key: _check_passage(f"{name}: passage '{printable(key)}'", entry) for key, entry in found.items()}
 
 
 _FIELDS = ("answers", "gold", "probabilities")

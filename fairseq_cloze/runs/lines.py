@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO, Self
 
 from ..errors import ClozeError
-from ..files import PathLike
+from ..files import PathLike, open_regular
 from ..jsontext import parse_json
 
 Record = dict[str, Any]
@@ -69,17 +69,6 @@ def _plain(value: Any) -> Any:
 
 def _escaped(found: re.Match[str]) -> str:
     return f"\\u{ord(found[0]):04x}" if "\udc80" <= found[0] <= "\udcff" else "\ufffd"
-
-
-def shown(text: str) -> str:
-    """Text as one line that every terminal and file takes: what is not seen, or is half a character, escaped."""
-    return "".join(one if one.isprintable() else _visible(one) for one in text)
-
-
-def _visible(one: str) -> str:
-    code = ord(one)
-    code -= 0xDC00 if 0xDC80 <= code <= 0xDCFF else 0
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 class LineWriter:
@@ -148,26 +137,6 @@ class LineWriter:
         self.close()
 
 
-def open_file(path: PathLike) -> BinaryIO:
-    """Open a file to read; nothing is waited for, as one would for a pipe.
-
-    Raises:
-        FileNotFoundError: it is missing
-        ClozeError: it is no file, or cannot be read
-    """
-    try:
-        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ClozeError(f"{path}: cannot be read ({reason}); check the file") from error
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise ClozeError(f"{path}: expected a file, found a pipe or a device; move it away")
-    return file
-
-
 def read_lines(path: PathLike, say: Callable[[str], Any], misfit: Callable[[Record], str]) -> list[Record]:
     """Objects of a file, one a line; a missing file has none.
 
@@ -181,7 +150,7 @@ def read_lines(path: PathLike, say: Callable[[str], Any], misfit: Callable[[Reco
     """
     found = []
     try:
-        with open_file(path) as file:
+        with open_regular(path) as file:
             for number, line in enumerate(_lines(file), 1):
                 try:
                     record = parse_line(line) if line.strip() else None

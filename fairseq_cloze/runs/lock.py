@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import ClozeError
-from ..files import PathLike
+from ..files import PathLike, open_regular
 from ..jsontext import parse_json
 from ..secrecy import hide_in_command
-from .lines import LONGEST, open_file
+from .lines import LONGEST
 from .names import LAST_CHECKPOINT
 
 logger = logging.getLogger(__name__)
@@ -135,13 +135,13 @@ def write_record(file: BinaryIO, record: dict[str, Any]) -> None:
 def run_state(save_dir: PathLike) -> RunState:
     """Whether a save-dir is being trained into, from another process than the training one."""
     try:
-        with open_file(Path(save_dir, RUN_FILE)) as file:
+        with open_regular(Path(save_dir, RUN_FILE)) as file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except OSError:
                 return RunState.RUNNING
             _, record = _read(file)
-    except (OSError, ClozeError):
+    except OSError:
         return RunState.UNKNOWN
     if not record:  # it is just being made, or damaged
         return RunState.UNKNOWN
@@ -155,9 +155,9 @@ def run_record(save_dir: PathLike) -> dict[str, Any]:
     ``data`` (the data-bin).
     """
     try:
-        with open_file(Path(save_dir, RUN_FILE)) as file:
+        with open_regular(Path(save_dir, RUN_FILE)) as file:
             return _read(file)[1]
-    except (OSError, ClozeError):
+    except OSError:
         return {}
 
 

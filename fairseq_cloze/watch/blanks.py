@@ -9,8 +9,7 @@ from ..data.databin import MANIFEST, DataBin
 from ..data.encoding import COLUMNS
 from ..data.store import OFFSETS, Store
 from ..errors import ClozeError, DataBinError
-from ..files import PathLike
-from ..runs.lines import open_file
+from ..files import PathLike, read_regular
 
 
 class Blanks(DataBin):
@@ -63,7 +62,6 @@ class Blanks(DataBin):
 
     def _read_manifest(self) -> bytes:
         try:
-            with open_file(self.folder / MANIFEST) as file:
-                return file.read()
-        except (OSError, ClozeError):
+            return read_regular(self.folder / MANIFEST)
+        except OSError:
             return b""

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..errors import printable
 from ..files import PathLike, cannot_write, write_text
 from ..runs.drawing import curves_png
-from ..runs.lines import LineWriter, read_lines, shown
+from ..runs.lines import LineWriter, read_lines
 from ..statistics import chance_interval
 from .capture import Key
 
@@ -128,14 +129,14 @@ def table(records: Sequence[Record]) -> str:
     parts = []
     for scores in _groups(records):
         best, last = best_of(scores), scores[-1]
-        name = max([len("checkpoint"), *(len(shown(score["checkpoint"])) for score in scores)])
+        name = max([len("checkpoint"), *(len(printable(score["checkpoint"])) for score in scores)])
         lines = [
-            f"{shown(last['split'])} of {shown(last['data_bin'])}: {last['n_blanks']:,} blanks, "
+            f"{printable(last['split'])} of {printable(last['data_bin'])}: {last['n_blanks']:,} blanks, "
             f"chance {last['chance']:.2f}%",
             f"{'checkpoint':{name}}" + "".join(f"{title:>{width}}" for title, _, width, _ in _COLUMNS),
         ]
         for score in sorted(scores, key=_by_updates):
-            cells = [f"{shown(score['checkpoint']):{name}}"]
+            cells = [f"{printable(score['checkpoint']):{name}}"]
             for _, key, width, digits in _COLUMNS:
                 value = score.get(key)
                 cells.append(f"{'-':>{width}}" if value is None else f"{value:{width},.{digits}f}")
@@ -143,7 +144,7 @@ def table(records: Sequence[Record]) -> str:
         parts.append("\n".join(lines) + "\n")
     errors = [record for record in records if record.get("error")]
     if errors:
-        lines = [f"{shown(record['checkpoint'])}: {shown(record['error'])}\n" for record in errors]
+        lines = [f"{printable(record['checkpoint'])}: {printable(record['error'])}\n" for record in errors]
         parts.append(f"given up:\n{''.join(lines)}")
     return "\n".join(parts)
 
@@ -179,8 +180,8 @@ def draw(records: Sequence[Record], title: str) -> bytes | None:
         if scores:
             chance = scores[-1]["chance"]
             points = [(float(score["updates"]), float(score["accuracy"])) for score in sorted(scores, key=_by_updates)]
-            curves[shown(scores[0]["split"])] = points
-    return curves_png(curves, chance, shown(title)) if curves else None
+            curves[printable(scores[0]["split"])] = points
+    return curves_png(curves, chance, printable(title)) if curves else None
 
 
 def write_table(folder: Path, records: Sequence[Record]) -> None:

@@ -16,10 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..errors import ClozeError
+from ..errors import ClozeError, printable
 from ..files import PathLike
 from ..ranking.resources import Resources
-from ..runs.lines import shown
 from ..runs.lock import RUN_FILE, RunState, hold, open_lock_file, run_record, run_state, write_record
 from . import records
 from .announcing import Announcer, Report, Silence
@@ -71,7 +70,7 @@ def watch(
 
     def say(line: str) -> None:
         try:
-            report(shown(line))
+            report(printable(line))
         except BrokenPipeError:
             raise
         except OSError:

@@ -43,7 +43,7 @@ def average_checkpoints(checkpoints: Sequence[PathLike], out: PathLike) -> Path:
     total: dict[str, Tensor] = {}
     for path in paths:
         checkpoint = Checkpoint.read(path)
-        checkpoint.require_finite()
+        checkpoint.require_usable()
         found = _describe(checkpoint)
         expected = expected or found
         for name in [*expected, *found]:

@@ -32,6 +32,8 @@ from .reading import State, load_checkpoint, upgraded_weights
 #: A weight of a layer, by the number of the layer and its name there.
 LAYER = re.compile(rf"{re.escape(ENCODER)}layers\.([0-9]{{1,6}})\.(.+)")
 
+LARGEST = 1e9  #: of a weight; trained ones stay below a hundred, and the square of a sum has to be a number yet
+
 #: What a run must have loaded: names for people, prefixes of the weights.
 PARTS = {"encoder": ENCODER, "LM head": LM_HEAD}
 
@@ -119,7 +121,7 @@ class Checkpoint:
         )
 
     def require_sound(self) -> None:
-        """Make sure that every weight has its place in the model, and :meth:`require_finite`.
+        """Make sure that every weight has its place in the model, and :meth:`require_usable`.
 
         Raises:
             CheckpointError: the first that is missing, of another shape or not known
@@ -127,16 +129,13 @@ class Checkpoint:
         problem = self.misfit
         if problem:
             raise CheckpointError(f"{self.name}: weights do not fit the model, {problem}; take the original file")
-        self.require_finite()
+        self.require_usable()
 
-    def require_finite(self) -> None:
-        """``CheckpointError`` if weights are NaN or infinite; says how many, and where first."""
-        bad = not_finite(self.weights)
-        if bad:
-            raise CheckpointError(
-                f"{self.name}: expected numbers as weights, found {sum(bad.values()):,} that are NaN or infinite, "
-                f"first in {next(iter(bad))}; take an earlier checkpoint, 'fairseq-cloze doctor' says more"
-            )
+    def require_usable(self) -> None:
+        """``CheckpointError`` if weights are such as no model computes with; says how many, and where first."""
+        count, found = unusable(self.weights)
+        if count:
+            raise CheckpointError(f"{self.name}: {found}; take an earlier checkpoint, 'fairseq-cloze doctor' says more")
 
     @property
     def misfit(self) -> str:
@@ -284,10 +283,12 @@ class Checkpoint:
         return f"dictionary has the checkpoint's {self.rows:,} rows; it and the BPE {unknown}", False
 
 
-def not_finite(weights: Mapping[str, Tensor]) -> dict[str, int]:
-    """How many numbers of each weight are NaN or infinite, where there are some."""
-    bad = {name: value for name, value in weights.items() if not value.isfinite().all()}
-    return {name: int((~value.isfinite()).sum()) for name, value in bad.items()}
+def unusable(weights: Mapping[str, Tensor]) -> tuple[int, str]:
+    """How many numbers among weights no model computes with, and that in words; 0 and none of a sound model."""
+    # As Python's numbers, as the limit becomes infinite in half precision.
+    bad = {name: value for name, value in weights.items() if value.numel() and not value.abs().max().item() <= LARGEST}
+    count = sum(int((~(value.double().abs() <= LARGEST)).sum()) for value in bad.values())
+    return count, f"{count:,} weights are NaN or beyond {LARGEST:.0e}, first in {next(iter(bad))}" if bad else ""
 
 
 def _table(value: Any) -> Mapping[str, Any]:

@@ -15,13 +15,13 @@ from fairseq_cloze.plugin.resuming import MEMORY, remembered  # noqa: E402
 
 CUT = {"max_tokens": 2048, "batch_size": None, "update_freq": 2, "processes": 1, "seed": 1, "batch_seed": 1}
 CUT |= {"grouped": False, "even": True, "batches": 4}
-RUN = {"start": {"encoder": "ab"}, "passages": ["cd"], "measure": ["accuracy", "highest", "valid", "ef"], "best": 51.5}
+RUN = {"start": {"encoder": "ab"}, "data": ["cd"], "measure": ["accuracy", "highest", "valid", "ef"], "best": 51.5}
 RUN |= {"not_better": 1, "rate": 1e-5, "plateau": None, "owes": [2, True]}
 
 
 def seeds() -> list[bytes]:
     """States of a first epoch, of one with two cuts, and of a run that has not validated."""
-    position = {"version": 2, "epoch": 1, "iterations_in_epoch": 4, "shuffle": True, "items": "ab", "cuts": [CUT]}
+    position = {"version": 2, "epoch": 1, "iterations_in_epoch": 4, "shuffle": True, "digest": "ab", "cuts": [CUT]}
     two = {**position, "iterations_in_epoch": 8, "cuts": [CUT, {**CUT, "max_tokens": None, "batch_size": 3}]}
     bare = {**RUN, "start": None, "measure": None, "best": None, "owes": None, "plateau": 3}
     return [
@@ -44,5 +44,5 @@ def attack(data: bytes) -> None:
         cuts = read_cuts(position) if is_position(position) else []
     except ClozeError:
         return
-    assert not then or (isinstance(then["not_better"], int) and isinstance(then["passages"], list))
+    assert not then or (isinstance(then["not_better"], int) and isinstance(then["data"], list))
     assert all(isinstance(cut, Cut) and cut.processes >= 1 and count >= 0 for cut, count in cuts)

@@ -29,7 +29,7 @@ def write(folder: Path, chunks: list[Any], rows: int) -> Any:
     for chunk in chunks:
         writer.append(chunk)
     writer.close()
-    return {name: column["entries"] for name, column in writer.describe().items()}
+    return writer.describe()
 
 
 def opened(folder: Path, chunks: list[Any], rows: int) -> Store:
@@ -65,6 +65,21 @@ def test_a_stored_passage_is_the_passage(tmp_path: Path, passages: list[Passage]
         assert decoded == [list(row) for row in passage.candidates]
 
 
+def test_the_digest_is_that_of_the_manifest_or_of_the_content(
+    tmp_path: Path, passages: list[Passage], vocabulary: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same for both; where the manifest has digests nothing is read."""
+    rows, chunk = len(vocabulary), encode_passages(passages, vocabulary)
+    described = write(tmp_path / "a", [chunk], rows)
+    old = {name: {key: column[key] for key in ("dtype", "entries")} for name, column in described.items()}
+    wanted = Store.open(tmp_path / "a", old, rows).digest
+    assert Store.from_columns([chunk], rows).digest == wanted
+    assert Store.from_columns([encode_passages(passages[1:], vocabulary)], rows).digest != wanted
+    monkeypatch.setattr(Store, "digests", None)
+    store = Store.open(tmp_path / "a", described, rows)
+    assert store.digest == pickle.loads(pickle.dumps(store)).digest == wanted
+
+
 def test_no_such_passage(passages: list[Passage], vocabulary: Any) -> None:
     store = Store.from_columns([encode_passages(passages[:2], vocabulary)], len(vocabulary))
     for number in (-1, 2):
@@ -74,29 +89,29 @@ def test_no_such_passage(passages: list[Passage], vocabulary: Any) -> None:
 
 def test_damaged_files_do_not_open(tmp_path: Path, passages: list[Passage], vocabulary: Any) -> None:
     folder = tmp_path / "a"
-    entries = write(folder, [encode_passages(passages, vocabulary)], len(vocabulary))
+    described = write(folder, [encode_passages(passages, vocabulary)], len(vocabulary))
     tokens = folder / "tokens.bin"
     content = tokens.read_bytes()
     tokens.write_bytes(content[:-1])
     with pytest.raises(DataBinError) as error:
-        Store.open(folder, entries, len(vocabulary))
+        Store.open(folder, described, len(vocabulary))
     assert str(error.value) == (
         f"{tokens}: expected {len(content):,} bytes, found {len(content) - 1:,}; "
         "the data-bin is damaged, copy it again, or run 'fairseq-cloze prepare' again"
     )
     tokens.unlink()
     with pytest.raises(DataBinError, match=r"tokens\.bin: expected a file, found No such file or directory; "):
-        Store.open(folder, entries, len(vocabulary))
+        Store.open(folder, described, len(vocabulary))
 
 
 def test_opening_takes_no_memory(tmp_path: Path, passages: list[Passage], vocabulary: Any) -> None:
     """A store of 200 MB opens, and gives a passage, while the process grows by a few MB."""
     chunk = encode_passages(passages, vocabulary)
-    entries = write(tmp_path / "a", [chunk] * 4000, len(vocabulary))
+    described = write(tmp_path / "a", [chunk] * 4000, len(vocabulary))
     size = sum(file.stat().st_size for file in (tmp_path / "a").iterdir())
     assert size > 150e6
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    store = Store.open(tmp_path / "a", entries, len(vocabulary))
+    store = Store.open(tmp_path / "a", described, len(vocabulary))
     assert store[len(store) - 1].tokens.tolist() == store[31].tokens.tolist()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 * 1024  # KiB
 
@@ -106,7 +121,7 @@ def test_other_processes_map_the_files_themselves(tmp_path: Path, passages: list
     chunk = encode_passages(passages, vocabulary)
     store = opened(tmp_path / "a", [chunk] * 50, len(vocabulary))
     content = pickle.dumps(store)
-    assert len(content) < 3000
+    assert len(content) < 4000
     assert as_lists(pickle.loads(content)) == as_lists(store)
     memory = Store.from_columns([chunk], len(vocabulary))
     assert as_lists(pickle.loads(pickle.dumps(memory))) == as_lists(memory)
@@ -143,8 +158,8 @@ FORMAT_1: dict[str, tuple[str, list[Any]]] = {
 def test_format_1_is_read_and_written(tmp_path: Path) -> None:
     for name, (dtype, values) in FORMAT_1.items():
         (tmp_path / f"{name}.bin").write_bytes(np.array(values, dtype).tobytes())
-    entries = {name: len(values) for name, (_, values) in FORMAT_1.items()}
-    store = Store.open(tmp_path, entries, 51)
+    described = {name: {"dtype": dtype, "entries": len(values)} for name, (dtype, values) in FORMAT_1.items()}
+    store = Store.open(tmp_path, described, 51)
     assert as_lists(store) == [
         ("a", [7, 50, 8, 50], [0, 2], [1, 3], [1, 0], [[[4], [5, 6]], [[7], [], [4]]]),
         ("b/c", [50, 9], [0], [0], [-1], [[[8], [9]]]),
@@ -159,6 +174,7 @@ def test_format_1_is_read_and_written(tmp_path: Path) -> None:
         "candidate_length": [1, 2, 1, 0, 1, 1, 1],
     }
     columns = {name: np.array(lengths.get(name, values), dtype) for name, (dtype, values) in FORMAT_1.items()}
-    assert write(tmp_path / "again", [columns], 51) == entries
+    again = write(tmp_path / "again", [columns], 51)
+    assert {name: {key: column[key] for key in ("dtype", "entries")} for name, column in again.items()} == described
     files = {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
     assert files == {f"{name}.bin": (tmp_path / f"{name}.bin").read_bytes() for name in FORMAT_1}

@@ -138,7 +138,8 @@ def test_changed_again_and_again(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [
-        (lambda state: state.update(items="others"), "its passages are others, or are looked at in another way"),
+        (lambda state: state.update(digest="others"), "its passages are others, or are looked at in another way"),
+        (lambda state: state.pop("digest"), "the checkpoint does not say what its batches were"),
         (lambda state: state.pop("cuts"), "the checkpoint does not say what its batches were"),
     ],
 )

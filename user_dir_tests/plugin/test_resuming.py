@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -16,8 +17,11 @@ import torch
 from omegaconf import OmegaConf
 
 from fairseq_cloze import register
+from fairseq_cloze.data.encoding import encode_passages
 from fairseq_cloze.data.prepare import prepare
+from fairseq_cloze.data.store import Store
 from fairseq_cloze.errors import ClozeError, Exit
+from fairseq_cloze.passages.passage import Passage
 from fairseq_cloze.runs.events import read_events
 from fairseq_cloze.weights.checkpoint import Checkpoint
 
@@ -28,8 +32,8 @@ register()
 from fairseq import checkpoint_utils  # noqa: E402
 
 from fairseq_cloze.plugin.patches import install_all  # noqa: E402
-from fairseq_cloze.plugin.resuming import MEMORY, remembered, tell_changes  # noqa: E402
-from fairseq_cloze.plugin.source import unusable, what_is_sound  # noqa: E402
+from fairseq_cloze.plugin.resuming import MEMORY, remembered, require_counted, tell_changes  # noqa: E402
+from fairseq_cloze.plugin.source import what_is_sound  # noqa: E402
 
 install_all()
 
@@ -112,13 +116,17 @@ def test_a_finished_run_does_nothing_more(go: Any, tmp_path: Path, limits: Any, 
 
 
 def test_what_differs_is_told_by_content_and_not_by_path(
-    finetuned: Path, pretrained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    finetuned: Path, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = Checkpoint.read(finetuned / "checkpoint_last.pt")
     now, then = OmegaConf.create(source.state["cfg"]), source.state["extra_state"]["cloze_run"]
     now.checkpoint.finetune_from_model = str(shutil.copy(pretrained / "model.pt", tmp_path / "same.pt"))
     now.task.data = "elsewhere"
-    tell_changes(source, now, then["passages"], then)
+    tell_changes(source, now, then["data"], then)
+    now.checkpoint.finetune_from_model = str(pretrained / "model.pt")
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "read", None)  # the file of then is not read again
+        tell_changes(source, now, then["data"], then)
     assert not caplog.records
     weights = torch.load(pretrained / "model.pt", weights_only=True)
     weights["model"]["encoder.lm_head.bias"] += 1
@@ -222,17 +230,54 @@ def test_two_processes_go_on_where_one_was(go: Any, data_bin: Path, pretrained: 
 
 
 def test_a_memory_that_lacks_something_is_none(caplog: pytest.LogCaptureFixture) -> None:
-    whole = {"start": None, "passages": ["ab"], "measure": ["loss", "lowest", "valid", "cd"], "best": 1.5}
+    whole = {"start": None, "data": ["ab"], "measure": ["loss", "lowest", "valid", "cd"], "best": 1.5}
     whole |= {"not_better": 0, "rate": 1e-5, "plateau": None, "owes": [1, False]}
     assert remembered({MEMORY: whole}, "a.pt") == whole
     assert remembered({}, "a.pt") == {}
     assert not caplog.records
     spoilt: list[Any] = [{name: value for name, value in whole.items() if name != lost} for lost in whole]
+    spoilt += [
+        {("passages" if name == "data" else name): value for name, value in whole.items()}
+    ]  # of an earlier version
     spoilt += [7, {**whole, "best": "1.5"}, {**whole, "measure": []}, {**whole, "owes": [1, 0]}]
     assert [remembered({MEMORY: each}, "a.pt") for each in spoilt] == [{}] * len(spoilt)
     assert {record.message for record in caplog.records} == {
-        "a.pt: what its run remembers cannot be read; best score and patience begin anew"
+        "a.pt: what its run remembers cannot be read, or an earlier version wrote it; its patience begins anew"
     }
+
+
+# -- what is best ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("figure", "options", "kind"),
+    [
+        ("accuracy_one_token", ("heretofore", "nonetheless"), "whose options all have one token"),
+        ("accuracy_multi_token", ("/", "\\"), "with an option of several tokens"),
+    ],
+)
+def test_a_figure_that_counts_no_blank_of_the_split(figure: str, options: Any, kind: str, vocabulary: Any) -> None:
+    """Blanks of the other kind, and one of this kind without an answer."""
+    others = {"accuracy_one_token": ("/", "\\"), "accuracy_multi_token": ("heretofore", "nonetheless")}
+    passages = [Passage("a", "a.json", "_ _", (options, others[figure]), (0, answer)) for answer in (-1, 0)]
+    stores = [Store.from_columns([encode_passages([each], vocabulary)], len(vocabulary)) for each in passages]
+    with pytest.raises(ClozeError) as error:
+        require_counted(figure, "valid", stores[0])
+    assert str(error.value) == (
+        f"--best-checkpoint-metric {figure}: expected blanks {kind} in split 'valid', found none; pass "
+        "--best-checkpoint-metric accuracy, or another --valid-subset"
+    )
+    require_counted(figure, "valid", stores[1])
+    require_counted("accuracy", "valid", stores[0])
+
+
+def test_it_is_refused_before_the_first_update(pretrained: Path, passage: Any, go: Any, tmp_path: Path) -> None:
+    folder = passage("a.json", "It was _ .", [["heretofore", "nonetheless"]], ["A"]).parent
+    prepare({"train": [folder], "valid": [folder]}, pretrained, tmp_path / "bin", workers=1)
+    best = ("--best-checkpoint-metric", "accuracy_one_token", "--maximize-best-checkpoint-metric")
+    ran = go("save", *best, "--max-update", "2", data=tmp_path / "bin", code=1)
+    assert last_line(ran).startswith("Error: --best-checkpoint-metric accuracy_one_token: expected blanks whose")
+    assert updates_of(ran) == []
 
 
 # -- damage ----------------------------------------------------------------------------------------------------------
@@ -262,13 +307,6 @@ def test_which_checkpoint_is_sound(pretrained: Path, tmp_path: Path) -> None:
     assert what_is_sound(tmp_path) == f"{last} is sound, of update 6: the same command goes on there"
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 2e9])
-def test_weights_that_nothing_can_be_computed_with(value: float) -> None:
-    weights = {"a": torch.ones(3, dtype=torch.float16), "empty": torch.empty(0), "b": torch.tensor([1.0, value])}
-    assert unusable(weights) == "b holds NaN, infinity or numbers beyond 1e+09"
-    assert unusable({"a": torch.full((2,), 1e9), "n": torch.tensor([3])}) is None
-
-
 def test_a_damaged_checkpoint_is_refused_and_another_one_named(go: Any, pretrained: Path, tmp_path: Path) -> None:
     save = tmp_path / "save"
     save.mkdir()
@@ -286,17 +324,20 @@ def test_a_damaged_checkpoint_is_refused_and_another_one_named(go: Any, pretrain
 @pytest.mark.slow
 def test_gradients_that_are_no_numbers_end_a_training_with_a_line(go: Any, tmp_path: Path) -> None:
     ran = go("save", "--optimizer", "sgd", "--lr", "1e30", "--max-update", "4", code=1)
-    assert last_line(ran) == (
-        "Error: update 2: gradients are Nan/Inf; encoder.sentence_encoder.embed_tokens.weight holds NaN, infinity or "
-        "numbers beyond 1e+09. Take a lower --lr, or --warmup-updates and --clip-norm 1.0. No checkpoint in "
-        f"{tmp_path / 'save'} is sound"
+    assert re.fullmatch(
+        r"Error: update 2: gradients are Nan/Inf; [\d,]+ weights are NaN or beyond 1e\+09, first in "
+        r"encoder\.sentence_encoder\.embed_tokens\.weight\. Take a lower --lr, or --warmup-updates and --clip-norm "
+        f"1\\.0\\. No checkpoint in {re.escape(str(tmp_path / 'save'))} is sound",
+        last_line(ran),
     )
     assert "Traceback" not in ran.text
     assert read_events(tmp_path / "save" / "metrics.jsonl")[-1]["status"] == Exit.FAILED
     saved = go(
         "saved", "--optimizer", "sgd", "--lr", "1e30", "--max-update", "4", "--save-interval-updates", "1", code=1
     )
-    assert last_line(saved).startswith("Error: after update 1 encoder.sentence_encoder.embed_tokens.weight holds NaN")
+    assert re.match(
+        r"Error: after update 1 [\d,]+ weights are NaN or beyond 1e\+09, first in encoder", last_line(saved)
+    )
     assert not (tmp_path / "saved" / "checkpoint_last.pt").exists()
 
 

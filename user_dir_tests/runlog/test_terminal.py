@@ -109,6 +109,20 @@ print(*map(os.isatty, range(3)), *os.get_terminal_size(), '\\x1b[31mred\\x1b[0m'
     assert ran.output() == b"True True True 90 30 red\n"
 
 
+ASKS = shell("(echo Password: > /dev/tty) 2> error && echo asked || { cat error; echo cannot ask; }")
+
+
+def test_a_command_can_ask_on_its_terminal(start: Start) -> None:
+    assert b"Password:\r\nasked\r\n" in start(ASKS).end(0).shown(b"asked\r\n")
+
+
+def test_behind_a_pipe_a_command_cannot_ask(start: Start) -> None:
+    """As ``docs/logging.md`` says of ``sudo``, ``ssh`` and ``git``: there is no terminal then."""
+    ran = start(ASKS, stdout=subprocess.PIPE).end(0)
+    assert ran.output().endswith(b"/dev/tty: No such device or address\ncannot ask\n")
+    assert b"Password" not in ran.screen
+
+
 def test_status(start: Start) -> None:
     ran = start(shell("kill -SEGV $$")).end(139)
     assert ran.facts()["status"] == "139 (SIGSEGV)"

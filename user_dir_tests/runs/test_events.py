@@ -43,7 +43,7 @@ def test_damaged_lines_are_told(tmp_path: Path) -> None:
 
 def test_files_that_cannot_be_read_or_written(tmp_path: Path) -> None:
     assert read_events(tmp_path / "none.jsonl") == []
-    with pytest.raises(ClozeError, match=r"cannot be read \(Is a directory\); check the file"):
+    with pytest.raises(ClozeError, match=r"cannot be read \(is a folder, no file\); check the file"):
         read_events(tmp_path)
 
 

@@ -98,8 +98,8 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     path.read_text()
     assert table([record]) == (
         "valid of /d\\xe9: 100 blanks, chance 25.00%\n"
-        "checkpoint                 epoch   updates  accuracy %  one token  several     MRR\n"
-        "checkpoint_caf\\xe9\\x0a.pt      1         1       30.00      30.00        -  0.5000  best\n"
+        "checkpoint               epoch   updates  accuracy %  one token  several     MRR\n"
+        "checkpoint_caf\\xe9\\n.pt      1         1       30.00      30.00        -  0.5000  best\n"
     )
 
 

@@ -17,7 +17,7 @@ from fairseq_cloze.errors import CheckpointError
 from fairseq_cloze.model.names import RANKING_HEAD
 from fairseq_cloze.views.settings import AS_TRAINED, PartialSettings, Settings
 from fairseq_cloze.weights.carried import STATE_KEY, OtherVocabulary, carried_state, read_carried
-from fairseq_cloze.weights.checkpoint import Checkpoint, Progress, digests
+from fairseq_cloze.weights.checkpoint import Checkpoint, Progress, digests, unusable
 
 from ..support.models import tiny_state
 
@@ -196,7 +196,6 @@ def test_options_of_both_layouts() -> None:
 
 EMBEDDING = "encoder.sentence_encoder.embed_tokens.weight"
 WHERE = "first in encoder.sentence_encoder.layers.0.fc1.weight; take an earlier checkpoint, 'fairseq-cloze doctor' says"
-FINITE = "expected numbers as weights"
 DIVIDES = "expected a number that divides the width 8, found"
 MISFIT = "weights do not fit the model,"
 NUMBERS = "expected one or two dimensions of floating-point numbers, found"
@@ -216,7 +215,7 @@ FIRST = "encoder.sentence_encoder.layers.0.fc1.weight"
         (FIRST, torch.zeros(7, 8), f"{MISFIT} encoder.sentence_encoder.layers.0.fc1.bias: expected (7,), found (8,)"),
         (f"{FIRST}x", torch.zeros(7, 8), f"{MISFIT} {FIRST}x: expected none, found (7, 8)"),
         (FIRST.replace("0", "3"), torch.zeros(8, 8), f"{MISFIT} expected 1 layers as configured, found 2"),
-        (FIRST, torch.full((8, 8), torch.nan), f"{FINITE}, found 64 that are NaN or infinite, {WHERE} more"),
+        (FIRST, torch.full((8, 8), torch.nan), f"64 weights are NaN or beyond 1e+09, {WHERE} more"),
     ],
 )  # fmt: skip
 def test_weights_that_are_none(name: Any, value: Any, problem: str) -> None:
@@ -225,6 +224,15 @@ def test_weights_that_are_none(name: Any, value: Any, problem: str) -> None:
     with pytest.raises(CheckpointError) as error:
         Checkpoint(state, "x.pt").require_sound()
     assert str(error.value) in (f"x.pt: {problem}", f"x.pt: {problem}; take the original file")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 2e9])
+def test_weights_that_nothing_can_be_computed_with(value: float) -> None:
+    weights = {"a": torch.ones(3, dtype=torch.float16), "empty": torch.empty(0), "b": torch.tensor([1.0, value, value])}
+    assert unusable({**weights, "c": torch.tensor([value])}) == (3, "3 weights are NaN or beyond 1e+09, first in b")
+    half = torch.tensor([1.0, value]).half()
+    assert unusable({"half": half}) == (1, "1 weights are NaN or beyond 1e+09, first in half")
+    assert unusable({"a": torch.full((2,), 1e9), "n": torch.tensor([3])}) == (0, "")
 
 
 @pytest.mark.parametrize(
