@@ -32,6 +32,11 @@ SECRET = "qX7-s3cret.Zw9"
         (["curl", "-u", "me:@", "-H", "Authorization: Bearer @"], ["curl", "-u", "me:***", "-H", "Authorization: ***"]),
         (["git", "clone", "https://me:@@a.org/x", "ssh://git@a.org/x"], ["git", "clone", "https://***@a.org/x", "ssh://git@a.org/x"]),
         (["http://a.org/?api_key=@&y=1", '{"token": "@"}'], ["http://a.org/?api_key=***&y=1", '{"token": ***}']),
+        (["-ume:@", "--user=me:@", "--oauth2-bearer", "@"], ["-ume:***", "--user=me:***", "--oauth2-bearer", "***"]),
+        (["-c", "http.header=authorization: bearer @"], ["-c", "http.header=authorization: bearer ***"]),
+        (["x", "--password", "-@"], ["x", "--password", "***"]),
+        (["http://a.org/?X-Amz-Signature=@&y=1&sig=@"], ["http://a.org/?X-Amz-Signature=***&y=1&sig=***"]),
+        (["eyJhbGci.eyJzdWIi.abcdefghijklmnopqrst"], ["***"]),
         (["t.py", "wandb.api_key=@", "hf_abcdefghijklmnopqrst"], ["t.py", "wandb.api_key=***", "***"]),
     ],
 )  # fmt: skip
@@ -46,7 +51,19 @@ def test_commands(words: list[str], hidden: list[str]) -> None:
     "words",
     [
         ["fairseq-train", "data-bin", "--max-tokens", "8192", "--pad-token-id", "3", "--user-dir", "fairseq_cloze"],
-        ["python", "-u", "train.py", "PWD=/home", "--bypass", "--author", "me", "monkey=3", "n_tokens=5"],
+        [
+            "python",
+            "-u",
+            "train.py",
+            "-uall",
+            "--user=me",
+            "PWD=/home",
+            "--bypass",
+            "--author",
+            "me",
+            "monkey=3",
+            "n_tokens=5",
+        ],
     ],
 )
 def test_what_is_no_secret_stays(words: list[str]) -> None:
@@ -65,6 +82,13 @@ def test_no_secret_is_left(name: str, form: str, value: str) -> None:
     word = form.format(name, value)
     assert value not in hide_in_command([word], {})[0].replace(name, "")
     assert value not in hide_secrets(f"failed: {word}", {"MY_TOKEN": value})
+
+
+def test_messages() -> None:
+    """Text has no words to go by, but addresses have."""
+    assert hide_secrets(f"401 for https://me:{SECRET}@a.org/x?a=1&access_token={SECRET}&design=2", {}) == (
+        "401 for https://***@a.org/x?a=1&access_token=***&design=2"
+    )
 
 
 def test_a_run_keeps_the_secrets_of_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
