@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import CheckpointError
 from ..views.settings import CARRIED, PartialSettings
 from ..weights.checkpoint import Checkpoint
+from ..weights.plain import show
 from .names import CRITERION_NAME, MODEL_NAME, TASK_NAME
 
 #: What fairseq may build when it loads a checkpoint.  Others of its parts run text of the file, or load what it names.
@@ -121,8 +122,7 @@ def _check_names(part: str, names: list[Any], checkpoint: str) -> None:
         ours = part == "architecture" and isinstance(name, str) and name.startswith(MODEL_NAME)
         text = "none" if name is None else name
         if text not in known and not ours:
-            shown = name if isinstance(name, str) and name.isprintable() else repr(name)
             raise CheckpointError(
-                f"{checkpoint}: expected the {part} {', '.join(known)}, found {shown[:80]}; others are not built from "
-                "a file, as fairseq may run text of it as code"
+                f"{checkpoint}: expected the {part} {', '.join(known)}, found {show(name, 80)}; others are not built "
+                "from a file, as fairseq may run text of it as code"
             )

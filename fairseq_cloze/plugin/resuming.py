@@ -4,7 +4,6 @@ fairseq keeps the best score and the count of validations without a better one i
 whatever checkpoint it loads.
 """
 
-import ast
 import importlib
 import importlib.util
 import logging
@@ -13,14 +12,12 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from types import NoneType, SimpleNamespace
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..data.store import Store
 from ..errors import CheckpointError, ClozeError
@@ -29,10 +26,9 @@ from ..runs.names import LAST_CHECKPOINT
 from ..views.settings import CARRIED
 from ..views.view import blank_fields
 from ..weights.checkpoint import Checkpoint, digests, unusable
-from ..weights.reading import load_checkpoint
 from .distributed import rank
-from .epochs import is_position
 from .events import plain
+from .handover import check_optimizer, take_optimizer, without_optimizer
 from .source import LOWER_RATE, start_option, value_of, what_is_sound
 from .stopping import RESETS
 
@@ -41,9 +37,6 @@ logger = logging.getLogger(__name__)
 MEMORY = "cloze_run"  #: where it stands in the ``extra_state`` of a checkpoint
 
 _FILE = "file"  # beside the parts of the weights in ``start``
-_ADAMS = {"adam", "fused_adamw"}  #: their states are the same
-_PRECISION = ("fp16", "bf16", "amp", "memory_efficient_fp16", "memory_efficient_bf16")
-
 
 _FIELDS: dict[str, Any] = {
     **{"start": (dict, NoneType), "data": list, "measure": (list, NoneType), "best": (float, int, NoneType)},
@@ -178,11 +171,11 @@ def load(plain: Callable[..., Any], cfg: Any, trainer: Any, **arguments: Any) ->
     state = source.state.get("extra_state") or {}
     then = remembered(state, source.name)
     own = option == "last" or source.path.parent.resolve() == Path(cfg.save_dir).resolve()
-    anew = None if cfg.reset_optimizer else _check(source, trainer.cfg)
-    with _without_optimizer(cfg) if anew else nullcontext():
+    anew = None if cfg.reset_optimizer else check_optimizer(source, trainer.cfg)
+    with without_optimizer(cfg) if anew else nullcontext():
         extra, epochs = plain(cfg, trainer, **arguments)
     if anew:
-        _take_optimizer(source, trainer, then, anew, epochs.epoch)
+        take_optimizer(source, trainer, then, anew, epochs.epoch)
     memory = task.memory = Memory(trainer, then.get("start"))
     position = state.get("train_iterator") or {}
     at_start = not position.get("iterations_in_epoch")
@@ -284,106 +277,6 @@ def _end(trainer: Any, epoch: int, at_start: bool, hours: float) -> str:
     if at_start and trainer.get_lr() <= limits.stop_min_lr:
         return f"the learning rate is {trainer.get_lr()} (--stop-min-lr {limits.stop_min_lr})"
     return ""
-
-
-def _check(source: Checkpoint, now: Any) -> str | None:
-    """Make sure that fairseq can take the optimizer's state over.
-
-    Returns:
-        ``None`` if it can; else what is to be taken over without it: ``state``, or ``schedule`` where there is no state
-
-    Raises:
-        CheckpointError: the state is of another optimizer or schedule, or there is none and nothing else
-    """
-    state = source.state
-    if not is_position((state.get("extra_state") or {}).get("train_iterator")) or not state.get("optimizer_history"):
-        raise CheckpointError(
-            f"{source.name} holds weights, but no training that could go on; pass it as --finetune-from-model"
-        )
-    then = state.get("cfg") or {}
-    options = {
-        "--optimizer": (_name(then.get("optimizer")), _name(now.optimizer), "--reset-optimizer"),
-        "--lr-scheduler": (_name(then.get("lr_scheduler")), _name(now.lr_scheduler), "--reset-lr-scheduler"),
-        "precision": (_precision(then.get("common") or now.common), _precision(now.common), "--reset-optimizer"),
-    }
-    found = {what: entry for what, entry in options.items() if entry[0] not in (None, entry[1])}
-    if now.checkpoint.reset_lr_scheduler:
-        found.pop("--lr-scheduler", None)
-    converts = "--optimizer" in found and {*found["--optimizer"][:2]} == _ADAMS and not _has_apex()
-    if converts:
-        del found["--optimizer"]
-    if found:
-        differences = "; ".join(f"{what} {earlier} then, {later} now" for what, (earlier, later, _) in found.items())
-        resets = " ".join(dict.fromkeys(reset for *_, reset in found.values()))
-        leave = "leave --finetune-from-model out and " if now.checkpoint.finetune_from_model else ""
-        raise CheckpointError(
-            f"{source.name} is of a run with other options ({differences}); take those of then; or {leave}pass "
-            f"{resets}, once; or begin another run: --finetune-from-model {source.name} with another --save-dir"
-        )
-    if state.get("last_optimizer_state") is None:  # nor a schedule in weights that were imported or averaged
-        return "schedule" if state["optimizer_history"][-1].get("lr_scheduler_state") else None
-    return "state" if converts else None
-
-
-def _precision(common: Any) -> str:
-    return " ".join(f"--{name.replace('_', '-')}" for name in _PRECISION if common.get(name)) or "float32"
-
-
-def _has_apex() -> bool:
-    """Whether ``fused_adamw`` can be apex's, whose state is another."""
-    return torch.cuda.is_available() and importlib.util.find_spec("apex") is not None
-
-
-def _name(options: Any) -> str | None:
-    name = options.get("_name") if isinstance(options, Mapping) else getattr(options, "_name", None)
-    return None if name is None else str(name)
-
-
-@contextmanager
-def _without_optimizer(cfg: Any) -> Iterator[None]:
-    """fairseq leaves the optimizer alone, as it refuses states whose class has another name."""
-    finetuned_from = cfg.finetune_from_model
-    cfg.reset_optimizer, cfg.finetune_from_model = True, None  # which do not go together
-    try:
-        yield
-    finally:
-        cfg.reset_optimizer, cfg.finetune_from_model = False, finetuned_from
-
-
-def _take_optimizer(source: Checkpoint, trainer: Any, then: Mapping[str, Any], what: str, epoch: int) -> None:
-    """Do what fairseq left out: number of updates, schedule, and the state of the optimizer if there is one."""
-    cfg, history = trainer.cfg.checkpoint, source.state["optimizer_history"][-1]
-    if not cfg.reset_lr_scheduler:
-        trainer.lr_scheduler.load_state_dict(history["lr_scheduler_state"])
-    if what == "state":
-        state = load_checkpoint(Path(source.path), source.name, optimizer=True)["last_optimizer_state"]
-        trainer.optimizer.load_state_dict(_as_state_of(trainer, state), ast.literal_eval(cfg.optimizer_overrides))
-    elif "rate" in then:
-        trainer.optimizer.set_lr(then["rate"])
-    trainer.set_num_updates(history["num_updates"])
-    trainer.lr_step(epoch)
-    updates = trainer.get_num_updates()
-    if what == "schedule":
-        _say(
-            f"{source.name} holds no state of the optimizer (--no-save-optimizer-state): the run goes on after update "
-            f"{updates:,} with an optimizer that begins anew, so its curve is not that of a run that was left alone"
-        )
-    elif rank() == 0:
-        logger.info("the state of the optimizer goes over to --optimizer %s", trainer.cfg.optimizer._name)
-
-
-def _as_state_of(trainer: Any, state: Mapping[str, Any]) -> dict[str, Any]:
-    """A state of ``adam`` or ``fused_adamw`` as the optimizer of today has it."""
-    moments = {
-        number: {name: value.clone() if isinstance(value, Tensor) else value for name, value in values.items()}
-        | {"step": int(values["step"])}
-        for number, values in state["state"].items()
-    }
-    groups = [
-        {**today, "lr": then["lr"], "params": then["params"]}
-        for today, then in zip(trainer.optimizer.param_groups, state["param_groups"])
-    ]
-    return {**state, "state": moments, "param_groups": groups}
 
 
 def tell_changes(source: Checkpoint, now: Any, data: Sequence[str], then: Mapping[str, Any]) -> None:

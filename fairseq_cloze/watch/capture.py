@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..files import unused
+from ..files import open_regular, unused
 
 #: Bytes of a checkpoint's name, at most: the private one is longer by a time.
 LONGEST_NAME = 235
@@ -143,7 +143,7 @@ class Linker:
             return False
         del self.pending[path.name]
         partial = partial_of(self.queue)
-        with open(path, "rb", opener=_without_waiting) as source, open(partial, "wb") as target:
+        with open_regular(path) as source, open(partial, "wb") as target:
             shutil.copyfileobj(source, target, 1 << 20)
             whole = key_of(os.fstat(source.fileno())) == key_of(found)
         os.utime(partial, ns=(found.st_atime_ns, found.st_mtime_ns))
@@ -160,10 +160,6 @@ class Linker:
 def partial_of(queue: Path) -> Path:
     """Where a copy grows before it is in a queue."""
     return queue.with_name(f"{queue.name}.part")
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # a pipe may have taken the place of the file
 
 
 def give_name(path: Path, target: Path) -> None:

@@ -16,6 +16,8 @@ from typing import Any, BinaryIO, ClassVar
 import torch
 from torch import Tensor
 
+from ..errors import printable
+
 
 def show(value: Any, length: int = 60) -> str:
     """A value of a file in one line, for messages; of what is no text or number only the type."""
@@ -23,7 +25,7 @@ def show(value: Any, length: int = 60) -> str:
         value = f"a {type(value).__name__}"
     elif isinstance(value, int) and abs(value) > 1 << 64:  # Python refuses to write numbers of thousands of digits
         value = f"a number of {value.bit_length():,} bits"
-    return "".join(character if character.isprintable() else "?" for character in str(value)[:length])
+    return printable(str(value)[:length])
 
 
 @dataclass(frozen=True)

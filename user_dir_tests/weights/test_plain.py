@@ -92,5 +92,5 @@ def test_a_large_memo_takes_no_memory() -> None:
 
 def test_values_in_messages() -> None:
     assert [show(value) for value in ("a\nb", 1.5, 10**5000, [1], None)] == [
-        *("a?b", "1.5", "a number of 16,610 bits", "a list", "None")
+        *("a\\nb", "1.5", "a number of 16,610 bits", "a list", "None")
     ]
