@@ -294,6 +294,12 @@ def _of_start(cfg: Any) -> Iterator[str]:
     resets = [f"reset_{part}" for part in ("optimizer", "lr_scheduler", "meters", "dataloader")]
     given = [flag(name) for name in resets if getattr(checkpoint, name)]
     if checkpoint.finetune_from_model and given:
+        last = Path(checkpoint.save_dir, LAST_CHECKPOINT)
+        if last.exists():
+            yield (
+                f"--finetune-from-model does not go with {', '.join(given)}: leave --finetune-from-model out, {last} "
+                "is resumed without it"
+            )
         yield f"{', '.join(given)}: --finetune-from-model starts all that anew by itself; leave it out"
     if _table(checkpoint.optimizer_overrides) is None:
         yield (

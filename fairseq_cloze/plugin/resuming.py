@@ -159,10 +159,6 @@ def load(plain: Callable[..., Any], cfg: Any, trainer: Any, **arguments: Any) ->
     task, option = trainer.task, start_option(cfg)
     source: Checkpoint | None = task.source
     resets = [f"--{name.replace('_', '-')}" for name in RESETS if getattr(cfg, name)]
-    if cfg.finetune_from_model and resets:
-        last = Path(cfg.save_dir, LAST_CHECKPOINT)
-        out = f"leave --finetune-from-model out, {last} is resumed without it" if last.exists() else "leave them out"
-        raise ClozeError(f"--finetune-from-model does not go with {', '.join(resets)}: {out}")
     if source is None or option == "finetune_from_model":
         extra, epochs = plain(cfg, trainer, **arguments)
         trainer._previous_training_time = 0  # is of another run
