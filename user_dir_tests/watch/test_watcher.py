@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import random
@@ -221,6 +222,18 @@ def test_weights_that_are_saved_again_are_not_scored_again(tmp_path: Path, templ
     watch(tmp_path, small_bin, until_idle=0.3, report=lines.append)
     assert names(tmp_path) == expected(1, 1)
     assert lines.count("checkpoint_last.pt: the same as checkpoint_1_10.pt, which is scored") == 1
+
+
+def test_a_clock_that_jumps(tmp_path: Path, template: Path, small_bin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a day forwards or back each time that somebody asks."""
+    days, plain, plain_ns = itertools.cycle((0, 86_400, -86_400)), time.time, time.time_ns
+    monkeypatch.setattr(time, "time", lambda: plain() + next(days))
+    monkeypatch.setattr(time, "time_ns", lambda: plain_ns() + next(days) * 10**9)
+    write(template, tmp_path, 1, 3)
+    for _ in range(2):
+        watch(tmp_path, small_bin, until_idle=0.3, report=print)
+    assert names(tmp_path) == expected(1, 3)
+    assert all(record["waited"] >= 0 for record in records(tmp_path))
 
 
 def test_other_passages_are_scored_anew(tmp_path: Path, template: Path, data_bin: Path, small_bin: Path) -> None:
