@@ -107,7 +107,7 @@ def attack(name: str, folder: Path, at: Path, server: Server, draw: random.Rando
         statuses = [process.wait(SECONDS) for process in (first, second)]
         try:
             assert 0 in statuses and "Traceback" not in place.said, f"{statuses}: {place.said[-900:]}"
-            assert statuses == [0, 0] or ": another " in place.said, place.said[-900:]
+            assert statuses == [0, 0] or " another " in place.said, place.said[-900:]
             found = pair.job.check(place)
             assert found in alone, f"{found!r:.300} instead of {alone!r:.300}"
             assert not place.left(), f"left: {place.left()}"
