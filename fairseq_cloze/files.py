@@ -204,6 +204,34 @@ def write_text(path: PathLike, text: str) -> None:
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
+@contextmanager
+def alone_in(folder: PathLike) -> Iterator[None]:
+    """Make a folder, and keep other commands that ask so from writing into it: files that belong together stay so.
+
+    Where that is not possible (no permission, a file system without locks) it does nothing; writing says why.
+
+    Raises:
+        ClozeError: another one is writing there
+    """
+    descriptor = None
+    with suppress(OSError):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    if descriptor is None:
+        yield
+        return
+    try:
+        with suppress(OSError):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                problem = f"{folder}: another command is writing there; wait for it, or choose another folder"
+                raise ClozeError(problem) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def check_writable(*paths: PathLike | None) -> None:
     """Make sure, before long work, that :func:`write_text` will be able to write *paths*; nothing is written.
 

@@ -15,7 +15,16 @@ import pytest
 
 from fairseq_cloze import files
 from fairseq_cloze.errors import ClozeError
-from fairseq_cloze.files import UNFINISHED, check_writable, is_stdout, replacing, sweep, write_bytes, write_text
+from fairseq_cloze.files import (
+    UNFINISHED,
+    alone_in,
+    check_writable,
+    is_stdout,
+    replacing,
+    sweep,
+    write_bytes,
+    write_text,
+)
 from fairseq_cloze.ranking.answers import PassagePrediction, write_predictions
 from fairseq_cloze.ranking.compare import compare
 
@@ -144,6 +153,23 @@ def test_two_writers(tmp_path: Path) -> None:
         assert all(path.name.startswith(UNFINISHED) for path in (one, two))
     assert (tmp_path / "a").read_text() == "one"  # which ends after the other
     assert names(tmp_path) == ["a", "a.tmp"] and (tmp_path / "a.tmp").read_text() == "my own"
+
+
+def test_two_writers_of_several_files(tmp_path: Path) -> None:
+    """What belongs together is of one of them; nothing is left there, and where nothing can be locked all goes on."""
+    with alone_in(tmp_path / "new" / "out"):
+        with pytest.raises(ClozeError) as error, alone_in(tmp_path / "new" / "out"):
+            raise AssertionError("both at once")
+        assert str(error.value) == (
+            f"{tmp_path}/new/out: another command is writing there; wait for it, or choose another folder"
+        )
+        with alone_in(tmp_path):
+            pass
+    with alone_in(tmp_path / "new" / "out"):  # it is over
+        assert names(tmp_path / "new" / "out") == []
+    (tmp_path / "file").touch()
+    with alone_in(tmp_path / "file"), alone_in(tmp_path / "file"):
+        pass
 
 
 @pytest.mark.parametrize("kind", ["socket", "disk"])

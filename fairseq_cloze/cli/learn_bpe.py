@@ -14,6 +14,7 @@ def command(passages: tuple[str, ...], size: int, out: str, on_error: str) -> No
     """Learn a byte-level BPE from passages, for training --from-scratch."""
     from ..data.prepare import passage_texts
     from ..data.vocabulary import Vocabulary
+    from ..files import alone_in
     from ..passages.reading import Tally
 
     tally = Tally()
@@ -21,5 +22,6 @@ def command(passages: tuple[str, ...], size: int, out: str, on_error: str) -> No
     for source, reason in tally.skipped:
         click.echo(f"skipped {source}: {reason}")
     tally.require_passages(passages)
-    vocabulary.save(out, replace=False)
+    with alone_in(out):
+        vocabulary.save(out, replace=False)
     click.echo(f"{tally.summary()}; wrote {out}, {len(vocabulary):,} rows")

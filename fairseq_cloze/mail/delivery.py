@@ -11,12 +11,13 @@ import ssl
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 from .message import Letter, clean
 from .settings import GMAIL, MailError, MailSettings, settings_path
 
 SLOWEST = 50_000  #: bytes per second that a connection carries at least
+MOST_SAID = 1 << 20  #: bytes that a server may say in a connection; an answer to an address has some 50
 
 _LOG_IN = (530, 534, 535, 538)  # replies that ask for another log-in rather than for another message
 #: What OpenSSL says of answers that are not TLS, depending on its release.
@@ -119,9 +120,15 @@ def _client(settings: MailSettings) -> Any:
             ) from error
         if settings.security == "starttls":
             options = {"smtp_starttls": options}
+
+    class Client(yagmail.SMTP):
+        @property
+        def connection(self) -> Any:
+            return _bounded(super().connection, _place(settings))
+
     # What to say in EHLO; asking the network for it, as smtplib does, may take half a minute
     name = socket.gethostname()
-    client = yagmail.SMTP(
+    client = Client(
         user=settings.user or "nobody@localhost",
         password=settings.password or "",
         host=settings.host,
@@ -136,6 +143,37 @@ def _client(settings: MailSettings) -> Any:
     client.user = settings.user  # yagmail makes NAME@gmail.com of a name without "@"
     client.set_logging(None)
     return client
+
+
+class _Lines:
+    """What a server says; smtplib itself keeps the lines of a reply for as long as they come."""
+
+    def __init__(self, file: BinaryIO, place: str) -> None:
+        self._file, self._place, self._left = file, place, MOST_SAID
+        self.close = file.close
+
+    def readline(self, limit: int) -> bytes:
+        line = self._file.readline(limit)
+        self._left -= len(line)
+        if self._left < 0:
+            raise MailError(
+                f"{self._place} talks without an end, as no mail server does; mend host and port in {settings_path()}"
+            )
+        return line
+
+
+def _bounded(connection: Any, place: str) -> Any:
+    """A class of smtplib's whose objects read :class:`_Lines`."""
+
+    class Bounded(connection):
+        file: Any
+
+        def getreply(self) -> tuple[int, bytes]:
+            if self.file is None:
+                self.file = _Lines(self.sock.makefile("rb"), place)
+            return super().getreply()
+
+    return Bounded
 
 
 def _sorted_out(to: tuple[str, ...], answers: dict[str, tuple[int, bytes]], settings: MailSettings) -> Outcome:

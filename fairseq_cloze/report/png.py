@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files import PathLike, write_bytes
+from ..files import PathLike, alone_in, write_bytes
 from ..passages.passage import LETTERS
 from ..runs.drawing import COLOURS, dress, new_figure, png_of, shown
 
@@ -33,8 +33,9 @@ def write_pngs(data: Mapping[str, Any], folder: PathLike) -> list[Path]:
     files = [file for one in data["sets"] for file in one["files"] if file["blanks"]]
     if files:
         figures["confusion"] = _confusions(files)
-    for name, figure in figures.items():
-        write_bytes(folder / f"{name}.png", png_of(figure))
+    with alone_in(folder):
+        for name, figure in figures.items():
+            write_bytes(folder / f"{name}.png", png_of(figure))
     return [folder / f"{name}.png" for name in figures]
 
 

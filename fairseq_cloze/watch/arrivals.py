@@ -1,6 +1,5 @@
 """Arrivals: which checkpoints of a save-dir wait to be scored, which of them are whole, and when to try one again."""
 
-import hashlib
 import json
 import os
 import re
@@ -41,7 +40,7 @@ class Arrival:
 
     private: Path  #: the link, or copy, that nobody else deletes
     key: Key | None = None  #: of the content that was looked at last
-    content: str | None = None  #: SHA-256 of its bytes, hexadecimal, once it was read and is a whole checkpoint
+    content: str | None = None  #: the checkpoint's ``identity``, once it was read and is whole
     epoch: int | None = None  #: ``None`` where neither the file nor its name tells
     updates: int | None = None
     aliases: list[str] = field(default_factory=list)  #: other names of the same content
@@ -242,9 +241,7 @@ class Arrivals:
                 self.drop(one)
                 return
         else:
-            with open(one.private, "rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            one.epoch, one.updates = progress_of(one.private, one.name)
+            content, one.epoch, one.updates = look_into(one.private, one.name)
         if key_of(one.private.stat()) == key:
             one.content = content
         else:  # still being written
@@ -274,8 +271,8 @@ class Arrivals:
         return left
 
 
-def progress_of(path: Path, name: str) -> tuple[int | None, int | None]:
-    """Epoch and number of updates, from the checkpoint or from its name.
+def look_into(path: Path, name: str) -> tuple[str, int | None, int | None]:
+    """A checkpoint's identity, and its epoch and number of updates, where the name does not tell them.
 
     Raises:
         CheckpointError: it cannot be read
@@ -283,10 +280,11 @@ def progress_of(path: Path, name: str) -> tuple[int | None, int | None]:
     from ..weights.checkpoint import Checkpoint
 
     try:
-        epoch, updates = Checkpoint.read(path, name).progress
+        checkpoint = Checkpoint.read(path, name)
+        content, (epoch, updates) = checkpoint.identity, checkpoint.progress
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{name}: expected a checkpoint of fairseq, found another content ({error})") from error
     named = _NUMBERED.fullmatch(name)
     if named:
         epoch, updates = int(named[1]), int(named[2]) if named[2] else updates
-    return epoch, updates
+    return content, epoch, updates

@@ -344,13 +344,18 @@ def _fork_observer(folder: Path) -> socket.socket:
 
         def hear(name: str) -> None:
             with lock:
-                there.sendall(os.fsencode(name) + b"\0")
+                _tell(there, name)
 
         with lock:  # the way comes first
-            there.sendall(observe(folder, hear).encode() + b"\0")
+            _tell(there, observe(folder, hear))
         there.recv(1)  # until the other end is gone
     finally:
         os._exit(0)
+
+
+def _tell(there: socket.socket, text: str) -> None:
+    with suppress(OSError):  # nobody listens any more, and this process is about to end, too
+        there.sendall(os.fsencode(text) + b"\0")
 
 
 def main(folder: str, queue: str) -> None:

@@ -6,9 +6,11 @@ Those this project writes carry their vocabulary and the way their passages were
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from argparse import Namespace
 from collections.abc import Mapping
+from dataclasses import asdict, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -239,6 +241,17 @@ class Checkpoint:
         if epoch is not None:  # at the end of an epoch it is the next one's
             epoch -= position.get("iterations_in_epoch") == 0 and epoch > 1
         return Progress(epoch, updates)
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of its weights, of what else decides their scores, and of the number of updates, hexadecimal.
+
+        The bytes of the file are no identity: a training that goes on may save the weights it began with once more.
+        """
+        shape = {field.name: self.option(field.name) for field in fields(Architecture)}
+        encoding = self.encoding and asdict(self.encoding)
+        others = [shape, asdict(self.carried), encoding, self.progress.updates]
+        return hashlib.sha256(json.dumps([digest(self.state["model"], ""), *others]).encode()).hexdigest()
 
     @cached_property
     def vocabulary(self) -> Vocabulary | None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, ClozeError, first_line
-from ..files import PathLike, cannot_write, replacing, write_text
+from ..files import PathLike, alone_in, cannot_write, replacing, write_text
 from ..model.architecture import Architecture
 from ..model.names import ENCODER, LM_HEAD, RANKING_HEAD
 from ..model.roberta import shapes
@@ -142,8 +142,9 @@ def import_hf(
         for note in checkpoint.notes:
             announce(note)
         announce(f"{source}: {prove_import(found.folder, checkpoint, found.weights, found.config, found.order)}")
-    checkpoint.require_vocabulary().save(Path(out))
-    save_state(checkpoint.state, path)
+    with alone_in(out):
+        checkpoint.require_vocabulary().save(Path(out))
+        save_state(checkpoint.state, path)
     return path
 
 
@@ -173,12 +174,12 @@ def export_hf(checkpoint: Checkpoint, out: PathLike) -> str:
                 f"{checkpoint.name}: {option} {found} cannot be exported, the {head} of Hugging Face's RoBERTa is "
                 f"always {always}"
             )
-    stale = _stale_files(out)
     name = "RobertaForMultipleChoice" if ranking else "RobertaForMaskedLM"
     converted = _to_hugging_face(checkpoint.weights, architecture, ranking)
     merges = "".join(["#version: 0.2\n", *(f"{left} {right}\n" for left, right in vocabulary.merges)])
     tokenizer = {"tokenizer_class": "RobertaTokenizer", "model_max_length": architecture.max_positions}
-    with replacing(out / SAFETENSORS) as temporary:  # what takes long is written first, and gets its name last
+    with alone_in(out), replacing(out / SAFETENSORS) as temporary:  # which takes long, and gets its name last
+        stale = _stale_files(out)
         try:
             save_file(
                 {key: value.contiguous().clone() for key, value in converted.items()}, temporary, {"format": "pt"}

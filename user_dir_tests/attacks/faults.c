@@ -4,7 +4,7 @@
  * FAULT_AT        which call fails, counted from 1 over the process alone; with FAULT_STAYS all after it as well
  * FAULT_AS        ENOSPC, EIO, or "short": a write writes half
  * FAULT_COUNT     a file that gets one byte for each such call, so that somebody knows how many there were
- * FAULT_CLOCK     seconds by which the clock of the day jumps after its 100th reading, back and forth
+ * FAULT_CLOCK     seconds by which the clock of the day jumps after each fifth reading, back and forth
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -151,7 +151,7 @@ int mkdir(const char *path, mode_t mode) {
 static long jump(void) {
     const char *seconds = getenv("FAULT_CLOCK");
     static int readings;
-    return seconds && __sync_add_and_fetch(&readings, 1) / 100 % 2 ? atol(seconds) : 0;
+    return seconds && __sync_add_and_fetch(&readings, 1) / 5 % 2 ? atol(seconds) : 0;
 }
 
 int clock_gettime(clockid_t clock, struct timespec *now) {

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..support.commands import PASSAGES, ROOT
+from ..support.commands import FINETUNE, PASSAGES, ROOT, TRAIN_OPTIONS
 from ..support.mail_server import Server
 
 SHIM = Path(__file__).with_name("faults.c")
@@ -39,6 +39,8 @@ class Command:
     words: Callable[[Path], Sequence[object]]  #: from the folder of inputs to the command line
     same: bool = True  #: two runs write the same
     before: Callable[[Path], None] = lambda home: None  #: what happens first, with the home folder
+    after: Callable[[Path], object] = lambda out: None  #: what must be as ever once it ran again, with ``out``
+    program: str = "fairseq-cloze"
 
 
 def inputs(folder: Path) -> None:
@@ -68,6 +70,37 @@ def spool_a_mail(home: Path) -> None:
 
     settings = MailSettings("127.0.0.1", security="plain", sender="me@example.org", to=("a@example.org",))
     Entry.create(home / "state" / "fairseq-cloze" / "mail", compose(Mail("done", "all is well"), settings)).close()
+
+
+def two_checkpoints(home: Path) -> None:
+    """What a watch scores; what failed is tried again soon, and left to the next watch after a second."""
+    import torch
+
+    from fairseq_cloze.watch import arrivals, watcher
+
+    arrivals.PAUSES, watcher.LET_GO = (0.1, 0.2), 1.0
+    state = torch.load(MINI / "model.pt", weights_only=False)
+    for number in (1, 2):
+        state["optimizer_history"] = [{"num_updates": number}]
+        with open(home.parent / "out" / f"checkpoint_1_{number}.pt", "wb") as file:
+            torch.save(state, file)
+
+
+def scored(out: Path) -> object:
+    """Names of checkpoints with a score, as often as they were scored, and what else there is."""
+    from fairseq_cloze.watch.records import read_validation
+
+    lines = read_validation(out / "validation.jsonl", print)
+    return sorted(line["checkpoint"] for line in lines if "accuracy" in line), sorted(tree(out))
+
+
+def losses(out: Path) -> object:
+    """Those of all updates, each once; and what there is."""
+    from fairseq_cloze.runs.curves import history_of
+    from fairseq_cloze.runs.events import read_events
+
+    curve = history_of(read_events(out / "metrics.jsonl")).curve("loss")
+    return [(update, round(loss, 5)) for update, loss in curve], sorted(tree(out))
 
 
 COMMANDS: dict[str, Command] = {
@@ -111,6 +144,22 @@ COMMANDS: dict[str, Command] = {
         same=False,
     ),
     "mail": Command(lambda at: ("mail", "flush"), before=spool_a_mail),
+    "watch": Command(
+        lambda at: ("watch", "out", at / "bin", "--until-idle", "1s", "--all"),
+        same=False,
+        before=two_checkpoints,
+        after=scored,
+    ),
+    "train": Command(
+        lambda at: (
+            *(at / "bin", *TRAIN_OPTIONS, "--train-subset", "valid", "--disable-validation", "--max-tokens", 512),
+            *("--finetune-from-model", at / "weights" / "model.pt", *FINETUNE[:2], "--save-dir", "out"),
+            *("--max-update", 4, "--save-interval-updates", 2),
+        ),
+        same=False,
+        after=losses,
+        program="fairseq-train",
+    ),
 }
 
 
@@ -132,6 +181,17 @@ def tree(folder: Path) -> Tree:
     """All that lies in a folder."""
     paths = sorted(folder.rglob("*"))
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in paths}
+
+
+def entry(program: str) -> Callable[[], object]:
+    """What a program of the command line calls."""
+    if program == "fairseq-train":
+        from fairseq_cli.train import cli_main
+
+        return cli_main
+    from fairseq_cloze.cli import main
+
+    return main
 
 
 class Workplace:
@@ -192,25 +252,22 @@ class Workplace:
             **faults,
         )
         tempfile.tempdir = None
-        from fairseq_cloze.cli import main
-
         try:
-            sys.argv = ["fairseq-cloze", *self.words]
-            main()
+            sys.argv = [self.command.program, *self.words]
+            entry(self.command.program)()
         except SystemExit as error:
             sys.stderr.flush()
             return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
         except BaseException:  # as the interpreter would
-            import traceback
-
-            traceback.print_exc()
+            sys.excepthook(*sys.exc_info())
             sys.stderr.flush()
             return 1
         return 0
 
     def left(self) -> list[str]:
-        """What should not lie here after a run: unfinished files, and whatever lies in TMPDIR."""
-        out, temporary = tree(self.folder / "out"), tree(self.folder / "tmp")
+        """What should not lie here after a run: unfinished files, and whatever lies in TMPDIR but torch's own cache."""
+        out = tree(self.folder / "out")
+        temporary = [name for name in tree(self.folder / "tmp") if not name.startswith("torchinductor_")]
         unfinished = [name for name in out if ".fairseq-cloze-" in name or name.endswith((".tmp", ".partial"))]
         spooled = [name for name in tree(self.folder / "home") if name.endswith(".tmp")]
         return [*unfinished, *temporary, *spooled]
@@ -223,15 +280,16 @@ def attack(name: str, at: Path, folder: Path, port: int, every: int = 1) -> Iter
     counted = folder / "calls"
     status, said = place.run(FAULT_COUNT=str(counted))
     assert status == 0, said
-    calls, whole = counted.stat().st_size, tree(folder / "out")
+    calls, whole, usual = counted.stat().st_size, tree(folder / "out"), place.command.after(folder / "out")
     assert calls > 0
     for kind in KINDS:
         for number in range(1, calls + 1, every):
             for stays in ("", "1") if kind == "ENOSPC" else ("",):
                 place.clear()
-                wrong = _one(
-                    place, whole, FAULT_AT=str(number), FAULT_AS=kind, **({"FAULT_STAYS": "1"} if stays else {})
-                )
+                fault = {"FAULT_AT": str(number), "FAULT_AS": kind, **({"FAULT_STAYS": "1"} if stays else {})}
+                wrong = _one(place, whole, **fault)
+                if not wrong and (found := place.command.after(folder / "out")) != usual:
+                    wrong = f"after the next run {found!r:.400} instead of {usual!r:.400}"
                 yield number, f"{kind}{' from there on' if stays else ''}", wrong
 
 
@@ -269,6 +327,8 @@ def inside(names: Sequence[str], every: int) -> int:
     """What runs under the shim."""
     import torch  # noqa: F401
 
+    if "train" in names:
+        entry("fairseq-train")
     found = 0
     with tempfile.TemporaryDirectory() as folder, Server() as server:
         at = Path(folder, "inputs")

@@ -49,8 +49,8 @@ class Place:
             (folder / name).mkdir(parents=True)
         server.received.clear()
 
-    def start(self, words: Sequence[object]) -> subprocess.Popen[bytes]:
-        """Start a command in a process group of its own; what it says goes to the file ``said``."""
+    def start(self, words: Sequence[object], **variables: str) -> subprocess.Popen[bytes]:
+        """Start a command in a process group of its own, with further variables; what it says goes to ``said``."""
         mail = {"HOST": "127.0.0.1", "PORT": str(self.server.port), "SECURITY": "plain", "FROM": "me@example.org"}
         home = self.folder / "home"
         env = environment(
@@ -59,6 +59,7 @@ class Place:
             XDG_CONFIG_HOME=str(home / "config"),
             XDG_STATE_HOME=str(home / "state"),
             TMPDIR=str(self.folder / "tmp"),
+            **variables,
         )
         with open(self.folder / "said", "ab") as said:
             line = [str(word) for word in words]
@@ -72,9 +73,19 @@ class Place:
                 start_new_session=True,
             )
 
-    def run(self, words: Sequence[object]) -> int:
+    def run(self, words: Sequence[object], **variables: str) -> int:
         """Run a command to its end; its status."""
-        return self.start(words).wait(SECONDS)
+        return self.start(words, **variables).wait(SECONDS)
+
+    @property
+    def said(self) -> str:
+        """What commands said here so far."""
+        return (self.folder / "said").read_text(errors="replace")
+
+    def left(self) -> list[str]:
+        """What no command should leave here: unfinished files, and anything in TMPDIR but torch's own cache."""
+        unfinished = [each for each in tree(self.folder / "out") if ".fairseq-cloze-" in each or ".partial" in each]
+        return unfinished + [each for each in tree(self.folder / "tmp") if not each.startswith("torchinductor_")]
 
 
 def _prose(at: Path) -> Sequence[object]:
@@ -161,7 +172,7 @@ def attack(name: str, folder: Path, inputs: Path, server: Server, draw: random.R
     place = Place(folder, inputs, server)
     job.before(place)
     start = time.monotonic()
-    assert place.run(words) == 0, (folder / "said").read_text(errors="replace")
+    assert place.run(words) == 0, place.said
     lasts, expected, wrong = time.monotonic() - start, job.check(place), []
     for number in range(times):
         place = Place(folder, inputs, server)
@@ -177,12 +188,10 @@ def attack(name: str, folder: Path, inputs: Path, server: Server, draw: random.R
             _wait_for_group(process.pid)
         try:
             status = place.run(words)
-            assert status == 0, f"status {status}: {(folder / 'said').read_text(errors='replace')[-500:]}"
+            assert status == 0, f"status {status}: {place.said[-500:]}"
             found = job.check(place)
             assert found == expected, f"{found!r:.300} instead of {expected!r:.300}"
-            assert not tree(folder / "tmp"), f"left in TMPDIR: {[*tree(folder / 'tmp')]}"
-            left = [each for each in tree(folder / "out") if ".fairseq-cloze-" in each or ".partial" in each]
-            assert not left, f"left: {left}"
+            assert not place.left(), f"left: {place.left()}"
         except (AssertionError, OSError, ValueError) as error:
             wrong.append(f"  kill {number + 1}, after {after:.2f} of {lasts:.2f} s{', alone' * alone}: {error!r:.900}")
     return wrong

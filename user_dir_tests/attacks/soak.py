@@ -22,9 +22,11 @@ from ..support.mail_server import Server
 from .faults import MINI
 from .kill import Place
 
-#: Of the samples of a process, its first tenth is left out: things are imported and buffers are filled then.
-BEGINNING = 0.1
-GROWTH = 1.1  #: the last tenth may have as much more memory than the tenth after the beginning
+#: Looks count once so many checkpoints are scored: things are imported and buffers are filled before.
+BEGINNING = 2
+#: How many times as much, and how much more, the last tenth may have than the first.  matplotlib opens its two fonts in
+#: each thread that draws, and the thread that mails, which draws, begins with the first mail.
+LIMITS = {"megabytes": (1.1, 20), "descriptors": (1.0, 2), "threads": (1.0, 1)}
 
 
 @dataclass(frozen=True)
@@ -58,14 +60,13 @@ def family(pid: int) -> dict[int, str]:
 
 def verdict(name: str, samples: list[Sample]) -> tuple[str, bool]:
     """A line on a process, and whether it stayed flat."""
-    samples = samples[int(len(samples) * BEGINNING) :]
     tenth = max(1, len(samples) // 10)
     first, last = samples[:tenth], samples[-tenth:]
     figures, flat = [], True
-    for field, more in (("megabytes", GROWTH), ("descriptors", 1.0), ("threads", 1.0)):
+    for field, (times, more) in LIMITS.items():
         before = statistics.median(getattr(sample, field) for sample in first)
         after = statistics.median(getattr(sample, field) for sample in last)
-        flat = flat and after <= before * more + (20 if field == "megabytes" else 1)
+        flat = flat and after <= before * times + more
         figures.append(f"{field} {before:.0f} -> {after:.0f}")
     return f"{name}: {', '.join(figures)}; {len(samples)} looks", flat
 
@@ -104,10 +105,13 @@ def soak(folder: Path, updates: int, every: int, source: Path, server: Server) -
     training = place.start((*log, *train))
     looks: dict[int, tuple[str, list[Sample]]] = {}
     ends = {}
+    records = saved / "validation.jsonl"
     while len(ends) < 2:
         for process in (training, watching):
             if process.poll() is not None:
                 ends[process.pid] = process.returncode
+                continue
+            if not records.exists() or records.read_bytes().count(b"\n") < BEGINNING:
                 continue
             try:
                 for pid, name in family(process.pid).items():
@@ -122,7 +126,7 @@ def soak(folder: Path, updates: int, every: int, source: Path, server: Server) -
             print(line, flush=True)
             if not flat:
                 wrong.append(f"not flat: {line}")
-    lines = [json.loads(line) for line in (saved / "validation.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in records.read_text().splitlines()]
     scored = Counter(int(line["updates"]) for line in lines)
     expected = Counter(range(every, updates + 1, every))
     if scored != expected:

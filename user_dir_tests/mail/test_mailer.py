@@ -346,6 +346,20 @@ def test_a_server_that_trickles(tmp_path: Path) -> None:
         assert (server.connections >= 1, len(waiting(mailer.spool))) == (True, 1)
 
 
+@pytest.mark.parametrize("line", [b"220-hello\r\n", b"220-" + b"x" * 8000 + b"\r\n"])
+def test_a_server_that_talks_without_an_end(home: Path, tmp_path: Path, line: bytes) -> None:
+    """Its lines are not kept for as long as they come: it is left after a megabyte, long before the time is over."""
+    with Silent(line * (200_000 // len(line)), 0.0) as server:
+        started = time.monotonic()
+        mailer = mailer_for(server, tmp_path, timeout=600.0)
+        assert not mailer.send(Mail("s", "t"))
+        assert time.monotonic() - started < 60
+    assert mailer.problems == [
+        f"mail 's' was not sent: 127.0.0.1:{server.port} talks without an end, as no mail server does; mend host and "
+        f"port in {home / 'mail.toml'}; it waits in {mailer.spool} for the next mail or 'fairseq-cloze mail flush'"
+    ]
+
+
 def test_the_whole_takes_no_longer_than_allowed(tmp_path: Path) -> None:
     with Silent() as server:
         mailer = mailer_for(server, tmp_path, timeout=600.0)

@@ -371,6 +371,30 @@ def test_a_disk_without_room_leaves_the_checkpoint_before(tmp_path: Path, monkey
 
 
 @pytest.mark.slow
+def test_a_validation_that_is_made_later_saves_the_same_checkpoint(
+    data_bin: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    """Another file with the same weights: a watch knows it by them."""
+    options = (*SMALL, "--finetune-from-model", pretrained / "model.pt", "--max-epoch", "1")
+    command = ("fairseq-train", data_bin, *TRAIN_OPTIONS, "--save-dir", tmp_path / "save", *options)
+    process = start(*command)
+    assert process.stdout is not None
+    text = ""
+    for line in process.stdout:
+        text += line
+        if "begin validation on" in line:
+            process.send_signal(signal.SIGTERM)
+    assert process.wait() == Exit.REQUEUE, text
+    last = tmp_path / "save" / "checkpoint_last.pt"
+    before, content = Checkpoint.read(last), last.read_bytes()
+    assert "validation" not in {event["type"] for event in read_events(tmp_path / "save" / "metrics.jsonl")}
+    run(*command)
+    after = Checkpoint.read(last)
+    assert last.read_bytes() != content
+    assert (after.progress, after.identity) == (before.progress, before.identity)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_killed_or_told_to_stop_at_any_moment(data_bin: Path, pretrained: Path, tmp_path: Path, seed: int) -> None:
     """Curve, validations, best score, patience and weights of a run that was left alone, digit by digit."""

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -13,8 +12,9 @@ import torch
 
 from fairseq_cloze.errors import CheckpointError, DataBinError
 from fairseq_cloze.watch import arrivals as module
-from fairseq_cloze.watch.arrivals import Arrival, Arrivals, is_own_fault, progress_of
+from fairseq_cloze.watch.arrivals import Arrival, Arrivals, is_own_fault, look_into
 from fairseq_cloze.watch.capture import key_of
+from fairseq_cloze.weights.checkpoint import Checkpoint
 
 LIMIT = 30.0
 
@@ -65,7 +65,7 @@ def test_whole_checkpoints(tmp_path: Path, start: Callable[..., Arrivals]) -> No
     assert arrivals.inspect() == [] and unsettled(arrivals) == 0
     assert names(arrivals) == ["checkpoint_1_10.pt", "checkpoint_last.pt"]
     checkpoint, last = sorted(arrivals.waiting, key=lambda one: one.order)
-    assert checkpoint.content == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert checkpoint.content == Checkpoint.read(path).identity
     assert (checkpoint.updates, last.updates, checkpoint.epoch, last.epoch) == (10, 20, 1, None)
     assert (checkpoint.is_copy, last.is_copy) == (False, True)
     assert time.time() - 60 < checkpoint.arrived <= time.time()
@@ -115,7 +115,7 @@ def test_one_that_grows_is_waited_for(
             time.sleep(0.03)
     until(lambda: arrivals.inspect() or arrivals.waiting)
     [checkpoint] = arrivals.waiting
-    assert checkpoint.content == hashlib.sha256(whole).hexdigest()
+    assert checkpoint.content == Checkpoint.read(tmp_path / "whole").identity
 
 
 def test_known_files_are_not_read(tmp_path: Path, start: Callable[..., Arrivals]) -> None:
@@ -194,7 +194,7 @@ def test_it_starts_anywhere(tmp_path: Path, start: Callable[..., Arrivals], monk
 )
 def test_progress(tmp_path: Path, name: str, position: dict[str, int], expected: Any) -> None:
     path = save(tmp_path / name, 60, extra_state={"train_iterator": position})
-    assert progress_of(path, name) == expected
+    assert look_into(path, name)[1:] == expected
 
 
 def test_pauses_grow(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_odd_contents(tmp_path: Path, content: Any) -> None:
     path = tmp_path / "checkpoint_1_10.pt"
     torch.save(content, path)
     with pytest.raises(CheckpointError) as error:
-        progress_of(path, path.name)
+        look_into(path, path.name)
     assert str(error.value).startswith("checkpoint_1_10.pt: expected ") and is_own_fault(error.value)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -187,3 +188,13 @@ def test_files_are_heard_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, net
     while "checkpoint_1_10.pt" not in heard and time.monotonic() < end:
         time.sleep(0.02)
     assert "checkpoint_1_10.pt" in heard
+
+
+def test_nobody_listens_any_more() -> None:
+    """What happens in the last moment of a watch puts no traceback on its terminal."""
+    here, there = socket.socketpair()
+    with here, there:
+        capture._tell(there, "checkpoint_\udce9.pt")
+        assert here.recv(100) == b"checkpoint_\xe9.pt\0"
+        here.close()
+        capture._tell(there, "checkpoint.pt")

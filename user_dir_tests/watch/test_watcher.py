@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-import hashlib
+import io
+import itertools
 import json
 import os
 import random
@@ -116,6 +117,11 @@ def records(save_dir: Path) -> list[dict[str, Any]]:
     return read_validation(save_dir / "validation.jsonl", lambda line: None)
 
 
+def identity(content: bytes) -> str:
+    """Of a checkpoint, from the bytes of its file."""
+    return Checkpoint(torch.load(io.BytesIO(content), weights_only=True), "it").identity
+
+
 def names(save_dir: Path) -> list[str]:
     """Checkpoints with a score, in the order they were scored."""
     return [record["checkpoint"] for record in records(save_dir) if "accuracy" in record]
@@ -160,7 +166,7 @@ def test_everything_about_a_finished_run(tmp_path: Path, template: Path, data_bi
     assert [(record["epoch"], record["updates"]) for record in scored] == [(1, 10), (1, 20), (1, 30), (1, 40)]
     for record in scored:
         path = tmp_path / record["checkpoint"]
-        assert record["content"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert record["content"] == Checkpoint.read(path).identity
         evaluation = evaluate_module.evaluate(path, data_bin)
         for name in ("accuracy", "mrr", "chance", "n_blanks", "n_one_token", "majority", "view", "scorer", "contrast"):
             assert record[name] == getattr(evaluation, name), name
@@ -204,6 +210,32 @@ def test_everything_about_a_finished_run(tmp_path: Path, template: Path, data_bi
     assert os.path.samefile(tmp_path / "checkpoint_best_accuracy.pt", tmp_path / winner["checkpoint"])
 
 
+def test_weights_that_are_saved_again_are_not_scored_again(tmp_path: Path, template: Path, small_bin: Path) -> None:
+    """As where a stop broke off a validation: it is made at the next start, and the checkpoint is saved once more."""
+    write(template, tmp_path, 1, 1)
+    lines: list[str] = []
+    watch(tmp_path, small_bin, until_idle=0.3, report=lines.append)
+    state = torch.load(tmp_path / "checkpoint_1_10.pt", weights_only=True)
+    state["extra_state"]["val_loss"] = 1.0
+    torch.save(state, tmp_path / "checkpoint_last.pt")
+    torch.save(state, tmp_path / "checkpoint_1_10.pt")
+    watch(tmp_path, small_bin, until_idle=0.3, report=lines.append)
+    assert names(tmp_path) == expected(1, 1)
+    assert lines.count("checkpoint_last.pt: the same as checkpoint_1_10.pt, which is scored") == 1
+
+
+def test_a_clock_that_jumps(tmp_path: Path, template: Path, small_bin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a day forwards or back each time that somebody asks."""
+    days, plain, plain_ns = itertools.cycle((0, 86_400, -86_400)), time.time, time.time_ns
+    monkeypatch.setattr(time, "time", lambda: plain() + next(days))
+    monkeypatch.setattr(time, "time_ns", lambda: plain_ns() + next(days) * 10**9)
+    write(template, tmp_path, 1, 3)
+    for _ in range(2):
+        watch(tmp_path, small_bin, until_idle=0.3, report=print)
+    assert names(tmp_path) == expected(1, 3)
+    assert all(record["waited"] >= 0 for record in records(tmp_path))
+
+
 def test_other_passages_are_scored_anew(tmp_path: Path, template: Path, data_bin: Path, small_bin: Path) -> None:
     write(template, tmp_path, 1, 1)
     RunLock(tmp_path)._file.close()
@@ -237,7 +269,7 @@ def test_overwritten_while_it_is_scored(
     lines: list[str] = []
     watch(tmp_path, small_bin, until_idle=0.5, report=lines.append)
     [record] = records(tmp_path)
-    assert record["content"] == hashlib.sha256(new).hexdigest()
+    assert record["content"] == identity(new)
     assert "checkpoint_1_10.pt: overwritten while it was scored; scoring what it has become" in lines
 
 
@@ -331,7 +363,7 @@ def test_rewritten_in_place_while_it_is_read(tmp_path: Path, template: Path, sma
     text, _ = process.communicate(timeout=LIMIT)
     assert process.returncode == 0, text
     [record] = records(tmp_path)
-    assert record["content"] == hashlib.sha256(content).hexdigest(), text
+    assert record["content"] == identity(content), text
 
 
 def beside(first: Callable[[], Any], *others: Callable[[], Any]) -> Callable[[str], None]:
@@ -728,7 +760,7 @@ def test_killed_and_each_scored_once(tmp_path: Path, template: Path, small_bin: 
     scored = [record for record in records(tmp_path) if "accuracy" in record]
     assert len({record["content"] for record in scored}) == total
     best = max(scored, key=lambda record: record["accuracy"])
-    content = hashlib.sha256((tmp_path / "checkpoint_best_accuracy.pt").read_bytes()).hexdigest()
+    content = Checkpoint.read(tmp_path / "checkpoint_best_accuracy.pt").identity
     assert content == best["content"]
     print(f"{total} checkpoints in {seconds.strip()} s")
 
@@ -793,7 +825,7 @@ def test_beside_a_real_training(tmp_path: Path, pretrained: Path, data_bin: Path
     accuracies = [float(json.loads(line)["valid_accuracy"]) for line in trained]
     assert [record["accuracy"] for record in records(save_dir)] == pytest.approx(accuracies, abs=0.01)
     best = max(records(save_dir), key=lambda record: record["accuracy"])
-    content = hashlib.sha256((save_dir / "checkpoint_best_accuracy.pt").read_bytes()).hexdigest()
+    content = Checkpoint.read(save_dir / "checkpoint_best_accuracy.pt").identity
     assert content == best["content"]
 
 
@@ -821,7 +853,7 @@ class Chaos:
         path = self.folder / (name or f"checkpoint_1_{10 * self.number}.pt")
         path.with_suffix(".pt.tmp").write_bytes(content)
         path.with_suffix(".pt.tmp").rename(path)
-        self.good[hashlib.sha256(content).hexdigest()] = path.name
+        self.good[identity(content)] = path.name
         time.sleep(0.1)  # to be captured
 
     def write_in_place(self) -> None:
@@ -833,7 +865,7 @@ class Chaos:
                 for start in range(0, len(part), 1 << 17):
                     file.write(part[start : start + (1 << 17)])
                     time.sleep(self.random.choice((0, 0, 0.03)))
-        self.good[hashlib.sha256(content).hexdigest()] = Path(file.name).name
+        self.good[identity(content)] = Path(file.name).name
 
     def prune(self) -> None:
         found = sorted(self.folder.glob("checkpoint_1_*.pt"))

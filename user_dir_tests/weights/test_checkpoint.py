@@ -98,6 +98,41 @@ def test_progress(epoch: int | None, inside: int | None, updates: int | None, ex
     assert Checkpoint(state, "x.pt").progress == expected
 
 
+def test_identity(pretrained: Path) -> None:
+    """It is the weights', after so many updates, scored in such a way; what a run remembers is no part of it."""
+    whole = Checkpoint.read(pretrained / "model.pt")
+    bias = "encoder.lm_head.bias"
+    vocabulary = whole.require_vocabulary()
+
+    def identity(**more: Any) -> str:
+        state = {**whole.state, "optimizer_history": [{"num_updates": 10}], **more}
+        return Checkpoint(state, "x.pt").identity
+
+    def carried(view: str, encoding: EncodingOptions = DEFAULT_ENCODING) -> dict[str, Any]:
+        return carried_state(vocabulary, encoding, Settings(view))
+
+    def options(**more: Any) -> Namespace:
+        return Namespace(**{**vars(whole.state["args"]), **more})
+
+    same = [
+        identity(),
+        identity(extra_state={"val_loss": 1.0, "train_iterator": {"epoch": 2, "iterations_in_epoch": 0}}),
+        identity(last_optimizer_state={"state": {}}, optimizer_history=[{"num_updates": 10, "best_loss": 2.0}]),
+        identity(args=options(save_dir="elsewhere", max_update=50)),
+        identity(model={name: value.clone() for name, value in whole.state["model"].items()}),
+    ]
+    assert len({*same}) == 1
+    others = [
+        identity(optimizer_history=[{"num_updates": 11}]),
+        identity(model={**whole.state["model"], bias: whole.state["model"][bias] + 1e-3}),
+        identity(model={**whole.state["model"], bias: whole.state["model"][bias].double()}),
+        identity(args=options(layer_norm_eps=1e-6)),
+        identity(task_state=carried("full")),
+        identity(task_state=carried("full", EncodingOptions(sentence_case=True))),
+    ]
+    assert len({same[0], *others}) == 1 + len(others)
+
+
 def test_the_proof_names_the_part_and_the_first_difference(pretrained: Path) -> None:
     checkpoint = Checkpoint.read(pretrained / "model.pt")
     own = digests(checkpoint.weights)

@@ -24,6 +24,7 @@ from transformers import (
 from fairseq_cloze import register
 from fairseq_cloze.data.vocabulary import FILES, Vocabulary
 from fairseq_cloze.errors import CheckpointError, ClozeError
+from fairseq_cloze.files import alone_in
 from fairseq_cloze.weights.hugging_face import export_hf, import_hf
 
 from ..support.commands import PASSAGES, run, train, validate
@@ -455,6 +456,19 @@ def test_an_export_replaces_an_export_and_no_other_model(tmp_path: Path, hf_fold
             ", which 'fairseq-cloze export-hf' did not write, and which would be lost; choose another folder"
         )
         assert before == {path.name: path.read_bytes() for path in other.iterdir()}
+
+
+def test_two_into_one_folder(tmp_path: Path, pretrained: Path, hf_folder: Path) -> None:
+    """The second is refused: files of two models under one roof would be read as one model."""
+    with alone_in(tmp_path / "out"):
+        for write in (
+            lambda: export_hf(Checkpoint.read(pretrained / "model.pt"), tmp_path / "out"),
+            lambda: import_hf(hf_folder, tmp_path / "out"),
+        ):
+            with pytest.raises(ClozeError) as error:
+                write()
+            assert str(error.value).startswith(f"{tmp_path}/out: another command is writing there; ")
+            assert not [*(tmp_path / "out").iterdir()]
 
 
 def test_export_of_weights_that_are_no_numbers(tmp_path: Path, pretrained: Path) -> None:
