@@ -182,9 +182,9 @@ def test_prepared_data_belongs_to_its_inputs(tmp_path: Path) -> None:
     assert (tmp_path / "calls").read_text().count("fairseq-train") == 2
 
 
-def test_the_whole_round_told_to_stop_and_started_again(tmp_path: Path, hf_folder: Path) -> None:
+def test_the_whole_round_told_to_stop_and_started_again(tmp_path: Path, pretrained: Path) -> None:
     """As a batch system does it: the signal goes to every process, then the same command is started again."""
-    env = {"WEIGHTS": str(hf_folder), "OUT": "out", "UPDATES": "60", "SAVE_EVERY": "25", "VENV": str(BIN.parent)}
+    env = {"WEIGHTS": str(pretrained), "OUT": "out", "UPDATES": "60", "SAVE_EVERY": "25", "VENV": str(BIN.parent)}
     env.update(TRAIN=str(PASSAGES / "train"), VALID=str(PASSAGES / "valid"))
     command = ("bash", ROOT / "scripts" / "log.sh", "bash", ROOT / "scripts" / "finetune.sh", "--max-tokens", "1024")
     process = start(*command, cwd=tmp_path, env=env, start_new_session=True)
