@@ -9,6 +9,7 @@ cd "$(dirname "$0")/.."
 bash scripts/setup.sh fairseq,hub,plot,test
 export PATH="$(realpath "${VENV:-.venv}")/bin:$PATH"
 export OMP_NUM_THREADS=1
+unset PYTHONDONTWRITEBYTECODE # each of many processes would compile our modules, and each worker all tests
 if [ "${1:-}" = --matrix ]; then
     shift
     exec bash scripts/matrix.sh "$@"

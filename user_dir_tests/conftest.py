@@ -11,6 +11,7 @@ import pytest
 
 from .support.commands import FINETUNE, PASSAGES, train
 from .support.local import existing, local, unpack
+from .support.once import made_once
 from .support.texts import write_passage
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -45,9 +46,9 @@ def hf_folder(tmp_path_factory: pytest.TempPathFactory, vocabulary: Any) -> Path
 
     from .support.models import save_hf
 
-    folder = tmp_path_factory.mktemp("hf")
-    save_hf(folder, vocabulary, RobertaConfig, RobertaForMaskedLM)
-    return folder
+    return made_once(
+        tmp_path_factory, "hf", lambda folder: save_hf(folder, vocabulary, RobertaConfig, RobertaForMaskedLM)
+    )
 
 
 @pytest.fixture(scope="session")
@@ -55,9 +56,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory, hf_folder: Path) -> Pat
     """The small model, imported."""
     from fairseq_cloze.weights.hugging_face import import_hf
 
-    folder = tmp_path_factory.mktemp("pretrained")
-    import_hf(str(hf_folder), folder)
-    return folder
+    return made_once(tmp_path_factory, "pretrained", lambda folder: import_hf(str(hf_folder), folder))
 
 
 @pytest.fixture(scope="session")
@@ -65,20 +64,22 @@ def data_bin(tmp_path_factory: pytest.TempPathFactory, pretrained: Path) -> Path
     """The example passages, prepared for the small model."""
     from fairseq_cloze.data.prepare import prepare
 
-    folder = tmp_path_factory.mktemp("data") / "bin"
-    prepare({split: [PASSAGES / split] for split in ("train", "valid", "test")}, pretrained, folder, workers=1)
-    return folder
+    splits = {split: [PASSAGES / split] for split in ("train", "valid", "test")}
+    made = made_once(tmp_path_factory, "data", lambda folder: prepare(splits, pretrained, folder / "bin", workers=1))
+    return made / "bin"
 
 
 @pytest.fixture(scope="session")
 def finetuned(tmp_path_factory: pytest.TempPathFactory, pretrained: Path, data_bin: Path) -> Path:
     """Save folder of a short joint training, from scratch as users start it."""
-    folder = tmp_path_factory.mktemp("finetuned")
-    best = ("--best-checkpoint-metric", "accuracy", "--maximize-best-checkpoint-metric")
-    options = (*FINETUNE, *best, "--finetune-from-model", pretrained / "model.pt")
-    ran = train(data_bin, folder, *options, "--tensorboard-logdir", folder / "tensorboard", real=True)
-    (folder / "log.txt").write_text(ran.text)
-    return folder
+
+    def make(folder: Path) -> None:
+        best = ("--best-checkpoint-metric", "accuracy", "--maximize-best-checkpoint-metric")
+        options = (*FINETUNE, *best, "--finetune-from-model", pretrained / "model.pt")
+        ran = train(data_bin, folder, *options, "--tensorboard-logdir", folder / "tensorboard", real=True)
+        (folder / "log.txt").write_text(ran.text)
+
+    return made_once(tmp_path_factory, "finetuned", make)
 
 
 # -- optional local data ---------------------------------------------------------------------------------------------
@@ -87,7 +88,8 @@ def finetuned(tmp_path_factory: pytest.TempPathFactory, pretrained: Path, data_b
 @pytest.fixture(scope="session")
 def cloth(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """CLOTH, unpacked: ``train`` and ``valid``."""
-    return unpack(local("data", "cloth.tar.xz"), tmp_path_factory.mktemp("cloth")) / "cloth"
+    archive = existing(local("data", "cloth.tar.xz"))
+    return made_once(tmp_path_factory, "cloth", lambda folder: unpack(archive, folder)) / "cloth"
 
 
 @pytest.fixture(scope="session")
@@ -107,6 +109,4 @@ def weights(tmp_path_factory: pytest.TempPathFactory, roberta6: Path, gpt2_bpe: 
     """That RoBERTa, imported."""
     from fairseq_cloze.weights.hugging_face import import_hf
 
-    folder = tmp_path_factory.mktemp("roberta6")
-    import_hf(str(roberta6), folder, gpt2_bpe)
-    return folder
+    return made_once(tmp_path_factory, "roberta6", lambda folder: import_hf(str(roberta6), folder, gpt2_bpe))

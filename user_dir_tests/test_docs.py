@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from .support.commands import PASSAGES, ROOT, run
+from .support.commands import PASSAGES, ROOT, run, warm_path
 from .support.option_table import TABLE
+from .support.warm import OURS
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -33,8 +34,8 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 @pytest.fixture
 def sandbox(tmp_path: Path, hf_folder: Path) -> Path:
     """The repository's folders, and a hub cache in which every RoBERTa is the small one."""
-    for name in ("fairseq_cloze", "scripts"):
-        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "fairseq_cloze").symlink_to(ROOT / "fairseq_cloze")
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")  # beside them there is no .venv, so PATH says what runs
     (tmp_path / "examples").mkdir()
     for folder in (ROOT / "examples").iterdir():
         (tmp_path / "examples" / folder.name).symlink_to(PASSAGES if folder.name == "passages" else folder)
@@ -94,7 +95,8 @@ def test_commands(page: Path, sandbox: Path) -> None:
     if not commands:
         pytest.skip(f"{page.name} has no commands")
     script = "set -euo pipefail\n" + "\n".join(commands)
-    run("bash", "-c", script, cwd=sandbox, env={"HF_HUB_CACHE": str(sandbox / "hub"), "HF_HUB_OFFLINE": "1"})
+    env = {"HF_HUB_CACHE": str(sandbox / "hub"), **warm_path(sandbox / "bin", *OURS)}
+    run("bash", "-c", script, cwd=sandbox, env=env)
     if page.name == "README.md":
         assert (sandbox / "answers.json").exists() and (sandbox / "valid.json").exists()
 

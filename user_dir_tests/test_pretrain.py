@@ -16,6 +16,7 @@ from fairseq_cloze.ranking.evaluate import evaluate
 from fairseq_cloze.weights.checkpoint import Checkpoint
 
 from .support.commands import PASSAGES, ROOT, run, train
+from .support.warm import TORCH
 
 PRETRAIN = ROOT / "examples" / "pretrain"
 MINI = ROOT / "examples" / "pretrained" / "mini"
@@ -74,13 +75,13 @@ def test_a_small_model_starts_from_a_larger_one(tmp_path: Path, pretrained: Path
     (tmp_path / "data").mkdir()
     from_scratch.save(tmp_path / "data")
     out = tmp_path / "start" / "model.pt"
+    command = (sys.executable, PRETRAIN / "shrink.py", pretrained / "model.pt", PROSE, tmp_path / "data")
     options = ("--out", out, "--layers", 1, "--dim", 24, "--ffn", 40, "--heads", 2, "--length", 90, "--samples", 20)
-    run("python", PRETRAIN / "shrink.py", pretrained / "model.pt", PROSE, tmp_path / "data", *options)
+    run(*command, *options, warm=TORCH)
     small = Checkpoint.read(out)
     assert small.architecture == Architecture(1, 24, 40, 2, 90)
     assert small.weights["encoder.sentence_encoder.embed_tokens.weight"].shape == (rows, 24)
-    command = ("python", PRETRAIN / "shrink.py", pretrained / "model.pt", PROSE, tmp_path / "data")
-    wrong = run(*command, *options[:4], code=2)
+    wrong = run(*command, *options[:4], code=2, warm=TORCH)
     assert "are 12 wide: --dim has to be 12 times --heads" in wrong.text
 
 

@@ -89,9 +89,9 @@ def test_logits_of_real_weights_equal_transformers(weights: Path, roberta6: Path
 
     theirs = RobertaForMaskedLM.from_pretrained(roberta6, torch_dtype=torch.float32).eval()
     [member] = load(weights / "model.pt").members
-    passages = list(read_passages([cloth / "valid" / "high"]))[:3]
+    passages = list(read_passages([cloth / "valid" / "high"]))[:2]
     rows = [[0, *encode_passages([p], member.vocabulary)["tokens"].tolist(), 2] for p in passages]
-    tokens = torch.full((3, max(map(len, rows))), 1)
+    tokens = torch.full((2, max(map(len, rows))), 1)
     for row, values in zip(tokens, rows):
         row[: len(values)] = torch.tensor(values)
     real = tokens.ne(1)

@@ -15,7 +15,7 @@ import torch
 
 from fairseq_cloze import register
 
-from .support.commands import BIN, PASSAGES, ROOT, run, start
+from .support.commands import BIN, PASSAGES, ROOT, run, start, warm_path
 
 #: What the virtual environment gets unless another one is asked for.
 TORCH = "2.13.0"
@@ -87,7 +87,13 @@ def test_quickstart_in_a_copy(tmp_path: Path) -> None:
                 file.unlink()
     venv = tmp_path / "venv"
     venv.mkdir()
-    (venv / "bin").symlink_to(BIN)
+    env = {
+        "VENV": str(venv),
+        "QUICKSTART_UPDATES": "10",
+        **warm_path(venv / "bin", "fairseq-cloze", "fairseq-validate"),
+    }
+    for name in ("python", "python3", "fairseq-train"):
+        (venv / "bin" / name).symlink_to(BIN / name)
     checksum = run("cksum", cwd=copy, stdin=open(copy / "pyproject.toml")).text.strip()
     (venv / "installed").write_text(f"fairseq,hub,plot,test {TORCH} {checksum}\nfairseq,generate {TORCH} {checksum}\n")
     out = copy / "work" / "quickstart"
@@ -95,7 +101,7 @@ def test_quickstart_in_a_copy(tmp_path: Path) -> None:
     left.parent.mkdir(parents=True)
     left.write_text("half a checkpoint")
     (out / "data-bin").mkdir()
-    ran = run("bash", "scripts/quickstart.sh", cwd=copy, env={"VENV": str(venv), "QUICKSTART_UPDATES": "10"})
+    ran = run("bash", "scripts/quickstart.sh", cwd=copy, env=env)
     lines = ran.text.splitlines()
     assert [line for line in lines if line.startswith("== ")] == [
         "== 1 of 7: generate more passages, from prose",
@@ -176,9 +182,9 @@ def test_prepared_data_belongs_to_its_inputs(tmp_path: Path) -> None:
     assert (tmp_path / "calls").read_text().count("fairseq-train") == 2
 
 
-def test_the_whole_round_told_to_stop_and_started_again(tmp_path: Path, hf_folder: Path) -> None:
+def test_the_whole_round_told_to_stop_and_started_again(tmp_path: Path, pretrained: Path) -> None:
     """As a batch system does it: the signal goes to every process, then the same command is started again."""
-    env = {"WEIGHTS": str(hf_folder), "OUT": "out", "UPDATES": "60", "SAVE_EVERY": "25", "VENV": str(BIN.parent)}
+    env = {"WEIGHTS": str(pretrained), "OUT": "out", "UPDATES": "60", "SAVE_EVERY": "25", "VENV": str(BIN.parent)}
     env.update(TRAIN=str(PASSAGES / "train"), VALID=str(PASSAGES / "valid"))
     command = ("bash", ROOT / "scripts" / "log.sh", "bash", ROOT / "scripts" / "finetune.sh", "--max-tokens", "1024")
     process = start(*command, cwd=tmp_path, env=env, start_new_session=True)

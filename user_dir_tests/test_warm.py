@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .support.commands import ROOT, environment, run, start
-from .support.warm import WarmProcess
+from .support.commands import ROOT, environment, run, start, warm_path
+from .support.warm import TORCH, WarmProcess
 
 
 def forked(folder: Path, code: str, *arguments: str, **options: Any) -> WarmProcess:
@@ -82,6 +83,21 @@ def test_several_run_at_once(tmp_path: Path) -> None:
 def test_commands_say_the_same() -> None:
     for command, code in ((("fairseq-train", "--help"), 0), (("fairseq-cloze", "nonsense"), 2)):
         assert run(*command, code=code).text == run(*command, code=code, real=True).text
+
+
+def test_commands_of_a_script(tmp_path: Path) -> None:
+    """They are found by name, end as they would, and get the signals that are sent to them."""
+    env = warm_path(tmp_path / "bin", "fairseq-cloze")
+    script = "fairseq-cloze --version; fairseq-cloze nonsense"
+    assert run("bash", "-c", script, env=env, code=2).text == run("bash", "-c", script, code=2).text
+    assert run("bash", "-c", "command -v fairseq-cloze", env=env).text == f"{tmp_path}/bin/fairseq-cloze\n"
+    script = "fairseq-cloze run -- sleep 300 & until grep -q . logs/*; do sleep 0.1; done; kill $!; wait $!"
+    run("bash", "-c", script, env=env, code=128 + 15, cwd=tmp_path)
+
+
+def test_code_is_forked_with_what_it_is_given() -> None:
+    code = "import sys; print(__name__, sys.argv, sys.path[0], 'torch' in sys.modules, 'fairseq' in sys.modules)"
+    assert run(sys.executable, "-c", code, "a", 1, warm=TORCH).text == "__main__ ['-c', 'a', '1']  True False\n"
 
 
 def test_what_needs_a_process_from_scratch(tmp_path: Path) -> None:

@@ -80,9 +80,8 @@ def test_counts_are_exact(prose: Path, made: Path) -> None:
     assert tally.lines()[0].startswith(f"{len(passages):,} passages, {tally.blanks:,} blanks (")
 
 
-@pytest.mark.parametrize("workers", [2, 3])
-def test_workers_change_nothing(tmp_path: Path, prose: Path, made: Path, workers: int) -> None:
-    generate([prose], tmp_path / "out.jsonl", workers=workers)
+def test_workers_change_nothing(tmp_path: Path, prose: Path, made: Path) -> None:
+    generate([prose], tmp_path / "out.jsonl", workers=3)
     assert (tmp_path / "out.jsonl").read_bytes() == made.read_bytes()
 
 

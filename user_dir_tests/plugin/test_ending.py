@@ -10,26 +10,27 @@ import pytest
 from fairseq_cloze.plugin.ending import _plainly
 
 from ..support.commands import run
+from ..support.warm import TORCH
 
 
-def test_errors_print_as_one_line_and_others_as_ever(tmp_path: Path) -> None:
-    script = "import fairseq_cloze.plugin.ending as c; from fairseq_cloze.errors import ClozeError\n"
-    script += "c.print_errors_plainly()\n"
-    assert run(sys.executable, "-c", script + "raise ClozeError('so and so')", code=1).text == "Error: so and so\n"
-    traced = run(
-        *(sys.executable, "-c", script + "raise ClozeError('so and so')"), code=1, env={"FAIRSEQ_CLOZE_TRACEBACK": "1"}
-    )
-    assert traced.text.startswith("Traceback") and traced.text.endswith("ClozeError: so and so\n")
-    assert "Traceback" in run(sys.executable, "-c", script + "raise ValueError('x')", code=1).text
+def ended(script: str, code: int, **env: str) -> str:
+    """What a process with a script of an ending prints."""
+    beginning = "import fairseq_cloze.plugin.ending as c; from fairseq_cloze.errors import ClozeError, OutOfMemory\n"
+    beginning += "c.print_errors_plainly()\n"
+    return run(sys.executable, "-c", beginning + script, code=code, env=env, warm=TORCH).text
+
+
+def test_errors_print_as_one_line_and_others_as_ever() -> None:
+    assert ended("raise ClozeError('so and so')", 1) == "Error: so and so\n"
+    traced = ended("raise ClozeError('so and so')", 1, FAIRSEQ_CLOZE_TRACEBACK="1")
+    assert traced.startswith("Traceback") and traced.endswith("ClozeError: so and so\n")
+    assert "Traceback" in ended("raise ValueError('x')", 1)
 
 
 def test_errors_have_an_exit_status_of_their_own() -> None:
-    script = "import fairseq_cloze.plugin.ending as c; from fairseq_cloze.errors import OutOfMemory\n"
-    script += "c.print_errors_plainly()\n"
-    assert run(sys.executable, "-c", script + "raise OutOfMemory('so')", code=5).text == "Error: so\n"
-    traced = run(sys.executable, "-c", script + "raise OutOfMemory('so')", code=5, env={"FAIRSEQ_CLOZE_TRACEBACK": "1"})
-    assert traced.text.startswith("Traceback")
-    assert run(sys.executable, "-c", script + "c.end_run(75, 'so')", code=75).text == "so\n"
+    assert ended("raise OutOfMemory('so')", 5) == "Error: so\n"
+    assert ended("raise OutOfMemory('so')", 5, FAIRSEQ_CLOZE_TRACEBACK="1").startswith("Traceback")
+    assert ended("c.end_run(75, 'so')", 75) == "so\n"
 
 
 SPAWN = """
@@ -52,9 +53,8 @@ def test_spawned_workers_pass_the_exit_status_on(tmp_path: Path) -> None:
     (tmp_path / "spawn.py").write_text(SPAWN)
     ran = run(sys.executable, tmp_path / "spawn.py", tmp_path / "store", code=75)
     assert "\nso and so\n" in f"\n{ran.text}" and "Traceback" not in ran.text
-    script = "import fairseq_cloze.plugin.ending as c, torch.multiprocessing as m; c.print_errors_plainly()\n"
-    script += "raise m.ProcessExitedException('worker 0 ended', 0, 1, 9)"  # not by end_run
-    assert run(sys.executable, "-c", script, code=1).text.endswith("ProcessExitedException: worker 0 ended\n")
+    died = "import torch.multiprocessing as m; raise m.ProcessExitedException('worker 0 ended', 0, 1, 9)"
+    assert ended(died, 1).endswith("ProcessExitedException: worker 0 ended\n")  # not by end_run
 
 
 COMMAND = """

@@ -17,6 +17,7 @@ import pytest
 from fairseq_cloze import register
 
 from ..support.commands import ROOT, free_port, start
+from ..support.warm import FAIRSEQ
 
 register()
 
@@ -152,7 +153,7 @@ torch.distributed.destroy_process_group()
 
 def test_checkpoints_and_sums_are_exchanged_on_cpus_whatever_their_size() -> None:
     address = f"tcp://127.0.0.1:{free_port()}"
-    workers = [start(sys.executable, "-W", "ignore", "-c", EXCHANGE, rank, address) for rank in (0, 1)]
+    workers = [start(sys.executable, "-c", EXCHANGE, rank, address, warm=FAIRSEQ) for rank in (0, 1)]
     for worker in workers:
         text, _ = worker.communicate(timeout=120)
         assert text.splitlines()[-2:] == ["x [0, 1, 2] 100000", "[(50000, 0), (50000, 1)]"], text

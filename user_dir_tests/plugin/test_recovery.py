@@ -14,10 +14,11 @@ import torch
 from fairseq_cloze import register
 from fairseq_cloze.runs.events import read_events
 
-from ..support.commands import PLUGIN, TRAIN_OPTIONS, Ran, free_port, run, start, train
+from ..support.commands import PLUGIN, ROOT, TRAIN_OPTIONS, Ran, free_port, run, start, train
 from ..support.limited import FIXED_MMAP
 from ..support.models import FailingOptimizer, build
 from ..support.texts import write_passage
+from ..support.warm import FAIRSEQ
 
 register()
 
@@ -28,10 +29,13 @@ EXACT = ("--arch", "cloze_roberta", "--optimizer", "sgd", "--lr", "0.1", "--drop
 EXACT += ("--no-epoch-checkpoints",)
 
 
+LIMITED = ROOT / "user_dir_tests" / "support" / "limited.py"
+
+
 def limited(megabytes: float, *command: Any, code: int = 0) -> Ran:
     """Run a command with that much memory for the model's work."""
     env = {**FIXED_MMAP, "FAIRSEQ_CLOZE_TRACEBACK": ""}
-    return run(sys.executable, "-m", "user_dir_tests.support.limited", megabytes, *command, code=code, env=env)
+    return run(sys.executable, LIMITED, megabytes, *command, code=code, env=env, warm=FAIRSEQ)
 
 
 def limited_train(megabytes: float, data_bin: Path, save_dir: Path, *options: Any, code: int = 0) -> Ran:

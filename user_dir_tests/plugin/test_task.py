@@ -19,6 +19,7 @@ from fairseq_cloze.weights.hugging_face import import_hf
 from ..support.commands import PASSAGES, start, train, validate
 from ..support.models import build, save_hf
 from ..support.texts import write_passage
+from ..support.warm import FAIRSEQ
 
 register()
 
@@ -328,7 +329,7 @@ except CheckpointError as error:
     print(error)
 torch.distributed.destroy_process_group()  # else gloo's threads abort the process now and then
 """
-    workers = [start(sys.executable, "-c", script, rank) for rank in (0, 1)]
+    workers = [start(sys.executable, "-c", script, rank, warm=FAIRSEQ) for rank in (0, 1)]
     texts = [worker.communicate()[0].splitlines()[-1] for worker in workers]
     assert texts[0] == texts[1]
     assert texts[0].startswith("the LM head of worker 1 is not that of worker 0: expected digest ")

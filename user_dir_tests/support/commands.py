@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .warm import WarmProcess, packages_for
+from .warm import WarmProcess, at_start, on_path, packages_for
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGIN = ROOT / "fairseq_cloze"
@@ -55,7 +55,7 @@ _BASE = environment()
 _KNOWN = {"cwd", "env", "stdin", "stdout", "stderr", "text", "start_new_session"}
 
 
-def start(*command: Any, real: bool = False, **kwargs: Any) -> subprocess.Popen[str]:
+def start(*command: Any, real: bool = False, warm: tuple[str, ...] = (), **kwargs: Any) -> subprocess.Popen[str]:
     """Start a command; its output is one text.
 
     fairseq's commands and ours are forked from a process that has torch and fairseq imported (:mod:`.warm`), unless
@@ -64,15 +64,18 @@ def start(*command: Any, real: bool = False, **kwargs: Any) -> subprocess.Popen[
     Args:
         command: name and arguments
         real: start Python from scratch, as the test is about the process
+        warm: fork ``python -c CODE`` or ``python SCRIPT``, too, from a process that has these packages imported
         kwargs: ``env`` (what to add), ``cwd`` and other options of ``Popen``
     """
     words = [str(part) for part in command]
     options = {"cwd": ROOT, **kwargs, "env": environment(**kwargs.get("env", {}))}
     options.update(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    needed = packages_for(words[0], options["env"], _BASE)
+    base = _BASE if not warm else {**_BASE, **at_start(options["env"])}
+    needed = warm or packages_for(words[0], options["env"], base)
     if real or not needed or not {*options} <= _KNOWN:
         return subprocess.Popen(words, **options)
-    return WarmProcess(needed, _BASE, [str(BIN / words[0]), *words[1:]], **options)
+    words[:1] = [] if words[0] == sys.executable and words[1] != "-c" else [str(BIN / words[0])]
+    return WarmProcess(needed, base, words, **options)
 
 
 def run(*command: Any, code: int = 0, **kwargs: Any) -> Ran:
@@ -81,6 +84,11 @@ def run(*command: Any, code: int = 0, **kwargs: Any) -> Ran:
     text, _ = process.communicate()
     assert process.returncode == code, f"exit status {process.returncode}: {command}\n{text}"
     return Ran(process.returncode, text)
+
+
+def warm_path(folder: Path, *names: str) -> dict[str, str]:
+    """Variables for :func:`run` with which a script's commands of these names are forked from warm processes, too."""
+    return on_path(folder, _BASE, names)
 
 
 TRAIN_OPTIONS = (

@@ -1,6 +1,6 @@
 """A command of fairseq or of this project in a process whose memory really runs out.
 
-    python -m user_dir_tests.support.limited MEGABYTES fairseq-train ...
+    python limited.py MEGABYTES fairseq-train ...
 
 The limit is set when the model is first called, to what the process has then and MEGABYTES more, so it does not depend
 on the size of torch.  It is of data, as address space is also set aside without being used.  ``FIXED_MMAP``, which the

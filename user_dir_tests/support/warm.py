@@ -7,18 +7,22 @@ process from scratch.
 
 from __future__ import annotations
 
+import atexit
 import inspect
 import json
 import os
 import select
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .warm_server import LENGTH, STATUS
+from .warm_client import ADDRESSES, STATUS, ask
 
 #: What the environment says to Python and to libraries when they start.
 _AT_START = ("PYTHON", "LD_", "OMP_", "MKL_", "MALLOC_", "TORCH_", "HF_", "LOGLEVEL", "CUDA_", "LANG", "LC_")
@@ -30,11 +34,19 @@ TORCH = ("torch", "click", "numpy", "safetensors.torch", "tokenizers.implementat
 FAIRSEQ = (*TORCH, "torch._dynamo", "torch.distributed.fsdp", "fairseq", "fairseq.trainer")
 
 
+#: What the process is to have imported that a command is forked from.
+OURS = {"fairseq-train": FAIRSEQ, "fairseq-validate": FAIRSEQ, "fairseq-cloze": TORCH}
+
+HERE = Path(__file__).parent
+
+_kept: list[socket.socket] = []  # open as long as this process lives
+
+
 class WarmProcess(subprocess.Popen[str]):
     """A ``Popen`` whose process is forked from one with *packages* imported, started in environment *base*."""
 
     def __init__(self, packages: tuple[str, ...], base: dict[str, str], *args: Any, **kwargs: Any) -> None:
-        self._connection = _server(packages, tuple(base.items()))
+        self._address = address(packages, tuple(base.items()))
         super().__init__(*args, **kwargs)
 
     def _execute_child(self, *args: Any) -> None:  # the hook that Popen has for each system
@@ -51,9 +63,7 @@ class WarmProcess(subprocess.Popen[str]):
             "env": given["env"],
             "start_new_session": given["start_new_session"],
         }
-        body = json.dumps(request).encode()
-        socket.send_fds(self._connection, [LENGTH.pack(len(body))], [*files, writing])
-        self._connection.sendall(body)
+        ask(self._address, request, [*files, writing])
         os.close(writing)
         names = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
         self._close_pipe_fds(*(given[name] for name in names))  # type: ignore[attr-defined]
@@ -91,21 +101,41 @@ def packages_for(name: str, env: dict[str, str], base: dict[str, str]) -> tuple[
         env: its environment
         base: that of warm processes
     """
-    if sys.platform != "linux" or _at_start(env) != _at_start(base):
+    if sys.platform != "linux" or at_start(env) != at_start(base):
         return ()
-    return {"fairseq-train": FAIRSEQ, "fairseq-validate": FAIRSEQ, "fairseq-cloze": TORCH}.get(name, ())
+    return OURS.get(name, ())
 
 
-def _at_start(env: dict[str, str]) -> dict[str, str]:
+def at_start(env: dict[str, str]) -> dict[str, str]:
+    """What of an environment a Python heeds when it starts."""
     return {name: value for name, value in env.items() if name.startswith(_AT_START)}
 
 
 @cache
-def _server(packages: tuple[str, ...], env: tuple[tuple[str, str], ...]) -> socket.socket:
-    """The connection to a warm process, which ends with this one."""
+def address(packages: tuple[str, ...], env: tuple[tuple[str, str], ...]) -> str:
+    """The socket of a warm process, which ends with this one."""
+    path = os.path.join(tempfile.mkdtemp(prefix="warm-"), "socket")
+    atexit.register(shutil.rmtree, os.path.dirname(path), ignore_errors=True)
     ours, theirs = socket.socketpair()
-    with theirs:
-        command = [sys.executable, str(Path(__file__).with_name("warm_server.py")), str(theirs.fileno()), *packages]
+    _kept.append(ours)
+    with theirs, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen(64)
+        numbers = theirs.fileno(), listener.fileno()
+        command = [sys.executable, str(HERE / "warm_server.py"), *map(str, numbers), *packages]
         null = subprocess.DEVNULL
-        subprocess.Popen(command, env=dict(env), pass_fds=[theirs.fileno()], stdin=null, stdout=null, stderr=null)
-    return ours
+        subprocess.Popen(command, env=dict(env), pass_fds=numbers, stdin=null, stdout=null, stderr=null)
+    return path
+
+
+def on_path(folder: Path, base: dict[str, str], names: Iterable[str]) -> dict[str, str]:
+    """Variables with which scripts find commands in *folder* that are forked from a warm process, too.
+
+    What a script sets for the Python that it starts has no effect then.
+    """
+    folder.mkdir(exist_ok=True)
+    scripts = Path(sys.executable).parent
+    for name in names:
+        (folder / name).symlink_to(HERE / "warm_client.py" if sys.platform == "linux" else scripts / name)
+    addresses = {name: (address(OURS[name], tuple(base.items())), str(scripts / name)) for name in names}
+    return {"PATH": f"{folder}:{base['PATH']}", ADDRESSES: json.dumps(addresses)}

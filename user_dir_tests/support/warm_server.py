@@ -1,10 +1,10 @@
 """A process that has imported torch (and fairseq) and forks a child for each command; see :mod:`.warm`.
 
-    python warm_server.py SOCKET PACKAGE...
+    python warm_server.py OWNER LISTENER PACKAGE...
 
-SOCKET is the number of an open socket.  Each request on it comes with four files: standard input, output and error of
-the command, and a pipe that gets its process id and, at its end, what ``waitpid`` says of it.  The server ends when the
-other end of the socket is closed.
+OWNER and LISTENER are numbers of open sockets.  The server ends when the other end of OWNER is closed.  Requests are
+connections to LISTENER, each with four files: standard input, output and error of the command, and a pipe that gets
+its process id and, at its end, what ``waitpid`` says of it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,10 @@ import runpy
 import select
 import signal
 import socket
-import struct
 import sys
 from typing import Any
 
-LENGTH = struct.Struct("!Q")
-STATUS = struct.Struct("!qq")
+from warm_client import LENGTH, STATUS  # type: ignore[import-not-found]
 
 
 def preload(packages: list[str]) -> None:
@@ -39,7 +37,7 @@ def preload(packages: list[str]) -> None:
     gc.freeze()
 
 
-def serve(connection: socket.socket) -> dict[str, Any]:
+def serve(owner: socket.socket, listener: socket.socket) -> dict[str, Any]:
     """Fork a child for each request; return in the children only, with the request."""
     told, wake = os.pipe()
     os.set_blocking(told, False)
@@ -48,7 +46,7 @@ def serve(connection: socket.socket) -> dict[str, Any]:
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     running: dict[int, int] = {}
     while True:
-        ready, _, _ = select.select([connection.fileno(), told], [], [])
+        ready, _, _ = select.select([owner.fileno(), listener.fileno(), told], [], [])
         if told in ready:
             os.read(told, 4096)
             for pid in list(running):
@@ -56,12 +54,14 @@ def serve(connection: socket.socket) -> dict[str, Any]:
                 if ended:
                     _tell(running[pid], pid, status)
                     os.close(running.pop(pid))
-        if connection.fileno() in ready:
-            head, files, _, _ = socket.recv_fds(connection, LENGTH.size, 4)
-            if not head:
-                os._exit(0)
-            [length] = LENGTH.unpack(head)
-            request: dict[str, Any] = json.loads(connection.recv(length, socket.MSG_WAITALL))
+        if owner.fileno() in ready:
+            os._exit(0)
+        if listener.fileno() in ready:
+            connection, _ = listener.accept()
+            with connection:
+                head, files, _, _ = socket.recv_fds(connection, LENGTH.size, 4)
+                [length] = LENGTH.unpack(head)
+                request: dict[str, Any] = json.loads(connection.recv(length, socket.MSG_WAITALL))
             pid = os.fork()
             if pid == 0:
                 signal.set_wakeup_fd(-1)
@@ -70,7 +70,8 @@ def serve(connection: socket.socket) -> dict[str, Any]:
                     os.dup2(file, number)
                 for file in (*files, told, wake, *running.values()):
                     os.close(file)
-                connection.close()
+                owner.close()
+                listener.close()
                 return request
             for file in files[:3]:
                 os.close(file)
@@ -117,6 +118,12 @@ def _standard(file: int, mode: str, errors: str) -> io.TextIOWrapper:
 
 if __name__ == "__main__":
     del sys.path[0]
-    preload(sys.argv[2:])
-    become(serve(socket.socket(fileno=int(sys.argv[1]))))
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    preload(sys.argv[3:])
+    become(serve(*(socket.socket(fileno=int(number)) for number in sys.argv[1:3])))
+    if sys.argv[1:2] == ["-c"]:
+        code = sys.argv.pop(2)
+        del sys.argv[0]
+        sys.path[0] = ""
+        exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+    else:
+        runpy.run_path(sys.argv[0], run_name="__main__")

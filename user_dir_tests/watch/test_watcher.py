@@ -768,8 +768,8 @@ def test_killed_and_each_scored_once(tmp_path: Path, template: Path, small_bin: 
 @pytest.mark.slow
 @pytest.mark.parametrize("everything", [True, False])
 def test_two_hundred_at_once(tmp_path: Path, template: Path, small_bin: Path, everything: bool) -> None:
-    """Pruned to the last three, some 15 ms; where the machine is too busy for that, what is missed is named."""
-    process = watch_beside(tmp_path, small_bin, "--until-idle", "2s", "--all" if everything else "--latest")
+    """Pruned to the last three, some 15 ms; what a busy machine misses is named, and the last three never are."""
+    process = watch_beside(tmp_path, small_bin, "--until-idle", "15s", "--all" if everything else "--latest")
     ready(tmp_path, process)
     writer = write_beside(template, tmp_path, 1, 200, 3)
     written = writer.communicate()[0]
@@ -779,7 +779,7 @@ def test_two_hundred_at_once(tmp_path: Path, template: Path, small_bin: Path, ev
     end = ": skipped, there is a newer one ("
     skipped = [line.split(end)[0] for line in text.splitlines() if end in line]
     assert sorted([*scored, *skipped, *gone]) == sorted(expected(1, 200)), text
-    assert len(gone) <= 10 and "checkpoint_1_2000.pt" in scored
+    assert set(expected(198, 200) if everything else expected(200, 200)) <= {*scored}
     assert (skipped == []) == everything
     counts = [f"{len(scored)} scored", f"{len(skipped)} skipped", "1 given up", f"{len(gone)} pruned too early"]
     closing = ", ".join(count for count in counts if not count.startswith("0 "))
