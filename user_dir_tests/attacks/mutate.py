@@ -27,13 +27,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..support.commands import ROOT, environment
 from ..support.warm import FAIRSEQ, TORCH
 from ..support.warm_server import preload
-from .equivalent import EQUIVALENT
+from .equivalent import is_equivalent
 
 #: Modules, and the tests that have to notice: paths, and words that the names of tests left out hold.
 TESTS = {
@@ -60,23 +61,25 @@ class Mutation(NamedTuple):
     code: str
 
 
-def mutations(source: str) -> list[Mutation]:
-    """All that cosmic-ray knows to do to a source, but what it does to annotations."""
+def mutations(source: str, seed: int) -> Iterator[Mutation]:
+    """What cosmic-ray knows to do to a source, by lot, without what it does to annotations."""
     import cosmic_ray.plugins
     from cosmic_ray.ast import ast_nodes, get_ast
     from cosmic_ray.mutating import mutate_code
 
-    found = {}
-    for name in cosmic_ray.plugins.operator_names():
-        operator = cosmic_ray.plugins.get_operator(name)
-        if operator.arguments():
-            continue
-        count = sum(len(list(operator().mutation_positions(node))) for node in ast_nodes(get_ast(source)))
-        for occurrence in range(count):
-            code = mutate_code(source, operator(), occurrence)
-            if meaning(code) != meaning(source):
-                found[code] = Mutation(*changed(source, code), code)
-    return sorted(found.values())
+    operators = [cosmic_ray.plugins.get_operator(name) for name in sorted(cosmic_ray.plugins.operator_names())]
+    nodes = list(ast_nodes(get_ast(source)))
+    places = [
+        (operator, occurrence)
+        for operator in operators
+        if not operator.arguments()
+        for occurrence in range(sum(len(list(operator().mutation_positions(node))) for node in nodes))
+    ]
+    random.Random(seed).shuffle(places)
+    for operator, occurrence in places:
+        code = mutate_code(source, operator(), occurrence)
+        if meaning(code) != meaning(source):
+            yield Mutation(*changed(source, code), code)
 
 
 def meaning(source: str) -> str:
@@ -178,12 +181,14 @@ def mutate(module: str, copy: Path, most: int, seed: int) -> bool:
     """Try mutations of a module, print what came of them; whether enough were noticed."""
     path = copy / "fairseq_cloze" / f"{module}.py"
     source = path.read_text()
-    found = mutations(source)
-    equivalent = [one for one in found if one.change in EQUIVALENT.get(module, {})]
-    unknown = {*EQUIVALENT.get(module, {})} - {one.change for one in equivalent}
-    assert not unknown, f"no such mutations: {unknown}"
-    rest = [one for one in found if one not in equivalent]
-    tried = sorted(random.Random(seed).sample(rest, min(most, len(rest))))
+    equivalent, tried = 0, []
+    for one in mutations(source, seed):
+        if is_equivalent(module, one.change):
+            equivalent += 1
+        elif len(tried) < most:
+            tried.append(one)
+        else:
+            break
     tests = Tests(copy, TESTS[module].split())
     before = time.monotonic()
     assert not tests.fail(first=True), f"the tests fail:\n{(copy / 'output.txt').read_text()}"
@@ -191,18 +196,15 @@ def mutate(module: str, copy: Path, most: int, seed: int) -> bool:
     for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*"):
         compiled.unlink()
     missed = []
-    for one in tried:
+    for one in sorted(tried):
         path.write_text(one.code)
         if not tests.fail(limit):
             missed.append(one)
             print(f"  {module}.py:{one.line}: {one.change}", flush=True)
     path.write_text(source)
     noticed = len(tried) - len(missed)
-    print(
-        f"{module}: {noticed} of {len(tried)} noticed ({noticed / len(tried):.0%}); {len(found):,} mutations, of these "
-        f"{len(equivalent)} equivalent; {time.monotonic() - before:.0f} s",
-        flush=True,
-    )
+    share = f"{noticed} of {len(tried)} noticed ({noticed / len(tried):.0%})"
+    print(f"{module}: {share}, {equivalent} more are equivalent", flush=True)
     return noticed >= 0.85 * len(tried)
 
 
