@@ -178,7 +178,7 @@ def replacing(path: PathLike) -> Iterator[Path]:
         with _explained(path):
             if streams:
                 with open(temporary, "rb") as source, _open_stream(path) as stream:
-                    shutil.copyfileobj(source, stream, 1 << 20)
+                    shutil.copyfileobj(source, stream)
             else:
                 temporary.chmod(mode)  # some writers make a file of their own
                 temporary.replace(target)

@@ -2,6 +2,7 @@
 # Set up and run every check: ruff, mypy, import-linter, the test suite.
 #   scripts/test.sh              what has to pass before a change lands (under 8 minutes on 2 cores)
 #   scripts/test.sh --all        and the slow tests
+#   scripts/test.sh --coverage   the tests that have to pass, and the lines that none of them runs (takes a third longer)
 #   scripts/test.sh --matrix     a short round with other Pythons, other versions of torch, as other users and elsewhere
 #   scripts/test.sh TEST...      some tests, with pytest's options
 set -euo pipefail
@@ -24,5 +25,13 @@ if [ "${1:-}" = --all ]; then
     shift
     select=''
 fi
+python=(python)
+if [ "${1:-}" = --coverage ]; then
+    shift
+    rm -rf work/coverage
+    mkdir -p work/coverage
+    python=(coverage run)
+    trap 'coverage combine --quiet && coverage report' EXIT # of tests that failed, too
+fi
 # One more than the cores: many tests wait for something.
-python -m pytest -n 3 --dist worksteal --durations 15 -m "$select" "$@"
+"${python[@]}" -m pytest -n 3 --dist worksteal --durations 15 -m "$select" "$@"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -18,10 +20,16 @@ from fairseq_cloze.errors import ClozeError
 from fairseq_cloze.files import (
     UNFINISHED,
     alone_in,
+    cannot_write,
     check_writable,
     is_stdout,
+    open_regular,
+    read_regular,
     replacing,
+    special_kind,
+    split_paths,
     sweep,
+    unused,
     write_bytes,
     write_text,
 )
@@ -29,6 +37,54 @@ from fairseq_cloze.ranking.answers import PassagePrediction, write_predictions
 from fairseq_cloze.ranking.compare import compare
 
 from .support.commands import PASSAGES, environment, run
+
+# -- reading -------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert files._MOST == 64 * 1024 * 1024
+    monkeypatch.setattr(files, "_MOST", 3 << 20)
+    (tmp_path / "a").write_bytes(b"x" * (3 << 20))
+    assert read_regular(tmp_path / "a") == b"x" * (3 << 20)
+    with open_regular(tmp_path / "a") as file:
+        assert not os.get_inheritable(file.fileno()) and file.read(5) == b"xxxxx"
+    (tmp_path / "a").write_bytes(b"x" * ((3 << 20) + 1))
+    with pytest.raises(OSError, match="holds more than 3 MB") as error:
+        read_regular(tmp_path / "a")
+    assert error.value.errno == errno.EFBIG
+    with pytest.raises(FileNotFoundError):
+        read_regular(tmp_path / "b")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_is_no_file_is_not_read(tmp_path: Path, kind: str) -> None:
+    """A pipe nobody writes to is not waited for, and nothing stays open."""
+    path = tmp_path / "odd"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else tmp_path)
+    before = os.listdir("/proc/self/fd")
+    for read in (read_regular, open_regular):
+        with pytest.raises(OSError, match=f"is a {kind}, no file") as error:
+            read(path)
+        assert error.value.errno == errno.EINVAL
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert special_kind(path) == kind
+
+
+def test_kinds_and_names(tmp_path: Path) -> None:
+    (tmp_path / "a:b").write_text("")
+    assert special_kind(tmp_path / "a:b") is None and special_kind(tmp_path / "gone") is None
+    assert split_paths(tmp_path / "a:b") == [f"{tmp_path}/a:b"]
+    assert split_paths(f"{tmp_path}/a:c") == [f"{tmp_path}/a", "c"]
+    one, two = unused(tmp_path), unused(tmp_path)
+    assert one != two and one.parent == tmp_path and names(tmp_path) == ["a:b"]
+    assert re.fullmatch(r"\.fairseq-cloze-[0-9a-f]{16}", one.name)
+    assert str(cannot_write("a", "why")) == "a: cannot be written (why); choose another file"
+
+
+# -- writing -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -52,6 +108,12 @@ def test_a_file_is_replaced_whole(tmp_path: Path, umask: None) -> None:
     assert path.read_bytes() == "second ü\n".encode()
     assert path.stat().st_ino != inode and stat.S_IMODE(path.stat().st_mode) == 0o640
     assert names(path.parent) == ["a.txt"]
+
+
+def test_the_mode_is_what_the_umask_leaves(tmp_path: Path, umask: None) -> None:
+    os.umask(0)
+    write_text(tmp_path / "a", "")
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o666
 
 
 def test_a_writer_that_makes_a_file_of_its_own_gets_the_mode_of_the_umask(tmp_path: Path, umask: None) -> None:
@@ -130,7 +192,8 @@ def test_standard_output(tmp_path: Path, name: str) -> None:
     """Into a file, too, which goes on where it was."""
     code = f"from fairseq_cloze.files import write_text; print('a'); write_text({name!r}, 'b\\n'); print('c')"
     with open(tmp_path / "out", "w") as out:
-        subprocess.run([sys.executable, "-c", code], stdout=out, cwd=tmp_path, env=environment(), check=True)
+        env = environment(PYTHONUNBUFFERED="")  # so that order shows
+        subprocess.run([sys.executable, "-c", code], stdout=out, cwd=tmp_path, env=env, check=True)
     assert (tmp_path / "out").read_text() == "a\nb\nc\n" and names(tmp_path) == ["out"]
     assert is_stdout(name) and not is_stdout(None) and not is_stdout(tmp_path / "-")
 
@@ -246,6 +309,21 @@ def test_what_is_not_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(files, "_ABANDONED", 0.0)
     sweep(tmp_path)
     assert names(tmp_path) == [name for name in before if "22" not in name and "33" not in name]
+
+
+def test_what_took_the_place_of_an_unfinished_file(tmp_path: Path) -> None:
+    """A link is not followed, a pipe is not waited for, and what changed since a day ago stays."""
+    (tmp_path / "a").write_text("mine")
+    (tmp_path / "link").symlink_to("a")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="Too many levels of symbolic links"):
+        files._remove_if_abandoned(f"{tmp_path}/link", 0.0)
+    for name in ("pipe", "a"):
+        files._remove_if_abandoned(f"{tmp_path}/{name}", 86_400.0)
+    assert names(tmp_path) == ["a", "link", "pipe"]
+    os.utime(tmp_path / "a", (0, 0))  # which sets its times, but not that of this change
+    files._remove_if_abandoned(f"{tmp_path}/a", 60.0)
+    assert names(tmp_path) == ["a", "link", "pipe"]
 
 
 def test_a_folder_is_swept_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairseq_cloze.errors import SKIP_HINT, NoBlankError, PassageError
+from fairseq_cloze.errors import SKIP_HINT, NoBlankError, OneTooHighError, PassageError
 from fairseq_cloze.passages.passage import LETTERS, UNLABELLED, Passage
 
 TWO = ["calm", "cold"]
@@ -51,9 +52,9 @@ def test_a_plain_passage() -> None:
         ([" D "], (3,)),
         ([0], (0,)),
         ([3], (3,)),
-        ([], (UNLABELLED,)),
-        (None, (UNLABELLED,)),
-        (..., (UNLABELLED,)),
+        ([], (-1,)),
+        (None, (-1,)),
+        (..., (-1,)),
     ],
 )
 def test_answers(answers: Any, gold: tuple) -> None:
@@ -117,6 +118,29 @@ def test_ranks_give_gold() -> None:
 
 def test_ranks_and_answers() -> None:
     assert checked(ranks=[[2, 2, 1, 0]], answers=["B"]).gold == (1,)
+    passage = checked("_ and _", [TWO, FOUR], ranks=[[999_999, -999_999], [0, 0, 0, 1]], answers=["A", "D"])
+    assert passage.gold == (0, 3)
+
+
+def test_answers_that_are_numbers_are_remembered() -> None:
+    assert checked("_ and _ and _", [TWO, FOUR, FOUR], answers=[1, "C", 3]).lowest == 1
+    with pytest.raises(OneTooHighError) as error:
+        checked("_ and _", [TWO, FOUR], answers=[0, 4])
+    assert error.value.lowest == 0
+
+
+def test_what_looks_like_a_blank_beside_as_many_blanks_as_options_is_text() -> None:
+    assert checked("It was _ [1].").candidates == (tuple(FOUR),)
+
+
+def test_many_blanks() -> None:
+    passage = checked("_ " * 300, [TWO] * 300, answers=["B"] * 300, ranks=[[0, 1]] * 300)
+    assert (len(passage.candidates), passage.gold) == (300, (1,) * 300)
+
+
+def test_a_passage_stays_as_it_was_checked() -> None:
+    with pytest.raises(FrozenInstanceError):
+        checked().article = "It was."  # type: ignore[misc]
 
 
 def test_own_id() -> None:
@@ -151,6 +175,18 @@ def test_own_id() -> None:
             {"answers": [-1]},
             "x.json: blank 1, field 'answers': expected a letter A-D or a number 0-3 for 4 options, found -1",
         ),
+        *(
+            (
+                {"answers": [answer]},
+                f"x.json: blank 1, field 'answers': expected a letter A-D or a number 0-3 for 4 options, found {shown}",
+            )
+            for answer, shown in (
+                ("", '""'),
+                ("AB", '"AB"'),
+                ("x" * 58, '"' + "x" * 58 + '"'),
+                ("x" * 59, '"' + "x" * 56 + "..."),
+            )
+        ),
         (
             {"answers": [True]},
             "x.json: blank 1, field 'answers': expected a letter A-D or a number 0-3 for 4 options, found true",
@@ -170,6 +206,10 @@ def test_own_id() -> None:
             "x.json: field 'options': expected a list of 1, one entry for the blank in 'article', found {\"A\": \"x\"}",
         ),
         ({"options": [["one"]]}, "x.json: blank 1, field 'options': expected a list of 2 to 26 strings, found 1"),
+        (
+            {"options": [["x"] * 27]},
+            "x.json: blank 1, field 'options': expected a list of 2 to 26 strings, found 27",
+        ),
         ({"options": ["ab"]}, "x.json: blank 1, field 'options': expected a list of 2 to 26 strings, found \"ab\""),
         ({"options": [["a", 1990]]}, "x.json: blank 1, field 'options': expected strings only, found 1990"),
         (
@@ -181,8 +221,24 @@ def test_own_id() -> None:
             "x.json: blank 1, field 'ranks': expected 4 finite numbers, one per option, found [1, 2, NaN, 0]",
         ),
         (
+            {"ranks": [[1, 2, 1e6, 0]]},
+            "x.json: blank 1, field 'ranks': expected 4 finite numbers, one per option, found [1, 2, 1000000.0, 0]",
+        ),
+        (
+            {"ranks": [[1, 2, True, 0]]},
+            "x.json: blank 1, field 'ranks': expected 4 finite numbers, one per option, found [1, 2, true, 0]",
+        ),
+        (
             {"ranks": [[1, 2, 0, 0]], "answers": ["A"]},
             "x.json: blank 1, field 'answers': expected the candidate of the highest rank (B), found A",
+        ),
+        (
+            {"article": "_ _", "options": [TWO, FOUR], "ranks": [[1, 0], [0, 0, 1, 0]], "answers": ["A", "D"]},
+            "x.json: blank 2, field 'answers': expected the candidate of the highest rank (C), found D",
+        ),
+        (
+            {"ranks": [[1, 2, 3, 4, 5]]},
+            "x.json: blank 1, field 'ranks': expected 4 finite numbers, one per option, found [1, 2, 3, 4, 5]",
         ),
         ({"id": ["a"]}, "x.json: field 'id': expected a string, found [\"a\"]"),
         (

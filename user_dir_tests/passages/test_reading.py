@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fairseq_cloze.errors import SKIP_HINT, ClozeError, PassageError
-from fairseq_cloze.passages.reading import Record, Tally, find_files, parse_record, read_passages
+from fairseq_cloze.passages.reading import LONGEST, Record, Tally, find_files, parse_record, read_passages
 
 FOUR = ["calm", "cold", "old", "odd"]
 
@@ -290,6 +290,37 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
     with pytest.raises(ClozeError) as error:
         find_files(folder / "gone")
     assert str(error.value).startswith(f"{tmp_path}/d\\xff/gone: no such file or folder")
+
+
+def test_what_a_tally_says(tmp_path: Path) -> None:
+    """Labelled and unlabelled blanks, two and more a passage; and once a passage is left out after it was counted."""
+    three = {"article": "_ and _ and _", "options": [FOUR] * 3}
+    lines = [record(**three, answers=["A", "B", "C"]).data, record("_ or _", [FOUR] * 2).data]
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    tally = Tally()
+    passages = list(read_passages([tmp_path], tally=tally))
+    assert tally.summary() == "2 passages, 5 blanks (2 unlabelled), 0 skipped"
+    tally.count(passages[0], 2)
+    assert (tally.passages, tally.blanks, tally.labelled) == (4, 11, 9)
+    tally.count(passages[0], -2)
+    tally.leave_out(passages[0], "too long")
+    assert tally.summary() == "1 passages, 2 blanks (2 unlabelled), 1 skipped"
+    assert tally.skipped == [(f"{tmp_path}/a.jsonl, line 1", "too long")]
+    tally.require_passages([tmp_path])
+    tally.leave_out(passages[1], "too short")
+    with pytest.raises(ClozeError) as error:
+        tally.require_passages([tmp_path, "b"])
+    assert str(error.value) == (
+        f"{tmp_path}, b: expected passages with blanks, found none (0 passages, 0 blanks, 2 skipped; "
+        f"skipped {tmp_path}/a.jsonl, line 1: too long)"
+    )
+    tally = Tally()
+    tally.count(passages[0], 100)
+    assert tally.summary() == "100 passages, 300 blanks, 0 skipped"
+
+
+def test_the_longest_passage() -> None:
+    assert LONGEST == 64 * 1024 * 1024
 
 
 # -- answers counted from 1 ------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairseq_cloze.passages.text import BLANK, capitalise, normalise, opens_sentence, sentence_breaks
+from fairseq_cloze.passages.text import BLANK, capitalise, likely_blank, normalise, opens_sentence, sentence_breaks
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,8 @@ def test_standard_normalisation(text: str, expected: str) -> None:
 
 
 def test_no_normalisation_keeps_the_text() -> None:
-    assert normalise(" a \n , b\x7f", "none") == " a \n , b\x7f"
+    read = "".join(["no", "ne"])  # as from a file: equal to the one in the code, and another object
+    assert normalise(" a \n , b\x7f", read) == " a \n , b\x7f"
 
 
 @given(st.text())
@@ -87,6 +88,19 @@ def test_sentence_breaks() -> None:
 def test_sentence_breaks_stand_between_an_end_and_white_space(text: str) -> None:
     for position in sentence_breaks(text):
         assert text[position].isspace() and not text[position - 1].isspace()
+
+
+@pytest.mark.parametrize(
+    ("article", "mark"),
+    [
+        ("She ... home (a) [1] <b> ( 7 ).", "[1]"),  # the surest, wherever it stands
+        ("She {{went}} [ mask ] home.", "[ mask ]"),
+        ("She {{" + "x" * 40 + "}} home.", "{{" + "x" * 38),  # forty characters of it
+        ("She {{" + "x" * 41 + "}} home, then.", None),
+    ],
+)
+def test_likely_blanks(article: str, mark: str | None) -> None:
+    assert likely_blank(article) == (f"; if '{mark}' stands for one, write _ in its place" if mark else "")
 
 
 @pytest.mark.parametrize(
