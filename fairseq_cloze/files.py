@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import hashlib
+import math
 import os
 import re
 import secrets
@@ -125,7 +126,7 @@ def sweep(folder: Path) -> None:
             if found and entry.is_file(follow_symlinks=False):
                 is_local = found[1] is not None and found[1] == _boot()
                 with suppress(OSError):
-                    _remove_if_abandoned(entry.path, 0.0 if is_local else _ABANDONED)
+                    _remove_if_abandoned(entry.path, -math.inf if is_local else _ABANDONED)  # clocks are set back, too
 
 
 def _remove_if_abandoned(path: str, seconds: float) -> None:

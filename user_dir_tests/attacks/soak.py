@@ -87,7 +87,6 @@ def soak(folder: Path, updates: int, every: int, source: Path, server: Server) -
             "--keep-interval-updates",
             2,
             "--no-epoch-checkpoints",
-            "--no-last-checkpoints",
         ),
     )
     watch = ("fairseq-cloze", "watch", saved, data, "--all", "--email", "watch@example.org")

@@ -83,7 +83,7 @@ def inputs(at: Path) -> None:
         for path in sorted((PASSAGES / "valid").glob("*.json"))[passages]:
             shutil.copy(path, mine / "text")
         faults.cli(["export-hf", mine / "model.pt", "--out", mine / "hf"])
-        faults.cli(["predict", mine / "model.pt", mine / "text", "--out", mine / "answers.json"])
+        faults.cli(["predict", mine / "model.pt", mine / "text", "--out", mine / "answers.json", "--scores"])
 
 
 def attack(name: str, folder: Path, at: Path, server: Server, draw: random.Random, times: int) -> list[str]:
