@@ -294,7 +294,9 @@ def _of_start(cfg: Any) -> Iterator[str]:
     resets = [f"reset_{part}" for part in ("optimizer", "lr_scheduler", "meters", "dataloader")]
     given = [flag(name) for name in resets if getattr(checkpoint, name)]
     if checkpoint.finetune_from_model and given:
-        yield f"{', '.join(given)}: --finetune-from-model starts all that anew by itself; leave it out"
+        last = Path(checkpoint.save_dir, LAST_CHECKPOINT)
+        out = f"leave --finetune-from-model out, {last} is resumed without it" if last.exists() else "leave them out"
+        yield f"--finetune-from-model does not go with {', '.join(given)}: {out}"
     if _table(checkpoint.optimizer_overrides) is None:
         yield (
             "--optimizer-overrides: expected a dictionary such as \"{'lr': 1e-5}\", found "

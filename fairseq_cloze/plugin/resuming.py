@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, ClozeError
+from ..errors import CheckpointError
 from ..runs.names import LAST_CHECKPOINT
 from ..views.settings import CARRIED
 from ..weights.checkpoint import Checkpoint, digests
@@ -128,7 +128,7 @@ def load(plain: Callable[..., Any], cfg: Any, trainer: Any, **arguments: Any) ->
     """fairseq's ``load_checkpoint``, after which the run is as it was when it saved; ends what is finished.
 
     Raises:
-        ClozeError: the checkpoint does not go with the options; says with which ones it does
+        CheckpointError: the checkpoint does not go with the options; says with which ones it does
     """
     for scores in (_best(), *_patience()):  # by another run in this process
         for key in ("best", "num_runs"):
@@ -136,10 +136,6 @@ def load(plain: Callable[..., Any], cfg: Any, trainer: Any, **arguments: Any) ->
     task, option = trainer.task, start_option(cfg)
     source: Checkpoint | None = task.source
     resets = [f"--{name.replace('_', '-')}" for name in RESETS if getattr(cfg, name)]
-    if cfg.finetune_from_model and resets:
-        last = Path(cfg.save_dir, LAST_CHECKPOINT)
-        out = f"leave --finetune-from-model out, {last} is resumed without it" if last.exists() else "leave them out"
-        raise ClozeError(f"--finetune-from-model does not go with {', '.join(resets)}: {out}")
     if source is None or option == "finetune_from_model":
         extra, epochs = plain(cfg, trainer, **arguments)
         trainer._previous_training_time = 0  # is of another run
