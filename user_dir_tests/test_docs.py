@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from fairseq_cloze import register
+
 from .support.commands import PASSAGES, ROOT, run, warm_path
 from .support.option_table import TABLE
 from .support.warm import OURS
@@ -129,6 +131,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("path", [*PAGES, *sorted((ROOT / "examples").rglob("*.py"))], ids=lambda path: path.name)
 def test_names_of_the_package_exist(path: Path) -> None:
+    register()  # some are of the plugin
     text = path.read_text()
     names = set(re.findall(r"fairseq_cloze(?:\.\w+)+", text))
     for module, imported in re.findall(r"from (fairseq_cloze[\w.]*) import ([\w, ]+)", text):
@@ -160,8 +163,6 @@ def _gone_options() -> set[str]:
 def _known_options() -> set[str]:
     from fairseq.dataclass import configs
     from fairseq.optim.lr_scheduler.polynomial_decay_schedule import PolynomialDecayLRScheduleConfig
-
-    from fairseq_cloze import register
 
     register()
     from fairseq_cloze.cli import COMMANDS, main

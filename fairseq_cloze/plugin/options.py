@@ -295,12 +295,8 @@ def _of_start(cfg: Any) -> Iterator[str]:
     given = [flag(name) for name in resets if getattr(checkpoint, name)]
     if checkpoint.finetune_from_model and given:
         last = Path(checkpoint.save_dir, LAST_CHECKPOINT)
-        if last.exists():
-            yield (
-                f"--finetune-from-model does not go with {', '.join(given)}: leave --finetune-from-model out, {last} "
-                "is resumed without it"
-            )
-        yield f"{', '.join(given)}: --finetune-from-model starts all that anew by itself; leave it out"
+        out = f"leave --finetune-from-model out, {last} is resumed without it" if last.exists() else "leave them out"
+        yield f"--finetune-from-model does not go with {', '.join(given)}: {out}"
     if _table(checkpoint.optimizer_overrides) is None:
         yield (
             "--optimizer-overrides: expected a dictionary such as \"{'lr': 1e-5}\", found "
@@ -329,6 +325,12 @@ def _of_choice(cfg: Any) -> Iterator[str]:
         needs += ["--lr-scheduler reduce_lr_on_plateau"] * (value_in(cfg, "lr_scheduler") == "reduce_lr_on_plateau")
         if needs:
             yield f"{needs[0]} needs validation: leave --disable-validation out"
+    gaps = checkpoint.no_epoch_checkpoints or checkpoint.save_interval > 1
+    if checkpoint.save_interval_updates > 0 and checkpoint.no_last_checkpoints and gaps and not checkpoint.no_save:
+        yield (
+            "--save-interval-updates with --no-last-checkpoints would leave out checkpoints that fall on the end of an "
+            f"epoch: leave out that, or --{'no-epoch-checkpoints' if checkpoint.no_epoch_checkpoints else 'save-interval'}"
+        )
 
 
 def _of_devices(cfg: Any) -> Iterator[str]:

@@ -151,7 +151,7 @@ def load(plain: Callable[..., Any], cfg: Any, trainer: Any, **arguments: Any) ->
     """fairseq's ``load_checkpoint``, after which the run is as it was when it saved; ends what is finished.
 
     Raises:
-        ClozeError: the checkpoint does not go with the options; says with which ones it does
+        CheckpointError: the checkpoint does not go with the options; says with which ones it does
     """
     for scores in (_best(), *_patience()):  # by another run in this process
         for key in ("best", "num_runs"):

@@ -179,6 +179,16 @@ CASES: list[tuple[dict[str, Any], str | None]] = [
         "--patience needs validation: leave --disable-validation out",
     ),
     (
+        {
+            "checkpoint__save_interval_updates": 10,
+            "checkpoint__no_last_checkpoints": True,
+            "checkpoint__no_epoch_checkpoints": True,
+        },
+        "--save-interval-updates with --no-last-checkpoints would leave out checkpoints that fall on the end of an "
+        "epoch: leave out that, or --no-epoch-checkpoints",
+    ),
+    ({"checkpoint__save_interval_updates": 10, "checkpoint__no_last_checkpoints": True}, None),
+    (
         {"dataset__max_tokens": None},
         "--max-tokens is missing: pass --max-tokens 8192, or --batch-size 8",
     ),
@@ -214,7 +224,7 @@ CASES: list[tuple[dict[str, Any], str | None]] = [
     ),
     (
         {"checkpoint__reset_meters": True, "checkpoint__reset_optimizer": True},
-        "--reset-optimizer, --reset-meters: --finetune-from-model starts all that anew by itself; leave it out",
+        "--finetune-from-model does not go with --reset-optimizer, --reset-meters: leave them out",
     ),
     (
         {"checkpoint__optimizer_overrides": "{"},
@@ -243,6 +253,15 @@ CASES: list[tuple[dict[str, Any], str | None]] = [
 @pytest.mark.parametrize(("changed", "said"), CASES)
 def test_contradictions(cfg: Any, changed: dict[str, Any], said: str | None) -> None:
     assert problem(cfg, **changed) == said
+
+
+def test_resets_where_a_run_can_be_resumed(cfg: Any, tmp_path: Path) -> None:
+    """The advice is that of a resumed run, whose schedule may have to be reset."""
+    (tmp_path / "checkpoint_last.pt").touch()
+    assert problem(cfg, checkpoint__save_dir=str(tmp_path), checkpoint__reset_lr_scheduler=True) == (
+        "--finetune-from-model does not go with --reset-lr-scheduler: leave --finetune-from-model out, "
+        f"{tmp_path / 'checkpoint_last.pt'} is resumed without it"
+    )
 
 
 def test_what_has_no_effect_is_found(cfg: Any) -> None:

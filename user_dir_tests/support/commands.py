@@ -71,7 +71,7 @@ def start(*command: Any, real: bool = False, warm: tuple[str, ...] = (), **kwarg
     options = {"cwd": ROOT, **kwargs, "env": environment(**kwargs.get("env", {}))}
     options.update(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     base = _BASE if not warm else {**_BASE, **at_start(options["env"])}
-    needed = warm or packages_for(words[0], options["env"], base)
+    needed = (warm if sys.platform == "linux" else ()) or packages_for(words[0], options["env"], base)
     if real or not needed or not {*options} <= _KNOWN:
         return subprocess.Popen(words, **options)
     words[:1] = [] if words[0] == sys.executable and words[1] != "-c" else [str(BIN / words[0])]
