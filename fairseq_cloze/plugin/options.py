@@ -325,11 +325,12 @@ def _of_choice(cfg: Any) -> Iterator[str]:
         needs += ["--lr-scheduler reduce_lr_on_plateau"] * (value_in(cfg, "lr_scheduler") == "reduce_lr_on_plateau")
         if needs:
             yield f"{needs[0]} needs validation: leave --disable-validation out"
-    gaps = checkpoint.no_epoch_checkpoints or checkpoint.save_interval > 1
-    if checkpoint.save_interval_updates > 0 and checkpoint.no_last_checkpoints and gaps and not checkpoint.no_save:
+    gap = [flag("no_epoch_checkpoints")] * checkpoint.no_epoch_checkpoints
+    gap += [flag("save_interval")] * (checkpoint.save_interval > 1)
+    if gap and checkpoint.save_interval_updates > 0 and checkpoint.no_last_checkpoints and not checkpoint.no_save:
         yield (
             "--save-interval-updates with --no-last-checkpoints would leave out checkpoints that fall on the end of an "
-            f"epoch: leave out that, or --{'no-epoch-checkpoints' if checkpoint.no_epoch_checkpoints else 'save-interval'}"
+            f"epoch: leave out that, or {gap[0]}"
         )
 
 

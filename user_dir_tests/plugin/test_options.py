@@ -187,7 +187,14 @@ CASES: list[tuple[dict[str, Any], str | None]] = [
         "--save-interval-updates with --no-last-checkpoints would leave out checkpoints that fall on the end of an "
         "epoch: leave out that, or --no-epoch-checkpoints",
     ),
-    ({"checkpoint__save_interval_updates": 10, "checkpoint__no_last_checkpoints": True}, None),
+    (
+        {
+            "checkpoint__save_interval_updates": 10,
+            "checkpoint__no_last_checkpoints": True,
+            "checkpoint__no_epoch_checkpoints": False,
+        },
+        None,
+    ),
     (
         {"dataset__max_tokens": None},
         "--max-tokens is missing: pass --max-tokens 8192, or --batch-size 8",
