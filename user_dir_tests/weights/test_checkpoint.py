@@ -143,11 +143,11 @@ def test_of_other_origin(pretrained: Path) -> None:
 
 def test_of_a_newer_version(vocabulary: Vocabulary) -> None:
     state = carried_state(vocabulary, DEFAULT_ENCODING, Settings())
-    state[STATE_KEY]["version"] = 2
+    state[STATE_KEY]["version"] = 3
     with pytest.raises(CheckpointError) as error:
         read_carried(state, "x.pt")
     assert str(error.value) == (
-        "x.pt: expected version 1 of what this project adds to a checkpoint, found 2; use a newer fairseq-cloze"
+        "x.pt: expected version 2 of what this project adds to a checkpoint, found 3; use a newer fairseq-cloze"
     )
     assert read_carried(None, "x.pt") is read_carried({"other": 1}, "x.pt") is None
 
