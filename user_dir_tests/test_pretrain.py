@@ -35,7 +35,7 @@ def test_from_prose_to_weights_and_on_after_an_end(tmp_path: Path) -> None:
     assert checkpoint.architecture == Architecture(2, 24, 96, 2, 64)
     assert {value.dtype for value in checkpoint.weights.values() if value.dim()} == {torch.float16}
     vocabulary = checkpoint.vocabulary
-    assert vocabulary is not None and vocabulary.bpe_digest == Vocabulary.load(weights).bpe_digest
+    assert vocabulary is not None and vocabulary.tokenizer_digest == Vocabulary.load(weights).tokenizer_digest
 
     again = run(*command, env={**SMALL, "UPDATES": "9"})
     assert "binarize" not in again.text and "num_updates 9" in again.text

@@ -56,9 +56,9 @@ def test_official_vocabulary_is_rebuilt_from_the_merges(gpt2_bpe: Path) -> None:
     tokens = list(official.token_rows())[4:-1]
     rebuilt = Vocabulary.build(tokens, official.merges, "test")
     assert len(official) == 50265
-    assert json.loads(rebuilt.files["encoder.json"]) == json.loads(official.files["encoder.json"])
+    assert json.loads(rebuilt.fairseq_files()["encoder.json"]) == json.loads(official.fairseq_files()["encoder.json"])
     assert rebuilt.dictionary_digest == official.dictionary_digest
-    assert rebuilt.bpe_digest == official.bpe_digest
+    assert rebuilt.tokenizer_digest == official.tokenizer_digest
 
 
 @pytest.mark.slow

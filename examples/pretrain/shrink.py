@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from binarize import paragraphs
 from torch import Tensor
 
-from fairseq_cloze.data.vocabulary import BOS, EOS, PAD, SPECIAL_SYMBOLS, Vocabulary
+from fairseq_cloze.data.fairseq_files import SPECIAL_SYMBOLS
+from fairseq_cloze.data.vocabulary import BOS, EOS, PAD, Vocabulary
 from fairseq_cloze.model.architecture import Architecture
 from fairseq_cloze.weights.carried import pretrained_state, save_state
 from fairseq_cloze.weights.checkpoint import Checkpoint

@@ -58,3 +58,10 @@ class WordEncoder:
         for word, encoding in zip(words, self._tokenizer.encode_batch(words) if words else ()):
             self._known[word] = self._row_of_number[np.asarray(encoding.ids, dtype=np.int64)].tobytes()
             self._bytes += len(word) + _WORD_BYTES
+
+
+def byte_characters() -> dict[str, int]:
+    """The visible character that byte-level BPE writes for each byte, in GPT-2's order: printable bytes first."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + at): byte for at, byte in enumerate(others)}

@@ -14,14 +14,19 @@ from ..jsontext import NotJson, parse_json
 from ..passages.text import TEXT_NORMS
 from .checking import check_split, is_remembered, remember
 from .encoding import COLUMNS, EncodingOptions, column_dtype
+from .fairseq_files import FAIRSEQ_FILES, FairseqFiles
 from .store import Store, damaged
 from .vocabulary import FILES, Vocabulary
 
 MANIFEST = "manifest.json"
 FORMAT = "fairseq-cloze data-bin"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 _COUNTS = ("read", "passages", "blanks", "labelled_blanks", "tokens", "unknown_tokens", "skipped", "ignored_files")
+_NEW_COUNTS = ("makeshift_tokens",)  # since format 3
+
+#: What a manifest calls the digest of the tokenizer.
+_TOKENIZER_DIGEST = {1: "bpe_digest", 2: "bpe_digest", 3: "tokenizer_digest"}
 
 _logger = logging.getLogger(__name__)
 
@@ -82,13 +87,14 @@ class DataBin:
         remember(store, self._manifest_digest)
 
     def _load_vocabulary(self) -> Vocabulary:
-        expected = self.manifest["vocabulary"]
-        files = Vocabulary.read(self.folder)
-        for name, digest in (self.manifest["files"] if self.manifest["format_version"] > 1 else {}).items():
+        expected, version = self.manifest["vocabulary"], self.manifest["format_version"]
+        files = Vocabulary.read(self.folder, _files(version))
+        for name, digest in (self.manifest["files"] if version > 1 else {}).items():
             if (found := hashlib.sha256(files[name]).hexdigest()) != digest:
                 raise damaged(self.folder / name, f"SHA-256 {digest[:12]}", found[:12])
         vocabulary = Vocabulary(files, str(self.folder))
-        for part, found in _parts(vocabulary).items():
+        digests = vocabulary.digests if version > 2 else FairseqFiles(files, str(self.folder)).digests
+        for part, found in digests.items():
             if expected[part] != found:
                 raise DataBinError(
                     f"{self.folder}: the {part.split('_')[0]} files were changed after the data-bin was prepared "
@@ -99,8 +105,9 @@ class DataBin:
         return vocabulary
 
 
-def _parts(vocabulary: Vocabulary) -> dict[str, str]:
-    return {"dictionary_digest": vocabulary.dictionary_digest, "bpe_digest": vocabulary.bpe_digest}
+def _files(version: int) -> tuple[str, ...]:
+    """The files of the vocabulary."""
+    return FILES if version > 2 else FAIRSEQ_FILES
 
 
 def write_manifest(
@@ -113,7 +120,7 @@ def write_manifest(
         "format_version": FORMAT_VERSION,
         "written_by": f"fairseq-cloze {version}",
         "files": files,
-        "vocabulary": {"rows": len(vocabulary), **_parts(vocabulary)},
+        "vocabulary": {"rows": len(vocabulary), **vocabulary.digests},
         "encoding": encoding.to_dict(),
         "splits": dict(splits),
     }
@@ -145,7 +152,7 @@ def check_replaceable(folder: Path) -> None:
         elif path.is_dir():
             ours = path.parent == folder and any((path / name).is_file() for name in columns)
         elif path.parent == folder:
-            ours = path.name in (MANIFEST, *FILES)
+            ours = path.name in (MANIFEST, *FILES, *FAIRSEQ_FILES)
         else:
             ours = path.name in columns
         if not ours:
@@ -183,32 +190,32 @@ def _checked_manifest(content: bytes, path: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise _not_ours(path)
     version = manifest.get("format_version")
-    digested = version == FORMAT_VERSION
-    if type(version) is not int or version not in (1, FORMAT_VERSION):
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise DataBinError(
             f"{path}: expected format version {FORMAT_VERSION}, found {_shown(version)}; "
             "run 'fairseq-cloze prepare' of this version again"
         )
+    digested = version > 1
     if digested or "digest" in manifest:
         digest = _digest({key: value for key, value in manifest.items() if key != "digest"})
         if manifest.get("digest") != digest or content != _written(manifest).encode():
             raise damaged(path, f"a content of SHA-256 {_shown(manifest.get('digest'))}", "another one")
     expect = _Expect(path)
     vocabulary = expect.keys(manifest, "", ("vocabulary", "encoding", "splits"))["vocabulary"]
-    expect.keys(vocabulary, "vocabulary", ("rows", "dictionary_digest", "bpe_digest"))
+    expect.keys(vocabulary, "vocabulary", ("rows", "dictionary_digest", _TOKENIZER_DIGEST[version]))
     if digested:
-        files = expect.exactly(expect.keys(manifest, "", ("files",))["files"], "files", FILES)
+        files = expect.exactly(expect.keys(manifest, "", ("files",))["files"], "files", _files(version))
         expect.that(all(isinstance(digest, str) for digest in files.values()), "files", "digests", files)
     encoding = expect.exactly(manifest["encoding"], "encoding", EncodingOptions().to_dict())
     norm, case = encoding["text_norm"], encoding["sentence_case"]
     expect.that(norm in TEXT_NORMS, "encoding.text_norm", f"one of {', '.join(TEXT_NORMS)}", norm)
     expect.that(type(case) is bool, "encoding.sentence_case", "true or false", case)
-    rows = vocabulary["rows"]
+    rows, counts = vocabulary["rows"], (*_COUNTS, *(_NEW_COUNTS if version > 2 else ()))
     expect.count(rows, "vocabulary.rows")
     for name, entry in expect.keys(manifest["splits"], "splits", ()).items():
         expect.that(is_split_name(name), "splits", "names of folders", name)
-        columns = expect.keys(entry, f"splits.{name}", (*_COUNTS, "columns"))["columns"]
-        for count in _COUNTS:
+        columns = expect.keys(entry, f"splits.{name}", (*counts, "columns"))["columns"]
+        for count in counts:
             expect.count(entry[count], f"splits.{name}.{count}")
         expect.exactly(columns, f"splits.{name}.columns", COLUMNS)
         for column, found in columns.items():
@@ -255,7 +262,11 @@ def is_data_bin(folder: PathLike) -> bool:
 
 def is_split_name(name: str) -> bool:
     """Whether a split may be called so: it is the name of a folder in the data-bin."""
-    return name == os.path.basename(name) and name not in ("", ".", "..", MANIFEST, *FILES) and name.isprintable()
+    return (
+        name == os.path.basename(name)
+        and name not in ("", ".", "..", MANIFEST, *FILES, *FAIRSEQ_FILES)
+        and name.isprintable()
+    )
 
 
 def _shown(value: Any) -> str:

@@ -3,9 +3,10 @@
 Encoded passages travel and rest as *columns*: flat numpy arrays over many passages, described by :data:`COLUMNS`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from itertools import chain, islice
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +21,7 @@ Columns = dict[str, np.ndarray]
 COLUMNS: Mapping[str, tuple[str, str]] = {
     "id_bytes": ("uint8", "byte of a passage id, UTF-8"),
     "id_length": ("int64", "passage"),
-    "tokens": ("token", "token of a passage: embedding row, a blank is one <mask>, no <s> and </s>"),
+    "tokens": ("token", "token of a passage: embedding row, a blank is one mask, no token of begin and end"),
     "token_count": ("int64", "passage"),
     "sentence_start": ("int32", "sentence: offset of its first token in the passage"),
     "sentence_count": ("int64", "passage"),
@@ -59,41 +60,27 @@ def encode_passages(
 ) -> Columns:
     """Encode passages into the arrays of :data:`COLUMNS`.
 
-    The text between two blanks loses its trailing white space, as ``<mask>`` takes it in RoBERTa's pretraining input;
-    a candidate gets one leading space where its blank had white space before it.  Text is cut at blanks and between
-    sentences before it is encoded, which changes no token: byte-level BPE never merges across those places.
+    Each blank stands in its text as the vocabulary's mask does, and each candidate gets the tokens that it would have
+    in the blank's place, see :mod:`fairseq_cloze.data.blanks`.
     """
-    texts: list[str] = []
-    plans = [_plan(passage, options, texts) for passage in passages]
-    encoded = iter(vocabulary.encode_raw(texts))
+    plans = [_plan(passage, options) for passage in passages]
     size = vocabulary.token_type.itemsize
-    mask = np.array([vocabulary.mask], dtype=vocabulary.token_type).tobytes()
     tokens: list[bytes] = []
     candidate_tokens: list[bytes] = []
     out: dict[str, list[Any]] = {name: [] for name in COLUMNS}
-    for passage, (plan, candidates) in zip(passages, plans):
-        sentences: list[int] = []
-        positions: list[int] = []
-        length = 0
-        for part in plan:
-            if part is _SENTENCE:
-                sentences.append(length)
-            elif part is _BLANK:
-                positions.append(length)
-                tokens.append(mask)
-                length += 1
-            else:
-                rows = next(encoded)
-                tokens.append(rows)
-                length += len(rows) // size
+    encode = _encode_cut if vocabulary.is_fairseqs else _encode_whole
+    for passage, plan, encoded in zip(passages, plans, encode(plans, vocabulary)):
+        rows = b"".join(encoded.tokens)
+        tokens.append(rows)
         out["id_length"].append(len(passage.id.encode("utf-8")))
-        out["token_count"].append(length)
-        out["sentence_start"] += sentences
-        out["sentence_count"].append(len(sentences))
-        out["blank_position"] += positions
-        out["blank_count"].append(len(positions))
+        out["token_count"].append(len(rows) // size)
+        out["sentence_start"] += encoded.sentences
+        out["sentence_count"].append(len(encoded.sentences))
+        out["blank_position"] += encoded.positions
+        out["blank_count"].append(len(encoded.positions))
         out["gold"] += passage.gold
-        for blank, choices in enumerate(candidates):
+        found = iter(encoded.candidates)
+        for blank, choices in enumerate(plan.candidates):
             out["candidate_count"].append(len(choices))
             out["candidate_first"] += map(choices.index, choices)
             if passage.ranks is not None:
@@ -101,7 +88,7 @@ def encode_passages(
             else:
                 gold = passage.gold[blank]
                 out["candidate_rank"] += [index == gold for index in range(len(choices))]
-            candidate_tokens += [next(encoded) if choice else b"" for choice in choices]
+            candidate_tokens += [next(found) if choice else b"" for choice in choices]
     raw = {
         "id_bytes": "".join(passage.id for passage in passages).encode("utf-8"),
         "tokens": b"".join(tokens),
@@ -118,44 +105,129 @@ def column_dtype(name: str, rows: int) -> np.dtype:
     return token_type(rows) if dtype == "token" else np.dtype(dtype)
 
 
+class _Plan(NamedTuple):
+    """A passage before it is encoded."""
+
+    article: str
+    blanks: list[tuple[int, int]]  #: their spans in the article
+    breaks: list[int]  #: where a sentence ends, but for the last one
+    candidates: list[list[str]]  #: of each blank; none is ``""``
+
+
+class _Encoded(NamedTuple):
+    """A passage as rows."""
+
+    tokens: list[bytes]  #: parts of the article
+    sentences: list[int]  #: first token of each sentence
+    positions: list[int]  #: token of each blank
+    candidates: list[bytes]  #: those that are not empty, of all blanks
+
+
+def _plan(passage: Passage, options: EncodingOptions) -> _Plan:
+    article = normalise(passage.article, options.text_norm)
+    blanks = [match.span() for match in BLANK.finditer(article)]
+    candidates: list[list[str]] = []
+    behind = 0
+    for (start, end), given in zip(blanks, passage.candidates):
+        choices = [
+            choice if choice.isalnum() else _candidate(choice, options.text_norm)  # most are one word
+            for choice in given
+        ]
+        if options.sentence_case and opens_sentence(("_" if behind else "") + article[behind:start]):
+            choices = list(map(capitalise, choices))
+        candidates.append(choices)
+        behind = end
+    return _Plan(article, blanks, sentence_breaks(article), candidates)
+
+
+def _encode_cut(plans: Sequence[_Plan], vocabulary: Vocabulary) -> Iterator[_Encoded]:
+    """For byte-level BPE as RoBERTa has it: texts are cut at blanks and between sentences before they are encoded.
+
+    That changes no token, as it never merges across those places, and makes nearly all words known ones.  The text
+    between two blanks loses its trailing white space, as ``<mask>`` takes it in RoBERTa's pretraining input.
+    """
+    texts: list[str] = []
+    parts = [_cut(plan, texts) for plan in plans]
+    encoded = iter(vocabulary.encode_raw(texts))
+    size = vocabulary.token_type.itemsize
+    mask = np.array([vocabulary.mask], dtype=vocabulary.token_type).tobytes()
+    for plan, order in zip(plans, parts):
+        tokens: list[bytes] = []
+        sentences: list[int] = []
+        positions: list[int] = []
+        length = 0
+        for part in order:
+            if part is _SENTENCE:
+                sentences.append(length)
+            elif part is _BLANK:
+                positions.append(length)
+                tokens.append(mask)
+                length += 1
+            else:
+                rows = next(encoded)
+                tokens.append(rows)
+                length += len(rows) // size
+        count = sum(map(bool, chain.from_iterable(plan.candidates)))
+        yield _Encoded(tokens, sentences, positions, list(islice(encoded, count)))
+
+
 #: Parts of a passage: a text that is encoded, a blank, and the place where a sentence starts.
 _TEXT, _BLANK, _SENTENCE = range(3)
 
 
-def _plan(passage: Passage, options: EncodingOptions, texts: list[str]) -> tuple[list[int], list[list[str]]]:
-    """Append the texts of a passage, then of its candidates; return the order of its parts, and the candidates."""
-    article = normalise(passage.article, options.text_norm)
-    blanks = [match.span() for match in BLANK.finditer(article)]
-    breaks = iter([*sentence_breaks(article), len(article) + 1])
+def _cut(plan: _Plan, texts: list[str]) -> list[int]:
+    """Append the texts of a passage, then of its candidates; return the order of its parts."""
+    article = plan.article
+    breaks = iter([*plan.breaks, len(article) + 1])
     upcoming = next(breaks)
-    plan = [_SENTENCE]
-    candidates: list[list[str]] = []
+    parts = [_SENTENCE]
     candidate_texts: list[str] = []
     start = 0
-    for number, (blank_start, blank_end) in enumerate([*blanks, (len(article), len(article))]):
-        segment = article[start:blank_start]
-        end = start + len(segment.rstrip()) if number < len(blanks) else blank_start
+    for number, (blank_start, blank_end) in enumerate([*plan.blanks, (len(article), len(article))]):
+        is_blank = number < len(plan.blanks)
+        end = start + len(article[start:blank_start].rstrip()) if is_blank else blank_start
         while start < end:
             cut = min(upcoming, end)
             texts.append(article[start:cut])
-            plan.append(_TEXT)
+            parts.append(_TEXT)
             if cut == upcoming:
-                plan.append(_SENTENCE)
+                parts.append(_SENTENCE)
                 upcoming = next(breaks)
             start = cut
-        if number < len(blanks):
-            plan.append(_BLANK)
+        if is_blank:
+            parts.append(_BLANK)
             space = " " if end < blank_start else ""
-            upper = options.sentence_case and opens_sentence(("_" if number else "") + segment)
-            choices = [
-                choice if choice.isalnum() else _candidate(choice, options.text_norm)  # most are one word
-                for choice in passage.candidates[number]
-            ]
-            candidates.append([capitalise(choice) if upper else choice for choice in choices])
-            candidate_texts += [space + choice for choice in candidates[-1] if choice]
+            candidate_texts += [space + choice for choice in plan.candidates[number] if choice]
         start = blank_end
     texts += candidate_texts
-    return plan, candidates
+    return parts
+
+
+def _encode_whole(plans: Sequence[_Plan], vocabulary: Vocabulary) -> Iterator[_Encoded]:
+    """For all others: an article is encoded in one piece, blanks in it, and cut by the places of its tokens."""
+    encoder = vocabulary.blanks
+    candidates = iter(
+        encoder.candidates(
+            [
+                (" " if before.isspace() else before, choice)
+                for plan in plans
+                for (start, _), choices in zip(plan.blanks, plan.candidates)
+                for before in [plan.article[max(start - 1, 0) : start]]
+                for choice in choices
+                if choice
+            ]
+        )
+    )
+    for plan, (tokens, starts) in zip(plans, encoder.articles([(plan.article, plan.blanks) for plan in plans])):
+        rows = np.frombuffer(tokens, vocabulary.token_type)
+        positions = np.flatnonzero(rows == vocabulary.mask)
+        shorter = np.cumsum([0, *(end - start - 1 for start, end in plan.blanks)])  # a blank counts as one character
+        breaks = np.asarray(plan.breaks, dtype=np.int64)
+        ends = np.asarray([end for _, end in plan.blanks], dtype=np.int64)
+        breaks -= shorter[np.searchsorted(ends, breaks, side="right")]
+        sentences = [0, *np.searchsorted(starts, breaks).tolist()]
+        count = sum(map(bool, chain.from_iterable(plan.candidates)))
+        yield _Encoded([tokens], sentences, positions.tolist(), list(islice(candidates, count)))
 
 
 def _candidate(choice: str, text_norm: str) -> str:

@@ -45,6 +45,7 @@ class SplitReport:
     tally: Tally = field(default_factory=Tally)
     tokens: int = 0
     unknown_tokens: int = 0
+    makeshift_tokens: int = 0  #: unknown ones and parts of characters
     columns: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -70,6 +71,7 @@ class SplitReport:
             "labelled_blanks": self.tally.labelled,
             "tokens": self.tokens,
             "unknown_tokens": self.unknown_tokens,
+            "makeshift_tokens": self.makeshift_tokens,
             "skipped": len(skipped),
             "skipped_passages": [{"source": source, "reason": why} for source, why in skipped[:_SKIPPED_LISTED]],
             "ignored_files": len(self.tally.ignored_files),
@@ -107,7 +109,7 @@ def prepare(
 
     Args:
         inputs: files or folders per split name
-        pretrained: folder with the vocabulary of the weights
+        pretrained: folder with the vocabulary of the weights, see :meth:`Vocabulary.load`
         out: the data-bin to write
         options: text normalisation and capitalisation
         workers: processes that encode; default one per core
@@ -185,7 +187,7 @@ def _digest(
     """A digest of all that decides what the shards hold; another one each time for input that is gone once read."""
     again = all(file.is_file() for split in splits for file, _ in split.files)
     parts = [
-        *(FORMAT_VERSION, __version__, vocabulary.dictionary_digest, vocabulary.bpe_digest),
+        *(FORMAT_VERSION, __version__, *vocabulary.digests.values()),
         *(options.to_dict(), on_error, [(split.split, stamped) for split, stamped in zip(splits, read)]),
         "" if again else os.urandom(16).hex(),
     ]
@@ -216,6 +218,7 @@ def _append(split: SplitReport, encoded: Iterator[Path], folder: Path, rows: int
             writer.append(shard.columns)
             split.tokens += len(shard.columns["tokens"])
             split.unknown_tokens += shard.unknown_tokens
+            split.makeshift_tokens += shard.makeshift_tokens
             tally.skipped += shard.problems
             tally.numbering.add(shard.numbering)
             tally.passages += len(shard.columns["token_count"])

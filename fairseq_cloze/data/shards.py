@@ -111,6 +111,7 @@ class ShardEncoder:
         report = {
             "labelled": int((columns["gold"] != UNLABELLED).sum()),
             "unknown_tokens": int((columns["tokens"] == UNK).sum()),
+            "makeshift_tokens": int(self.vocabulary.makeshift[columns["tokens"]].sum()),
             "problems": problems,
             "numbering": numbering.groups,
             "sources": [passage.source for passage in passages],
@@ -145,6 +146,7 @@ class EncodedShard:
             self.columns: Columns = {name: arrays[name] for name in COLUMNS}
         self.labelled: int = report["labelled"]  #: blanks with an answer
         self.unknown_tokens: int = report["unknown_tokens"]
+        self.makeshift_tokens: int = report["makeshift_tokens"]  #: see :attr:`Vocabulary.makeshift`
         self.problems: list[tuple[str, str]] = [(source, reason) for source, reason in report["problems"]]
         self.numbering: dict[str, dict[str, Any]] = report["numbering"]  #: groups of :class:`Numbering`
         self._sources: list[str] = report["sources"]

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ..data.databin import DataBin
+from ..data.fairseq_files import FAIRSEQ_FILES
 from ..data.store import Store
-from ..data.vocabulary import FILES, UNK, Vocabulary
+from ..data.vocabulary import UNK, Vocabulary
 from ..errors import ClozeError
 from ..files import PathLike
 from ..model.names import ENCODER, LM_HEAD
@@ -115,7 +116,7 @@ class _Examination:
         self.check_unless(not_loaded, self.check_masked_lm_loss, "masked-LM loss")
         unscored = not_loaded if self.store else "pass DATA-BIN with labelled passages"
         if not unscored and self.ranker and self.data:
-            digests = [(v.dictionary_digest, v.bpe_digest) for v in (self.ranker.vocabulary, self.data.vocabulary)]
+            digests = [v.digests for v in (self.ranker.vocabulary, self.data.vocabulary)]
             unscored = "" if digests[0] == digests[1] else "DATA-BIN has another vocabulary"
         self.check_unless(unscored, self.check_scores, "accuracy", "ties")
 
@@ -232,7 +233,7 @@ class _Examination:
 
     def check_vocabulary(self) -> None:
         """There is one vocabulary, of the right size."""
-        rows, beside, files = self.checkpoint.rows, self.checkpoint.path.parent, ", ".join(FILES)
+        rows, beside, files = self.checkpoint.rows, self.checkpoint.path.parent, ", ".join(FAIRSEQ_FILES)
         others = [self.data.vocabulary] if self.data else []
         try:
             own = self.checkpoint.vocabulary
@@ -243,7 +244,7 @@ class _Examination:
             if len(found) == rows:
                 self.vocabulary = found
             self.checkpoint.check_vocabulary(found, found.origin)
-            if own and all((beside / name).is_file() for name in FILES):
+            if own and Vocabulary.lies_in(beside):
                 others.append(Vocabulary.load(beside))
             for other in others:
                 self.checkpoint.check_vocabulary(other, other.origin)
@@ -258,7 +259,7 @@ class _Examination:
     def check_bpe(self) -> None:
         """The BPE is whole and in its own order."""
         vocabulary = _there(self.vocabulary)
-        blame = ("wrong BPE", f"take {', '.join(FILES[1:])} from where the weights came from")
+        blame = ("wrong BPE", f"take {', '.join(FAIRSEQ_FILES[1:])} from where the weights came from")
         probe = [*self.texts, _ACCENTS]
         try:
             encoded = vocabulary.encode(probe)

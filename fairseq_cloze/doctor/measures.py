@@ -1,6 +1,5 @@
 """Measures: what weights, vocabularies and models show of their health, as plain numbers."""
 
-import json
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -10,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..data.fairseq_files import numbers_by_rule
 from ..data.store import Store
-from ..data.vocabulary import BOS, ENCODER_FILE, EOS, Vocabulary
+from ..data.vocabulary import BOS, EOS, UNK, Vocabulary
 from ..model.encoder import EncoderLayer
 from ..model.names import LM_HEAD
 from ..model.roberta import Roberta
@@ -65,12 +65,12 @@ def spectral_ratio(weight: Tensor) -> float:
 
 def related_rows(vocabulary: Vocabulary) -> np.ndarray:
     """Rows of words that differ only by a leading space or a capital, ``int64 (pairs, 2)``; three letters and more."""
-    rows = vocabulary.token_rows()
+    rows = vocabulary.words_of_rows()
     pairs = []
-    for token, row in rows.items():
-        word = token[1:]
-        if token.startswith("Ġ") and len(word) > 2 and word.isalpha() and word.islower():
-            pairs += [(row, rows[other]) for other in (word, f"Ġ{word.capitalize()}") if other in rows]
+    for text, row in rows.items():
+        word = text[1:]
+        if text.startswith(" ") and len(word) > 2 and word.isalpha() and word.islower():
+            pairs += [(row, rows[other]) for other in (word, f" {word.capitalize()}") if other in rows]
     return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
@@ -92,24 +92,28 @@ def pair_similarity(embedding: Tensor, pairs: np.ndarray) -> tuple[float, float,
 
 
 def merge_order(vocabulary: Vocabulary) -> float:
-    """Share of merges whose token has a higher number than that of the merge before; 1 as learned, 0.5 at random."""
-    numbers = json.loads(vocabulary.files[ENCODER_FILE])
-    found = np.array([numbers.get(left + right, -1) for left, right in vocabulary.merges])
-    return float((np.diff(found) > 0).mean()) if len(found) > 1 else 1.0
+    """Share of merges of what earlier merges have made; 1 as learned, clearly less in any other order."""
+    made: set[str] = set()
+    in_order = 0
+    for left, right in vocabulary.merges:
+        in_order += all(len(part) == 1 or part in made for part in (left, right))
+        made.add(left + right)
+    return in_order / max(len(vocabulary.merges), 1) if vocabulary.merges else 1.0
 
 
 def number_order(vocabulary: Vocabulary) -> tuple[float, float]:
-    """Share of the dictionary's numbers that the BPE has, and the rank correlation (Spearman) of number and row.
+    """Share of the rows that are tokens of the BPE, and the rank correlation (Spearman) of BPE number and row.
 
     Both follow frequency, so it is well above 0 in a dictionary in its own order.
     """
-    known = list(json.loads(vocabulary.files[ENCODER_FILE]).values())
-    numbers = np.array([int(symbol) for symbol in vocabulary.symbols if symbol.isdigit()])
+    number_of = numbers_by_rule(vocabulary.merges)
+    listed = [token for row, token in enumerate(vocabulary.tokens) if row > UNK and row != vocabulary.mask]
+    numbers = np.array([number_of[token] for token in listed if token in number_of])
     if len(numbers) < 3:
         return 0.0, float("nan")
     ranks = np.argsort(np.argsort(numbers, kind="stable"), kind="stable")
     correlation = float(np.corrcoef(ranks, np.arange(len(ranks)))[0, 1])
-    return float(np.isin(numbers, known).mean()), correlation
+    return len(numbers) / len(listed), correlation
 
 
 def shuffled(texts: Sequence[str]) -> list[str]:

@@ -105,7 +105,8 @@ class ClozeRankingTask(RecoveringTask):
         self.vocabulary: Vocabulary = self.shards[0].vocabulary
         first, *others = self.shards
         for shard, key in itertools.product(others, ("vocabulary", "encoding")):
-            if shard.manifest[key] != first.manifest[key]:
+            same = shard.vocabulary.digests == first.vocabulary.digests
+            if not (same if key == "vocabulary" else shard.encoding == first.encoding):
                 raise DataBinError(
                     f"{shard.folder}: shards must be prepared alike, its {key} differs from that of {first.folder}; "
                     "prepare both with the same options"

@@ -47,7 +47,9 @@ class Blanks(DataBin):
     @property
     def digest(self) -> str:
         """SHA-256 of the passages and the vocabulary they are encoded with, hexadecimal."""
-        vocabulary = {name: self.manifest["vocabulary"][name] for name in ("bpe_digest", "dictionary_digest", "rows")}
+        own = self.manifest["vocabulary"]
+        tokenizer = own["bpe_digest"] if "bpe_digest" in own else own["tokenizer_digest"]
+        vocabulary = {"bpe_digest": tokenizer, **{name: own[name] for name in ("dictionary_digest", "rows")}}
         found = hashlib.sha256(json.dumps(vocabulary).encode())
         for name in sorted(COLUMNS):  # as files are called, so that digests of earlier versions hold
             column = self._store.columns[OFFSETS.get(name, name)]

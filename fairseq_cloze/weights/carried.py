@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..data.encoding import DEFAULT_ENCODING, EncodingOptions
+from ..data.fairseq_files import FAIRSEQ_FILES
 from ..data.vocabulary import FILES, Vocabulary
 from ..errors import CheckpointError, first_line
 from ..files import PathLike, cannot_write, replacing
@@ -32,7 +33,10 @@ _ORIGINAL = "take the original file"
 
 #: Key of our part of ``task_state``.
 STATE_KEY = "fairseq_cloze"
-STATE_VERSION = 1
+STATE_VERSION = 2
+
+#: Of each version, the files of the vocabulary.
+_FILES = {1: FAIRSEQ_FILES, 2: FILES}
 
 
 #: Most bytes of a file of the vocabulary: large ones have a few millions.
@@ -48,19 +52,20 @@ class Carried:
     def __init__(self, content: Any, origin: str) -> None:
         if not isinstance(content, dict):
             raise CheckpointError(f"{origin}: what this project adds to a checkpoint is {show(content)}; {_ORIGINAL}")
-        if content.get("version") != STATE_VERSION:
+        version = content.get("version")
+        if type(version) is not int or version not in _FILES:
             raise CheckpointError(
                 f"{origin}: expected version {STATE_VERSION} of what this project adds to a checkpoint, found "
-                f"{show(content.get('version'))}; use a newer fairseq-cloze"
+                f"{show(version)}; use a newer fairseq-cloze"
             )
         self._content, self._origin = content, origin
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """Dictionary and BPE."""
-        files = self._content.get("vocabulary")
+        """Tokenizer and rows."""
+        files, names = self._content.get("vocabulary"), _FILES[self._content["version"]]
         try:
-            return Vocabulary({name: _unpack(files[name]) for name in FILES}, self._origin)  # type: ignore[index]
+            return Vocabulary({name: _unpack(files[name]) for name in names}, self._origin)  # type: ignore[index]
         except (KeyError, TypeError, zlib.error) as error:
             raise self._damaged("vocabulary", error) from error
 
@@ -127,7 +132,7 @@ class OtherVocabulary(CheckpointError):
 
 def compare_vocabularies(own: Vocabulary, found: Vocabulary, checkpoint: str, where: str) -> None:
     """``OtherVocabulary`` unless data, called *where*, were encoded with a checkpoint's *own* vocabulary."""
-    for part, name in (("dictionary", "dictionary_digest"), ("BPE", "bpe_digest")):
+    for part, name in (("dictionary", "dictionary_digest"), ("BPE", "tokenizer_digest")):
         wanted, other = getattr(own, name)[:12], getattr(found, name)[:12]
         if wanted != other:
             raise OtherVocabulary(part, where, checkpoint, f"digest {wanted}", other)

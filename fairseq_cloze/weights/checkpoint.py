@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from ..data.encoding import EncodingOptions
-from ..data.vocabulary import DICTIONARY_FILE, ENCODER_FILE, FILES, GPT2_BPE_URL, MERGES_FILE, Vocabulary
+from ..data.fairseq_files import DICTIONARY_FILE, ENCODER_FILE, FAIRSEQ_FILES, GPT2_BPE_URL, MERGES_FILE
+from ..data.vocabulary import Vocabulary
 from ..errors import CheckpointError
 from ..files import PathLike
 from ..model.architecture import Architecture
@@ -259,13 +260,13 @@ class Checkpoint:
         if self._carried:
             return self._carried.vocabulary
         folder = self.path.parent
-        return Vocabulary.load(folder) if all((folder / name).is_file() for name in FILES) else None
+        return Vocabulary.load(folder) if Vocabulary.lies_in(folder) else None
 
     def require_vocabulary(self) -> Vocabulary:
         """As :attr:`vocabulary`, but there has to be one: ``CheckpointError`` otherwise."""
         if self.vocabulary is None:
             raise CheckpointError(
-                f"{self.name}: carries no vocabulary and none lies beside it; put {', '.join(FILES)} into "
+                f"{self.name}: carries no vocabulary and none lies beside it; put {', '.join(FAIRSEQ_FILES)} into "
                 f"{self.path.parent} (for fairseq's own releases, {ENCODER_FILE} and {MERGES_FILE} are at "
                 f"{GPT2_BPE_URL})"
             )
@@ -283,14 +284,15 @@ class Checkpoint:
         if self.rows != len(vocabulary):
             expected = f"{self.rows:,} embedding rows"
             raise OtherVocabulary("dictionary", where, self.name, expected, f"{len(vocabulary):,}")
-        dictionary, bpe = vocabulary.dictionary_digest[:12], vocabulary.bpe_digest[:12]
+        dictionary, bpe = vocabulary.dictionary_digest[:12], vocabulary.tokenizer_digest[:12]
         unknown = f"could not be compared, {self.name} came without"
         if self.vocabulary is not None:
             compare_vocabularies(self.vocabulary, vocabulary, self.name, where)
             return f"dictionary {dictionary} and BPE {bpe} are the checkpoint's", True
         beside = self.path.parent / DICTIONARY_FILE
-        if beside.is_file():  # as in fairseq's tarballs
-            own = Vocabulary({**vocabulary.files, DICTIONARY_FILE: beside.read_bytes()}, str(self.path.parent))
+        if beside.is_file() and vocabulary.is_fairseqs:  # as in fairseq's tarballs
+            files = {**vocabulary.fairseq_files(), DICTIONARY_FILE: beside.read_bytes()}
+            own = Vocabulary(files, str(self.path.parent))
             compare_vocabularies(own, vocabulary, self.name, where)
             return f"dictionary {dictionary} is the checkpoint's; the BPE {unknown}", False
         return f"dictionary has the checkpoint's {self.rows:,} rows; it and the BPE {unknown}", False

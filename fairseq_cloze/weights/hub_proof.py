@@ -14,7 +14,7 @@ from ..data.vocabulary import BOS, EOS
 from ..errors import CheckpointError, first_line
 from ..model.roberta import Roberta
 from .checkpoint import Checkpoint
-from .hub_tokenizer import MERGES, TOKENIZER, VOCAB
+from .hub_tokenizer_files import MERGES, TOKENIZER, VOCAB
 
 #: Words, numbers, capitals, accents, punctuation, spaces, another alphabet.
 TEXT = (
@@ -86,9 +86,19 @@ def prove_import(
 
 
 def _token_ids(folder: Path) -> list[int] | None:
-    """The text as the folder's own files encode it."""
+    """The text as transformers encodes it with the folder's own files, or their library where that is not installed."""
     from tokenizers import ByteLevelBPETokenizer, Tokenizer
 
+    if importlib.util.find_spec("transformers") is not None:
+        import transformers as package
+
+        transformers: Any = package
+        transformers.logging.set_verbosity_error()
+        try:
+            own = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            return list(own(TEXT, add_special_tokens=False)["input_ids"])
+        except Exception:  # whatever it raises for files that it wants and does not find
+            pass
     if (folder / TOKENIZER).is_file():
         tokenizer: Any = Tokenizer.from_file(str(folder / TOKENIZER))
     elif (folder / VOCAB).is_file():

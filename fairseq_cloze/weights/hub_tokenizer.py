@@ -1,46 +1,35 @@
-"""Hub tokenizer: the byte-level BPE of a Hugging Face folder, or what in it is another."""
+"""Hub tokenizer: the vocabulary of a Hugging Face folder, and how its rows are sorted."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from ..data.vocabulary import MASK_SYMBOL, PAD, SPECIAL_SYMBOLS, Vocabulary
-from ..errors import CheckpointError, first_line
+from ..data.blanks import ROLES
+from ..data.tokenizer_file import TokenizerFile
+from ..data.vocabulary import Vocabulary
+from ..errors import CheckpointError, ClozeError
 from ..files import PathLike
-from .hub_files import read_json, refuse_pointer
-from .plain import show
+from .hub_tokenizer_files import TOKENIZER, VOCAB, HubTokenizer, check_numbers
 
-TOKENIZER, VOCAB, MERGES, ADDED = "tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json"
-TOKENIZER_CONFIG = "tokenizer_config.json"
-
-_SYMBOLS = (*SPECIAL_SYMBOLS, MASK_SYMBOL)
-
-#: What the BPE of ``tokenizer.json`` must say of itself where it says something.
-_MODEL: dict[str, tuple[Any, ...]] = {
-    "type": ("BPE",),
-    "dropout": (None, 0),
-    "continuing_subword_prefix": (None, ""),
-    "end_of_word_suffix": (None, ""),
-    "byte_fallback": (None, False),
-    "ignore_merges": (None, False),
+#: Role of a special token → what a configuration calls it, and its usual names.
+_SPECIAL = {
+    "begin": (("cls_token", "bos_token"), ("<s>", "[CLS]")),
+    "pad": (("pad_token",), ("<pad>", "[PAD]")),
+    "end": (("sep_token", "eos_token"), ("</s>", "[SEP]")),
+    "unknown": (("unk_token",), ("<unk>", "[UNK]")),
+    "mask": (("mask_token",), ("<mask>", "[MASK]")),
 }
-
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
-
-#: Added tokens that no passage holds, such as ``[BLANK]`` or ``<|endoftext|>``.
-_MARKER = re.compile(r"<.*>|\[.*\]")
 
 
 def read_tokenizer(
     folder: Path, gpt2_bpe: PathLike | None, rows: int
 ) -> tuple[Vocabulary, list[int] | None, list[str]]:
-    """The vocabulary, for each of its rows the row of the source (``None``: the same), and notes of what is not kept.
+    """The vocabulary, for each of its rows the row of the source (``None``: the same), and notes.
 
     Raises:
-        CheckpointError: it is no byte-level BPE with RoBERTa's special tokens, or not of *rows*; says what differs
+        CheckpointError: it is of a kind that cannot be used, damaged, or not of *rows*; says what
     """
     if gpt2_bpe is not None:
         vocabulary = Vocabulary.load(gpt2_bpe)
@@ -56,46 +45,52 @@ def read_tokenizer(
                 f"found {len(vocabulary):,}; give the files that belong to the model"
             )
         return vocabulary, None, []
-    numbers, merges, added = _read_files(folder)
-    notes = _check_added(folder, added)
-    for token, number in added.items():
-        if numbers.setdefault(token, number) != number:
+    found = HubTokenizer(folder)
+    try:
+        file = TokenizerFile(found.content, str(found.where))
+        last = max(file.tokens.values())
+        if last >= rows:
+            problem = f"expected {rows:,} tokens at most, as the embedding has rows, found number {last:,}"
+            raise CheckpointError(f"{folder}: {problem}; files of the tokenizer and weights are of two models")
+        special = _find_special(found, file.tokens)
+        check_numbers(found.content, file.tokens, found.where)
+        vocabulary = Vocabulary.of(found.content, rows, special, str(folder))
+    except CheckpointError:
+        raise
+    except ClozeError as error:
+        raise CheckpointError(str(error)) from error
+    order = vocabulary.order
+    if vocabulary.is_fairseqs:  # then it is carried in the order of its rows, as fairseq's own files have it
+        known = {left + right for left, right in vocabulary.merges}
+        token_at = {number: token for token, number in file.tokens.items()}
+        others = order[4:-1]
+        tokens = [_row_name(token_at.get(number), number, known, file.tokens) for number in others]
+        vocabulary = Vocabulary.build(tokens, vocabulary.merges, str(folder))
+    return vocabulary, order, found.notes
+
+
+def _find_special(found: HubTokenizer, numbers: Mapping[str, int]) -> dict[str, str]:
+    """The token of each role."""
+    special = {}
+    for role in ROLES:
+        fields, usual = _SPECIAL[role]
+        named = [token for token in map(found.special, fields) if token is not None]
+        token = next((token for token in (*named, *usual) if token in numbers), None)
+        if token is None:
+            names = named[:1] or usual
             raise CheckpointError(
-                f"{folder}: token '{show(token)}' is {numbers[token]} in the vocabulary, {number} among the added "
-                "tokens; take the tokenizer files that came with the weights"
+                f"{found.folder}: expected the token {' or '.join(names)} in the tokenizer, found none; take the "
+                "tokenizer files that came with the weights"
             )
-    for symbol in _SYMBOLS:
-        if symbol not in numbers:
-            problem = f"expected the token {symbol} in the tokenizer, found none; it is not RoBERTa's"
-            raise CheckpointError(f"{folder}: {problem}")
-    last = max(numbers.values())
-    if last >= rows:
-        problem = f"expected {rows:,} tokens at most, as the embedding has rows, found number {last:,}"
-        raise CheckpointError(f"{folder}: {problem}; files of the tokenizer and weights are of two models")
-    if numbers[SPECIAL_SYMBOLS[PAD]] != PAD:
-        raise CheckpointError(
-            f"{folder}: expected {SPECIAL_SYMBOLS[PAD]} to be token {PAD}, as pad_token_id of config.json says, found "
-            f"{numbers[SPECIAL_SYMBOLS[PAD]]}; positions are counted from there, so such a model cannot be imported"
-        )
-    token_at: dict[int, str] = {}
-    for token, number in numbers.items():
-        if token_at.setdefault(number, token) != token:
+        special[role] = token
+    for role, field in (("pad", "pad_token_id"), ("mask", "mask_token_id")):
+        number = found.model_config.get(field)
+        if number is not None and number != numbers[special[role]]:
             raise CheckpointError(
-                f"{folder}: expected one token for each number, found '{show(token_at[number])}' and "
-                f"'{show(token)}' for {number}; take the tokenizer files that came with the weights"
+                f"{found.folder}: expected {special[role]} to be token {number}, as {field} of config.json says, found "
+                f"{numbers[special[role]]}; files of the tokenizer and weights are of two models"
             )
-    for left, right in merges:
-        for token in (left, right, left + right):
-            if token not in numbers:
-                raise CheckpointError(
-                    f"{folder}: expected a number for '{show(token)}', which a merge names, found none; take the "
-                    "tokenizer files that came with the weights"
-                )
-    special = [numbers[symbol] for symbol in _SYMBOLS]
-    known = {*(left + right for left, right in merges)}
-    others = [row for row in range(rows) if row not in set(special)]
-    tokens = [_row_name(token_at.get(row), row, known, numbers) for row in others]
-    return Vocabulary.build(tokens, merges, str(folder)), [*special[:-1], *others, special[-1]], notes
+    return special
 
 
 def _row_name(token: str | None, row: int, known: set[str], numbers: Mapping[str, int]) -> str:
@@ -106,134 +101,3 @@ def _row_name(token: str | None, row: int, known: set[str], numbers: Mapping[str
     while name in numbers:
         name += "_"
     return name
-
-
-def _check_added(folder: Path, added: Mapping[str, int]) -> list[str]:
-    """A note of added tokens that passages do not hold; others would be encoded otherwise here."""
-    others = sorted(token for token in added if token not in _SYMBOLS)
-    words = [token for token in others if not _MARKER.fullmatch(token)]
-    if words:
-        more = f" and {len(words) - 1:,} more" if len(words) > 1 else ""
-        raise CheckpointError(
-            f"{folder}: expected no tokens but those of the BPE and {', '.join(_SYMBOLS)}, found the added token "
-            f"'{show(words[0])}'{more}; text with it would be encoded otherwise, so such a model cannot be imported"
-        )
-    if not others:
-        return []
-    listed = ", ".join(map(show, others[:5])) + (f" and {len(others) - 5:,} more" if len(others) > 5 else "")
-    return [f"added tokens are not kept, text with them is encoded in pieces: {listed}"]
-
-
-def _read_files(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]], dict[str, int]]:
-    """Tokens of the BPE → their numbers, merges, and added tokens → their numbers."""
-    whole, plain = folder / TOKENIZER, (folder / VOCAB, folder / MERGES)
-    has_plain = all(path.is_file() for path in plain)
-    if not whole.is_file() and not has_plain:
-        suffixes = {".json", ".txt", ".model", ".codes"}
-        found = ", ".join(sorted(path.name for path in folder.iterdir() if path.suffix in suffixes))
-        raise CheckpointError(
-            f"{folder}: expected the files of a byte-level BPE (vocab.json and merges.txt, or tokenizer.json), "
-            f"found {found}; pass --gpt2-bpe and a folder with encoder.json, vocab.bpe and dict.txt"
-        )
-    if not whole.is_file():
-        numbers = _check_numbers(read_json(plain[0]), plain[0])
-        return numbers, _check_merges(_read_lines(plain[1]), plain[1]), _read_added(folder)
-    numbers, merges, added = _read_whole(whole)
-    if has_plain:  # transformers reads tokenizer.json; the others must not say otherwise
-        other = _check_numbers(read_json(plain[0]), plain[0])
-        all_numbers = {**numbers, **added}
-        for token, number in other.items():
-            if all_numbers.get(token) != number:
-                raise CheckpointError(
-                    f"{folder}: {VOCAB} and {TOKENIZER} differ: token '{show(token)}' is {number} in the one, "
-                    f"{all_numbers.get(token, 'missing')} in the other; delete the one that is not the model's"
-                )
-        if _check_merges(_read_lines(plain[1]), plain[1]) != merges:
-            raise CheckpointError(
-                f"{folder}: the merges of {MERGES} and {TOKENIZER} differ; delete the one that is not the model's"
-            )
-    return numbers, merges, added
-
-
-def _read_whole(path: Path) -> tuple[dict[str, int], list[tuple[str, str]], dict[str, int]]:
-    content = read_json(path)
-    if content.get("normalizer") is not None:
-        raise _other(path, "no normalizer, as RoBERTa has none", _kind(content["normalizer"]))
-    step: Any = content.get("pre_tokenizer")
-    while isinstance(step, dict) and step.get("type") == "Sequence" and len(step.get("pretokenizers") or []) == 1:
-        step = step["pretokenizers"][0]
-    if _kind(step) != "ByteLevel" or step.get("use_regex", True) is not True:
-        raise _other(path, "the pre_tokenizer ByteLevel alone, as RoBERTa has", _kind(step))
-    model = content.get("model")
-    if not isinstance(model, dict):
-        raise _other(path, "a byte-level BPE", _kind(model))
-    for field, values in _MODEL.items():
-        found = model.get(field, values[0])
-        if found not in values:
-            raise _other(path, f"a byte-level BPE with {field} {values[0]}", show(found))
-    numbers = _check_numbers(model.get("vocab"), path)
-    entries = content.get("added_tokens") or []
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise _other(path, "added_tokens as objects", _kind(entries))
-    added = _check_numbers({entry.get("content"): entry.get("id") for entry in entries}, path)
-    merges = model.get("merges")
-    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges or []]
-    return numbers, _check_merges(pairs, path), added
-
-
-def _kind(step: Any) -> str:
-    """What a part of ``tokenizer.json`` calls itself, with the parts of a sequence."""
-    if not isinstance(step, dict):
-        return "none" if step is None else type(step).__name__
-    parts = step.get("pretokenizers")
-    inside = f" of {', '.join(map(_kind, parts))}" if isinstance(parts, list) else ""
-    return show(step.get("type")) + inside
-
-
-def _other(path: Path, expected: str, found: str) -> CheckpointError:
-    return CheckpointError(f"{path}: expected {expected}, found {found}; such a model cannot be imported")
-
-
-def _read_added(folder: Path) -> dict[str, int]:
-    """What transformers adds to ``vocab.json``: an older list, and its newer place."""
-    added: dict[str, int] = {}
-    if (folder / ADDED).is_file():
-        added = _check_numbers(read_json(folder / ADDED), folder / ADDED)
-    path = folder / TOKENIZER_CONFIG
-    decoder = read_json(path).get("added_tokens_decoder") if path.is_file() else None
-    for number, entry in decoder.items() if isinstance(decoder, dict) else ():
-        token = entry.get("content") if isinstance(entry, dict) else entry
-        added.update(_check_numbers({token: int(number) if re.fullmatch(r"[0-9]{1,9}", number) else number}, path))
-    return added
-
-
-def _read_lines(path: Path) -> list[list[str]]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({first_line(error)}); copy or download it again") from error
-    refuse_pointer(path)
-    return [line.rstrip("\r").split(" ") for line in lines if line.strip("\r") and not line.startswith("#version")]
-
-
-def _check_numbers(numbers: Any, path: Path) -> dict[str, int]:
-    """Tokens → numbers, as they have to be."""
-    if not isinstance(numbers, dict):
-        raise CheckpointError(f"{path}: expected tokens and their numbers, found {_kind(numbers)}; download it again")
-    for token, number in numbers.items():
-        text = isinstance(token, str) and token and not _SURROGATE.search(token)
-        if not text or type(number) is not int or number < 0:
-            raise CheckpointError(
-                f"{path}: expected tokens and their numbers, from 0 on, found {show(number)} for "
-                f"'{show(token)}'; copy or download it again"
-            )
-    return numbers
-
-
-def _check_merges(merges: Sequence[Any], path: Path) -> list[tuple[str, str]]:
-    for number, pair in enumerate(merges, 1):
-        parts = pair if isinstance(pair, list) else []
-        if len(parts) != 2 or not all(isinstance(part, str) and part and part.split() == [part] for part in parts):
-            found = show(pair)
-            raise CheckpointError(f"{path}: merge {number}: expected two tokens, found {found}; download it again")
-    return [(left, right) for left, right in merges]

@@ -35,12 +35,13 @@ from .hub_files import (
     read_weights,
 )
 from .hub_proof import prove_import
-from .hub_tokenizer import ADDED, MERGES, TOKENIZER, TOKENIZER_CONFIG, VOCAB, read_tokenizer
+from .hub_tokenizer import read_tokenizer
+from .hub_tokenizer_files import ADDED, MERGES, TOKENIZER, TOKENIZER_CONFIG, TOKENIZER_FILES, VOCAB
 
 #: Files of a hub model that are read.
 HUB_FILES = [
     *(CONFIG, SAFETENSORS, "model-*.safetensors", PICKLED, "pytorch_model-*.bin", "*.index.json"),
-    *(VOCAB, MERGES, TOKENIZER, TOKENIZER_CONFIG, ADDED),
+    *TOKENIZER_FILES,
 ]
 
 #: What transformers would read of a tokenizer beside what an export writes.

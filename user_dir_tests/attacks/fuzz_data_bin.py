@@ -4,16 +4,19 @@ Whatever opens can be scored: views take every passage.
 """
 
 import json
+import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
+from fairseq_cloze.data.bpe import byte_characters
 from fairseq_cloze.data.databin import MANIFEST, DataBin, _digest, _written
 from fairseq_cloze.data.encoding import COLUMNS, column_dtype
+from fairseq_cloze.data.fairseq_files import FairseqFiles
 from fairseq_cloze.data.prepare import prepare
-from fairseq_cloze.data.vocabulary import Vocabulary, _byte_characters
+from fairseq_cloze.data.vocabulary import Vocabulary
 from fairseq_cloze.errors import ClozeError, DataBinError
 from fairseq_cloze.views.making import make_view
 from fairseq_cloze.views.settings import Settings
@@ -28,10 +31,12 @@ LINES = (
 def _folder() -> tuple[tempfile.TemporaryDirectory[str], Path]:
     kept = tempfile.TemporaryDirectory()
     folder = Path(kept.name)
-    tokens = [*_byte_characters(), "he", "<|endoftext|>"]
+    tokens = [*byte_characters(), "he", "<|endoftext|>"]
     Vocabulary.build(tokens, [("h", "e")], "tiny").save(folder / "weights")
     (folder / "a.jsonl").write_text("\n".join(map(json.dumps, LINES)))
     prepare({"test": [folder / "a.jsonl"]}, folder / "weights", folder / "bin", workers=1)
+    for path in (folder / "weights").iterdir():  # those of format 1
+        shutil.copy(path, folder / "bin")
     return kept, folder / "bin"
 
 
@@ -55,7 +60,9 @@ def attack(data: bytes) -> None:
     column = name.decode("latin1")
     manifest = json.loads(_manifest())
     if column in COLUMNS:
-        manifest = {**manifest, "format_version": 1}
+        vocabulary = Vocabulary.load(folder.parent / "weights")
+        files = FairseqFiles(vocabulary.fairseq_files(), "tiny")
+        manifest = {**manifest, "format_version": 1, "vocabulary": {"rows": len(vocabulary), **files.digests}}
         del manifest["digest"]
         entry = manifest["splits"]["test"]["columns"]
         size = column_dtype(column, manifest["vocabulary"]["rows"]).itemsize

@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 
 from fairseq_cloze.data import checking
-from fairseq_cloze.data.databin import FILES, MANIFEST, DataBin, _digest, _written
+from fairseq_cloze.data.databin import MANIFEST, DataBin, _digest, _written
 from fairseq_cloze.data.encoding import COLUMNS, column_dtype
+from fairseq_cloze.data.fairseq_files import DICTIONARY_FILE, FairseqFiles
 from fairseq_cloze.data.prepare import prepare
+from fairseq_cloze.data.vocabulary import FILES, Vocabulary
 from fairseq_cloze.errors import ClozeError
 
 from ..support.commands import PASSAGES, run
@@ -62,13 +64,26 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], Any], digested: bool =
     (folder / MANIFEST).write_text(_written(manifest))
 
 
-def make_old(manifest: dict[str, Any]) -> None:
-    """As earlier versions wrote it: without digests."""
-    manifest["format_version"] = 1
-    del manifest["files"]
-    for split in manifest["splits"].values():
-        for column in split["columns"].values():
-            del column["sha256"]
+def make_old(folder: Path, version: int = 1) -> None:
+    """A data-bin as earlier versions wrote it: with fairseq's three files, at first without digests."""
+    vocabulary = Vocabulary.load(folder)
+    files = vocabulary.fairseq_files()
+    for name in FILES:
+        (folder / name).unlink()
+    vocabulary.save(folder)
+
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["format_version"] = version
+        manifest["vocabulary"] = {"rows": len(vocabulary), **FairseqFiles(files, "old").digests}
+        manifest["files"] = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        for split in manifest["splits"].values():
+            del split["makeshift_tokens"]
+            for column in split["columns"].values() if version == 1 else ():
+                del column["sha256"]
+        if version == 1:
+            del manifest["files"]
+
+    edit(folder, change, digested=version > 1)
 
 
 # -- what was damaged ------------------------------------------------------------------------------------------------
@@ -102,7 +117,7 @@ def test_files_that_changed_places(copy: Path, one: str, other: str) -> None:
     assert problem(copy).startswith(("test/gold.bin: ", "test/id_length.bin: "))
 
 
-@pytest.mark.parametrize("name", [MANIFEST, "dict.txt", "test/tokens.bin", "test"])
+@pytest.mark.parametrize("name", [MANIFEST, *FILES, "test/tokens.bin", "test"])
 @pytest.mark.parametrize("kind", ["folder", "pipe", "dangling", "loop", "socket", "gone", "device"])
 def test_no_file_in_its_place(copy: Path, name: str, kind: str) -> None:
     file = copy / name
@@ -213,7 +228,7 @@ def test_what_is_out_of_range(copy: Path, name: str, place: int, value: Any, exp
     digest = hashlib.sha256(values.tobytes()).hexdigest()
     edit(copy, put("splits", "test", "columns", name, "sha256", value=digest))
     new = problem(copy)
-    edit(copy, make_old, digested=False)
+    make_old(copy)
     assert new == problem(copy)
     assert new.startswith(f"test/{name}.bin: expected {expected}") and new.endswith(f", found others; {ADVICE}")
 
@@ -226,16 +241,25 @@ def test_an_old_data_bin_opens_and_says_what_it_lacks(
 ) -> None:
     new = DataBin(whole)
     assert caplog.messages == []
-    edit(copy, make_old, digested=False)
+    make_old(copy)
     old = DataBin(copy)
     assert as_lists(old.open("test")) == as_lists(new.open("test"))
-    # what digests of scored passages are made of, and what several data-bins of one training have in common
-    assert old.manifest["vocabulary"] == new.manifest["vocabulary"]
+    assert old.vocabulary.digests == new.vocabulary.digests
     assert sorted(old.manifest["vocabulary"]) == ["bpe_digest", "dictionary_digest", "rows"]
     assert caplog.messages == [
         f"{copy}: has no digests, as an earlier version wrote it, so a damage may go unnoticed; run 'fairseq-cloze "
         "prepare' again to have them"
     ]
+
+
+def test_a_data_bin_of_format_2(copy: Path, whole: Path) -> None:
+    make_old(copy, 2)
+    old, new = DataBin(copy), DataBin(whole)
+    assert as_lists(old.open("test")) == as_lists(new.open("test"))
+    assert (old.vocabulary.digests, old.vocabulary.tokens) == (new.vocabulary.digests, new.vocabulary.tokens)
+    rows = (copy / DICTIONARY_FILE).read_text().splitlines()
+    (copy / DICTIONARY_FILE).write_text("\n".join([rows[1], rows[0], *rows[2:]]))
+    assert problem(copy).startswith("dict.txt: expected SHA-256 ")
 
 
 # -- once per copy ---------------------------------------------------------------------------------------------------

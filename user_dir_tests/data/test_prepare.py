@@ -32,18 +32,19 @@ def test_counts_and_manifest(tmp_path: Path, data_bin: Path, vocabulary: Any) ->
     assert len(manifest.pop("digest")) == 64
     assert manifest == {
         "format": "fairseq-cloze data-bin",
-        "format_version": 2,
+        "format_version": 3,
         "written_by": f"fairseq-cloze {__version__}",
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in vocabulary.files.items()},
         "vocabulary": {
             "rows": 600,
             "dictionary_digest": vocabulary.dictionary_digest,
-            "bpe_digest": vocabulary.bpe_digest,
+            "tokenizer_digest": vocabulary.tokenizer_digest,
         },
         "encoding": {"text_norm": "standard", "sentence_case": False},
     }
     counts = {name: {key: value for key, value in split.items() if key != "columns"} for name, split in splits.items()}
     tokens = {name: split.pop("tokens") for name, split in counts.items()}
+    makeshift = {name: split.pop("makeshift_tokens") for name, split in counts.items()}
     assert counts == {
         name: {
             "read": passages,
@@ -57,15 +58,15 @@ def test_counts_and_manifest(tmp_path: Path, data_bin: Path, vocabulary: Any) ->
         }
         for name, passages, blanks in (("train", 32, 405), ("valid", 8, 102), ("test", 8, 98))
     }
+    assert makeshift == {"train": 0, "valid": 0, "test": 0}
     assert tokens["train"] == splits["train"]["columns"]["tokens"]["entries"] > 10_000
     assert sorted(path.name for path in data_bin.iterdir()) == [
-        "dict.txt",
-        "encoder.json",
         "manifest.json",
         "test",
+        "tokenizer.json",
         "train",
         "valid",
-        "vocab.bpe",
+        "vocabulary.json",
     ]
 
 
@@ -275,7 +276,7 @@ def test_what_comes_into_a_data_bin_meanwhile_is_not_deleted(
 def test_a_damaged_data_bin_can_be_replaced(tmp_path: Path, pretrained: Path) -> None:
     """As its errors advise; what is the user's stays as safe as in a sound one."""
     out = tmp_path / "bin"
-    for name in ("manifest.json", "dict.txt", "test/tokens.bin"):
+    for name in ("manifest.json", "tokenizer.json", "test/tokens.bin"):
         prepare({"test": [PASSAGES / "test"]}, pretrained, out, workers=1, overwrite=out.exists())
         content = (out / name).read_bytes()
         (out / name).write_bytes(content[: len(content) // 2])
@@ -473,11 +474,11 @@ def test_other_formats(tmp_path: Path, data_bin: Path, change: dict[str, Any], m
     assert str(error.value) == f"{path}: {message}"
 
 
-def test_changed_dictionary(tmp_path: Path, data_bin: Path) -> None:
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocabulary.json"])
+def test_changed_vocabulary(tmp_path: Path, data_bin: Path, name: str) -> None:
     shutil.copytree(data_bin, tmp_path / "bin")
-    path = tmp_path / "bin" / "dict.txt"
-    rows = path.read_text().splitlines()
-    path.write_text("\n".join([rows[1], rows[0], *rows[2:]]))
+    path = tmp_path / "bin" / name
+    path.write_text(path.read_text().replace("600", "599").replace("\u0120the", "\u0120thx"))
     with pytest.raises(DataBinError, match=f"^{path}: expected SHA-256 "):
         DataBin(tmp_path / "bin")
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairseq_cloze.data.vocabulary import DICTIONARY_FILE, ENCODER_FILE, FILES, MERGES_FILE, Vocabulary
+from fairseq_cloze.data.fairseq_files import DICTIONARY_FILE, ENCODER_FILE, FAIRSEQ_FILES, MERGES_FILE
+from fairseq_cloze.data.vocabulary import Vocabulary
 from fairseq_cloze.errors import ClozeError
 from fairseq_cloze.passages.reading import read_passages
 from fairseq_cloze.passages.text import BLANK, normalise
@@ -83,44 +84,53 @@ def test_nothing_is_a_slash(vocabulary: Vocabulary) -> None:
 def test_save_and_load(vocabulary: Vocabulary, folder: Path) -> None:
     loaded = Vocabulary.load(folder)
     assert loaded.files == vocabulary.files
-    assert (loaded.dictionary_digest, loaded.bpe_digest) == (vocabulary.dictionary_digest, vocabulary.bpe_digest)
+    assert (loaded.dictionary_digest, loaded.tokenizer_digest) == (
+        vocabulary.dictionary_digest,
+        vocabulary.tokenizer_digest,
+    )
 
 
 def test_digests_see_what_matters_only(vocabulary: Vocabulary) -> None:
-    files = dict(vocabulary.files)
+    files = vocabulary.fairseq_files()
     encoder = json.loads(files[ENCODER_FILE])
     files[ENCODER_FILE] = json.dumps(dict(reversed(list(encoder.items()))), indent=2).encode()
     rows = files[DICTIONARY_FILE].decode().splitlines()
     files[DICTIONARY_FILE] = "".join(f"{row.split()[0]} 1\n" for row in rows).encode()
     files[MERGES_FILE] = files[MERGES_FILE].replace(b"\n", b"\r\n")
     same = Vocabulary(files, "test")
-    assert (same.dictionary_digest, same.bpe_digest) == (vocabulary.dictionary_digest, vocabulary.bpe_digest)
+    assert (same.dictionary_digest, same.tokenizer_digest) == (
+        vocabulary.dictionary_digest,
+        vocabulary.tokenizer_digest,
+    )
 
     rows[5], rows[6] = rows[6], rows[5]
-    swapped = Vocabulary({**vocabulary.files, DICTIONARY_FILE: "\n".join(rows).encode()}, "test")
+    swapped = Vocabulary({**vocabulary.fairseq_files(), DICTIONARY_FILE: "\n".join(rows).encode()}, "test")
     assert swapped.dictionary_digest != vocabulary.dictionary_digest
-    assert swapped.bpe_digest == vocabulary.bpe_digest
+    assert swapped.tokenizer_digest == vocabulary.tokenizer_digest
 
-    merges = vocabulary.files[MERGES_FILE].decode().splitlines()
+    merges = vocabulary.fairseq_files()[MERGES_FILE].decode().splitlines()
     merges[1], merges[2] = merges[2], merges[1]
-    other = Vocabulary({**vocabulary.files, MERGES_FILE: "\n".join(merges).encode()}, "test")
-    assert other.bpe_digest != vocabulary.bpe_digest
+    other = Vocabulary({**vocabulary.fairseq_files(), MERGES_FILE: "\n".join(merges).encode()}, "test")
+    assert other.tokenizer_digest != vocabulary.tokenizer_digest
     assert other.dictionary_digest == vocabulary.dictionary_digest
 
 
 def test_a_dictionary_may_list_the_mask(vocabulary: Vocabulary) -> None:
-    rows = vocabulary.files[DICTIONARY_FILE] + b"<mask> 1\n"
-    listed = Vocabulary({**vocabulary.files, DICTIONARY_FILE: rows}, "test")
+    rows = vocabulary.fairseq_files()[DICTIONARY_FILE] + b"<mask> 1\n"
+    listed = Vocabulary({**vocabulary.fairseq_files(), DICTIONARY_FILE: rows}, "test")
     assert listed.dictionary_digest == vocabulary.dictionary_digest
-    first = Vocabulary({**vocabulary.files, DICTIONARY_FILE: b"<mask> 1\n" + vocabulary.files[DICTIONARY_FILE]}, "test")
+    first = Vocabulary(
+        {**vocabulary.fairseq_files(), DICTIONARY_FILE: b"<mask> 1\n" + vocabulary.fairseq_files()[DICTIONARY_FILE]},
+        "test",
+    )
     assert (first.mask, len(first)) == (4, 600)
 
 
 def test_tokens_outside_the_dictionary_are_unknown(vocabulary: Vocabulary) -> None:
-    rows = vocabulary.files[DICTIONARY_FILE].decode().splitlines()
-    number = json.loads(vocabulary.files[ENCODER_FILE])["x"]
+    rows = vocabulary.fairseq_files()[DICTIONARY_FILE].decode().splitlines()
+    number = json.loads(vocabulary.fairseq_files()[ENCODER_FILE])["x"]
     kept = [row for row in rows if row.split()[0] != str(number)]
-    smaller = Vocabulary({**vocabulary.files, DICTIONARY_FILE: "\n".join(kept).encode()}, "test")
+    smaller = Vocabulary({**vocabulary.fairseq_files(), DICTIONARY_FILE: "\n".join(kept).encode()}, "test")
     assert own_ids(smaller, "x") == [3]
 
 
@@ -218,7 +228,7 @@ def test_too_small_to_learn() -> None:
 
 
 def test_files_are_three() -> None:
-    assert FILES == ("dict.txt", "encoder.json", "vocab.bpe")
+    assert FAIRSEQ_FILES == ("dict.txt", "encoder.json", "vocab.bpe")
 
 
 def test_encoding_is_integer_rows(vocabulary: Vocabulary) -> None:

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from fairseq_cloze.data.fairseq_files import DICTIONARY_FILE, ENCODER_FILE, FAIRSEQ_FILES, MERGES_FILE
 from fairseq_cloze.data.prepare import prepare
-from fairseq_cloze.data.vocabulary import DICTIONARY_FILE, ENCODER_FILE, FILES, MERGES_FILE, Vocabulary
+from fairseq_cloze.data.vocabulary import Vocabulary
 from fairseq_cloze.doctor import examination
 from fairseq_cloze.doctor.diagnosis import Diagnosis
 from fairseq_cloze.errors import CheckpointError
@@ -54,7 +55,7 @@ def broken(tmp_path: Path) -> Broken:
         edit(state)
         if files:
             del state["task_state"]
-            for name in FILES:
+            for name in FAIRSEQ_FILES:
                 (folder / name).write_bytes(files.get(name.split(".")[0], (MINI / name).read_bytes()))
         torch.save(state, folder / "model.pt")
         return folder / "model.pt"
@@ -227,9 +228,9 @@ def test_wrong_bpe(broken: Broken, vocabulary: Vocabulary, wrong: str) -> None:
     elif wrong == "order of merges":
         files = {"vocab": shuffled_lines(merges, 1)}
     elif wrong == "merges":
-        files = {"encoder": vocabulary.files[ENCODER_FILE]}
+        files = {"encoder": vocabulary.fairseq_files()[ENCODER_FILE]}
     else:
-        files = {"encoder": vocabulary.files[ENCODER_FILE], "vocab": vocabulary.files[MERGES_FILE]}
+        files = {"encoder": vocabulary.fairseq_files()[ENCODER_FILE], "vocab": vocabulary.fairseq_files()[MERGES_FILE]}
     result = doctor(broken(lambda state: None, **files))
     assert result.verdict_line() == "unfit: wrong BPE"
     found = verdicts(result)
@@ -382,7 +383,7 @@ def test_without_vocabulary(tmp_path: Path, pretrained: Path, data_bin: Path) ->
 def test_a_data_bin_of_another_vocabulary(tmp_path: Path, pretrained: Path) -> None:
     folder = tmp_path / "other"
     folder.mkdir()
-    for name in FILES:
+    for name in FAIRSEQ_FILES:
         shutil.copy(pretrained / name, folder)
     (folder / DICTIONARY_FILE).write_bytes(shuffled_lines((folder / DICTIONARY_FILE).read_bytes()))
     prepare({"valid": [PASSAGES / "valid"]}, folder, tmp_path / "bin", workers=1)

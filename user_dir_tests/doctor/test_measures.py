@@ -76,7 +76,7 @@ def test_orders(vocabulary: Vocabulary) -> None:
     assert merge_order(vocabulary) == 1.0
     assert number_order(vocabulary) == (1.0, pytest.approx(1.0))
     merges = "\n".join(f"{a} {b}" for a, b in reversed(vocabulary.merges))
-    backwards = Vocabulary({**vocabulary.files, "vocab.bpe": merges.encode()}, "test")
+    backwards = Vocabulary({**vocabulary.fairseq_files(), "vocab.bpe": merges.encode()}, "test")
     assert merge_order(backwards) == 0.0
 
 

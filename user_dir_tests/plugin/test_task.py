@@ -11,8 +11,9 @@ import torch
 from transformers import RobertaConfig, RobertaForMaskedLM
 
 from fairseq_cloze import register
+from fairseq_cloze.data.fairseq_files import DICTIONARY_FILE, MERGES_FILE
 from fairseq_cloze.data.prepare import prepare
-from fairseq_cloze.data.vocabulary import DICTIONARY_FILE, MERGES_FILE, Vocabulary
+from fairseq_cloze.data.vocabulary import Vocabulary
 from fairseq_cloze.errors import CheckpointError, ClozeError, DataBinError
 from fairseq_cloze.weights.hugging_face import import_hf
 
@@ -66,9 +67,9 @@ def test_truncated_checkpoint(tmp_path: Path, data_bin: Path, pretrained: Path) 
 
 def test_wrong_dictionary(tmp_path: Path, data_bin: Path, pretrained: Path, vocabulary: Vocabulary) -> None:
     """The same BPE, two rows of the dictionary exchanged: nothing but the digest can tell."""
-    rows = vocabulary.files[DICTIONARY_FILE].decode().splitlines()
+    rows = vocabulary.fairseq_files()[DICTIONARY_FILE].decode().splitlines()
     rows[10], rows[11] = rows[11], rows[10]
-    other = Vocabulary({**vocabulary.files, DICTIONARY_FILE: "\n".join(rows).encode()}, "test")
+    other = Vocabulary({**vocabulary.fairseq_files(), DICTIONARY_FILE: "\n".join(rows).encode()}, "test")
     (tmp_path / "other").mkdir()
     other.save(tmp_path / "other")
     prepare({s: [PASSAGES / s] for s in ("train", "valid")}, tmp_path / "other", tmp_path / "bin", workers=1)
@@ -91,7 +92,7 @@ def test_validation_compares_what_lies_beside_the_checkpoint(
     ran = validate(data_bin, tmp_path / "model.pt", "--batch-size", "8")
     assert f"it and the BPE could not be compared, {tmp_path / 'model.pt'} came without" in ran.text
     vocabulary.save(tmp_path)
-    rows = vocabulary.files[DICTIONARY_FILE].decode().splitlines()
+    rows = vocabulary.fairseq_files()[DICTIONARY_FILE].decode().splitlines()
     (tmp_path / DICTIONARY_FILE).write_text("\n".join([rows[1], rows[0], *rows[2:]]))
     ran = validate(data_bin, tmp_path / "model.pt", "--batch-size", "8", code=1)
     assert ran.text.splitlines()[-1].startswith(
@@ -122,9 +123,9 @@ def refused(kind: Any, *args: Any, **kwargs: Any) -> str:
 
 
 def test_wrong_bpe(tmp_path: Path, pretrained: Path, vocabulary: Vocabulary) -> None:
-    merges = vocabulary.files[MERGES_FILE].decode().splitlines()
+    merges = vocabulary.fairseq_files()[MERGES_FILE].decode().splitlines()
     merges[1], merges[2] = merges[2], merges[1]
-    other = Vocabulary({**vocabulary.files, MERGES_FILE: "\n".join(merges).encode()}, "test")
+    other = Vocabulary({**vocabulary.fairseq_files(), MERGES_FILE: "\n".join(merges).encode()}, "test")
     (tmp_path / "other").mkdir()
     other.save(tmp_path / "other")
     prepare({"train": [PASSAGES / "valid"]}, tmp_path / "other", tmp_path / "bin", workers=1)
@@ -167,7 +168,7 @@ def test_a_dictionary_beside_the_checkpoint_is_compared(
     """As in fairseq's tarballs, which have dict.txt and no BPE files."""
     state = {key: value for key, value in Checkpoint.read(pretrained / "model.pt").state.items() if key != "task_state"}
     torch.save(state, tmp_path / "model.pt")
-    (tmp_path / DICTIONARY_FILE).write_bytes(vocabulary.files[DICTIONARY_FILE])
+    (tmp_path / DICTIONARY_FILE).write_bytes(vocabulary.fairseq_files()[DICTIONARY_FILE])
     caplog.set_level("INFO")
     build(data_bin, tmp_path, finetune_from_model=tmp_path / "model.pt")
     [record] = [record for record in caplog.records if "dictionary" in record.message]
@@ -176,7 +177,7 @@ def test_a_dictionary_beside_the_checkpoint_is_compared(
         f"dictionary {vocabulary.dictionary_digest[:12]} is the checkpoint's; "
         f"the BPE could not be compared, {tmp_path / 'model.pt'} came without",
     )
-    rows = vocabulary.files[DICTIONARY_FILE].decode().splitlines()
+    rows = vocabulary.fairseq_files()[DICTIONARY_FILE].decode().splitlines()
     (tmp_path / DICTIONARY_FILE).write_text("\n".join([rows[1], rows[0], *rows[2:]]))
     text = refused(CheckpointError, data_bin, tmp_path, finetune_from_model=tmp_path / "model.pt")
     assert text.startswith(

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from fairseq_cloze.data.fairseq_files import FAIRSEQ_FILES
 from fairseq_cloze.data.prepare import prepare
-from fairseq_cloze.data.vocabulary import FILES
 from fairseq_cloze.errors import CheckpointError, ClozeError
 from fairseq_cloze.passages.passage import LETTERS
 from fairseq_cloze.passages.reading import read_passages
@@ -159,7 +159,7 @@ def test_scores_that_are_no_numbers(
 def test_a_checkpoint_of_another_vocabulary(tmp_path: Path, pretrained: Path, data_bin: Path) -> None:
     state = Checkpoint.read(pretrained / "model.pt").state
     torch.save({key: value for key, value in state.items() if key != "task_state"}, tmp_path / "model.pt")
-    for name in FILES:
+    for name in FAIRSEQ_FILES:
         shutil.copy(pretrained / name, tmp_path)
     rows = (tmp_path / "dict.txt").read_text().splitlines()
     (tmp_path / "dict.txt").write_text("\n".join([rows[3], *rows[1:3], rows[0], *rows[4:]]))

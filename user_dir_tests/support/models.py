@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fairseq_cloze.data.vocabulary import DICTIONARY_FILE, ENCODER_FILE, MERGES_FILE
+from fairseq_cloze.data.fairseq_files import DICTIONARY_FILE, ENCODER_FILE, MERGES_FILE
 
 
 def save_hf(folder: Path, vocabulary: Any, config_class: Any, model_class: Any, **options: Any) -> Any:

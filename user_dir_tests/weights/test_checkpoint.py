@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from fairseq_cloze.data.encoding import DEFAULT_ENCODING, EncodingOptions
-from fairseq_cloze.data.vocabulary import DICTIONARY_FILE, MERGES_FILE, Vocabulary
+from fairseq_cloze.data.fairseq_files import DICTIONARY_FILE, MERGES_FILE
+from fairseq_cloze.data.vocabulary import Vocabulary
 from fairseq_cloze.errors import CheckpointError
 from fairseq_cloze.model.names import RANKING_HEAD
 from fairseq_cloze.views.settings import AS_TRAINED, PartialSettings, Settings
@@ -27,9 +28,9 @@ def without_state(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def changed(vocabulary: Vocabulary, name: str, old: bytes, new: bytes) -> Vocabulary:
-    content = vocabulary.files[name]
+    content = vocabulary.fairseq_files()[name]
     assert old in content
-    return Vocabulary({**vocabulary.files, name: content.replace(old, new, 1)}, "changed")
+    return Vocabulary({**vocabulary.fairseq_files(), name: content.replace(old, new, 1)}, "changed")
 
 
 # -- what it holds ---------------------------------------------------------------------------------------------------
@@ -177,11 +178,11 @@ def test_of_other_origin(pretrained: Path) -> None:
 
 def test_of_a_newer_version(vocabulary: Vocabulary) -> None:
     state = carried_state(vocabulary, DEFAULT_ENCODING, Settings())
-    state[STATE_KEY]["version"] = 2
+    state[STATE_KEY]["version"] = 3
     with pytest.raises(CheckpointError) as error:
         read_carried(state, "x.pt")
     assert str(error.value) == (
-        "x.pt: expected version 1 of what this project adds to a checkpoint, found 2; use a newer fairseq-cloze"
+        "x.pt: expected version 2 of what this project adds to a checkpoint, found 3; use a newer fairseq-cloze"
     )
     assert read_carried(None, "x.pt") is read_carried({"other": 1}, "x.pt") is None
 
@@ -190,7 +191,7 @@ def test_of_a_newer_version(vocabulary: Vocabulary) -> None:
 
 
 def test_a_vocabulary_is_proved_as_far_as_that_goes(tmp_path: Path, pretrained: Path, vocabulary: Vocabulary) -> None:
-    dictionary, bpe = vocabulary.dictionary_digest[:12], vocabulary.bpe_digest[:12]
+    dictionary, bpe = vocabulary.dictionary_digest[:12], vocabulary.tokenizer_digest[:12]
     whole = Checkpoint.read(pretrained / "model.pt")
     line = f"dictionary {dictionary} and BPE {bpe} are the checkpoint's"
     assert whole.check_vocabulary(vocabulary, "the data") == (line, True)
@@ -198,17 +199,18 @@ def test_a_vocabulary_is_proved_as_far_as_that_goes(tmp_path: Path, pretrained: 
     unknown = f"could not be compared, {tmp_path / 'x.pt'} came without"
     line = f"dictionary has the checkpoint's {len(vocabulary):,} rows; it and the BPE {unknown}"
     assert bare.check_vocabulary(vocabulary, "the data") == (line, False)
-    (tmp_path / DICTIONARY_FILE).write_bytes(vocabulary.files[DICTIONARY_FILE])
+    (tmp_path / DICTIONARY_FILE).write_bytes(vocabulary.fairseq_files()[DICTIONARY_FILE])
     line = f"dictionary {dictionary} is the checkpoint's; the BPE {unknown}"
     assert bare.check_vocabulary(vocabulary, "the data") == (line, False)
 
 
 def test_another_vocabulary_says_which_part_differs(pretrained: Path, vocabulary: Vocabulary) -> None:
     checkpoint = Checkpoint.read(pretrained / "model.pt")
-    lines = vocabulary.files[DICTIONARY_FILE].splitlines(keepends=True)
+    lines = vocabulary.fairseq_files()[DICTIONARY_FILE].splitlines(keepends=True)
+    merges = vocabulary.fairseq_files()[MERGES_FILE]
     others = {
         "dictionary": changed(vocabulary, DICTIONARY_FILE, lines[4] + lines[5], lines[5] + lines[4]),
-        "BPE": changed(vocabulary, MERGES_FILE, b"\n".join(vocabulary.files[MERGES_FILE].split(b"\n")[-2:]), b""),
+        "BPE": changed(vocabulary, MERGES_FILE, b"\n".join(merges.split(b"\n")[-2:]), b""),
     }
     for part, other in others.items():
         with pytest.raises(OtherVocabulary) as error:

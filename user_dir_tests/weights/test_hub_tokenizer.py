@@ -14,6 +14,7 @@ from fairseq_cloze.weights.hub_tokenizer import read_tokenizer
 from ..support.models import save_tiny_hf, tiny_vocabulary
 
 ROWS = 266
+FLAGS = dict.fromkeys(("special", "single_word", "lstrip", "rstrip", "normalized"), False)
 TAKE = "take the tokenizer files that came with the weights"
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 
@@ -39,9 +40,9 @@ def edit(path: Path, **fields: Any) -> dict[str, Any]:
     return content
 
 
-def refused(folder: Path) -> str:
+def refused(folder: Path, rows: int = ROWS) -> str:
     with pytest.raises(CheckpointError) as error:
-        read_tokenizer(folder, None, ROWS)
+        read_tokenizer(folder, None, rows)
     assert "\n" not in str(error.value)
     return str(error.value).replace(str(folder), "SRC")
 
@@ -55,20 +56,34 @@ def test_all_places_of_a_tokenizer(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("step", "found"),
     [
-        ({"type": "Sequence", "pretokenizers": [{"type": "Digits"}, BYTES]}, "Sequence of Digits, ByteLevel"),
         ({"type": "WhitespaceSplit"}, "WhitespaceSplit"),
-        ({**BYTES, "use_regex": False}, "ByteLevel"),
-        ({"type": "Sequence", "pretokenizers": []}, "Sequence of "),
+        ({"type": "Sequence", "pretokenizers": []}, "none"),
         (None, "none"),
-        ([1], "list"),
     ],
-)  # fmt: skip
+)
 def test_other_pre_tokenizers(whole: Path, step: Any, found: str) -> None:
     edit(whole / "tokenizer.json", pre_tokenizer=step)
     assert refused(whole) == (
-        f"SRC/tokenizer.json: expected the pre_tokenizer ByteLevel alone, as RoBERTa has, found {found}; such a model "
-        "cannot be imported"
+        f"SRC/tokenizer.json: pre_tokenizer: expected ByteLevel as the last, as BPE has, found {found}; such a "
+        "tokenizer cannot be used"
     )
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, BYTES]},
+        {**BYTES, "use_regex": False},
+        {**BYTES, "add_prefix_space": True},
+    ],
+)
+def test_a_bpe_that_splits_otherwise_is_kept_as_it_is(whole: Path, step: Any) -> None:
+    edit(whole / "tokenizer.json", pre_tokenizer=step)
+    (whole / "vocab.json").unlink()
+    vocabulary, order, notes = read_tokenizer(whole, None, ROWS)
+    assert not vocabulary.is_fairseqs and (order, notes) == (list(range(ROWS)), [])
+    assert vocabulary.dictionary_digest == tiny_vocabulary().dictionary_digest
+    assert vocabulary.tokenizer_digest != tiny_vocabulary().tokenizer_digest
 
 
 def test_a_sequence_of_one_step_is_that_step(whole: Path) -> None:
@@ -77,20 +92,15 @@ def test_a_sequence_of_one_step_is_that_step(whole: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "expected"),
-    [
-        ("type", "WordPiece", "BPE, found WordPiece"),
-        ("dropout", 0.1, "None, found 0.1"),
-        ("ignore_merges", True, "None, found True"),
-        ("byte_fallback", True, "None, found True"),
-        ("end_of_word_suffix", "</w>", "None, found </w>"),
-    ],
+    ("field", "value"), [("dropout", 0.1), ("byte_fallback", True), ("end_of_word_suffix", "</w>")]
 )
-def test_other_kinds_of_bpe(whole: Path, field: str, value: Any, expected: str) -> None:
+def test_other_kinds_of_bpe(whole: Path, field: str, value: Any) -> None:
     content = edit(whole / "tokenizer.json")
     edit(whole / "tokenizer.json", model={**content["model"], field: value})
+    shown = value if isinstance(value, str) else json.dumps(value)
     assert refused(whole) == (
-        f"SRC/tokenizer.json: expected a byte-level BPE with {field} {expected}; such a model cannot be imported"
+        f"SRC/tokenizer.json: model BPE: expected another value of {field}, found {shown}; such a tokenizer cannot be "
+        "used"
     )
 
 
@@ -113,34 +123,42 @@ def add(folder: Path, token: str, number: int) -> None:
     if (folder / "tokenizer.json").exists():
         content = edit(folder / "tokenizer.json")
         others = [entry for entry in content["added_tokens"] if entry["content"] != token]
-        edit(folder / "tokenizer.json", added_tokens=[*others, {"id": number, "content": token, "special": False}])
+        edit(folder / "tokenizer.json", added_tokens=[*others, {"id": number, "content": token, **FLAGS}])
     else:
         edit(folder / "added_tokens.json", **{token: number})
 
 
-def test_added_markers_are_noted(folder: Path) -> None:
-    """Row 264 has no word of the BPE."""
-    if (folder / "vocab.json").exists():
-        numbers = json.loads((folder / "vocab.json").read_text())
-        numbers["[BLANK]"] = numbers.pop("madeupword0000")
-        (folder / "vocab.json").write_text(json.dumps(numbers))
-    if (folder / "tokenizer.json").exists():
-        content = edit(folder / "tokenizer.json")
-        del content["model"]["vocab"]["madeupword0000"]
-        edit(folder / "tokenizer.json", model=content["model"])
-    add(folder, "[BLANK]", 264)
-    vocabulary, _, notes = read_tokenizer(folder, None, ROWS)
-    assert notes == ["added tokens are not kept, text with them is encoded in pieces: [BLANK]"]
-    assert len(vocabulary) == ROWS
+def test_a_row_without_a_token(folder: Path) -> None:
+    numbers = {**tiny_vocabulary().token_rows()}
+    del numbers["madeupword0000"]
+    for name in ("tokenizer.json", "added_tokens.json"):
+        (folder / name).unlink(missing_ok=True)
+    (folder / "vocab.json").write_text(json.dumps(numbers))
+    merges = "".join(f"{left} {right}\n" for left, right in tiny_vocabulary().merges)
+    (folder / "merges.txt").write_text(merges, encoding="utf-8")
+    vocabulary, order, _ = read_tokenizer(folder, None, ROWS)
+    assert vocabulary.tokens[264] == "madeupword0264" and order == list(range(ROWS))
 
 
-def test_added_words_are_refused(folder: Path) -> None:
-    (folder / "vocab.json").unlink(missing_ok=True) if (folder / "tokenizer.json").exists() else None
-    add(folder, "New York", 264)
-    assert refused(folder) == (
-        "SRC: expected no tokens but those of the BPE and <s>, <pad>, </s>, <unk>, <mask>, found the added token "
-        "'New York'; text with it would be encoded otherwise, so such a model cannot be imported"
+@pytest.mark.parametrize("token", ["[BLANK]", "New York"])
+def test_added_tokens_are_kept(folder: Path, token: str) -> None:
+    add(folder, token, ROWS)
+    vocabulary, order, notes = read_tokenizer(folder, None, ROWS + 1)
+    assert not vocabulary.is_fairseqs and (len(vocabulary), notes) == (ROWS + 1, [])
+    assert order is not None and order.index(ROWS) in vocabulary.encode([f"in {token} so"])[0]
+
+
+def test_an_added_token_with_another_number_than_the_library_gives(whole: Path) -> None:
+    add(whole, "New York", ROWS + 3)
+    assert refused(whole, ROWS + 9) == (
+        f"SRC/tokenizer.json: token 'New York' has number 269 there, 266 where the library reads it; {TAKE}"
     )
+
+
+def test_an_added_token_in_the_place_of_another(folder: Path) -> None:
+    add(folder, "New York", 264)
+    (folder / "vocab.json").unlink(missing_ok=True) if (folder / "tokenizer.json").exists() else None
+    assert ": expected one token for each number, found 'madeupword0000' and 'New York' for 264; " in refused(folder)
 
 
 @pytest.mark.parametrize("place", ["added_tokens.json", "tokenizer_config.json"])
@@ -150,7 +168,7 @@ def test_the_mask_among_added_tokens(whole: Path, place: str) -> None:
     del numbers["<mask>"]
     (whole / "vocab.json").write_text(json.dumps(numbers))
     (whole / "added_tokens.json").unlink()
-    assert refused(whole) == "SRC: expected the token <mask> in the tokenizer, found none; it is not RoBERTa's"
+    assert refused(whole) == f"SRC: expected the token <mask> or [MASK] in the tokenizer, found none; {TAKE}"
     if place == "added_tokens.json":
         edit(whole / place, **{"<mask>": 265})
     else:
@@ -163,8 +181,8 @@ def test_padding_at_another_number(whole: Path) -> None:
     (whole / "tokenizer.json").unlink()
     edit(whole / "vocab.json", **{"<pad>": 3, "<unk>": 1})
     assert refused(whole) == (
-        "SRC: expected <pad> to be token 1, as pad_token_id of config.json says, found 3; positions are counted from "
-        "there, so such a model cannot be imported"
+        "SRC: expected <pad> to be token 1, as pad_token_id of config.json says, found 3; files of the tokenizer and "
+        "weights are of two models"
     )
 
 
@@ -175,7 +193,8 @@ def test_padding_at_another_number(whole: Path) -> None:
         ({"a": 1.5}, "SRC/vocab.json: expected tokens and their numbers, from 0 on, found 1.5 for 'a'"),
         ({"a": None}, "SRC/vocab.json: expected tokens and their numbers, from 0 on, found None for 'a'"),
         ({"\ud800": 3}, "SRC/vocab.json: expected tokens and their numbers, from 0 on, found 3 for '?'"),
-        ({"a": 10**12}, "SRC: expected 266 tokens at most, as the embedding has rows, found number 1,000,000,000,000"),
+        ({"a": 10**6}, "SRC: expected 266 tokens at most, as the embedding has rows, found number 1,000,000"),
+        ({"a": 10**12}, "SRC: expected tokens and their numbers, from 0 to 16,777,216, found 1000000000000 for 'a'"),
         ({"a": 5}, "SRC: expected one token for each number, found '\"' and 'a' for 5"),
     ],
 )
@@ -188,8 +207,8 @@ def test_numbers_that_are_none(whole: Path, numbers: dict[str, Any], problem: st
 @pytest.mark.parametrize(
     ("merges", "problem"),
     [
-        ("a b c\n", "SRC/merges.txt: merge 1: expected two tokens, found a list; download it again"),
-        ("Ġ t\na\n", "SRC/merges.txt: merge 2: expected two tokens, found a list; download it again"),
+        ("a b c\n", "SRC/merges.txt: merge 1: expected two tokens, found a b c; download it again"),
+        ("Ġ t\na\n", "SRC/merges.txt: merge 2: expected two tokens, found a; download it again"),
         ("Ġ t\nq z\n", f"SRC: expected a number for 'qz', which a merge names, found none; {TAKE}"),
     ],
 )  # fmt: skip

@@ -22,7 +22,8 @@ from transformers import (
 )
 
 from fairseq_cloze import register
-from fairseq_cloze.data.vocabulary import FILES, Vocabulary
+from fairseq_cloze.data.fairseq_files import FAIRSEQ_FILES
+from fairseq_cloze.data.vocabulary import Vocabulary
 from fairseq_cloze.errors import CheckpointError, ClozeError
 from fairseq_cloze.files import alone_in
 from fairseq_cloze.weights.hugging_face import export_hf, import_hf
@@ -77,9 +78,12 @@ def test_logits_equal_transformers(tmp_path: Path, vocabulary: Vocabulary, optio
 
 
 def test_imported_files_and_architecture(pretrained: Path, vocabulary: Vocabulary) -> None:
-    assert sorted(path.name for path in pretrained.iterdir()) == sorted([*FILES, "model.pt"])
+    assert sorted(path.name for path in pretrained.iterdir()) == sorted([*FAIRSEQ_FILES, "model.pt"])
     imported = Vocabulary.load(pretrained)
-    assert (imported.dictionary_digest, imported.bpe_digest) == (vocabulary.dictionary_digest, vocabulary.bpe_digest)
+    assert (imported.dictionary_digest, imported.tokenizer_digest) == (
+        vocabulary.dictionary_digest,
+        vocabulary.tokenizer_digest,
+    )
     state = Checkpoint.read(pretrained / "model.pt").state
     assert vars(Checkpoint(state, pretrained).architecture) == {
         "encoder_layers": 2,
@@ -132,7 +136,10 @@ def test_tokenizer_json_alone(tmp_path: Path, hf_folder: Path, vocabulary: Vocab
     shutil.copy(tmp_path / "fast" / "tokenizer.json", tmp_path / "hf")
     import_hf(str(tmp_path / "hf"), tmp_path / "out")
     imported = Vocabulary.load(tmp_path / "out")
-    assert (imported.dictionary_digest, imported.bpe_digest) == (vocabulary.dictionary_digest, vocabulary.bpe_digest)
+    assert (imported.dictionary_digest, imported.tokenizer_digest) == (
+        vocabulary.dictionary_digest,
+        vocabulary.tokenizer_digest,
+    )
 
 
 def test_gpt2_bpe_folder_and_pytorch_bin(tmp_path: Path, hf_folder: Path, pretrained: Path) -> None:
