@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from string import ascii_uppercase
 from typing import Any
 
 from ..errors import NoBlankError, OneTooHighError, PassageError
 from .text import BLANK, likely_blank
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+#: Names of candidates by index, as many as a blank may have: A to Z, then AA, AB, ..., as spreadsheets count columns.
+LETTERS = tuple(
+    ("" if index < 26 else ascii_uppercase[index // 26 - 1]) + ascii_uppercase[index % 26] for index in range(127)
+)
+_INDICES = {letter: index for index, letter in enumerate(LETTERS)}
 UNLABELLED = -1
 
 
@@ -85,8 +90,8 @@ def _check_answers(
     for number, answer in _per_blank(source, "answers", answers, len(candidates)):
         last = len(candidates[number - 1]) - 1
         index = answer if type(answer) is int else -1
-        if isinstance(answer, str) and len(answer.strip()) == 1:
-            index = LETTERS.find(answer.strip().upper())
+        if isinstance(answer, str):
+            index = _INDICES.get(answer.strip().upper(), -1)
         problem = None
         if not 0 <= index <= last:
             problem = f"a letter A-{LETTERS[last]} or a number 0-{last} for {last + 1} options, found {_show(answer)}"

@@ -154,7 +154,7 @@ def _check_passage(where: str, entry: Any) -> PassagePrediction:
             raise _misfit(f"{where}, field '{field}'", f"a list of {len(answers)}, one entry per answer", found)
     gold = [None] * len(answers) if gold is None else gold
     for number, answer in enumerate(answers):
-        blank, letters = f"{where}, blank {number + 1}, field", list(LETTERS)
+        blank, letters = f"{where}, blank {number + 1}, field", LETTERS
         if probabilities is not None:
             row = probabilities[number]
             if not isinstance(row, list) or not 2 <= len(row) <= len(LETTERS) or not all(map(_is_probability, row)):

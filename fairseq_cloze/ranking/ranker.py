@@ -111,7 +111,7 @@ class Ranker:
 
         Args:
             text: with a run of underscores for each blank
-            options: per blank 2 to 26 candidates; ``/`` or an empty one means "nothing goes here"
+            options: per blank 2 to 127 candidates; ``/`` or an empty one means "nothing goes here"
 
         Returns:
             one result per blank, in order
