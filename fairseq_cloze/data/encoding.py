@@ -11,7 +11,17 @@ import numpy as np
 
 from ..errors import ClozeError
 from ..passages.passage import Passage
-from ..passages.text import BLANK, NOTHING, TEXT_NORMS, capitalise, normalise, opens_sentence, sentence_breaks
+from ..passages.text import (
+    BLANK,
+    LANGUAGES,
+    NOTHING,
+    TEXT_NORMS,
+    capitalise,
+    normalise,
+    opens_sentence,
+    plain,
+    sentence_breaks,
+)
 from .vocabulary import Vocabulary, token_type
 
 Columns = dict[str, np.ndarray]
@@ -41,10 +51,12 @@ class EncodingOptions:
 
     text_norm: str = "standard"  #: or ``none``, see :func:`fairseq_cloze.passages.text.normalise`
     sentence_case: bool = False  #: capitalise candidates of blanks that open a sentence
+    language: str = "en"  #: of the text, one of :data:`fairseq_cloze.passages.text.LANGUAGES`
 
     def __post_init__(self) -> None:
-        if self.text_norm not in TEXT_NORMS:
-            raise ClozeError(f"text_norm: expected one of {', '.join(TEXT_NORMS)}, found '{self.text_norm}'")
+        for name, known in (("text_norm", TEXT_NORMS), ("language", LANGUAGES)):
+            if getattr(self, name) not in known:
+                raise ClozeError(f"{name}: expected one of {', '.join(known)}, found '{getattr(self, name)}'")
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON writes it."""
@@ -124,9 +136,9 @@ _TEXT, _BLANK, _SENTENCE = range(3)
 
 def _plan(passage: Passage, options: EncodingOptions, texts: list[str]) -> tuple[list[int], list[list[str]]]:
     """Append the texts of a passage, then of its candidates; return the order of its parts, and the candidates."""
-    article = normalise(passage.article, options.text_norm)
+    article = normalise(passage.article, options.text_norm, options.language)
     blanks = [match.span() for match in BLANK.finditer(article)]
-    breaks = iter([*sentence_breaks(article), len(article) + 1])
+    breaks = iter([*sentence_breaks(article, options.language), len(article) + 1])
     upcoming = next(breaks)
     plan = [_SENTENCE]
     candidates: list[list[str]] = []
@@ -137,7 +149,7 @@ def _plan(passage: Passage, options: EncodingOptions, texts: list[str]) -> tuple
         end = start + len(segment.rstrip()) if number < len(blanks) else blank_start
         while start < end:
             cut = min(upcoming, end)
-            texts.append(article[start:cut])
+            texts.append(plain(article[start:cut]))
             plan.append(_TEXT)
             if cut == upcoming:
                 plan.append(_SENTENCE)
@@ -146,9 +158,9 @@ def _plan(passage: Passage, options: EncodingOptions, texts: list[str]) -> tuple
         if number < len(blanks):
             plan.append(_BLANK)
             space = " " if end < blank_start else ""
-            upper = options.sentence_case and opens_sentence(("_" if number else "") + segment)
+            upper = options.sentence_case and opens_sentence(("_" if number else "") + segment, options.language)
             choices = [
-                choice if choice.isalnum() else _candidate(choice, options.text_norm)  # most are one word
+                choice if choice.isalnum() else _candidate(choice, options)  # most are one word
                 for choice in passage.candidates[number]
             ]
             candidates.append([capitalise(choice) if upper else choice for choice in choices])
@@ -158,6 +170,6 @@ def _plan(passage: Passage, options: EncodingOptions, texts: list[str]) -> tuple
     return plan, candidates
 
 
-def _candidate(choice: str, text_norm: str) -> str:
-    choice = normalise(choice, text_norm).strip()
+def _candidate(choice: str, options: EncodingOptions) -> str:
+    choice = normalise(choice, options.text_norm, options.language).strip()
     return "" if choice in NOTHING else choice

@@ -257,10 +257,23 @@ class Vocabulary:
             if byte_of.keys() >= set(token)
         }
 
+    @cached_property
+    def is_part(self) -> np.ndarray:
+        """Whether each row is a part of a character, which byte-level BPE falls back to; ``bool (rows,)``."""
+        return np.array([_is_part(self._text_of_symbol.get(symbol, b"")) for symbol in self.symbols])
+
     def token_rows(self) -> dict[str, int]:
         """Tokens as Hugging Face writes them (``vocab.json``) → embedding rows."""
         token_of = {str(number): token for token, number in self._numbers.items()}
         return {token_of.get(symbol, symbol): row for row, symbol in enumerate(self.symbols)}
+
+
+def _is_part(content: bytes) -> bool:
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError:
+        return True
+    return False
 
 
 def _is_text(token: str) -> bool:
