@@ -1,16 +1,21 @@
 """``fairseq-cloze learn-bpe``"""
 
+from typing import Any
+
 import click
 
-from .options import on_error_option
+from ..passages.text import LANGUAGES
+from .options import blank_option, on_error_option
 
 
 @click.command("learn-bpe")
 @click.argument("passages", nargs=-1, required=True)
 @click.option("--size", type=int, default=8000, show_default=True, help="Rows of the dictionary.")
 @click.option("--out", required=True, metavar="DIR", help="Folder to write dict.txt and BPE files into.")
+@click.option("--language", type=click.Choice(LANGUAGES), default="en", show_default=True, help="As for prepare.")
+@blank_option
 @on_error_option
-def command(passages: tuple[str, ...], size: int, out: str, on_error: str) -> None:
+def command(passages: tuple[str, ...], size: int, out: str, **chosen: Any) -> None:
     """Learn a byte-level BPE from passages, for training --from-scratch."""
     from ..data.prepare import passage_texts
     from ..data.vocabulary import Vocabulary
@@ -18,7 +23,7 @@ def command(passages: tuple[str, ...], size: int, out: str, on_error: str) -> No
     from ..passages.reading import Tally
 
     tally = Tally()
-    vocabulary = Vocabulary.learn(passage_texts(passages, on_error=on_error, tally=tally), size)
+    vocabulary = Vocabulary.learn(passage_texts(passages, tally=tally, **chosen), size)
     for source, reason in tally.skipped:
         click.echo(f"skipped {source}: {reason}")
     tally.require_passages(passages)

@@ -50,6 +50,9 @@ def _weights(context: click.Context, option: click.Parameter, text: str | None) 
 on_error_option = click.option(
     "--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True,
     help="What to do with a passage that does not fit.")
+blank_option = click.option(
+    "--blank", metavar="REGEX",
+    help=r"What stands for a blank, such as '\[MASK\]' or '_+\(\d+\)_+'.  [default: a run of underscores]")
 json_option = click.option(
     "--json", "json_path", metavar="OUT", help="File to write the result to as JSON; - for stdout.")
 split_option = click.option("--split", default="valid", show_default=True, help="Split of the data-bin.")

@@ -4,8 +4,8 @@ from typing import Any
 
 import click
 
-from ..passages.text import TEXT_NORMS
-from .options import echo_beside, on_error_option, scoring_options
+from ..passages.text import LANGUAGES, TEXT_NORMS
+from .options import blank_option, echo_beside, on_error_option, scoring_options
 
 
 @click.command("predict")
@@ -15,6 +15,8 @@ from .options import echo_beside, on_error_option, scoring_options
 @click.option("--scores", "with_probabilities", is_flag=True,
               help="Add gold, where there is any, and the probability of every candidate.")  # fmt: skip
 @click.option("--text-norm", type=click.Choice(TEXT_NORMS), help="Text normalisation.  [default: as in training]")
+@click.option("--language", type=click.Choice(LANGUAGES), help="Language of the text.  [default: as in training]")
+@blank_option
 @on_error_option
 @scoring_options
 def command(out: str, **chosen: Any) -> None:

@@ -5,8 +5,8 @@ from typing import Any
 import click
 
 from ..data.encoding import EncodingOptions
-from ..passages.text import TEXT_NORMS
-from .options import on_error_option
+from ..passages.text import LANGUAGES, TEXT_NORMS
+from .options import blank_option, on_error_option
 
 
 @click.command("prepare")
@@ -19,9 +19,13 @@ from .options import on_error_option
 @click.option("--text-norm", type=click.Choice(TEXT_NORMS), default="standard", show_default=True,
               help="Normalise white space and the space before punctuation, or keep the text as it is.")  # fmt: skip
 @click.option("--sentence-case", is_flag=True, help="Capitalise the options of blanks that open a sentence.")
+@click.option("--language", type=click.Choice(LANGUAGES), default="en", show_default=True,
+              help="Whose spaces and ends of sentences the text has; en also for other languages that have those of "
+              "English.")  # fmt: skip
+@blank_option
 @on_error_option
 @click.option("--overwrite", is_flag=True, help="Replace DATA-BIN if it exists.")
-def command(out: str, text_norm: str, sentence_case: bool, **chosen: Any) -> None:
+def command(out: str, text_norm: str, sentence_case: bool, language: str, **chosen: Any) -> None:
     """Encode passages into a data-bin for fairseq.
 
     A command that was cut off goes on where it stopped when it is given again.
@@ -30,7 +34,7 @@ def command(out: str, text_norm: str, sentence_case: bool, **chosen: Any) -> Non
     from ..errors import Exit, printable
 
     inputs = {split: paths for split in ("train", "valid", "test") if (paths := chosen.pop(split))}
-    options = EncodingOptions(text_norm, sentence_case)
+    options = EncodingOptions(text_norm, sentence_case, language)
     try:
         reports = prepare(inputs, out=out, options=options, tell=click.echo, **chosen)
     except KeyboardInterrupt:

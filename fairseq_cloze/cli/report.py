@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from .options import echo_beside
+from .options import blank_option, echo_beside
 
 
 @click.command("report")
@@ -13,6 +13,7 @@ from .options import echo_beside
 @click.option("--png", metavar="DIR", help="Folder to write curves and confusion to as PNG.")
 @click.option("--passages", metavar="PATH", help="Data-bin or raw passages of the predictions; as the runs name them.")
 @click.option("--human", type=float, metavar="PERCENT", help="Accuracy of people, drawn in.  [default: 85.9, on CLOTH]")
+@blank_option
 def command(out: str, png: str | None, **chosen: Any) -> None:
     """Show runs side by side on one page: table, curves, confusion, passages.
 

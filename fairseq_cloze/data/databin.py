@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import DataBinError, printable
 from ..files import PathLike, read_regular, write_text
 from ..jsontext import NotJson, parse_json
-from ..passages.text import TEXT_NORMS
+from ..passages.text import LANGUAGES, TEXT_NORMS
 from .checking import check_split, is_remembered, remember
 from .encoding import COLUMNS, EncodingOptions, column_dtype
 from .fairseq_files import FAIRSEQ_FILES, FairseqFiles
@@ -111,9 +111,14 @@ def _files(version: int) -> tuple[str, ...]:
 
 
 def write_manifest(
-    folder: Path, vocabulary: Vocabulary, encoding: EncodingOptions, splits: Mapping[str, Any], version: str
+    folder: Path,
+    vocabulary: Vocabulary,
+    encoding: EncodingOptions,
+    splits: Mapping[str, Any],
+    version: str,
+    blank: str | None = None,
 ) -> None:
-    """Write the manifest; a folder without one does not open."""
+    """Write the manifest; a folder without one does not open.  *blank* is the marker of blanks that was chosen."""
     files = {name: hashlib.sha256(content).hexdigest() for name, content in vocabulary.files.items()}
     manifest = {
         "format": FORMAT,
@@ -122,6 +127,7 @@ def write_manifest(
         "files": files,
         "vocabulary": {"rows": len(vocabulary), **vocabulary.digests},
         "encoding": encoding.to_dict(),
+        **({} if blank is None else {"blank": blank}),
         "splits": dict(splits),
     }
     manifest["digest"] = _digest(manifest)
@@ -206,10 +212,14 @@ def _checked_manifest(content: bytes, path: Path) -> dict[str, Any]:
     if digested:
         files = expect.exactly(expect.keys(manifest, "", ("files",))["files"], "files", _files(version))
         expect.that(all(isinstance(digest, str) for digest in files.values()), "files", "digests", files)
-    encoding = expect.exactly(manifest["encoding"], "encoding", EncodingOptions().to_dict())
-    norm, case = encoding["text_norm"], encoding["sentence_case"]
+    encoding = manifest["encoding"]
+    if isinstance(encoding, dict):  # earlier versions knew English only
+        encoding.setdefault("language", EncodingOptions.language)
+    expect.exactly(encoding, "encoding", EncodingOptions().to_dict())
+    norm, case, language = encoding["text_norm"], encoding["sentence_case"], encoding["language"]
     expect.that(norm in TEXT_NORMS, "encoding.text_norm", f"one of {', '.join(TEXT_NORMS)}", norm)
     expect.that(type(case) is bool, "encoding.sentence_case", "true or false", case)
+    expect.that(language in LANGUAGES, "encoding.language", f"one of {', '.join(LANGUAGES)}", language)
     rows, counts = vocabulary["rows"], (*_COUNTS, *(_NEW_COUNTS if version > 2 else ()))
     expect.count(rows, "vocabulary.rows")
     for name, entry in expect.keys(manifest["splits"], "splits", ()).items():

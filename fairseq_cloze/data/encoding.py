@@ -12,7 +12,17 @@ import numpy as np
 
 from ..errors import ClozeError
 from ..passages.passage import Passage
-from ..passages.text import BLANK, NOTHING, TEXT_NORMS, capitalise, normalise, opens_sentence, sentence_breaks
+from ..passages.text import (
+    BLANK,
+    LANGUAGES,
+    NOTHING,
+    TEXT_NORMS,
+    capitalise,
+    normalise,
+    opens_sentence,
+    plain,
+    sentence_breaks,
+)
 from .vocabulary import Vocabulary, token_type
 
 Columns = dict[str, np.ndarray]
@@ -42,10 +52,12 @@ class EncodingOptions:
 
     text_norm: str = "standard"  #: or ``none``, see :func:`fairseq_cloze.passages.text.normalise`
     sentence_case: bool = False  #: capitalise candidates of blanks that open a sentence
+    language: str = "en"  #: of the text, one of :data:`fairseq_cloze.passages.text.LANGUAGES`
 
     def __post_init__(self) -> None:
-        if self.text_norm not in TEXT_NORMS:
-            raise ClozeError(f"text_norm: expected one of {', '.join(TEXT_NORMS)}, found '{self.text_norm}'")
+        for name, known in (("text_norm", TEXT_NORMS), ("language", LANGUAGES)):
+            if getattr(self, name) not in known:
+                raise ClozeError(f"{name}: expected one of {', '.join(known)}, found '{getattr(self, name)}'")
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON writes it."""
@@ -124,20 +136,20 @@ class _Encoded(NamedTuple):
 
 
 def _plan(passage: Passage, options: EncodingOptions) -> _Plan:
-    article = normalise(passage.article, options.text_norm)
+    article = normalise(passage.article, options.text_norm, options.language)
     blanks = [match.span() for match in BLANK.finditer(article)]
     candidates: list[list[str]] = []
     behind = 0
     for (start, end), given in zip(blanks, passage.candidates):
         choices = [
-            choice if choice.isalnum() else _candidate(choice, options.text_norm)  # most are one word
+            choice if choice.isalnum() else _candidate(choice, options)  # most are one word
             for choice in given
         ]
-        if options.sentence_case and opens_sentence(("_" if behind else "") + article[behind:start]):
+        if options.sentence_case and opens_sentence(("_" if behind else "") + article[behind:start], options.language):
             choices = list(map(capitalise, choices))
         candidates.append(choices)
         behind = end
-    return _Plan(article, blanks, sentence_breaks(article), candidates)
+    return _Plan(article, blanks, sentence_breaks(article, options.language), candidates)
 
 
 def _encode_cut(plans: Sequence[_Plan], vocabulary: Vocabulary) -> Iterator[_Encoded]:
@@ -188,7 +200,7 @@ def _cut(plan: _Plan, texts: list[str]) -> list[int]:
         end = start + len(article[start:blank_start].rstrip()) if is_blank else blank_start
         while start < end:
             cut = min(upcoming, end)
-            texts.append(article[start:cut])
+            texts.append(plain(article[start:cut]))
             parts.append(_TEXT)
             if cut == upcoming:
                 parts.append(_SENTENCE)
@@ -218,7 +230,7 @@ def _encode_whole(plans: Sequence[_Plan], vocabulary: Vocabulary) -> Iterator[_E
             ]
         )
     )
-    for plan, (tokens, starts) in zip(plans, encoder.articles([(plan.article, plan.blanks) for plan in plans])):
+    for plan, (tokens, starts) in zip(plans, encoder.articles([(plain(plan.article), plan.blanks) for plan in plans])):
         rows = np.frombuffer(tokens, vocabulary.token_type)
         positions = np.flatnonzero(rows == vocabulary.mask)
         shorter = np.cumsum([0, *(end - start - 1 for start, end in plan.blanks)])  # a blank counts as one character
@@ -230,6 +242,6 @@ def _encode_whole(plans: Sequence[_Plan], vocabulary: Vocabulary) -> Iterator[_E
         yield _Encoded([tokens], sentences, positions.tolist(), list(islice(candidates, count)))
 
 
-def _candidate(choice: str, text_norm: str) -> str:
-    choice = normalise(choice, text_norm).strip()
+def _candidate(choice: str, options: EncodingOptions) -> str:
+    choice = normalise(choice, options.text_norm, options.language).strip()
     return "" if choice in NOTHING else choice

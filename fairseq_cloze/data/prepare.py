@@ -6,6 +6,7 @@ Workers encode shards of the input, whose files are meanwhile appended, in order
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +17,10 @@ from tqdm import tqdm
 
 from ..errors import ClozeError, UnreadablePassageError, first_line
 from ..files import PathLike, cannot_write
+from ..passages.markers import compile_marker
 from ..passages.passage import UNLABELLED
 from ..passages.reading import Tally, check_unique_id, find_files, read_passages
-from ..passages.text import BLANK, normalise
+from ..passages.text import BLANK, normalise, plain
 from ..processes import BrokenProcessPool, Pool, cores
 from ..version import __version__
 from .databin import FORMAT_VERSION, check_replaceable, is_split_name, write_manifest
@@ -32,6 +34,7 @@ from .vocabulary import Vocabulary
 LABELLED_SPLITS = ("train", "valid")
 
 _SKIPPED_SHOWN = 10
+_LOST = 0.01  # share of tokens for text that the vocabulary lacks from which there is a warning
 _SKIPPED_LISTED = 1000  # skipped passages named in the manifest; all are counted
 
 
@@ -46,6 +49,9 @@ class SplitReport:
     tokens: int = 0
     unknown_tokens: int = 0
     makeshift_tokens: int = 0  #: unknown ones and parts of characters
+    language: str = "en"  #: of the text, as was chosen
+    languages: Counter[str] = field(default_factory=Counter)  #: as the text looks, of :attr:`looked_at` passages
+    looked_at: int = 0
     columns: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -92,6 +98,18 @@ class SplitReport:
             out.append(f"  ... and {len(skipped) - _SKIPPED_SHOWN:,} more, see the manifest")
         if self.unknown_tokens:
             out.append(f"  {self.unknown_tokens:,} of {self.tokens:,} tokens are not in the dictionary (<unk>)")
+        if (lost := self.makeshift_tokens) > _LOST * self.tokens:
+            out.append(
+                f"  warning: {100 * lost / self.tokens:.1f}% of the tokens stand for text that the vocabulary lacks: "
+                f"{self.unknown_tokens:,} are unknown and {lost - self.unknown_tokens:,} are parts of characters, of "
+                f"{self.tokens:,}; take weights that were trained on such text"
+            )
+        for language, count in self.languages.most_common(1):
+            if language != self.language and 2 * count > self.looked_at:
+                out.append(
+                    f"  warning: {count:,} of {self.looked_at:,} passages looked at seem to need --language "
+                    f"{language}, and were read with --language {self.language}; prepare them again if so"
+                )
         return out
 
 
@@ -103,6 +121,7 @@ def prepare(
     workers: int | None = None,
     on_error: str = "stop",
     overwrite: bool = False,
+    blank: str | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> list[SplitReport]:
     """Encode passages into a data-bin, the same, byte for byte, however often the same call had to take it up.
@@ -111,10 +130,11 @@ def prepare(
         inputs: files or folders per split name
         pretrained: folder with the vocabulary of the weights, see :meth:`Vocabulary.load`
         out: the data-bin to write
-        options: text normalisation and capitalisation
+        options: text normalisation, capitalisation and language
         workers: processes that encode; default one per core
         on_error: ``stop`` or ``skip`` passages that do not fit
         overwrite: replace an existing data-bin, unless it holds anything that was not written here
+        blank: regular expression of what stands for a blank in the passages; runs of underscores by default
         tell: given a line about what an earlier run has left
 
     Raises:
@@ -132,26 +152,27 @@ def prepare(
     for path in (path for paths in inputs.values() for path in paths):
         if Path(path).resolve() in out.resolve().parents:
             raise ClozeError(f"{out}: lies inside {path}, whose passages are read; choose an --out outside it")
+    marker = compile_marker(blank)
     vocabulary = Vocabulary.load(pretrained)
-    splits = [SplitReport(name, paths) for name, paths in inputs.items()]
+    splits = [SplitReport(name, paths, language=options.language) for name, paths in inputs.items()]
     read = [stamp(split.files) for split in splits]
     partial = Partial(out)
     try:
         with partial:
-            shards = partial.claim(_digest(splits, read, vocabulary, options, on_error))
+            shards = partial.claim(_digest(splits, read, vocabulary, options, on_error, blank))
             if partial.goes_on:
                 tell(_take_up(splits, shards))
             elif not partial.was_empty:
                 tell(f"starting over: {partial.folder} was left by another command, other input or another version")
             for name, content in vocabulary.files.items():
                 (partial.data_bin / name).write_bytes(content)
-            with Pool(workers or cores(), ShardEncoder(vocabulary, options, on_error == "stop")) as pool:
+            with Pool(workers or cores(), ShardEncoder(vocabulary, options, on_error == "stop", marker)) as pool:
                 for split in splits:
                     _append(split, pool.run(split.shards(shards)), partial.data_bin / split.split, len(vocabulary))
             if read != [stamp(split.files) for split in splits]:
                 raise ClozeError("the input was changed while it was read; nothing was kept, run the command again")
             entries = {split.split: split.to_dict() for split in splits}
-            write_manifest(partial.data_bin, vocabulary, options, entries, __version__)
+            write_manifest(partial.data_bin, vocabulary, options, entries, __version__, blank)
             partial.publish()
     except UnreadablePassageError as error:
         or_skip = ", or pass --on-error skip" if on_error == "stop" else ""
@@ -172,23 +193,32 @@ def prepare(
 
 
 def passage_texts(
-    paths: Sequence[PathLike], norm: str = "standard", on_error: str = "stop", tally: Tally | None = None
+    paths: Sequence[PathLike],
+    on_error: str = "stop",
+    tally: Tally | None = None,
+    language: str = "en",
+    blank: str | None = None,
 ) -> Iterator[str]:
     """Texts of passages, gold candidates filled in where they are known, for learning a vocabulary."""
-    for passage in read_passages(paths, on_error, tally):
-        segments = BLANK.split(normalise(passage.article, norm))
+    for passage in read_passages(paths, on_error, tally, compile_marker(blank)):
+        segments = [plain(part) for part in BLANK.split(normalise(passage.article, language=language))]
         fills = [choices[gold] if gold != UNLABELLED else "" for choices, gold in zip(passage.candidates, passage.gold)]
         yield "".join([*(segment + fill for segment, fill in zip(segments, fills)), segments[-1]])
 
 
 def _digest(
-    splits: Sequence[SplitReport], read: Sequence[str], vocabulary: Vocabulary, options: EncodingOptions, on_error: str
+    splits: Sequence[SplitReport],
+    read: Sequence[str],
+    vocabulary: Vocabulary,
+    options: EncodingOptions,
+    on_error: str,
+    blank: str | None,
 ) -> str:
     """A digest of all that decides what the shards hold; another one each time for input that is gone once read."""
     again = all(file.is_file() for split in splits for file, _ in split.files)
     parts = [
         *(FORMAT_VERSION, __version__, *vocabulary.digests.values()),
-        *(options.to_dict(), on_error, [(split.split, stamped) for split, stamped in zip(splits, read)]),
+        *(options.to_dict(), on_error, blank, [(split.split, stamped) for split, stamped in zip(splits, read)]),
         "" if again else os.urandom(16).hex(),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
@@ -219,6 +249,8 @@ def _append(split: SplitReport, encoded: Iterator[Path], folder: Path, rows: int
             split.tokens += len(shard.columns["tokens"])
             split.unknown_tokens += shard.unknown_tokens
             split.makeshift_tokens += shard.makeshift_tokens
+            split.languages.update(shard.languages)
+            split.looked_at += shard.looked_at
             tally.skipped += shard.problems
             tally.numbering.add(shard.numbering)
             tally.passages += len(shard.columns["token_count"])

@@ -10,6 +10,7 @@ import os
 import stat
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +20,17 @@ import numpy as np
 
 from ..errors import NoBlankError, PassageError, UnreadablePassageError
 from ..files import unused
+from ..passages.markers import Marker
 from ..passages.passage import UNLABELLED, Passage
 from ..passages.reading import Numbering, Record, find_records, parse_record
+from ..passages.text import likely_language
 from .encoding import COLUMNS, Columns, EncodingOptions, encode_passages
 from .vocabulary import UNK, Vocabulary
 
 #: Input of a shard, a line or a document more at most: half a second of work, a few MB of memory.
 SHARD_BYTES = 1 << 20
+
+_LOOKED_AT = 16  # passages of a shard whose language is told
 
 _DOCUMENT_BYTES = 1 << 10  # what a small file counts at least, so that a shard is a bounded number of files
 
@@ -73,6 +78,7 @@ class ShardEncoder:
     vocabulary: Vocabulary
     options: EncodingOptions
     stop: bool  #: at the first passage that does not fit
+    marker: Marker | None = None  #: what stands for a blank
 
     def __call__(self, task: tuple[Shard, Path, bool]) -> Path:
         """Encode a shard into a file, unless that is there; see :meth:`encode`."""
@@ -93,7 +99,7 @@ class ShardEncoder:
         problems: list[tuple[str, str]] = []
         for record in shard:
             try:
-                passage = parse_record(record)
+                passage = parse_record(record, self.marker)
                 if needs_answers and UNLABELLED in passage.gold:
                     raise PassageError(
                         record.source, "expected answers, as train and valid need them, found none", "answers"
@@ -112,6 +118,7 @@ class ShardEncoder:
             "labelled": int((columns["gold"] != UNLABELLED).sum()),
             "unknown_tokens": int((columns["tokens"] == UNK).sum()),
             "makeshift_tokens": int(self.vocabulary.makeshift[columns["tokens"]].sum()),
+            "languages": Counter(filter(None, (likely_language(one.article) for one in passages[:_LOOKED_AT]))),
             "problems": problems,
             "numbering": numbering.groups,
             "sources": [passage.source for passage in passages],
@@ -147,6 +154,8 @@ class EncodedShard:
         self.labelled: int = report["labelled"]  #: blanks with an answer
         self.unknown_tokens: int = report["unknown_tokens"]
         self.makeshift_tokens: int = report["makeshift_tokens"]  #: see :attr:`Vocabulary.makeshift`
+        self.languages: dict[str, int] = report["languages"]  #: how many of the passages looked at seem to be in each
+        self.looked_at = min(len(report["sources"]), _LOOKED_AT)
         self.problems: list[tuple[str, str]] = [(source, reason) for source, reason in report["problems"]]
         self.numbering: dict[str, dict[str, Any]] = report["numbering"]  #: groups of :class:`Numbering`
         self._sources: list[str] = report["sources"]

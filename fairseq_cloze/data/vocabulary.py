@@ -322,7 +322,7 @@ class Vocabulary:
         found = np.zeros(len(self), dtype=bool)
         found[UNK] = True
         for row, text in enumerate(self._texts):
-            found[row] |= bool(_BYTE_TOKEN.fullmatch(self.tokens[row])) or text.decode("utf-8", "replace") == "\ufffd"
+            found[row] |= bool(_BYTE_TOKEN.fullmatch(self.tokens[row])) or not _is_utf8(text)
         return found
 
     # -- rows → text ---------------------------------------------------------------------------------------------------
@@ -370,6 +370,14 @@ class Vocabulary:
                 text = (token[len(prefix) :] if prefix and token.startswith(prefix) else f" {token}").encode()
             texts.append(text)
         return texts
+
+
+def _is_utf8(content: bytes) -> bool:
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def token_type(rows: int) -> np.dtype:

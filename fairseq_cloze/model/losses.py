@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LOSSES = ("softmax", "margin", "listnet")
+LOSSES = ("softmax", "margin", "listnet", "binary")
 
 
 def ranking_losses(scores: Tensor, sample: dict[str, Any], loss: str = "softmax", margin: float = 1.0) -> Tensor:
@@ -16,6 +16,10 @@ def ranking_losses(scores: Tensor, sample: dict[str, Any], loss: str = "softmax"
     - ``margin``: mean over the other candidates :math:`c` of :math:`\\max(0, m - s_{gold} + s_c)`
     - ``listnet``: :math:`-\\sum_c \\mathrm{softmax}(r)_c \\log \\mathrm{softmax}(s)_c` for relevances :math:`r`, the
       top-one probabilities of Cao et al., "Learning to Rank: From Pairwise Approach to Listwise Approach" (ICML 2007)
+    - ``binary``: mean over the candidates :math:`c` of :math:`-\\log \\sigma(s_c)` for gold and
+      :math:`-\\log(1 - \\sigma(s_c))` for the others, each filled text being right or wrong by itself: the pointwise
+      loss of Nogueira & Cho, "Passage Re-ranking with BERT" (2019).  A score that is a log-probability, so below 0,
+      leaves :math:`\\log 2` for gold at least
 
     Args:
         scores: ``float32 (blanks, candidates)``, ``-inf`` where there is no distinct candidate
@@ -29,6 +33,11 @@ def ranking_losses(scores: Tensor, sample: dict[str, Any], loss: str = "softmax"
         others[torch.arange(len(gold), device=gold.device), gold] = False
         hinge = (margin - right + scores.masked_fill(~others, 0.0)).clamp(min=0).masked_fill(~others, 0.0)
         return hinge.sum(dim=1) / others.sum(dim=1).clamp(min=1)
+    if loss == "binary":
+        target = F.one_hot(gold, scores.size(1)).to(scores.dtype)
+        logits = scores.masked_fill(~distinct, 0.0)
+        each = F.binary_cross_entropy_with_logits(logits, target, reduction="none").masked_fill(~distinct, 0.0)
+        return each.sum(dim=1) / distinct.sum(dim=1).clamp(min=1)
     log_probabilities = F.log_softmax(scores, dim=1)
     if loss == "listnet":
         target = sample["relevance"].float().masked_fill(~distinct, float("-inf")).softmax(dim=1)

@@ -5,13 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from string import ascii_uppercase
 from typing import Any
 
-from ..errors import NoBlankError, OneTooHighError, PassageError
-from .text import BLANK, likely_blank
+from ..errors import NoBlankError, OneTooHighError, PassageError, printable
+from .markers import Marker, likely_marker, mark_blanks
+from .text import BLANK
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+#: Names of candidates by index, as many as a blank may have: A to Z, then AA, AB, ..., as spreadsheets count columns.
+LETTERS = tuple(
+    ("" if index < 26 else ascii_uppercase[index // 26 - 1]) + ascii_uppercase[index % 26] for index in range(127)
+)
+_INDICES = {letter: index for index, letter in enumerate(LETTERS)}
 UNLABELLED = -1
+
+
+def letters_of(count: int) -> str:
+    """The letters of so many candidates, for messages."""
+    last = LETTERS[count - 1]
+    return f"A-{last}" if count <= 26 else "A-Z or AA" + (f"-{last}" if count > 27 else "")
 
 
 @dataclass(frozen=True)
@@ -20,15 +32,17 @@ class Passage:
 
     id: str  #: name under which predictions are written
     source: str  #: file (and line) it came from, for messages
-    article: str  #: the text as given, with one run of underscores per blank
+    article: str  #: the text as given, with what :data:`fairseq_cloze.passages.text.BLANK` finds for each blank
     candidates: tuple[tuple[str, ...], ...]  #: per blank the options, stripped, case kept
     gold: tuple[int, ...]  #: per blank the index of the right candidate, :data:`UNLABELLED` where it is not known
     ranks: tuple[tuple[float, ...], ...] | None = None  #: per blank how relevant each candidate is, higher is better
     lowest: int | None = None  #: lowest of the answers that were given as numbers
 
     @classmethod
-    def from_json(cls, fields: Any, source: str, default_id: str) -> Passage:
+    def from_json(cls, fields: Any, source: str, default_id: str, marker: Marker | None = None) -> Passage:
         """Check what a passage's JSON holds, see ``docs/formats.md``; *default_id* is for one without an ``id``.
+
+        Blanks are what *marker* finds, or else runs of underscores.
 
         Raises:
             NoBlankError: the article has no blank
@@ -42,15 +56,20 @@ class Passage:
         if not isinstance(article, str):
             raise PassageError(source, f"expected a string, found {_show(article)}", "article")
         _check_characters(source, article, "article")
+        given_article, article = article, mark_blanks(article, marker)
         blanks = len(BLANK.findall(article))
         options, answers = fields.get("options"), fields.get("answers")
         if blanks == 0:
             if not options and not answers:
-                raise NoBlankError(source, "no blank: the article holds no underscore")
-            name = "options" if options else "answers"
-            expected = f"expected a blank, a run of underscores, for what stands in '{name}'"
-            raise PassageError(source, f"{expected}, found none{likely_blank(article)}", "article")
-        candidates = _check_options(source, options, blanks, article)
+                raise NoBlankError(source, f"no blank: the article holds no {_name(marker, 'underscore')}")
+            name, given = ("options", options) if options else ("answers", answers)
+            expected = f"expected a blank, {_name(marker, 'a run of underscores')}, for what stands in '{name}'"
+            hint = likely_marker(given_article, marker, len(given) if isinstance(given, list) else 0)
+            raise PassageError(source, f"{expected}, found none{hint}", "article")
+        if isinstance(options, list) and len(options) != blanks:
+            hint = likely_marker(given_article, marker, len(options))
+            raise PassageError(source, f"expected {_entries(blanks)}, found {len(options)}{hint}", "options")
+        candidates = _check_options(source, options, blanks)
         ranks = _check_ranks(source, fields.get("ranks"), candidates)
         gold = _check_answers(source, answers, candidates, ranks)
         passage_id = fields.get("id", default_id)
@@ -61,9 +80,11 @@ class Passage:
         return cls(passage_id, source, article, candidates, gold, ranks, _lowest(answers))
 
 
-def _check_options(source: str, options: Any, blanks: int, article: str) -> tuple[tuple[str, ...], ...]:
-    if isinstance(options, list) and len(options) > blanks and (hint := likely_blank(article)):
-        raise PassageError(source, f"expected {_entries(blanks)}, found {len(options)}{hint}", "options")
+def _name(marker: Marker | None, default: str) -> str:
+    return default if marker is None else f"'{printable(marker.pattern)[:60]}'"
+
+
+def _check_options(source: str, options: Any, blanks: int) -> tuple[tuple[str, ...], ...]:
     for number, choices in _per_blank(source, "options", options, blanks):
         if not isinstance(choices, list) or not 2 <= len(choices) <= len(LETTERS):
             expected = f"expected a list of 2 to {len(LETTERS)} strings, found {_show_list(choices)}"
@@ -85,11 +106,13 @@ def _check_answers(
     for number, answer in _per_blank(source, "answers", answers, len(candidates)):
         last = len(candidates[number - 1]) - 1
         index = answer if type(answer) is int else -1
-        if isinstance(answer, str) and len(answer.strip()) == 1:
-            index = LETTERS.find(answer.strip().upper())
+        if isinstance(answer, str):
+            index = _INDICES.get(answer.strip().upper(), -1)
         problem = None
         if not 0 <= index <= last:
-            problem = f"a letter A-{LETTERS[last]} or a number 0-{last} for {last + 1} options, found {_show(answer)}"
+            problem = (
+                f"a letter {letters_of(last + 1)} or a number 0-{last} for {last + 1} options, found {_show(answer)}"
+            )
         elif ranks is not None and ranks[number - 1][index] != max(ranks[number - 1]):
             problem = f"the candidate of the highest rank ({LETTERS[best[number - 1]]}), found {LETTERS[index]}"
         if type(answer) is int and answer == last + 1:

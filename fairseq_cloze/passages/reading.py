@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from ..errors import ClozeError, NoBlankError, OneTooHighError, PassageError, UnreadablePassageError, printable
 from ..files import PathLike, special_kind
 from ..jsontext import NotJson, parse_json
+from .markers import Marker
 from .passage import UNLABELLED, Passage
 
 _LINES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
@@ -218,13 +219,16 @@ def _unreadable(source: str, error: Exception) -> PassageError:
     return UnreadablePassageError(source, f"cannot be read ({error}); check the file")
 
 
-def read_passages(paths: Iterable[PathLike], on_error: str = "stop", tally: Tally | None = None) -> Iterator[Passage]:
+def read_passages(
+    paths: Iterable[PathLike], on_error: str = "stop", tally: Tally | None = None, marker: Marker | None = None
+) -> Iterator[Passage]:
     """Yield the checked passages under *paths*, in order.
 
     Args:
         paths: files or folders
         on_error: ``stop`` raises at the first passage that does not fit, ``skip`` counts it in *tally*
         tally: filled with counts as passages are read
+        marker: what stands for a blank; runs of underscores where it is not given
 
     Raises:
         PassageError: a passage does not fit and *on_error* is ``stop``
@@ -234,7 +238,7 @@ def read_passages(paths: Iterable[PathLike], on_error: str = "stop", tally: Tall
     seen: dict[str, str] = {}
     for record in find_records([entry for path in paths for entry in find_files(path, tally)]):
         try:
-            passage = parse_record(record)
+            passage = parse_record(record, marker)
         except PassageError as error:
             tally.numbering.note(record, error)
             if on_error == "stop" and not isinstance(error, NoBlankError):
@@ -261,8 +265,8 @@ def check_unique_id(passage_id: str, source: str, seen: dict[str, str]) -> None:
         )
 
 
-def parse_record(record: Record) -> Passage:
-    """Parse and check one record.
+def parse_record(record: Record, marker: Marker | None = None) -> Passage:
+    """Parse and check one record, whose blanks are what *marker* finds, or else runs of underscores.
 
     Raises:
         NoBlankError: the article has no blank
@@ -282,7 +286,7 @@ def parse_record(record: Record) -> Passage:
         raise _unreadable(source, error) from error
     except NotJson as error:
         raise PassageError(source, f"{error}{_hint(error.rest, record.is_line)}") from error
-    return Passage.from_json(fields, source, record.id)
+    return Passage.from_json(fields, source, record.id, marker)
 
 
 def _hint(rest: str | None, is_line: bool) -> str:

@@ -30,7 +30,7 @@ class ClozeRankingCriterionConfig(FairseqDataclass):
     ranking_loss: ChoiceEnum(LOSSES) = option(  # type: ignore[valid-type]
         "softmax",
         "softmax: cross-entropy over the candidates; margin: hinge between gold and each other candidate; "
-        "listnet: cross-entropy with the softmax of graded ranks",
+        "listnet: cross-entropy with the softmax of graded ranks; binary: each candidate right or wrong by itself",
     )
     ranking_margin: float = option(1.0, "margin of --ranking-loss margin")
 

@@ -16,7 +16,7 @@ from ..data.store import Store
 from ..errors import ClozeError, printable
 from ..files import PathLike, cannot_write, replacing
 from ..jsontext import NotJson, parse_json
-from ..passages.passage import LETTERS, UNLABELLED
+from ..passages.passage import LETTERS, UNLABELLED, letters_of
 
 _MEND = "write it with 'fairseq-cloze predict --scores' or 'fairseq-cloze evaluate --predictions'"
 
@@ -153,16 +153,16 @@ def _check_passage(where: str, entry: Any) -> PassagePrediction:
             raise _misfit(f"{where}, field '{field}'", f"a list of {len(answers)}, one entry per answer", found)
     gold = [None] * len(answers) if gold is None else gold
     for number, answer in enumerate(answers):
-        blank, letters = f"{where}, blank {number + 1}, field", list(LETTERS)
+        blank, letters = f"{where}, blank {number + 1}, field", LETTERS
         if probabilities is not None:
             row = probabilities[number]
             if not isinstance(row, list) or not 2 <= len(row) <= len(LETTERS) or not all(map(_is_probability, row)):
                 raise _misfit(f"{blank} 'probabilities'", f"2 to {len(LETTERS)} numbers from 0 to 1", row)
             letters = letters[: len(row)]
         if answer not in letters:
-            raise _misfit(f"{blank} 'answers'", f"a letter A-{letters[-1]}", answer)
+            raise _misfit(f"{blank} 'answers'", f"a letter {letters_of(len(letters))}", answer)
         if gold[number] not in (None, *letters):
-            raise _misfit(f"{blank} 'gold'", f"a letter A-{letters[-1]} or null", gold[number])
+            raise _misfit(f"{blank} 'gold'", f"a letter {letters_of(len(letters))} or null", gold[number])
     if probabilities is not None:
         probabilities = [[float(value) for value in row] for row in probabilities]
     return PassagePrediction(answers, gold, probabilities)

@@ -10,6 +10,7 @@ from ..data.encoding import EncodingOptions, encode_passages
 from ..data.store import Store
 from ..data.vocabulary import Vocabulary
 from ..files import PathLike, split_paths
+from ..passages.markers import compile_marker
 from ..passages.passage import Passage
 from ..passages.reading import Tally, read_passages
 from ..views.settings import AS_TRAINED, PartialSettings
@@ -45,6 +46,8 @@ def predict(
     resources: Resources = DEFAULT_RESOURCES,
     weights: Sequence[float] | None = None,
     text_norm: str | None = None,
+    language: str | None = None,
+    blank: str | None = None,
     on_error: str = "stop",
     out: PathLike | None = None,
 ) -> Prediction:
@@ -57,15 +60,17 @@ def predict(
         inputs: files or folders of passages
         with_probabilities: add gold, where there is any, and the probability of every candidate
         settings, resources, weights: as for :class:`fairseq_cloze.ranking.ranker.Ranker`
-        text_norm: see :class:`fairseq_cloze.data.encoding.EncodingOptions`; as in training where it is not given
+        text_norm, language: see :class:`fairseq_cloze.data.encoding.EncodingOptions`; as in training where not given
+        blank: regular expression of what stands for a blank; runs of underscores by default
         on_error: ``stop`` or ``skip`` passages that do not fit
         out: file to write the answers to as they come, whole or not at all
 
     Raises:
         ClozeError: nothing to read, a passage that does not fit, a checkpoint that cannot be used
     """
+    marker = compile_marker(blank)
     checkpoints = [open_checkpoint(path) for path in split_paths(checkpoint)]
-    ranker = Ranker(checkpoints, settings=settings, resources=resources, weights=weights)
+    ranker = Ranker(checkpoints, settings=settings, resources=resources, weights=weights, language=language)
     encoding, (first, *others) = ranker.encoding, ranker.members
     other_encodings = [
         f"{member.name}: its text was encoded with {member.encoding.to_dict()}, that of {first.name} with "
@@ -78,7 +83,7 @@ def predict(
     tally, seconds = Tally(), 0.0
     answers: dict[str, Any] = {}
     counts: Counter[str] = Counter({name: 0 for name in COUNTS})
-    passages = read_passages(inputs, on_error, tally)
+    passages = read_passages(inputs, on_error, tally, marker)
     with ExitStack() as stack:
         write = stack.enter_context(writing(out)) if out is not None and sharing.is_first() else answers.__setitem__
         progress = stack.enter_context(sharing.progress("predict"))

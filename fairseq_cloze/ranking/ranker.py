@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ from ..data.store import Store
 from ..data.vocabulary import Vocabulary
 from ..errors import ClozeError, PassageError
 from ..files import PathLike
+from ..passages.markers import Marker, compile_marker
 from ..passages.passage import UNLABELLED, Passage
 from ..views.settings import AS_TRAINED, PartialSettings
 from ..weights.checkpoint import Checkpoint
@@ -71,6 +72,9 @@ class Ranker:
         settings: how to score; where something is left open, as each checkpoint was trained
         resources: what it may use
         weights: of the checkpoints in the average, not negative; equal where they are not given
+        language: of the texts, one of :data:`fairseq_cloze.passages.text.LANGUAGES`; that of the first checkpoint's
+            training, or else ``en``, where it is not given
+        blank: regular expression of what stands for a blank in the texts; runs of underscores where it is not given
 
     Attributes:
         members, weights: the checkpoints, and their weights, which sum to 1
@@ -89,7 +93,10 @@ class Ranker:
         settings: PartialSettings = AS_TRAINED,
         resources: Resources = DEFAULT_RESOURCES,
         weights: Sequence[float] | None = None,
+        language: str | None = None,
+        blank: str | None = None,
     ) -> None:
+        self._marker = compile_marker(blank)
         self.weights = shares_of(weights, len(checkpoints))
         if vocabulary is None:
             vocabulary, where = checkpoints[0].require_vocabulary(), checkpoints[0].name
@@ -97,6 +104,8 @@ class Ranker:
         self.resources = resources
         self.members = [Member(each, vocabulary, where, settings, resources) for each in checkpoints]
         self.encoding = self.members[0].encoding or DEFAULT_ENCODING
+        if language is not None:
+            self.encoding = replace(self.encoding, language=language)
 
     def __repr__(self) -> str:
         return f"Ranker({', '.join(repr(member.name) for member in self.members)})"
@@ -110,8 +119,8 @@ class Ranker:
         """Rank the candidates of the blanks of a text.
 
         Args:
-            text: with a run of underscores for each blank
-            options: per blank 2 to 26 candidates; ``/`` or an empty one means "nothing goes here"
+            text: with a run of underscores, or what :class:`Ranker` was told, for each blank
+            options: per blank 2 to 127 candidates; ``/`` or an empty one means "nothing goes here"
 
         Returns:
             one result per blank, in order
@@ -120,7 +129,7 @@ class Ranker:
             PassageError: text and options do not fit; names the blank and the field
             ClozeError: the model returns no numbers, or memory does not suffice
         """
-        return next(self._rank([_checked((text, options), "text")]))
+        return next(self._rank([_checked((text, options), "text", self._marker)]))
 
     def rank_many(self, passages: Iterable[PassageLike]) -> Iterator[list[Ranked]]:
         """Rank the blanks of many passages, batched by length.
@@ -138,7 +147,7 @@ class Ranker:
             PassageError: a passage does not fit; names its number, from 1 on, or its ``id``, the blank and the field
             ClozeError: the model returns no numbers, or memory does not suffice
         """
-        checked = (_checked(passage, f"passage {number}") for number, passage in enumerate(passages, 1))
+        checked = (_checked(passage, f"passage {number}", self._marker) for number, passage in enumerate(passages, 1))
         for chunk in chunked(checked, _CHUNK):
             yield from self._rank(chunk)
 
@@ -208,6 +217,8 @@ def load(
     other_blanks: str | None = None,
     contrast: float | None = None,
     gpt2_bpe: PathLike | None = None,
+    language: str | None = None,
+    blank: str | None = None,
 ) -> Ranker:
     """Load weights to rank with, in place: nothing is converted or written.
 
@@ -225,6 +236,8 @@ def load(
         contrast: 0 to 1, for view ``joint``
         gpt2_bpe: folder with ``encoder.json``, ``vocab.bpe`` and ``dict.txt``, for weights that come without them, such
             as fairseq's releases, and Hugging Face models without tokenizer files
+        language: of the texts, ``en``, ``fr`` or ``zh``; as in training where it is not given
+        blank: regular expression of what stands for a blank in the texts; runs of underscores where it is not given
 
     Returns:
         a ranker
@@ -239,7 +252,7 @@ def load(
         vocabulary = Vocabulary.load(gpt2_bpe)
     settings = PartialSettings(view, scorer, other_blanks, contrast)
     resources = Resources(device, batch_size, max_tokens, fp16, bf16)
-    return Ranker(checkpoints, vocabulary, str(gpt2_bpe), settings, resources, weights)
+    return Ranker(checkpoints, vocabulary, str(gpt2_bpe), settings, resources, weights, language, blank)
 
 
 def chunked(entries: Iterator[T], size: int) -> Iterator[list[T]]:
@@ -248,7 +261,7 @@ def chunked(entries: Iterator[T], size: int) -> Iterator[list[T]]:
         yield chunk
 
 
-def _checked(passage: PassageLike, source: str) -> Passage:
+def _checked(passage: PassageLike, source: str, marker: Marker | None = None) -> Passage:
     """A passage that fits the input format; ``PassageError`` where it does not."""
     if isinstance(passage, Passage):
         return passage
@@ -262,7 +275,7 @@ def _checked(passage: PassageLike, source: str) -> Passage:
             found = type(passage).__name__
             raise PassageError(source, f"expected a pair of text and options, or a dictionary, found {found}")
         try:
-            return Passage.from_json(json.loads(json.dumps(dict(fields))), source, source)
+            return Passage.from_json(json.loads(json.dumps(dict(fields))), source, source, marker)
         except (TypeError, ValueError, RecursionError) as error:
             problem = f"expected strings and numbers in lists, found something else ({error})"
             raise PassageError(source, problem) from error

@@ -33,12 +33,13 @@ def set_figures(passages: PassageSet) -> JsonObject:
     """A set of passages with the answers of every file, as the page's script reads them.
 
     Per passage its id, its gold as letters (``-`` where unknown) and, where known, the text's segments and the
-    candidates; per file and passage the answers as letters and the probabilities in thousandths.
+    candidates; per file and passage the answers as letters and the probabilities in thousandths.  Letters are one
+    string, or a list where one is longer than one character.
     """
     entries: list[list[Any]] = []
     for passage_id, prediction in passages.predictions.items():
         text = passages.passages[passage_id] if passages.passages else None
-        gold = "".join(letter or "-" for letter in prediction.gold)
+        gold = _packed([letter or "-" for letter in prediction.gold])
         entries.append([passage_id, gold, *((text.segments, text.candidates) if text else ())])
     return {
         "name": passages.passages.name if passages.passages else passages.files[0].path.name,
@@ -62,7 +63,7 @@ def _answer_figures(one: PredictionFile, names: Sequence[str]) -> JsonObject:
         "right": right,
         "blanks": blanks,
         "interval": [rounded(100.0 * bound) for bound in wilson_interval(right, blanks)] if blanks else None,
-        "answers": ["".join(predictions[name].answers) for name in names],
+        "answers": [_packed(predictions[name].answers) for name in names],
         "probabilities": probabilities if complete else None,
         "confusion": confusion(predictions),
         "calibration": calibration(predictions) if complete else None,
@@ -74,6 +75,11 @@ def _answer_figures(one: PredictionFile, names: Sequence[str]) -> JsonObject:
             for grouping, groups in one.breakdown.items()
         },
     }
+
+
+def _packed(letters: list[str]) -> str | list[str]:
+    packed = "".join(letters)
+    return packed if len(packed) == len(letters) else letters
 
 
 def confusion(predictions: Predictions) -> list[list[int]]:

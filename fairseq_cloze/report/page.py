@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import ClozeError
 from ..files import PathLike, write_text
+from ..passages.markers import compile_marker
 from ..version import __version__
 from .answer_figures import set_figures
 from .run_figures import levels, run_figures
@@ -50,13 +51,19 @@ class Report:
         return f"{runs} run{'s' if runs != 1 else ''}, {passages:,} passages, {blanks:,} blanks"
 
 
-def report(runs: Sequence[PathLike], passages: PathLike | None = None, human: float | None = None) -> Report:
+def report(
+    runs: Sequence[PathLike],
+    passages: PathLike | None = None,
+    human: float | None = None,
+    blank: str | None = None,
+) -> Report:
     """Gather what a report shows.
 
     Args:
         runs: save-dirs, logs, ``validation.jsonl`` or prediction files, see :mod:`fairseq_cloze.report.sources`
         passages: data-bin or raw passages of the prediction files; by default what the runs name
         human: accuracy of people in percent, drawn in; by default :data:`HUMAN_ON_CLOTH`
+        blank: regular expression of what stands for a blank in raw passages; runs of underscores by default
 
     Raises:
         ClozeError: something cannot be read, holds nothing, or does not belong together
@@ -65,8 +72,9 @@ def report(runs: Sequence[PathLike], passages: PathLike | None = None, human: fl
         raise ClozeError("expected at least one RUN; give a save-dir, a log, a validation.jsonl or a prediction file")
     if human is not None and not 0 <= human <= 100:
         raise ClozeError(f"--human: expected a percentage from 0 to 100, found {human:g}")
+    marker = compile_marker(blank)
     found = read_runs(runs)
-    sets = make_sets(found, Path(passages) if passages is not None else None)
+    sets = make_sets(found, Path(passages) if passages is not None else None, marker)
     figures = [run_figures(run) for run in found]
     counts = {run["valid"]["blanks"] for run in figures if run["valid"]}
     data = {

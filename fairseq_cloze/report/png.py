@@ -70,7 +70,7 @@ def _confusions(files: list[Mapping[str, Any]]) -> Any:
     figure = new_figure(4.0 * columns, 4.2 * rows)
     for number, file in enumerate(files, 1):
         counts = file["confusion"]
-        letters = list(LETTERS[: len(counts)])
+        letters = LETTERS[: len(counts)]
         shares = [[count / max(sum(row), 1) for count in row] for row in counts]
         axes = figure.add_subplot(rows, columns, number)
         axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)

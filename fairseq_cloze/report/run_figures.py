@@ -77,6 +77,7 @@ def _data_format(run: Run) -> str | None:
         view == "full" and other_blanks and f"other blanks {other_blanks}",
         view == "joint" and finite(contrast) is not None and f"contrast {contrast:g}",
         *(f"text norm {encoding.text_norm}" for encoding in encodings),
+        *(f"language {encoding.language}" for encoding in encodings if encoding.language != "en"),
         *("sentence case" for encoding in encodings if encoding.sentence_case),
     )
 

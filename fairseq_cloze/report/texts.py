@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ from ..data.databin import MANIFEST, DataBin
 from ..data.store import Store
 from ..data.vocabulary import Vocabulary
 from ..errors import ClozeError
+from ..passages.markers import Marker
 from ..passages.passage import LETTERS, UNLABELLED, Passage
 from ..passages.reading import read_passages
-from ..passages.text import BLANK, NOTHING, normalise
+from ..passages.text import BLANK, NOTHING, normalise, plain
 from ..ranking.answers import PassagePrediction, Predictions, gold_of
 from ..ranking.breakdown import break_down
 from .sources import PredictionFile, Run
@@ -91,14 +92,16 @@ def _misfit(text: Text, prediction: PassagePrediction) -> str:
     return ""
 
 
-def open_passages(path: Path, first: str | None = None) -> list[Passages]:
+def open_passages(path: Path, first: str | None = None, marker: Marker | None = None) -> list[Passages]:
     """What a data-bin holds, a split each and *first* before the others, or all raw passages of a file or folder.
+
+    Blanks of raw passages are what *marker* finds, or else runs of underscores.
 
     Raises:
         ClozeError: it cannot be read
     """
     if not (path / MANIFEST).is_file():
-        passages = list(read_passages([path]))
+        passages = list(read_passages([path], marker=marker))
         numbers = {passage.id: number for number, passage in enumerate(passages)}
         return [Passages(str(path), numbers, lambda number: _raw_text(passages[number]))]
     data = DataBin(path)
@@ -127,7 +130,7 @@ def _raw_text(passage: Passage) -> Text:
     candidates = [[normalise(choice).strip() for choice in choices] for choices in passage.candidates]
     candidates = [["" if choice in NOTHING else choice for choice in choices] for choices in candidates]
     gold = [g if g == UNLABELLED else choices.index(choices[g]) for choices, g in zip(candidates, passage.gold)]
-    return Text(BLANK.split(passage.article), candidates, gold)
+    return Text([plain(part) for part in BLANK.split(passage.article)], candidates, gold)
 
 
 Opener = Callable[[Path, str | None], list[Passages]]
@@ -147,15 +150,15 @@ class PassageSet:
         return self.files[0].predictions
 
 
-def make_sets(runs: Sequence[Run], place: Path | None) -> list[PassageSet]:
+def make_sets(runs: Sequence[Run], place: Path | None, marker: Marker | None = None) -> list[PassageSet]:
     """Group the prediction files of all runs by the blanks they answer, and fill in what their passages know.
 
-    These are in *place*, a data-bin or raw passages, or else where the runs say.
+    These are in *place*, a data-bin or raw passages with blanks that *marker* finds, or else where the runs say.
 
     Raises:
         ClozeError: predictions and passages do not belong together; passages cannot be read
     """
-    opened = cache(open_passages)
+    opened = cache(partial(open_passages, marker=marker))
     sets: dict[str, PassageSet] = {}
     for number, run in enumerate(runs):
         for file in run.prediction_files:

@@ -169,6 +169,7 @@ AT_TOKENS = "at 'splits.test.columns.tokens"
         (("splits", "../x"), {}, "expected names of folders at 'splits', found \"../x\""),
         (("vocabulary", "rows"), 601, "expected 600 at 'vocabulary.rows', found 601"),
         (("encoding", "sentence_case"), "no", "expected true or false at 'encoding.sentence_case', found \"no\""),
+        (("encoding", "language"), "de", "expected one of en, fr, zh at 'encoding.language', found \"de\""),
         (("encoding", "text_norm"), [1], "expected one of standard, none at 'encoding.text_norm', found [1]"),
     ],
 )

@@ -12,6 +12,7 @@ from fairseq_cloze.data.encoding import COLUMNS, EncodingOptions, column_dtype, 
 from fairseq_cloze.data.store import EncodedPassage, Store
 from fairseq_cloze.data.vocabulary import Vocabulary
 from fairseq_cloze.errors import ClozeError
+from fairseq_cloze.passages.markers import compile_marker
 from fairseq_cloze.passages.passage import UNLABELLED, Passage
 from fairseq_cloze.passages.reading import read_passages
 from fairseq_cloze.passages.text import BLANK, normalise
@@ -106,6 +107,40 @@ def test_candidates_are_compared_as_they_are_encoded(vocabulary: Vocabulary) -> 
     assert raw["candidate_first"].tolist() == [0, 1, 2, 0, 1, 2, 3, 4]
 
 
+def test_chinese_candidates_have_no_leading_space(vocabulary: Vocabulary) -> None:
+    """Where the blank has white space before it, too; sentences end as the language has it."""
+    passage = make("他 _ 了 一本 书 。 很 _ ！", ["看", "买到"], ["好", "/"])
+    encoded = encode(passage, vocabulary, language="zh")
+    assert texts(encoded, vocabulary) == {
+        "article": "他<mask>了一本书。很<mask>！",
+        "candidates": [["看", "买到"], ["好", ""]],
+    }
+    bounds = [*encoded.sentence_starts.tolist(), len(encoded.tokens)]
+    assert [vocabulary.decode(encoded.tokens[a:b]) for a, b in zip(bounds, bounds[1:])] == [
+        "他<mask>了一本书。",
+        "很<mask>！",
+    ]
+
+
+def test_french_spaces_and_capitals(vocabulary: Vocabulary) -> None:
+    passage = make("Où _\u00a0? Il dit\u00a0: «\u00a0_\u00a0!\u00a0»", ["est-il", "va"], ["écoute", "non\u00a0!"])
+    encoded = encode(passage, vocabulary, language="fr", sentence_case=True)
+    assert texts(encoded, vocabulary) == {
+        "article": "Où<mask> ? Il dit : «<mask> ! »",
+        "candidates": [[" est-il", " va"], [" Écoute", " Non !"]],
+    }
+
+
+def test_with_a_marker_other_underscores_are_text(vocabulary: Vocabulary) -> None:
+    fields = {"article": "a snake_case [MASK] , [MASK][MASK]", "options": [["b_c", "x"]] * 3}
+    passage = Passage.from_json(fields, "p", "p", compile_marker(r"\[MASK\]"))
+    encoded = encode(passage, vocabulary)
+    assert texts(encoded, vocabulary) == {
+        "article": "a snake_case<mask>,<mask><mask>",
+        "candidates": [[" b_c", " x"], [" b_c", " x"], ["b_c", "x"]],
+    }
+
+
 def test_columns_of_two_passages(vocabulary: Vocabulary) -> None:
     one = make("He _ . She _ home.", ["ran", "sat"], ["went", "is", "was"], gold=[1, 2])
     two = Passage("é", "q.json", "No _", (("a", "b"),), (0,), ((0.5, 2.0),))
@@ -184,3 +219,6 @@ def test_unknown_norm() -> None:
     with pytest.raises(ClozeError) as error:
         EncodingOptions(text_norm="raw")
     assert str(error.value) == "text_norm: expected one of standard, none, found 'raw'"
+    with pytest.raises(ClozeError) as error:
+        EncodingOptions(language="de")
+    assert str(error.value) == "language: expected one of en, fr, zh, found 'de'"

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import fairseq_cloze.data.prepare as prepare_module
@@ -19,8 +20,9 @@ from fairseq_cloze.data.encoding import EncodingOptions
 from fairseq_cloze.data.partial import Partial
 from fairseq_cloze.data.prepare import passage_texts, prepare
 from fairseq_cloze.errors import SKIP_HINT, ClozeError, DataBinError, PassageError
+from fairseq_cloze.ranking.evaluate import evaluate
 
-from ..support.commands import PASSAGES, run, start
+from ..support.commands import PASSAGES, ROOT, run, start
 from ..support.stores import as_lists
 
 FOUR = ["calm", "cold", "old", "odd"]
@@ -40,7 +42,7 @@ def test_counts_and_manifest(tmp_path: Path, data_bin: Path, vocabulary: Any) ->
             "dictionary_digest": vocabulary.dictionary_digest,
             "tokenizer_digest": vocabulary.tokenizer_digest,
         },
-        "encoding": {"text_norm": "standard", "sentence_case": False},
+        "encoding": {"text_norm": "standard", "sentence_case": False, "language": "en"},
     }
     counts = {name: {key: value for key, value in split.items() if key != "columns"} for name, split in splits.items()}
     tokens = {name: split.pop("tokens") for name, split in counts.items()}
@@ -52,6 +54,7 @@ def test_counts_and_manifest(tmp_path: Path, data_bin: Path, vocabulary: Any) ->
             "blanks": blanks,
             "labelled_blanks": blanks,
             "unknown_tokens": 0,
+            "makeshift_tokens": 0,
             "skipped": 0,
             "skipped_passages": [],
             "ignored_files": 0,
@@ -483,6 +486,94 @@ def test_changed_vocabulary(tmp_path: Path, data_bin: Path, name: str) -> None:
         DataBin(tmp_path / "bin")
 
 
+def test_a_data_bin_without_a_language_is_english(tmp_path: Path, data_bin: Path) -> None:
+    """As earlier versions wrote it."""
+    shutil.copytree(data_bin, tmp_path / "bin")
+    path = tmp_path / "bin" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["encoding"]["language"], manifest["digest"]
+    content = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
+    manifest["digest"] = hashlib.sha256(content.encode()).hexdigest()
+    path.write_text(json.dumps(manifest, indent=1) + "\n")
+    found = DataBin(tmp_path / "bin")
+    assert found.encoding == EncodingOptions() == DataBin(data_bin).encoding
+    assert as_lists(found.open("valid")) == as_lists(DataBin(data_bin).open("valid"))
+
+
+LANGUAGES = ROOT / "examples" / "languages"
+MINI = ROOT / "examples" / "pretrained" / "mini"
+
+
+@pytest.mark.parametrize(
+    ("language", "blanks", "article"),
+    [
+        (
+            "fr",
+            104,
+            "Je n'avais jamais<mask> plus de cinq kilomètres quand ma sœur m'a inscrit<mask> un marathon<mask>",
+        ),
+        (
+            "zh",
+            87,
+            "我家的小猫叫豆豆，它今年三<mask>了。它的毛很白，眼睛<mask>大又圆。每天早上，它都会跳到我的床<mask>，",
+        ),
+    ],
+)
+def test_examples_of_other_languages(tmp_path: Path, language: str, blanks: int, article: str) -> None:
+    """They fit, are balanced, and go all the way with weights that know no word of them: read, encoded, scored."""
+    options = EncodingOptions(language=language)
+    [split] = prepare({"test": [LANGUAGES / language]}, MINI, tmp_path / "bin", options, workers=1)
+    assert (split.tally.passages, split.tally.blanks, split.tally.labelled) == (10, blanks, blanks)
+    assert split.languages == {language: 10} and split.looked_at == 10
+    data = DataBin(tmp_path / "bin")
+    assert data.encoding == options and data.manifest["splits"]["test"]["makeshift_tokens"] == split.makeshift_tokens
+    store = data.open("test")
+    texts = [data.vocabulary.decode(store[number].tokens.tolist()) for number in range(10)]
+    assert [text for text in texts if text.startswith(article)] and "\u00a0" not in "".join(texts)
+    letters = np.bincount(store.columns["gold"])
+    assert len(letters) == 4 and letters.max() - letters.min() <= 1
+    assert (np.diff(store.candidate_offsets) == 4).all()
+    assert evaluate(MINI / "model.pt", data, "test").n_blanks == blanks
+
+
+def test_text_that_the_vocabulary_lacks_is_counted_and_warned_of(tmp_path: Path) -> None:
+    """Chinese in an English vocabulary, without --language: both are said, per split."""
+    command = ("fairseq-cloze", "prepare", "--test", LANGUAGES / "zh", "--valid", PASSAGES / "valid")
+    done = run(*command, "--pretrained", MINI, "--out", tmp_path / "bin", "--workers", 1)
+    splits = DataBin(tmp_path / "bin").manifest["splits"]
+    parts, tokens = splits["test"]["makeshift_tokens"], splits["test"]["tokens"]
+    assert 0.5 * tokens < parts < tokens
+    assert done.text.splitlines()[-5:] == [
+        "valid: 8 passages, 102 blanks, 0 skipped",
+        "test: 10 passages, 87 blanks, 0 skipped",
+        f"  warning: {100 * parts / tokens:.1f}% of the tokens stand for text that the vocabulary lacks: 0 are unknown "
+        f"and {parts:,} are parts of characters, of {tokens:,}; take weights that were trained on such text",
+        "  warning: 10 of 10 passages looked at seem to need --language zh, and were read with --language en; prepare "
+        "them again if so",
+        f"wrote {tmp_path / 'bin'}",
+    ]
+
+
+def test_a_marker_of_blanks(tmp_path: Path, pretrained: Path) -> None:
+    """--blank reads what underscores would, is recorded, and changes no token."""
+    for source in (PASSAGES / "valid").iterdir():
+        text = source.read_text(encoding="utf-8").replace("_", "[MASK]")
+        (tmp_path / "marked" / source.name).parent.mkdir(exist_ok=True)
+        (tmp_path / "marked" / source.name).write_text(text, encoding="utf-8")
+    prepare({"valid": [PASSAGES / "valid"]}, pretrained, tmp_path / "plain", workers=1)
+    prepare({"valid": [tmp_path / "marked"]}, pretrained, tmp_path / "bin", workers=1, blank=r"\[MASK\]")
+    assert as_lists(DataBin(tmp_path / "bin").open("valid")) == as_lists(DataBin(tmp_path / "plain").open("valid"))
+    assert DataBin(tmp_path / "bin").manifest["blank"] == r"\[MASK\]"
+    command = ("fairseq-cloze", "prepare", "--valid", tmp_path / "marked", "--pretrained", pretrained)
+    first = sorted((tmp_path / "marked").iterdir())[0]
+    assert run(*command, "--out", tmp_path / "no", "--blank", "(_+)+", code=1).text.startswith(
+        "Error: --blank: expected"
+    )
+    hint = "': if they stand for blanks, give --blank '\\[MASK\\]'; mend the passage"
+    refused = run(*command, "--out", tmp_path / "no", code=1).text
+    assert f"Error: {first}: field 'article': expected a blank" in refused and hint in refused
+
+
 def test_texts_to_learn_from(passage: Callable[..., Path]) -> None:
     path = passage("a.json", "She _ to  school , _ .", [["went", "go"], ["so", "/"]], ["A", "A"])
     assert list(passage_texts([path])) == ["She went to school, so."]
@@ -491,7 +582,7 @@ def test_texts_to_learn_from(passage: Callable[..., Path]) -> None:
 def test_learn_bpe_counts_and_names(tmp_path: Path, passage: Callable[..., Path]) -> None:
     bad = passage("bad.json", "It was _ .", [["one"]])
     command = ("fairseq-cloze", "learn-bpe", bad.parent, "--size", "300", "--out", tmp_path / "bpe")
-    why = "blank 1, field 'options': expected a list of 2 to 26 strings, found 1"
+    why = "blank 1, field 'options': expected a list of 2 to 127 strings, found 1"
     assert run(*command, code=1).text.startswith(f"Error: {bad}: {why}; ")
     assert run(*command, "--on-error", "skip", code=1).text.splitlines() == [
         f"skipped {bad}: {why}",

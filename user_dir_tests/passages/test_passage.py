@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fairseq_cloze.errors import SKIP_HINT, NoBlankError, OneTooHighError, PassageError
-from fairseq_cloze.passages.passage import LETTERS, UNLABELLED, Passage
+from fairseq_cloze.passages.passage import LETTERS, UNLABELLED, Passage, letters_of
 
 TWO = ["calm", "cold"]
 FOUR = ["calm", "cold", "old", "odd"]
@@ -59,6 +59,23 @@ def test_a_plain_passage() -> None:
 )
 def test_answers(answers: Any, gold: tuple) -> None:
     assert checked(answers=answers).gold == gold
+
+
+THIRTY = [f"w{number}" for number in range(30)]
+
+
+@pytest.mark.parametrize(("answer", "gold"), [("Z", 25), ("AA", 26), (" ad ", 29), ("Ab", 27), (29, 29), (0, 0)])
+def test_answers_of_many_options(answer: Any, gold: int) -> None:
+    """After Z comes AA, as in spreadsheets."""
+    assert checked(options=[THIRTY], answers=[answer]).gold == (gold,)
+
+
+def test_letters() -> None:
+    assert len(LETTERS) == len(set(LETTERS)) == 127
+    assert (LETTERS[0], LETTERS[25], LETTERS[26], LETTERS[51], LETTERS[52], LETTERS[126]) == (
+        *("A", "Z", "AA", "AZ", "BA", "DW"),
+    )
+    assert [letters_of(count) for count in (2, 26, 27, 30)] == ["A-B", "A-Z", "A-Z or AA", "A-Z or AA-AD"]
 
 
 @pytest.mark.parametrize(
@@ -205,12 +222,17 @@ def test_own_id() -> None:
             {"options": {"A": "x"}},
             "x.json: field 'options': expected a list of 1, one entry for the blank in 'article', found {\"A\": \"x\"}",
         ),
-        ({"options": [["one"]]}, "x.json: blank 1, field 'options': expected a list of 2 to 26 strings, found 1"),
+        ({"options": [["one"]]}, "x.json: blank 1, field 'options': expected a list of 2 to 127 strings, found 1"),
         (
-            {"options": [["x"] * 27]},
-            "x.json: blank 1, field 'options': expected a list of 2 to 26 strings, found 27",
+            {"options": [[str(number) for number in range(128)]]},
+            "x.json: blank 1, field 'options': expected a list of 2 to 127 strings, found 128",
         ),
-        ({"options": ["ab"]}, "x.json: blank 1, field 'options': expected a list of 2 to 26 strings, found \"ab\""),
+        (
+            {"options": [THIRTY], "answers": ["AE"]},
+            "x.json: blank 1, field 'answers': expected a letter A-Z or AA-AD or a number 0-29 for 30 options, found "
+            '"AE"',
+        ),
+        ({"options": ["ab"]}, "x.json: blank 1, field 'options': expected a list of 2 to 127 strings, found \"ab\""),
         ({"options": [["a", 1990]]}, "x.json: blank 1, field 'options': expected strings only, found 1990"),
         (
             {"ranks": [[1, 2]]},
@@ -252,7 +274,7 @@ def test_own_id() -> None:
         (
             {"article": "She [MASK] home (1)."},
             "x.json: field 'article': expected a blank, a run of underscores, for what stands in 'options', found "
-            "none; if '[MASK]' stands for one, write _ in its place",
+            "none; the text holds 1 '[MASK]': if it stands for the blank, give --blank '\\[MASK\\]'",
         ),
         (
             {"article": "She went home.", "options": [], "answers": ["A"]},

@@ -60,6 +60,34 @@ def test_listnet_loss_by_hand() -> None:
     assert losses[2].item() == pytest.approx(-sum(t * p for t, p in zip(target, log_p)))
 
 
+def test_binary_loss_by_hand() -> None:
+    """The mean over a blank's distinct candidates, gold the only right one, as torch has it for each alone."""
+    losses = ranking_losses(SCORES, batch(), "binary")
+    gold = {0: 2.0, 1: 0.0, 2: 2.0}
+    others = {0: [0.5, -1.0, 0.0], 1: [1.0], 2: [3.0, 1.0]}
+    expected = [
+        (math.log1p(math.exp(-gold[row])) + sum(math.log1p(math.exp(s)) for s in others[row])) / (1 + len(others[row]))
+        for row in range(3)
+    ]
+    assert losses.tolist() == pytest.approx(expected)
+    for row, loss in enumerate(losses):
+        own = torch.tensor([gold[row], *others[row]])
+        right = torch.tensor([1.0, *[0.0] * len(others[row])])
+        assert loss.item() == pytest.approx(torch.nn.functional.binary_cross_entropy_with_logits(own, right).item())
+
+
+def test_binary_gradient() -> None:
+    """The derivative by a score is its sigmoid, less 1 for gold, over the number of candidates; and by differences."""
+    scores = SCORES.double().requires_grad_()
+    ranking_losses(scores, batch(), "binary").sum().backward()
+    right = torch.zeros(3, 4).scatter(1, batch()["gold"][:, None], 1.0)
+    expected = (SCORES.sigmoid() - right) / torch.tensor([[4.0], [2.0], [3.0]])
+    assert scores.grad is not None
+    assert torch.allclose(scores.grad.float(), expected.masked_fill(~batch()["distinct"], 0.0))
+    whole = SCORES.double().masked_fill(~batch()["distinct"], 0.0).requires_grad_()
+    assert torch.autograd.gradcheck(lambda values: ranking_losses(values, batch(), "binary"), [whole])
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_losses_are_float32_finite_and_reach_every_candidate(loss: str) -> None:
     scores = SCORES.clone().requires_grad_()

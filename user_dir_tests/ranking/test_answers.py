@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import string
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from fairseq_cloze import register
 from fairseq_cloze.data.encoding import encode_passages
 from fairseq_cloze.data.store import Store
 from fairseq_cloze.errors import ClozeError
-from fairseq_cloze.passages.passage import Passage
+from fairseq_cloze.passages.passage import LETTERS, Passage
 from fairseq_cloze.ranking.answers import (
     PassagePrediction,
     gold_of,
@@ -106,8 +105,8 @@ def test_a_prediction_file_that_cannot_be_written(tmp_path: Path, finetuned: Pat
 
 @st.composite
 def passage_predictions(draw: st.DrawFn) -> PassagePrediction:
-    counts = draw(st.lists(st.integers(2, 26), max_size=5))
-    letters = [string.ascii_uppercase[:count] for count in counts]
+    counts = draw(st.lists(st.integers(2, 30), max_size=5))
+    letters = [LETTERS[:count] for count in counts]
     numbers = st.floats(0, 1)
     return PassagePrediction(
         [draw(st.sampled_from(choices)) for choices in letters],
@@ -136,14 +135,14 @@ MISFITS = [
     ({"p": ["A"]}, f": passage 'p': expected an object with answers and gold, found answers alone; {MEND}"),
     ({"p": {"gold": ["A"]}}, f": passage 'p': expected an object with a list 'answers', "
                              f'found {{"gold": ["A"]}}; {MEND}'),
-    ({"p": {"answers": ["A", "b"]}}, f": passage 'p', blank 2, field 'answers': expected a letter A-Z, "
+    ({"p": {"answers": ["A", "b"]}}, f": passage 'p', blank 2, field 'answers': expected a letter A-Z or AA-DW, "
                                      f'found "b"; {MEND}'),
     ({"p": {**ANSWERS, "gold": ["A"]}}, f": passage 'p', field 'gold': expected a list of 2, one entry per answer, "
                                         f"found 1; {MEND}"),
     ({"p": {**ANSWERS, "gold": "AB"}}, f": passage 'p', field 'gold': expected a list of 2, one entry per answer, "
                                        f'found "AB"; {MEND}'),
-    ({"p": {**ANSWERS, "gold": [None, 1]}}, f": passage 'p', blank 2, field 'gold': expected a letter A-Z or null, "
-                                            f"found 1; {MEND}"),
+    ({"p": {**ANSWERS, "gold": [None, 1]}}, f": passage 'p', blank 2, field 'gold': expected a letter A-Z or AA-DW "
+                                            f"or null, found 1; {MEND}"),
     ({"p": {"answers": ["C"], "probabilities": [[0.5, 0.5]]}}, f": passage 'p', blank 1, field 'answers': expected a "
                                                                f'letter A-B, found "C"; {MEND}'),
     ({"p": {"answers": ["A"], "gold": ["C"], "probabilities": [[0.5, 0.5]]}},
@@ -151,7 +150,7 @@ MISFITS = [
     ({"p": {"answers": ["A"], "probabilities": [[0.5, float("nan")]]}},
      f": expected a finite number, found NaN; {MEND}"),
     ({"p": {"answers": ["A"], "probabilities": [[0.5, 1.5]]}},
-     f": passage 'p', blank 1, field 'probabilities': expected 2 to 26 numbers from 0 to 1, found [0.5, 1.5]; {MEND}"),
+     f": passage 'p', blank 1, field 'probabilities': expected 2 to 127 numbers from 0 to 1, found [0.5, 1.5]; {MEND}"),
     ({"p": {"answers": ["A"], "probabilities": []}},
      f": passage 'p', field 'probabilities': expected a list of 1, one entry per answer, found 0; {MEND}"),
 ]  # fmt: skip

@@ -51,7 +51,7 @@ def test_the_command_and_its_json(tmp_path: Path, finetuned: Path, data_bin: Pat
         "contrast": 0.7,
         "weights": [1.0],
         "forwards_per_passage": pytest.approx(result["forwards_per_passage"]),
-        "encoding": {"text_norm": "standard", "sentence_case": False},
+        "encoding": {"text_norm": "standard", "sentence_case": False, "language": "en"},
         "device": "cpu",
         "fp16": False,
         "bf16": False,
@@ -116,8 +116,8 @@ def test_text_encoded_otherwise_is_noted(tmp_path: Path, finetuned: Path, pretra
     prepare({"valid": [PASSAGES / "valid"]}, pretrained, tmp_path / "raw", EncodingOptions("none"), workers=1)
     result = evaluate(finetuned / "checkpoint_last.pt", tmp_path / "raw")
     assert (
-        "the checkpoint's text was encoded with {'text_norm': 'standard', 'sentence_case': False}, "
-        "the data-bin's with {'text_norm': 'none', 'sentence_case': False}"
+        "the checkpoint's text was encoded with {'text_norm': 'standard', 'sentence_case': False, 'language': 'en'}, "
+        "the data-bin's with {'text_norm': 'none', 'sentence_case': False, 'language': 'en'}"
     ) in result.notes
 
 

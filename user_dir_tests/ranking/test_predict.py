@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 import torch
 
+from fairseq_cloze import load
 from fairseq_cloze.errors import ClozeError, DataBinError
 from fairseq_cloze.passages.passage import LETTERS
 from fairseq_cloze.passages.reading import read_passages
+from fairseq_cloze.ranking.answers import read_predictions
 from fairseq_cloze.ranking.evaluate import evaluate
 from fairseq_cloze.ranking.predict import predict
+from fairseq_cloze.report.page import report
 from fairseq_cloze.views.settings import PartialSettings
 
 from ..support.commands import PASSAGES, run
@@ -90,6 +93,75 @@ def test_predict_uses_the_training_encoding(tmp_path: Path, finetuned: Path) -> 
     assert json.loads((tmp_path / "out.json").read_text()) == expected
 
 
+def test_predict_uses_the_language_of_the_training(tmp_path: Path, finetuned: Path) -> None:
+    """A checkpoint of Chinese reads blanks without spaces; --language changes that; an old one is English."""
+
+    def variant(name: str, **encoding: Any) -> Path:
+        state = torch.load(finetuned / "checkpoint_last.pt", weights_only=True)
+        state["task_state"]["fairseq_cloze"]["encoding"] = {"text_norm": "standard", "sentence_case": False, **encoding}
+        torch.save(state, tmp_path / name)
+        return tmp_path / name
+
+    chinese, old = variant("zh.pt", language="zh"), variant("old.pt")
+    source, close = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    options = [["看", "买到"], ["好", "坏"]]
+    source.write_text(json.dumps({"id": "a", "article": "他 _ 了 一本 书 ， 很 _ 。", "options": options}))
+    close.write_text(json.dumps({"id": "a", "article": "他_了一本书，很_。", "options": options}))
+
+    def answers(checkpoint: Path, source: Path, **options: Any) -> Any:
+        return predict(checkpoint, [source], with_probabilities=True, **options).answers
+
+    expected = answers(old, close)
+    assert answers(chinese, source) == answers(chinese, close) == expected
+    assert answers(old, source) != expected and answers(old, source) == answers(
+        finetuned / "checkpoint_last.pt", source
+    )
+    assert answers(old, source, language="zh") == expected
+    [ranked] = load(old, language="zh").rank_many([{"article": "他 _ 了 一本 书 ， 很 _ 。", "options": options}])
+    assert [[round(p, 6) for p in one.probabilities] for one in ranked] == expected["a"]["probabilities"]
+    command = ("fairseq-cloze", "predict", old, source, "--scores", "--language", "zh", "--out", tmp_path / "out.json")
+    run(*command)
+    assert json.loads((tmp_path / "out.json").read_text()) == expected
+
+
+def test_a_marker_of_blanks(tmp_path: Path, finetuned: Path) -> None:
+    """The same answers as with underscores, by command and in Python."""
+    checkpoint, source = finetuned / "checkpoint_last.pt", tmp_path / "a.jsonl"
+    source.write_text(json.dumps({"id": "a", "article": "It <gap> a_b <gap>.", "options": [["was", "is"], FOUR]}))
+    command = ("fairseq-cloze", "predict", checkpoint, source, "--out", tmp_path / "out.json", "--blank", "<gap>")
+    run(*command)
+    [ranked] = load(checkpoint, blank="<gap>").rank_many(
+        [{"article": "It <gap> a_b <gap>.", "options": [["was", "is"], FOUR]}]
+    )
+    assert json.loads((tmp_path / "out.json").read_text()) == {"a": [LETTERS[one.best] for one in ranked]}
+    with pytest.raises(ClozeError, match=r"; the text holds 2 '<gap>': if they stand for blanks, give --blank '<gap>'"):
+        predict(checkpoint, [source])
+
+
+def test_more_than_26_options(tmp_path: Path, finetuned: Path, data_bin: Path) -> None:
+    """Answers go on with AA; they are read back by the report, with the passages."""
+    options = [f"word {number}" for number in range(40)]
+    lines = [
+        {"id": f"p{gold}", "article": "It was _ .", "options": [options], "answers": [LETTERS[gold]]}
+        for gold in range(25, 40)
+    ]
+    (tmp_path / "many.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out = tmp_path / "out.json"
+    predicted = predict(finetuned / "checkpoint_last.pt", [tmp_path / "many.jsonl"], with_probabilities=True, out=out)
+    read = read_predictions(out)
+    assert predicted.counts["n_blanks"] == 15 and [one.gold for one in read.values()] == [
+        [LETTERS[n]] for n in range(25, 40)
+    ]
+    assert all(one.probabilities and len(one.probabilities[0]) == 40 for one in read.values())
+    wanted = {one.answers[0] for one in read.values()}
+    assert len(wanted) == 1 and wanted <= set(LETTERS[:40])
+    page = report([out], passages=tmp_path / "many.jsonl").data
+    [found] = page["sets"]
+    assert [gold if isinstance(gold, str) else gold[0] for _, gold, *_ in found["passages"]] == list(LETTERS[25:40])
+    assert found["files"][0]["right"] == sum(one.answers == one.gold for one in read.values())
+    assert len(found["files"][0]["confusion"]) == 40
+
+
 def test_predict_needs_no_data_bin(tmp_path: Path, finetuned: Path) -> None:
     """The checkpoint alone, in another folder, answers as before: it carries its vocabulary."""
     shutil.copy(finetuned / "checkpoint_last.pt", tmp_path / "alone.pt")
@@ -117,7 +189,7 @@ def test_predict_skips_and_names(tmp_path: Path, finetuned: Path, passage: Calla
     done = run("fairseq-cloze", "predict", finetuned / "checkpoint_last.pt", good.parent, *options)
     lines = [line for line in done.text.splitlines() if "tensorboardX" not in line]
     assert lines == [
-        f"skipped {bad}: blank 1, field 'options': expected a list of 2 to 26 strings, found 1",
+        f"skipped {bad}: blank 1, field 'options': expected a list of 2 to 127 strings, found 1",
         f"skipped {empty}: no blank: the article holds no underscore",
         f"1 passages, 1 blanks (1 unlabelled), 2 skipped; wrote {tmp_path / 'a.json'}",
     ]

@@ -132,7 +132,7 @@ def test_weights_without_a_vocabulary(tmp_path: Path, ranker: Ranker, pretrained
         (
             ("a _ b", [["x"]]),
             PassageError,
-            "passage 2: blank 1, field 'options': expected a list of 2 to 26 strings, found 1",
+            "passage 2: blank 1, field 'options': expected a list of 2 to 127 strings, found 1",
         ),
         (
             {"article": "a _ b", "options": [["x", "y"], ["z", "w"]], "id": "mine"},

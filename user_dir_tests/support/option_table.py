@@ -118,6 +118,7 @@ TABLE: dict[str, list[Row]] = {
         ),
         Row("--contrast 0", WORKS, "see [Scorers](training.md#scorers)", Seen.other),
         Row("--ranking-loss margin", WORKS, "see [Losses](training.md#losses)", Seen.other),
+        Row("--ranking-loss binary", WORKS, "see [Losses](training.md#losses)", Seen.other),
         Row(
             "--ranking-loss margin --ranking-margin 3",
             WORKS,
