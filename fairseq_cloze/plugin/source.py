@@ -15,7 +15,7 @@ from ..runs.names import LAST_CHECKPOINT
 from ..weights.checkpoint import Checkpoint, digests
 from .distributed import gather, rank
 from .model import fill_config
-from .names import MODEL_NAME
+from .names import ANY_ARCHITECTURE, OPEN_ARCHITECTURES
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def find_source(cfg: Any) -> Checkpoint | None:
         logger.warning("training starts from random weights, as --from-scratch asks for")
         return None
     raise CheckpointError(
-        "no pretrained weights: pass --finetune-from-model MODEL.PT (made by 'fairseq-cloze import-hf', or RoBERTa "
+        "no pretrained weights: pass --finetune-from-model MODEL.PT (made by 'fairseq-cloze import-hf', or a RoBERTa "
         "of fairseq), or --from-scratch to start from random weights on purpose"
     )
 
@@ -106,7 +106,7 @@ def unusable(weights: Mapping[str, Tensor]) -> str | None:
 def fit_model(source: Checkpoint, cfg: Any) -> None:
     """Give a model the shape of its checkpoint where its options *cfg* leave it open; else name the differences."""
     architecture = source.architecture
-    if getattr(cfg, "_name", None) == MODEL_NAME:
+    if getattr(cfg, "_name", None) in OPEN_ARCHITECTURES:
         fill_config(cfg, vars(architecture))
     elif isinstance(cfg, Namespace):
         cfg.layer_norm_eps = architecture.layer_norm_eps
@@ -114,7 +114,7 @@ def fit_model(source: Checkpoint, cfg: Any) -> None:
     if differences:
         raise CheckpointError(
             f"{source.name} does not fit the model: {'; '.join(differences)}; "
-            f"pass --arch {MODEL_NAME}, which takes its shape from the checkpoint"
+            f"pass --arch {ANY_ARCHITECTURE}, which takes its shape from the checkpoint"
         )
 
 

@@ -31,7 +31,7 @@ from ..support.models import save_hf
 
 register()
 
-from fairseq_cloze.model.roberta import Roberta  # noqa: E402
+from fairseq_cloze.model.masked_lm import MaskedLM  # noqa: E402
 from fairseq_cloze.ranking.ranker import load  # noqa: E402
 from fairseq_cloze.weights.checkpoint import Checkpoint  # noqa: E402
 
@@ -495,7 +495,7 @@ def test_export_with_a_ranking_head(tmp_path: Path, pretrained: Path, vocabulary
     from fairseq_cloze.model.names import HEAD_NAME
 
     checkpoint = Checkpoint.read(pretrained / "model.pt")
-    model = Roberta(checkpoint.architecture, len(vocabulary), ranking_head=True)
+    model = MaskedLM(checkpoint.architecture, len(vocabulary), ranking_head=True)
     assert model.load_state_dict(checkpoint.weights, strict=False).unexpected_keys == []  # it has no ranking head
     torch.nn.init.normal_(model.classification_heads[HEAD_NAME].out_proj.weight)
     torch.save({**checkpoint.state, "model": model.state_dict()}, tmp_path / "model.pt")
