@@ -89,6 +89,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     if family.bases and config[width] // config[heads] % 2:
         raise _wrong(folder, heads, f"a number that divides {width} {config[width]} into even parts", config[heads])
     for field in family.bases:
+        if config[field] is None and field != next(iter(family.bases)):
+            config[field] = config[next(iter(family.bases))]  # one for all layers
         base = config[field]
         if type(base) not in (int, float) or not 1 < base <= 1e9:
             raise _wrong(folder, field, "a number above 1", base)
