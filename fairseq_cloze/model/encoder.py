@@ -231,7 +231,7 @@ class Encoder(nn.Module):
         angles = torch.cat([angles, angles], dim=1)
         return torch.stack([angles.cos(), angles.sin()])
 
-    def _layers_to_compute(self) -> list[nn.Module]:
+    def _layers_to_compute(self) -> list[Any]:
         layers = list(self.layers) * self.rounds
         if not (self.training and self.in_training.layerdrop):
             return layers
@@ -264,7 +264,8 @@ def before_attention(
     weight = torch.cat([each.to(x.dtype) for each in weights])
     bias = None if biases[0] is None else torch.cat([each.to(x.dtype) for each in biases])
     if norm is not None:
-        x = F.layer_norm(x, x.shape[-1:], *(part if part is None else part.to(x.dtype) for part in norm), eps)
+        scale, shift = (part if part is None else part.to(x.dtype) for part in norm)
+        x = F.layer_norm(x, x.shape[-1:], scale, shift, eps)
     qkv = F.linear(x, weight, bias)
     if rotation is None:
         return qkv

@@ -83,7 +83,7 @@ def _read(source: PathLike, gpt2_bpe: PathLike | None) -> _Source:
             raise CheckpointError(f"{source}: expected at least one position, found {positions}")
     architecture = family.architecture(config, positions, untied=family.decoder in weights)
     options = dict(zip(("dropout", "attention_dropout"), (config[field] for field in family.dropouts)))
-    converted = _to_fairseq(weights, family, architecture, order, folder)
+    converted = from_hub_names(weights, family, architecture, order, folder)
     checkpoint = Checkpoint(pretrained_state(converted, architecture, vocabulary, options), folder, str(source))
     checkpoint.require_sound()
     checkpoint.notes += [f"{source}: {note}" for note in (*notes, *more)]
@@ -141,7 +141,7 @@ def export_hf(checkpoint: Checkpoint, out: PathLike) -> str:
     stale = _stale_files(out)
     name = family.multiple_choice if ranking else family.masked_lm
     order = getattr(vocabulary, "order", None)
-    converted = _to_hugging_face(checkpoint.weights, family, architecture, ranking, order)
+    converted = to_hub_names(checkpoint.weights, family, architecture, ranking, order)
     config = _hf_config(family, architecture, len(vocabulary), name, order)
     merges = "".join(["#version: 0.2\n", *(f"{left} {right}\n" for left, right in vocabulary.merges)])
     tokenizer = {"tokenizer_class": "RobertaTokenizer", "model_max_length": architecture.max_positions}
@@ -242,7 +242,7 @@ def _find_folder(source: str) -> Path:
         ) from error
 
 
-def _to_fairseq(
+def from_hub_names(
     weights: dict[str, Tensor], family: Family, architecture: Architecture, order: list[int] | None, folder: Path
 ) -> dict[str, Tensor]:
     """Weights under our names; *order* says for each row of our vocabulary the row of the embedding."""
@@ -285,7 +285,7 @@ def _other_shape(folder: Path, name: str, expected: tuple[int, ...], found: Tens
     )
 
 
-def _to_hugging_face(
+def to_hub_names(
     weights: Mapping[str, Tensor],
     family: Family,
     architecture: Architecture,

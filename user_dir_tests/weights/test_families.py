@@ -22,7 +22,7 @@ from fairseq_cloze.model.names import HEAD_NAME
 from fairseq_cloze.weights.carried import pretrained_state
 from fairseq_cloze.weights.checkpoint import Checkpoint
 from fairseq_cloze.weights.families import FAMILIES
-from fairseq_cloze.weights.hugging_face import _to_fairseq, _to_hugging_face, export_hf, import_hf, read_hf
+from fairseq_cloze.weights.hugging_face import export_hf, from_hub_names, import_hf, read_hf, to_hub_names
 
 from ..support.families import make, save
 from ..support.models import tiny_vocabulary
@@ -105,7 +105,7 @@ def test_a_training_step_is_that_of_transformers(family: str, tmp_path: Path, vo
     torch.testing.assert_close(loss, expected_loss, atol=1e-5, rtol=0)
     gradients = {name: torch.zeros_like(value) for name, value in own.state_dict().items()}
     gradients |= {name: value.grad for name, value in own.named_parameters()}  # all have one
-    found = _to_hugging_face(gradients, FAMILIES[family], checkpoint.architecture, False, None)
+    found = to_hub_names(gradients, FAMILIES[family], checkpoint.architecture, False, None)
     compared = set()
     for name, value in model.named_parameters():
         if "token_type" not in name:  # folded into the positions, whose gradients they are in sum
@@ -124,14 +124,14 @@ def test_rows_in_another_order(family: str) -> None:
     config = {**dict.fromkeys(table.dropouts, 0.0), **model.config.to_dict()}
     order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(2)).tolist()
     shape = table.architecture(config, 126, untied=False)
-    converted = _to_fairseq(weights, table, shape, order, Path("x"))
+    converted = from_hub_names(weights, table, shape, order, Path("x"))
     own, tokens = MaskedLM.from_weights(shape, converted), ragged()
     rows = torch.tensor(order)
     with torch.inference_mode():
         present = tokens.ne(1)
         expected = model(rows[tokens], attention_mask=present.long()).logits[present]
         torch.testing.assert_close(own(tokens)[0][present], expected[:, rows], atol=1e-5, rtol=0)
-    back = _to_hugging_face(converted, table, shape, False, order)
+    back = to_hub_names(converted, table, shape, False, order)
     assert all(value.equal(model.state_dict()[name]) for name, value in back.items() if "_type_" not in name
                and "position" not in name)  # fmt: skip
 
