@@ -144,12 +144,12 @@ class Measures:
 
     def scoring(self, shape: str) -> None:
         """One forward of every window, ours and that of transformers, in bfloat16."""
-        from fairseq_cloze.model.roberta import Roberta
+        from fairseq_cloze.model.masked_lm import MaskedLM
         from fairseq_cloze.model.scores import candidate_scores
         from fairseq_cloze.views.view import to_device
 
         device = self.check.device
-        ours = Roberta(self._architecture(shape), len(self.vocabulary), autocast=True).to(device).eval()
+        ours = MaskedLM(self._architecture(shape), len(self.vocabulary), autocast=True).to(device).eval()
         peer = self._transformers(shape).to(device).eval()
         order = self.dataset.ordered_indices()[: 64 if self.check.cuda else 8]
         rows = rows_of(self.view, order)

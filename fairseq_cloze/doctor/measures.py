@@ -13,8 +13,8 @@ from ..data.fairseq_files import numbers_by_rule
 from ..data.store import Store
 from ..data.vocabulary import BOS, EOS, UNK, Vocabulary
 from ..model.encoder import EncoderLayer
+from ..model.masked_lm import MaskedLM
 from ..model.names import LM_HEAD
-from ..model.roberta import Roberta
 from ..passages.passage import UNLABELLED
 
 #: Original prose, for checkpoints that come without data.
@@ -122,7 +122,7 @@ def shuffled(texts: Sequence[str]) -> list[str]:
     return [" ".join(order.permutation(text.split())) for text in texts]
 
 
-def masked_lm_losses(model: Roberta, vocabulary: Vocabulary, texts: Sequence[str], max_positions: int) -> Tensor:
+def masked_lm_losses(model: MaskedLM, vocabulary: Vocabulary, texts: Sequence[str], max_positions: int) -> Tensor:
     """Loss of every token of *texts*, each masked once, together with every fifth of its text.
 
     Args:
@@ -150,7 +150,7 @@ def masked_lm_losses(model: Roberta, vocabulary: Vocabulary, texts: Sequence[str
     return torch.cat(losses)
 
 
-def largest_activations(model: Roberta, vocabulary: Vocabulary, text: str, max_positions: int) -> dict[str, float]:
+def largest_activations(model: MaskedLM, vocabulary: Vocabulary, text: str, max_positions: int) -> dict[str, float]:
     """Largest absolute value that each module takes or gives for *text*, by name; attention before its softmax, too.
 
     Args:

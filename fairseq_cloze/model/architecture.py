@@ -1,4 +1,4 @@
-"""Architecture: the shape of a RoBERTa."""
+"""Architecture: the shape of a masked LM, RoBERTa's where nothing else is said."""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -6,7 +6,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Architecture:
-    """Shape of a RoBERTa encoder; the fields are named as fairseq's options are."""
+    """Shape of an encoder with its LM head; the fields are named as fairseq's options are, where it has them.
+
+    The defaults are RoBERTa's, so what a configuration does not name is as there.
+    """
 
     encoder_layers: int
     encoder_embed_dim: int
@@ -17,6 +20,25 @@ class Architecture:
     layer_norm_eps: float = 1e-5
     untie_weights_roberta: bool = False
     pooler_activation_fn: str = "tanh"
+    family: str = "roberta"  #: what Hugging Face calls models of this kind, for export; nothing is computed by it
+    embedding_dim: int = 0  #: width of the embeddings, which a product widens to the encoder's; 0 where it is the same
+    shared_layers: bool = False  #: one layer, computed ``encoder_layers`` times
+    norm_first: bool = False  #: norm before attention and feed-forward, none before the first attention, one at the end
+    gated: bool = False  #: half of what comes out of the first feed-forward product is multiplied by the other half
+    without_biases: bool = False  #: in the layers, in all norms and in the LM head's first product
+    rotary_base: float = 0.0  #: positions turn query and key by angles of that base; 0: they are embedded
+    local_rotary_base: float = 0.0  #: the same in layers of local attention
+    local_attention: int = 0  #: tokens look at so many others, half on each side; 0: at all of the row
+    global_every: int = 1  #: but each so-manyth layer, from the first, looks at the whole row
+
+    @property
+    def embedding_width(self) -> int:
+        """Width of the embeddings and of what the LM head transforms."""
+        return self.embedding_dim or self.encoder_embed_dim
+
+    def is_local(self, layer: int) -> bool:
+        """Whether that layer, counted from 0, looks at near tokens only."""
+        return self.local_attention > 0 and layer % self.global_every != 0
 
     def differences(self, config: Any) -> list[str]:
         """What *config* (fairseq's model configuration) says otherwise, as text."""

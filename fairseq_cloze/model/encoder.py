@@ -1,7 +1,7 @@
-"""Encoder: RoBERTa's transformer encoder without work on padding.
+"""Encoder: a transformer encoder without work on padding, made of the parts that its architecture names.
 
 The tokens of all rows lie one after the other; products, layer norms and dropout see nothing else.  Parameters, their
-names and their order are fairseq's, so checkpoints go both ways.
+names and their order are fairseq's where it has them, so RoBERTa's checkpoints go both ways.
 """
 
 from collections.abc import Callable
@@ -56,15 +56,15 @@ class TrainingOptions:
 class Attention(nn.Module):
     """Parameters of self-attention."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, biases: bool = True) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"the width of the encoder, {width}, must be a multiple of its attention heads, {heads}")
         self.heads = heads
-        self.k_proj = nn.Linear(width, width)
-        self.v_proj = nn.Linear(width, width)
-        self.q_proj = nn.Linear(width, width)
-        self.out_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width, biases)
+        self.v_proj = nn.Linear(width, width, biases)
+        self.q_proj = nn.Linear(width, width, biases)
+        self.out_proj = nn.Linear(width, width, biases)
         # Drawn as in fairseq, so that a seed gives the same model.
         for each in (self.k_proj, self.v_proj, self.q_proj):
             nn.init.xavier_uniform_(each.weight, gain=0.5**0.5)
@@ -72,37 +72,61 @@ class Attention(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and a feed-forward network over packed rows, a layer norm after each."""
+    """Self-attention and a feed-forward network over packed rows, with a layer norm after or before each."""
 
     def __init__(
-        self, architecture: Architecture, training: TrainingOptions, compiled: tuple[Callable[..., Tensor], ...]
+        self,
+        architecture: Architecture,
+        training: TrainingOptions,
+        compiled: tuple[Callable[..., Tensor], ...],
+        number: int = 0,
     ) -> None:
         super().__init__()
-        width, eps = architecture.encoder_embed_dim, architecture.layer_norm_eps
-        self.self_attn = Attention(width, architecture.encoder_attention_heads)
-        self.self_attn_layer_norm = nn.LayerNorm(width, eps)
-        self.fc1 = nn.Linear(width, architecture.encoder_ffn_embed_dim)
-        self.fc2 = nn.Linear(architecture.encoder_ffn_embed_dim, width)
-        self.final_layer_norm = nn.LayerNorm(width, eps)
+        width, inner = architecture.encoder_embed_dim, architecture.encoder_ffn_embed_dim
+        biases = not architecture.without_biases
+        self.self_attn = Attention(width, architecture.encoder_attention_heads, biases)
+        if number or not architecture.norm_first:
+            self.self_attn_layer_norm = make_norm(architecture, width)
+        self.fc1 = nn.Linear(width, 2 * inner if architecture.gated else inner, biases)
+        self.fc2 = nn.Linear(inner, width, biases)
+        self.final_layer_norm = make_norm(architecture, width)
         self.activation_fn = activation_of(architecture.activation_fn)
+        self.norm_first, self.gated = architecture.norm_first, architecture.gated
+        self.is_local = architecture.is_local(number)
+        self.reach = architecture.local_attention // 2 if self.is_local else None
         self.in_training = training
         self.before_attention, self.after_attention = compiled
 
-    def forward(self, x: Tensor, rows: Rows) -> Tensor:
-        """Compute a layer of the *rows* in *x*, ``(tokens, width)``, in its type."""
+    def forward(self, x: Tensor, rows: Rows, rotation: Tensor | None = None) -> Tensor:
+        """Compute a layer of the *rows* in *x*, ``(tokens, width)``, in its type; *rotation*: see :func:`rotated`."""
         if self.in_training.recompute and torch.is_grad_enabled():
-            return checkpoint(self._compute, x, rows, use_reentrant=False)
-        return self._compute(x, rows)
+            return checkpoint(self._compute, x, rows, rotation, use_reentrant=False)
+        return self._compute(x, rows, rotation)
 
-    def _compute(self, x: Tensor, rows: Rows) -> Tensor:
+    def _compute(self, x: Tensor, rows: Rows, rotation: Tensor | None) -> Tensor:
         attention, options = self.self_attn, self.in_training if self.training else TrainingOptions()
         projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        qkv = self.before_attention(x, [each.weight for each in projections], [each.bias for each in projections])
-        attended = attend(qkv.view(len(x), 3, attention.heads, -1), rows, options.attention_dropout)
-        parts = (attention.out_proj, self.self_attn_layer_norm, self.fc1, self.fc2, self.final_layer_norm)
-        parameters = [parameter for part in parts for parameter in (part.weight, part.bias)]
-        how = (self.final_layer_norm.eps, options.dropout, options.activation_dropout, self.activation_fn)
+        eps, own_norm = self.final_layer_norm.eps, getattr(self, "self_attn_layer_norm", None)
+        before = own_norm if self.norm_first else None
+        weights, biases = [each.weight for each in projections], [each.bias for each in projections]
+        norm = None if before is None else _parameters(before)
+        qkv = self.before_attention(x, weights, biases, norm, eps, attention.heads, rotation)
+        attended = attend(qkv.view(len(x), 3, attention.heads, -1), rows, options.attention_dropout, self.reach)
+        norms = (self.final_layer_norm, None) if self.norm_first else (own_norm, self.final_layer_norm)
+        parts = (attention.out_proj, norms[0], self.fc1, self.fc2, norms[1])
+        parameters = [parameter for part in parts for parameter in _parameters(part)]
+        how = (eps, options.dropout, options.activation_dropout, self.activation_fn, self.norm_first, self.gated)
         return self.after_attention(x, attended.flatten(1), parameters, *how)
+
+
+def make_norm(architecture: Architecture, width: int) -> nn.LayerNorm:
+    """A layer norm over that *width*, with a bias where the architecture has some."""
+    return nn.LayerNorm(width, architecture.layer_norm_eps, bias=not architecture.without_biases)
+
+
+def _parameters(part: nn.Module | None) -> tuple[Any, Any]:
+    """Weight and bias of a part; ``None`` for what is not there."""
+    return getattr(part, "weight", None), getattr(part, "bias", None)
 
 
 class Encoder(nn.Module):
@@ -128,18 +152,26 @@ class Encoder(nn.Module):
         self.in_training = training
         self.register_buffer("version", torch.tensor([3.0]))  # fairseq's mark of today's names
         self.embed_tokens = embed_tokens
-        # Positions are counted from the one after padding's, as in fairseq.
-        self.embed_positions = nn.Embedding(
-            architecture.max_positions + PAD + 1, architecture.encoder_embed_dim, padding_idx=PAD
-        )
-        nn.init.normal_(self.embed_positions.weight, std=architecture.encoder_embed_dim**-0.5)
-        self.layernorm_embedding = nn.LayerNorm(architecture.encoder_embed_dim, architecture.layer_norm_eps)
+        width = architecture.embedding_width
+        self.rotary_bases = (architecture.rotary_base, architecture.local_rotary_base)  #: of global and local layers
+        self.head_width = architecture.encoder_embed_dim // architecture.encoder_attention_heads
+        if not architecture.rotary_base:
+            # Positions are counted from the one after padding's, as in fairseq.
+            self.embed_positions = nn.Embedding(architecture.max_positions + PAD + 1, width, padding_idx=PAD)
+            nn.init.normal_(self.embed_positions.weight, std=width**-0.5)
+        elif self.head_width % 2:
+            raise ValueError(f"attention heads that are turned need an even width, not {self.head_width}")
+        self.layernorm_embedding = make_norm(architecture, width)
+        if architecture.embedding_dim:
+            self.project_in_dim = nn.Linear(width, architecture.encoder_embed_dim)
         functions: tuple[Callable[..., Tensor], ...] = (before_attention, after_attention)
         if compiled:
             functions = tuple(compile_for_all_layers(function) for function in functions)
-        self.layers = nn.ModuleList(
-            EncoderLayer(architecture, training, functions) for _ in range(architecture.encoder_layers)
-        )
+        made = 1 if architecture.shared_layers else architecture.encoder_layers
+        self.rounds = architecture.encoder_layers // made  #: how often the layers are computed, one after the other
+        self.layers = nn.ModuleList(EncoderLayer(architecture, training, functions, number) for number in range(made))
+        if architecture.norm_first:
+            self.layer_norm = make_norm(architecture, architecture.encoder_embed_dim)
 
     def forward(
         self, tokens: Tensor, states: list[Tensor] | None = None, token_embeddings: Tensor | None = None
@@ -152,7 +184,7 @@ class Encoder(nn.Module):
         Args:
             tokens: padded with ``<pad>``
             states: a list that gets what goes into the first layer and what comes out of each
-            token_embeddings: instead of those of *tokens*, ``(rows, length, width)``
+            token_embeddings: instead of those of *tokens*, ``(rows, length, width of the embeddings)``
         """
         present = tokens.ne(PAD)
         rows = rows_of(present)
@@ -172,19 +204,35 @@ class Encoder(nn.Module):
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         with torch.autocast(device, enabled=False):
             x = self.embed_tokens(packed(tokens)) if token_embeddings is None else packed(token_embeddings)
-            x = _layer_norm(x + self.embed_positions(positions), self.layernorm_embedding)
+            rotations: list[Tensor | None] = [None, None]  # of global and of local layers
+            if self.rotary_bases[0]:
+                rotations = [self._rotation(base, positions - PAD - 1) for base in self.rotary_bases]
+            else:
+                x = x + self.embed_positions(positions)
+            x = _layer_norm(x, self.layernorm_embedding)
             x = F.dropout(x, self.in_training.dropout, self.training)
+            if hasattr(self, "project_in_dim"):
+                x = self.project_in_dim(x)
             x = x if dtype is None else x.to(dtype)
             if states is not None:
                 states.append(padded(x))
             for layer in self._layers_to_compute():
-                x = layer(x, rows)
+                x = layer(x, rows, rotations[layer.is_local])
                 if states is not None:
                     states.append(padded(x))
+            if hasattr(self, "layer_norm"):
+                x = _layer_norm(x, self.layer_norm)
         return padded(x)
 
-    def _layers_to_compute(self) -> list[nn.Module]:
-        layers = list(self.layers)
+    def _rotation(self, base: float, places: Tensor) -> Tensor:
+        """Cosine and sine of the angles that turn heads at each place, ``float32 (2, tokens, head width)``."""
+        exponents = torch.arange(0, self.head_width, 2, device=places.device).float() / self.head_width
+        angles = places[:, None].float() * (1.0 / base**exponents)
+        angles = torch.cat([angles, angles], dim=1)
+        return torch.stack([angles.cos(), angles.sin()])
+
+    def _layers_to_compute(self) -> list[Any]:
+        layers = list(self.layers) * self.rounds
         if not (self.training and self.in_training.layerdrop):
             return layers
         drawn = torch.empty(len(layers)).uniform_().tolist()
@@ -195,37 +243,80 @@ class Encoder(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 
-def before_attention(x: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+def before_attention(
+    x: Tensor,
+    weights: list[Tensor],
+    biases: list[Any],
+    norm: tuple[Any, Any] | None = None,
+    eps: float = 0.0,
+    heads: int = 1,
+    rotation: Tensor | None = None,
+) -> Tensor:
     """Query, key and value of ``(tokens, width)`` in one product, ``(tokens, 3 * width)``.
 
     A function of tensors, as :func:`after_attention` is, so that all layers share its compilation.
+
+    Args:
+        weights, biases: of the three products; the biases may be ``None``
+        norm: weight and bias of a layer norm that comes before, with *eps*
+        rotation: query and key of each of the *heads* are turned by it, see :func:`rotated`
     """
     weight = torch.cat([each.to(x.dtype) for each in weights])
-    return F.linear(x, weight, torch.cat([each.to(x.dtype) for each in biases]))
+    bias = None if biases[0] is None else torch.cat([each.to(x.dtype) for each in biases])
+    if norm is not None:
+        scale, shift = (part if part is None else part.to(x.dtype) for part in norm)
+        x = F.layer_norm(x, x.shape[-1:], scale, shift, eps)
+    qkv = F.linear(x, weight, bias)
+    if rotation is None:
+        return qkv
+    parts = qkv.view(len(qkv), 3, heads, -1)
+    return torch.cat([rotated(parts[:, :2], rotation), parts[:, 2:]], dim=1).flatten(1)
+
+
+def rotated(heads: Tensor, rotation: Tensor) -> Tensor:
+    """*heads*, ``(tokens, ..., width)``, turned: number i with number i + width / 2, as Su et al. (2021) have it.
+
+    Args:
+        rotation: cosine and sine, the same in both halves of a head, ``float32 (2, tokens, width)``
+    """
+    cosine, sine = rotation[:, :, None, None]
+    left, right = heads.chunk(2, dim=-1)
+    return (heads * cosine + torch.cat([-right, left], dim=-1) * sine).to(heads.dtype)
 
 
 def after_attention(
     x: Tensor,
     attended: Tensor,
-    parameters: list[Tensor],
+    parameters: list[Any],
     eps: float,
     dropout: float,
     activation_dropout: float,
     activation: Activation,
+    norm_first: bool = False,
+    gated: bool = False,
 ) -> Tensor:
     """What an encoder layer with the input *x* does after attention, ``(tokens, width)`` all three.
 
     Args:
-        parameters: weight and bias of output projection, first layer norm, both feed-forward layers, second layer norm
+        parameters: weight and bias of output projection, first layer norm, both feed-forward layers, second layer norm;
+            ``None`` for what is not there
+        norm_first: the first norm is of what goes into the feed-forward layers alone, and there is no second one
+        gated: half of the first feed-forward product is multiplied by the activation of the other
     """
-    cast = [parameter.to(x.dtype) for parameter in parameters]
+    cast: list[Any] = [parameter if parameter is None else parameter.to(x.dtype) for parameter in parameters]
     out_weight, out_bias, norm_1, shift_1, weight_1, bias_1, weight_2, bias_2, norm_2, shift_2 = cast
     width = x.shape[-1:]
     x = x + _drop(F.linear(attended, out_weight, out_bias), dropout)
-    x = F.layer_norm(x, width, norm_1, shift_1, eps)
-    inner = _drop(activation(F.linear(x, weight_1, bias_1)), activation_dropout)
-    x = x + _drop(F.linear(inner, weight_2, bias_2), dropout)
-    return F.layer_norm(x, width, norm_2, shift_2, eps)
+    normed = F.layer_norm(x, width, norm_1, shift_1, eps)
+    x = x if norm_first else normed
+    inner = F.linear(normed, weight_1, bias_1)
+    if gated:
+        inner, gate = inner.chunk(2, dim=-1)
+        inner = activation(inner) * gate
+    else:
+        inner = activation(inner)
+    x = x + _drop(F.linear(_drop(inner, activation_dropout), weight_2, bias_2), dropout)
+    return x if norm_first else F.layer_norm(x, width, norm_2, shift_2, eps)
 
 
 def compile_for_all_layers(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -243,7 +334,7 @@ def compile_for_all_layers(function: Callable[..., Tensor]) -> Callable[..., Ten
 
 
 def _layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
-    weight, bias = norm.weight.to(x.dtype), norm.bias.to(x.dtype)
+    weight, bias = (part if part is None else part.to(x.dtype) for part in _parameters(norm))
     return F.layer_norm(x, x.shape[-1:], weight, bias, norm.eps)
 
 

@@ -8,18 +8,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .architecture import Architecture
-from .encoder import activation_of
+from .encoder import activation_of, make_norm
 
 
 class LMHead(nn.Module):
-    """The LM head of RoBERTa for *rows* entries of the vocabulary; may share the *weight* of the token embedding."""
+    """The LM head for *rows* entries of the vocabulary; may share the *weight* of the token embedding."""
 
     def __init__(self, architecture: Architecture, rows: int, weight: Tensor | None) -> None:
         super().__init__()
-        width = architecture.encoder_embed_dim
-        self.dense = nn.Linear(width, width)
+        width = architecture.embedding_width
+        self.dense = nn.Linear(architecture.encoder_embed_dim, width, not architecture.without_biases)
         self.activation_fn = activation_of(architecture.activation_fn)
-        self.layer_norm = nn.LayerNorm(width, architecture.layer_norm_eps)
+        self.layer_norm = make_norm(architecture, width)
         self.weight = nn.Linear(width, rows, bias=False).weight if weight is None else weight
         self.bias = nn.Parameter(torch.zeros(rows))
 

@@ -38,7 +38,7 @@ def candidate_scores(model: nn.Module, sample: Sample, settings: Settings) -> Te
     ``full``, ``neighbors`` with ``head``: a ranking head on ``<s>``.
 
     Args:
-        model: :class:`fairseq_cloze.model.roberta.Roberta`, the plugin's model, or a RoBERTa of fairseq
+        model: :class:`fairseq_cloze.model.masked_lm.MaskedLM`, the plugin's model, or a RoBERTa of fairseq
         sample: a batch of :meth:`fairseq_cloze.views.view.View.collate`
         settings: complete
     """

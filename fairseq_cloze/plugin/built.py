@@ -9,11 +9,11 @@ from ..errors import CheckpointError
 from ..views.settings import CARRIED, PartialSettings
 from ..weights.checkpoint import Checkpoint
 from ..weights.plain import show
-from .names import CRITERION_NAME, MODEL_NAME, TASK_NAME
+from .names import ANY_ARCHITECTURE, CRITERION_NAME, MODEL_NAME, TASK_NAME
 
 #: What fairseq may build when it loads a checkpoint.  Others of its parts run text of the file, or load what it names.
 BUILT = {
-    "architecture": (f"{MODEL_NAME}*", "roberta", "roberta_base", "roberta_large", "xlm"),
+    "architecture": (f"{MODEL_NAME}*", ANY_ARCHITECTURE, "roberta", "roberta_base", "roberta_large", "xlm"),
     "task": (TASK_NAME, "masked_lm", "multilingual_masked_lm", "sentence_prediction", "sentence_ranking"),
     "criterion": (CRITERION_NAME, "masked_lm", "sentence_prediction", "sentence_ranking", "cross_entropy"),
     "bpe": ("none", "gpt2"),
@@ -26,7 +26,7 @@ _RUN = ("encoder", "decoder", *(f"{part}xformers_att_config" for part in ("", "e
 #: Options that say how large a model is, as its weights are.
 _SIZES = (
     *("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_attention_heads"),
-    "max_positions",
+    *("max_positions", "embedding_dim", "local_attention", "global_every"),
 )
 
 

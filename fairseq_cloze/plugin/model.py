@@ -1,6 +1,6 @@
-"""Model: the core's RoBERTa as one of fairseq's models.
+"""Model: the core's masked LM as one of fairseq's models.
 
-``cloze_roberta`` has fairseq's parameters and names, so checkpoints go both ways.  Its shape comes from the checkpoint
+A RoBERTa has fairseq's parameters and names, so checkpoints go both ways.  The shape comes from the checkpoint
 it starts from, where the command line does not say otherwise.
 """
 
@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from ..model.architecture import BASE, LARGE, Architecture
 from ..model.encoder import Attention, Encoder, TrainingOptions
 from ..model.heads import LMHead
-from ..model.roberta import scores_of_candidate_tokens
+from ..model.masked_lm import scores_of_candidate_tokens
 from ..weights.reading import upgraded_weights
-from .names import MODEL_NAME, option
+from .names import ANY_ARCHITECTURE, MODEL_NAME, option
 
 
 def _open(text: str, from_scratch: Any) -> Any:
@@ -33,7 +33,7 @@ def _open(text: str, from_scratch: Any) -> Any:
 
 @dataclass
 class ClozeRobertaConfig(FairseqDataclass):
-    """Options of ``--arch cloze_roberta``; what is ``None`` comes from the checkpoint."""
+    """Options of ``--arch cloze_roberta`` and ``--arch cloze_lm``; what is ``None`` comes from the checkpoint."""
 
     encoder_layers: Optional[int] = _open("number of layers", BASE.encoder_layers)
     encoder_embed_dim: Optional[int] = _open("width of the encoder", BASE.encoder_embed_dim)
@@ -44,6 +44,16 @@ class ClozeRobertaConfig(FairseqDataclass):
     layer_norm_eps: Optional[float] = _open("epsilon of the layer norms", "1e-5")
     untie_weights_roberta: Optional[bool] = _open("keep embeddings and LM head apart", "no")
     pooler_activation_fn: Optional[str] = _open("activation function of the ranking head", "tanh")
+    family: Optional[str] = _open("what Hugging Face calls models of this kind, for export", "roberta")
+    embedding_dim: Optional[int] = _open("width of the embeddings", "as the encoder")
+    shared_layers: Optional[bool] = _open("one layer, computed as often as there are layers", "no")
+    norm_first: Optional[bool] = _open("layer norms before attention and feed-forward, not after", "no")
+    gated: Optional[bool] = _open("gated feed-forward layers", "no")
+    without_biases: Optional[bool] = _open("products and layer norms without biases", "no")
+    rotary_base: Optional[float] = _open("base of rotary positions", "positions are embedded")
+    local_rotary_base: Optional[float] = _open("the same in layers of local attention", "none")
+    local_attention: Optional[int] = _open("tokens that local attention looks at", "all")
+    global_every: Optional[int] = _open("each so-manyth layer looks at the whole text", 1)
     dropout: float = option(0.1, "dropout probability")
     attention_dropout: float = option(0.1, "dropout probability of attention weights")
     activation_dropout: float = option(0.0, "dropout probability inside the feed-forward layers")
@@ -58,6 +68,10 @@ class ClozeRobertaConfig(FairseqDataclass):
 
 class ClozeRobertaEncoder(RobertaEncoder):
     """fairseq's shell around the core's encoder and LM head."""
+
+    def build_embedding(self, vocab_size: int, embedding_dim: int, padding_idx: int) -> nn.Embedding:
+        """Token embedding, which may be narrower than the encoder."""
+        return nn.Embedding(vocab_size, architecture_of(self.args).embedding_width, padding_idx)
 
     def build_encoder(self, args: Any, dictionary: Dictionary, embed_tokens: nn.Embedding) -> Encoder:
         """The core's encoder."""
@@ -81,7 +95,7 @@ class ClozeRobertaEncoder(RobertaEncoder):
 
 @register_model(MODEL_NAME, dataclass=ClozeRobertaConfig)
 class ClozeRobertaModel(RobertaModel):
-    """The core's RoBERTa as fairseq trains it."""
+    """The core's masked LM as fairseq trains it."""
 
     def __init__(self, args: Any, encoder: ClozeRobertaEncoder) -> None:
         super(RobertaModel, self).__init__(encoder)  # RobertaModel's would draw fewer of the weights
@@ -117,7 +131,7 @@ class ClozeRobertaModel(RobertaModel):
     ) -> tuple[Tensor, dict[str, Any]]:
         """As :meth:`fairseq.models.roberta.RobertaModel.forward`, and with *candidate_tokens* their scores alone.
 
-        They take what :func:`fairseq_cloze.model.roberta.scores_of_candidate_tokens` says.
+        They take what :func:`fairseq_cloze.model.masked_lm.scores_of_candidate_tokens` says.
         """
         device = src_tokens.device.type
         with torch.autocast(device, torch.bfloat16) if getattr(self.args, "autocast", False) else nullcontext():
@@ -180,3 +194,8 @@ def cloze_roberta_base(args: Any) -> None:
 def cloze_roberta_large(args: Any) -> None:
     """RoBERTa-large: 24 layers of 1024."""
     fill_config(args, vars(LARGE))
+
+
+@register_model_architecture(MODEL_NAME, ANY_ARCHITECTURE)
+def cloze_lm(args: Any) -> None:
+    """Whatever the checkpoint is."""

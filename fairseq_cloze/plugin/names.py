@@ -3,9 +3,14 @@
 from dataclasses import field
 from typing import Any
 
+from ..model.names import ANY_ARCHITECTURE as ANY_ARCHITECTURE
+
 TASK_NAME = "cloze_ranking"
 CRITERION_NAME = "cloze_ranking"
 MODEL_NAME = "cloze_roberta"
+
+#: Architectures of our model that take their shape from the checkpoint.
+OPEN_ARCHITECTURES = (MODEL_NAME, ANY_ARCHITECTURE)
 
 
 def option(default: Any, text: str) -> Any:

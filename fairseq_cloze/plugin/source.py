@@ -14,7 +14,7 @@ from ..runs.names import LAST_CHECKPOINT
 from ..weights.checkpoint import Checkpoint, digests
 from .distributed import gather, rank
 from .model import fill_config
-from .names import MODEL_NAME
+from .names import ANY_ARCHITECTURE, OPEN_ARCHITECTURES
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def find_source(cfg: Any) -> Checkpoint | None:
         logger.warning("training starts from random weights, as --from-scratch asks for")
         return None
     raise CheckpointError(
-        "no pretrained weights: pass --finetune-from-model MODEL.PT (made by 'fairseq-cloze import-hf', or RoBERTa "
+        "no pretrained weights: pass --finetune-from-model MODEL.PT (made by 'fairseq-cloze import-hf', or a RoBERTa "
         "of fairseq), or --from-scratch to start from random weights on purpose"
     )
 
@@ -93,7 +93,7 @@ def what_is_sound(save_dir: PathLike) -> str:
 def fit_model(source: Checkpoint, cfg: Any) -> None:
     """Give a model the shape of its checkpoint where its options *cfg* leave it open; else name the differences."""
     architecture = source.architecture
-    if getattr(cfg, "_name", None) == MODEL_NAME:
+    if getattr(cfg, "_name", None) in OPEN_ARCHITECTURES:
         fill_config(cfg, vars(architecture))
     elif isinstance(cfg, Namespace):
         cfg.layer_norm_eps = architecture.layer_norm_eps
@@ -101,7 +101,7 @@ def fit_model(source: Checkpoint, cfg: Any) -> None:
     if differences:
         raise CheckpointError(
             f"{source.name} does not fit the model: {'; '.join(differences)}; "
-            f"pass --arch {MODEL_NAME}, which takes its shape from the checkpoint"
+            f"pass --arch {ANY_ARCHITECTURE}, which takes its shape from the checkpoint"
         )
 
 

@@ -10,9 +10,9 @@ import torch
 from ..data.store import Store
 from ..data.vocabulary import Vocabulary
 from ..errors import CheckpointError, ClozeError, first_line
+from ..model.masked_lm import MaskedLM
 from ..model.memory import Limit, cannot_split, in_parts
 from ..model.names import HEAD_NAME, HEADS
-from ..model.roberta import Roberta
 from ..model.scores import candidate_scores
 from ..views.batches import cut_batches, longest_first
 from ..views.making import make_view
@@ -62,7 +62,7 @@ class Member:
         checkpoint.require_sound()
         prefixes = tuple(f"{HEADS}{name}." for name in unused)
         weights = {name: value for name, value in checkpoint.weights.items() if not name.startswith(prefixes)}
-        model = Roberta.from_weights(self.architecture, weights, ranking_head=head, autocast=resources.bf16)
+        model = MaskedLM.from_weights(self.architecture, weights, ranking_head=head, autocast=resources.bf16)
         self.model = (model.half() if resources.fp16 else model.float()).to(self.device).eval()
 
     @property

@@ -16,6 +16,7 @@ from ..data.vocabulary import FILES, Vocabulary
 from ..errors import CheckpointError, first_line
 from ..files import PathLike, cannot_write, replacing
 from ..model.architecture import Architecture
+from ..model.names import ANY_ARCHITECTURE
 from ..views.settings import CARRIED, PartialSettings, Settings
 from .plain import show
 from .reading import State
@@ -141,12 +142,13 @@ def compare_vocabularies(own: Vocabulary, found: Vocabulary, checkpoint: str, wh
 def pretrained_state(
     weights: Mapping[str, Tensor], architecture: Architecture, vocabulary: Vocabulary, options: Mapping[str, Any] = {}
 ) -> State:
-    """A checkpoint as fairseq's own RoBERTa releases are: options in a namespace, masked LM as task and criterion.
+    """A checkpoint as fairseq's own releases are: options in a namespace, masked LM as task and criterion.
 
     Weights and *options*, those of the model beside its shape, have fairseq's names; the vocabulary is carried along.
     """
+    own = "roberta_large" if architecture.encoder_layers == 24 else "roberta_base"
     args = Namespace(
-        arch="roberta_large" if architecture.encoder_layers == 24 else "roberta_base",
+        arch=own if architecture.family == Architecture.family else ANY_ARCHITECTURE,
         task="masked_lm",
         criterion="masked_lm",
         data="",

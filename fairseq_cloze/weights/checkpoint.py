@@ -25,10 +25,11 @@ from ..errors import CheckpointError
 from ..files import PathLike
 from ..model.architecture import Architecture
 from ..model.encoder import ACTIVATIONS
+from ..model.masked_lm import shapes
 from ..model.names import ENCODER, HEAD_NAME, HEADS, LM_HEAD, RANKING_HEAD
-from ..model.roberta import shapes
 from ..views.settings import AS_TRAINED, PartialSettings
 from .carried import Carried, OtherVocabulary, compare_vocabularies, read_carried
+from .families import HUB_PREFIXES
 from .plain import show
 from .reading import State, load_checkpoint, upgraded_weights
 
@@ -39,6 +40,10 @@ LARGEST = 1e9  #: of a weight; trained ones stay below a hundred, and the square
 
 #: What a run must have loaded: names for people, prefixes of the weights.
 PARTS = {"encoder": ENCODER, "LM head": LM_HEAD}
+
+
+#: Largest base of rotary positions, largest number of tokens.
+_LARGEST_BASE, _MOST = 1e9, 1 << 24
 
 
 class Progress(NamedTuple):
@@ -62,7 +67,7 @@ class Checkpoint:
         self.name = name or str(path)
         if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
             hint = "expected a checkpoint of fairseq"
-            if isinstance(state, dict) and any(str(key).startswith(("roberta.", "lm_head.")) for key in state):
+            if isinstance(state, dict) and any(str(key).startswith(HUB_PREFIXES) for key in state):
                 hint += ", found Hugging Face weights; convert them with 'fairseq-cloze import-hf'"
             raise CheckpointError(f"{self.name}: {hint}")
         self.state: State = state
@@ -75,7 +80,7 @@ class Checkpoint:
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
-        """Weights under today's names, on the CPU; ``CheckpointError`` unless they are of a RoBERTa with LM head."""
+        """Weights under today's names, on the CPU; ``CheckpointError`` unless they are of an encoder with LM head."""
         return upgraded_weights(self.state["model"], self.name)
 
     @cached_property
@@ -83,38 +88,59 @@ class Checkpoint:
         """Shape of the model, from the weights and from options; ``CheckpointError`` where it is not supported."""
         layers = {match[1] for match in map(LAYER.match, self.weights) if match}
         try:
-            embed_dim = self.weights[f"{ENCODER}embed_tokens.weight"].size(1)
-            ffn_dim = self.weights[f"{ENCODER}layers.0.fc1.weight"].size(0)
-            positions = self.weights[f"{ENCODER}embed_positions.weight"].size(0)
+            embedding_width = self.weights[f"{ENCODER}embed_tokens.weight"].size(1)
+            fc1 = self.weights[f"{ENCODER}layers.0.fc1.weight"]
+            inner, embed_dim = fc1.size(0), fc1.size(-1)
+            rotary_base = self._number("rotary_base", (int, float), 0, _LARGEST_BASE)
+            if not rotary_base:
+                positions = self.weights[f"{ENCODER}embed_positions.weight"].size(0) - 2  # two rows stand before them
             heads = self.options["encoder_attention_heads"]
         except KeyError as error:
-            problem = f"expected a RoBERTa checkpoint of fairseq, {error} is missing from it"
+            problem = f"expected a masked LM of fairseq or of this project, {error} is missing from it"
             raise CheckpointError(f"{self.name}: {problem}") from error
         if self.option("encoder_normalize_before"):
             problem = "RoBERTa with layer norm before the blocks (roberta_prenorm) is not supported"
             raise CheckpointError(f"{self.name}: {problem}")
         if type(heads) is not int or heads < 1 or embed_dim % heads:
             raise self._wrong_option("encoder_attention_heads", f"a number that divides the width {embed_dim}")
-        if positions < 3:
-            raise CheckpointError(f"{self.name}: expected at least one position, found {positions - 2}")
-        if self.option("untie_weights_roberta") not in (None, False, True):
-            raise self._wrong_option("untie_weights_roberta", "true or false")
-        eps, chosen = self.option("layer_norm_eps"), {}
+        if rotary_base:
+            if embed_dim // heads % 2:
+                raise self._wrong_option("rotary_base", f"none, as heads have the odd width {embed_dim // heads}")
+            positions = self._number("max_positions", (int,), 1, _MOST)
+        elif positions < 1:
+            raise CheckpointError(f"{self.name}: expected at least one position, found {positions}")
+        flags: dict[str, Any] = {}
+        for name in ("untie_weights_roberta", "shared_layers", "norm_first", "gated", "without_biases"):
+            if self.option(name) not in (None, False, True):
+                raise self._wrong_option(name, "true or false")
+            flags[name] = bool(self.option(name))
+        if flags["gated"] and inner % 2:
+            raise self._wrong_option("gated", f"false, as its feed-forward layers have the odd width {inner}")
+        eps, texts = self.option("layer_norm_eps"), {}
         if eps is not None and not (type(eps) in (int, float) and 0 < eps < 1):
             raise self._wrong_option("layer_norm_eps", "a small number above 0")
         for name in ("activation_fn", "pooler_activation_fn"):
-            chosen[name] = self.option(name) or getattr(Architecture, name)
-            if chosen[name] not in list(ACTIVATIONS):
+            texts[name] = self.option(name) or getattr(Architecture, name)
+            if texts[name] not in list(ACTIVATIONS):
                 raise self._wrong_option(name, f"one of {', '.join(ACTIVATIONS)}")
+        family = self.option("family")
+        if family is not None and type(family) is not str:
+            raise self._wrong_option("family", "a text")
         return Architecture(
-            encoder_layers=len(layers),
+            encoder_layers=self._number("encoder_layers", (int,), 1, 999) if flags["shared_layers"] else len(layers),
             encoder_embed_dim=embed_dim,
-            encoder_ffn_embed_dim=ffn_dim,
+            encoder_ffn_embed_dim=inner // 2 if flags["gated"] else inner,
             encoder_attention_heads=heads,
-            max_positions=positions - 2,  # two rows stand before the first position
+            max_positions=positions,
             layer_norm_eps=Architecture.layer_norm_eps if eps is None else float(eps),
-            untie_weights_roberta=bool(self.option("untie_weights_roberta")),
-            **chosen,
+            family=family or Architecture.family,
+            embedding_dim=0 if f"{ENCODER}project_in_dim.weight" not in self.weights else embedding_width,
+            rotary_base=float(rotary_base),
+            local_rotary_base=float(self._number("local_rotary_base", (int, float), 0, _LARGEST_BASE)),
+            local_attention=self._number("local_attention", (int,), 0, _MOST),
+            global_every=self._number("global_every", (int,), 1, _MOST),
+            **flags,
+            **texts,
         )
 
     def _wrong_option(self, name: str, expected: str) -> CheckpointError:
@@ -122,6 +148,14 @@ class Checkpoint:
         return CheckpointError(
             f"{self.name}: option {name}: expected {expected}, found {found}; take the original file"
         )
+
+    def _number(self, name: str, kinds: tuple[type, ...], least: int, most: float) -> Any:
+        """An option that is a number, its default where it is not there."""
+        found: Any = self.option(name)
+        found = getattr(Architecture, name, None) if found is None else found
+        if type(found) not in kinds or not least <= found <= most:
+            raise self._wrong_option(name, f"a number from {least} to {most:,.0f}")
+        return found
 
     def require_sound(self) -> None:
         """Make sure that every weight has its place in the model, and :meth:`require_usable`.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, first_line
+from .families import ACTIVATIONS, FAMILIES, Family, why_not
 from .plain import show
 from .reading import load_checkpoint
 
@@ -23,23 +24,8 @@ _INDEX = ".index.json"
 #: What programs that wrap a model put before all its names.
 _WRAPPERS = re.compile(r"((_orig_mod|module)\.)+")
 
-TOKENS, POSITIONS, TOKEN_TYPES = (
-    f"roberta.embeddings.{kind}_embeddings.weight" for kind in ("word", "position", "token_type")
-)
-BIAS, DECODER, DECODER_BIAS = "lm_head.bias", "lm_head.decoder.weight", "lm_head.decoder.bias"
-_LAYER = re.compile(r"roberta\.encoder\.layer\.([0-9]{1,6})\.")
-
-#: Fields of ``config.json`` that are sizes.
-_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-
-#: What a model must say of itself where it says something; positions are counted from the row behind the padding's.
-_FIXED: dict[str, Any] = {
-    "hidden_act": "gelu",
-    "pad_token_id": 1,
-    "position_embedding_type": "absolute",
-    "is_decoder": False,
-    "add_cross_attention": False,
-}
+#: Layers that share their weights are below: nothing else tells how many there are.
+_MOST_LAYERS = 1000
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -69,40 +55,71 @@ def refuse_pointer(path: Path) -> None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Configuration of a RoBERTa that fairseq can be given; ``CheckpointError`` says what it is, or what is wrong."""
+    """Configuration of one of :data:`FAMILIES`, complete; ``CheckpointError`` says what it is, or what is wrong."""
     path = folder / CONFIG
     if not path.is_file():
         raise CheckpointError(f"{folder}: expected a Hugging Face model, found no {CONFIG}; copy or download it again")
     config = read_json(path)
-    if config.get("model_type") != "roberta":
+    why, family = why_not(config), family_of(config)
+    if why or family is None:
+        kinds = "; " + why if why else ""
         raise CheckpointError(
-            f"{folder}: expected model_type roberta (roberta-base, roberta-large, distilroberta-base and the like), "
-            f"found {show(config.get('model_type'))}; only byte-level-BPE RoBERTa can be imported"
+            f"{folder}: expected a masked LM with model_type {', '.join(FAMILIES)}, "
+            f"found {_kind(config)}{kinds}; such a model cannot be imported"
         )
-    for field, value in _FIXED.items():
+    for field, value in family.defaults.items():
+        config.setdefault(field, value)
+    for field, value in family.fixed.items():
         if config.get(field, value) != value:
             raise CheckpointError(
-                f"{folder}: expected {field} {value}, as RoBERTa has, found {show(config[field])}; such a model "
+                f"{folder}: expected {field} {value}, as {family.name} has, found {show(config[field])}; such a model "
                 "cannot be imported"
             )
-    for field in _SIZES:
+    for field, ours in family.sizes.items():
         if field not in config:
             raise CheckpointError(f"{folder}: {field} is missing from {CONFIG}; copy or download it again")
         if type(config[field]) is not int or config[field] < 1:
             raise _wrong(folder, field, "a number from 1 on", config[field])
-    if config["hidden_size"] % config["num_attention_heads"]:
-        expected = f"a number that divides hidden_size {config['hidden_size']}"
-        raise _wrong(folder, "num_attention_heads", expected, config["num_attention_heads"])
-    eps = config.setdefault("layer_norm_eps", 1e-12)  # as transformers has it
-    if type(eps) not in (int, float) or not 0 < eps < 1:
-        raise _wrong(folder, "layer_norm_eps", "a small number above 0", eps)
-    for field in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+        if ours == "encoder_layers" and family.parts.get("shared_layers") and config[field] >= _MOST_LAYERS:
+            raise _wrong(folder, field, f"a number below {_MOST_LAYERS}", config[field])
+    ours_to_theirs = {ours: theirs for theirs, ours in family.sizes.items()}
+    width, heads = (ours_to_theirs[ours] for ours in ("encoder_embed_dim", "encoder_attention_heads"))
+    if config[width] % config[heads]:
+        raise _wrong(folder, heads, f"a number that divides {width} {config[width]}", config[heads])
+    if family.bases and config[width] // config[heads] % 2:
+        raise _wrong(folder, heads, f"a number that divides {width} {config[width]} into even parts", config[heads])
+    for field in family.bases:
+        if config[field] is None and field != next(iter(family.bases)):
+            config[field] = config[next(iter(family.bases))]  # one for all layers
+        base = config[field]
+        if type(base) not in (int, float) or not 1 < base <= 1e9:
+            raise _wrong(folder, field, "a number above 1", base)
+    if family.activation in config and config[family.activation] not in list(ACTIVATIONS):
+        raise _wrong(folder, family.activation, f"one of {', '.join(ACTIVATIONS)}", config[family.activation])
+    if family.eps:
+        eps = config[family.eps]
+        if type(eps) not in (int, float) or not 0 < eps < 1:
+            raise _wrong(folder, family.eps, "a small number above 0", eps)
+    for field in family.dropouts:
         share = config.setdefault(field, 0.1)
         if type(share) not in (int, float) or not 0 <= share <= 1:
             raise _wrong(folder, field, "a number from 0 to 1", share)
     if type(config.setdefault("tie_word_embeddings", True)) is not bool:
         raise _wrong(folder, "tie_word_embeddings", "true or false", config["tie_word_embeddings"])
     return config
+
+
+def family_of(config: Mapping[str, Any]) -> Family | None:
+    """The family that a configuration names, if it is one of ours."""
+    kind = config.get("model_type")
+    return FAMILIES.get(kind) if isinstance(kind, str) else None
+
+
+def _kind(config: Mapping[str, Any]) -> str:
+    """What a configuration says that it is of: model type and class."""
+    classes = config.get("architectures")
+    named = f" ({show(classes[0])})" if isinstance(classes, list) and classes else ""
+    return show(config.get("model_type")) + named
 
 
 def _wrong(folder: Path, field: str, expected: str, found: Any) -> CheckpointError:
@@ -117,6 +134,9 @@ def read_weights(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, Ten
     Raises:
         CheckpointError: they cannot be read, or are not those that *config* tells of
     """
+    family = FAMILIES[config["model_type"]]
+    tokens, positions, token_types = map(family.place, (family.tokens, family.positions, family.token_types))
+    bare = tuple({name.removeprefix(family.body).split(".")[0] + "." for name in (*family.encoder, tokens)})
     raw, aliases = _read_files(folder)
     weights: dict[str, Tensor] = {}
     notes = []
@@ -128,41 +148,50 @@ def read_weights(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, Ten
         if name != full:
             wrapped.add(full[: -len(name)])
         name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-        if name.startswith(("embeddings.", "encoder.", "pooler.")):  # saved without the head's class around it
-            name = f"roberta.{name}"
+        if name.startswith(bare):  # saved without the head's class around it
+            name = f"{family.body}{name}"
         if name in weights:
             raise CheckpointError(f"{folder}: {show(name)} is there twice, under two names; save the model again")
-        if name.startswith(("roberta.", "lm_head.")) and not name.endswith("position_ids"):
+        wanted = name.startswith((family.body, family.head_prefix)) or name in (family.bias, family.decoder)
+        if wanted and not name.endswith("position_ids"):
             weights[name] = _as_float(value, name, folder)
     if wrapped:
         notes.append(f"left out '{', '.join(sorted(wrapped))}', which stood before the names of weights")
     for missing, kept in aliases.items():
         if kept in weights:
             weights.setdefault(missing, weights[kept])
-    _find_tied(weights, config, folder, notes)
-    encoder = ((name, "RoBERTa encoder") for name in (TOKENS, POSITIONS, TOKEN_TYPES))
-    for name, what in (*encoder, ("lm_head.dense.weight", "LM head")):
-        if name not in weights:
+    _find_tied(weights, family, config, folder, notes)
+    needed = [(tokens, "encoder"), (positions, "encoder"), (token_types, "encoder"), (family.head_weight, "LM head")]
+    for name, what in needed:
+        if name != family.body and name not in weights:
             raise CheckpointError(
-                f"{folder}: expected the weights of RobertaForMaskedLM, found no {what} ({name}); "
+                f"{folder}: expected the weights of {family.masked_lm}, found no {what} ({name}); "
                 "take the masked-LM release of the model"
             )
-    layers = {match[1] for match in map(_LAYER.match, weights) if match}
-    rows, positions, types = (len(weights[name]) for name in (TOKENS, POSITIONS, TOKEN_TYPES))
-    if types != 1:
-        raise CheckpointError(f"{folder}: expected one token type, as RoBERTa has, found {types}")
-    for field, found in (
-        ("num_hidden_layers", len(layers)),
-        ("hidden_size", weights[TOKENS].size(1)),
-        ("vocab_size", rows),
-        ("max_position_embeddings", positions),
-    ):
+    expected = [("vocab_size", len(weights[tokens]))]
+    if family.token_types and family.type_rows == 1 and len(weights[token_types]) != 1:
+        found = len(weights[token_types])
+        raise CheckpointError(f"{folder}: expected one token type, as {family.name} has, found {found}")
+    if family.positions:
+        expected.append(("max_position_embeddings", len(weights[positions])))
+    for field, ours in family.sizes.items():
+        if ours == "encoder_layers" and not family.parts.get("shared_layers"):
+            expected.append((field, _count_layers(weights, family)))
+        if ours == ("embedding_dim" if "embedding_dim" in family.sizes.values() else "encoder_embed_dim"):
+            expected.append((field, weights[tokens].size(-1)))
+    for field, found in expected:
         if config.get(field, found) != found:
             raise CheckpointError(
                 f"{folder}: {CONFIG} says {field} {show(config[field])}, the weights have {found:,}; they are of two "
                 "models, or cut down: copy or download both again"
             )
     return weights, notes
+
+
+def _count_layers(weights: Mapping[str, Tensor], family: Family) -> int:
+    before = next(name for name in family.encoder if "{}" in name).partition("{}")[0]
+    pattern = re.compile(rf"{re.escape(before)}([0-9]{{1,6}})\.")
+    return len({match[1] for match in map(pattern.match, weights) if match})
 
 
 def _as_float(value: Any, name: str, folder: Path) -> Tensor:
@@ -175,26 +204,30 @@ def _as_float(value: Any, name: str, folder: Path) -> Tensor:
     return value.float()
 
 
-def _find_tied(weights: dict[str, Tensor], config: Mapping[str, Any], folder: Path, notes: list[str]) -> None:
+def _find_tied(
+    weights: dict[str, Tensor], family: Family, config: Mapping[str, Any], folder: Path, notes: list[str]
+) -> None:
     """Put embedding, projection and bias under the names of both, as transformers ties them."""
+    tokens, wanted = family.place(family.tokens), family.decoder
     if config["tie_word_embeddings"]:
-        decoder = weights.pop(DECODER, None)
-        if TOKENS not in weights and decoder is not None:
-            weights[TOKENS] = decoder
-        elif decoder is not None and not torch.equal(decoder, weights.get(TOKENS, decoder)):
-            notes.append(f"left out {DECODER}, as {CONFIG} says that the embedding is used in its place")
-    elif DECODER not in weights:
+        decoder = weights.pop(wanted, None)
+        if tokens not in weights and decoder is not None:
+            weights[tokens] = decoder
+        elif decoder is not None and not torch.equal(decoder, weights.get(tokens, decoder)):
+            notes.append(f"left out {wanted}, as {CONFIG} says that the embedding is used in its place")
+    elif wanted not in weights:
         raise CheckpointError(
-            f"{folder}: expected {DECODER}, as {CONFIG} has tie_word_embeddings false, found none; the LM head is "
+            f"{folder}: expected {wanted}, as {CONFIG} has tie_word_embeddings false, found none; the LM head is "
             "incomplete"
         )
-    bias = weights.pop(DECODER_BIAS, weights.get(BIAS))
-    if bias is None and "lm_head.dense.weight" not in weights:
+    bias = weights.pop(family.decoder_bias, weights.get(family.bias))
+    if bias is None and family.head_weight not in weights:
         return  # there is no head at all
     if bias is None:
-        raise CheckpointError(f"{folder}: expected {BIAS}, found none; the LM head is incomplete")
-    if not torch.equal(weights.setdefault(BIAS, bias), bias):
-        raise CheckpointError(f"{folder}: {BIAS} and {DECODER_BIAS} differ, which are one; save the model again")
+        raise CheckpointError(f"{folder}: expected {family.bias}, found none; the LM head is incomplete")
+    if not torch.equal(weights.setdefault(family.bias, bias), bias):
+        both = f"{family.bias} and {family.decoder_bias}"
+        raise CheckpointError(f"{folder}: {both} differ, which are one; save the model again")
 
 
 def _read_files(folder: Path) -> tuple[dict[Any, Any], dict[str, str]]:

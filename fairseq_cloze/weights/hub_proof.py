@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ..data.vocabulary import BOS, EOS
 from ..errors import CheckpointError, first_line
-from ..model.roberta import Roberta
+from ..model.masked_lm import MaskedLM
 from .checkpoint import Checkpoint
+from .families import FAMILIES
 from .hub_tokenizer_files import MERGES, TOKENIZER, VOCAB
 
 #: Words, numbers, capitals, accents, punctuation, spaces, another alphabet.
@@ -69,7 +70,7 @@ def prove_import(
     masked = [BOS, *own, EOS]
     masked[len(masked) // 2] = vocabulary.mask
     batch = torch.tensor([masked])
-    model = Roberta.from_weights(checkpoint.architecture, checkpoint.weights)
+    model = MaskedLM.from_weights(checkpoint.architecture, checkpoint.weights)
     with torch.inference_mode():
         ours = model(batch)[0]
     try:
@@ -115,8 +116,9 @@ def _logits(weights: Mapping[str, Tensor], config: Mapping[str, Any], tokens: Te
 
     transformers: Any = package
     transformers.logging.set_verbosity_error()
-    settings = transformers.RobertaConfig.from_dict({**config, "torch_dtype": "float32", "dtype": "float32"})
-    model = transformers.RobertaForMaskedLM(settings)
+    masked_lm = getattr(transformers, FAMILIES[config["model_type"]].masked_lm)
+    plain = {"torch_dtype": "float32", "dtype": "float32", "reference_compile": False}
+    model = masked_lm(masked_lm.config_class.from_dict({**config, **plain}))
     model.load_state_dict(dict(weights), strict=False)
     model.tie_weights()
     with torch.inference_mode():

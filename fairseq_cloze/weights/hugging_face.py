@@ -1,7 +1,8 @@
 """Hugging Face: pretrained weights from there, checkpoints to there.
 
-On the way to fairseq the one token-type row, which it lacks, is added to the positions, and the embedding rows are
-sorted into its order: the four special symbols, the BPE tokens, ``<mask>``.
+On the way here the first token-type row, which fairseq lacks, is added to the positions, and the embedding rows are
+sorted into its order: the four special symbols, the other tokens, the mask.  What differs between the families stands
+in :mod:`fairseq_cloze.weights.families`.
 """
 
 import json
@@ -12,31 +13,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..data.vocabulary import BOS, EOS, PAD
 from ..errors import CheckpointError, ClozeError, first_line
 from ..files import PathLike, alone_in, cannot_write, replacing, write_text
 from ..model.architecture import Architecture
-from ..model.names import ENCODER, LM_HEAD, RANKING_HEAD
-from ..model.roberta import shapes
+from ..model.masked_lm import shapes
+from ..model.names import ENCODER, LM_HEAD
 from ..version import __version__
 from .carried import MODEL_FILE, pretrained_state, save_state
 from .checkpoint import Checkpoint
-from .hub_files import (
-    BIAS,
-    CONFIG,
-    DECODER,
-    DECODER_BIAS,
-    PICKLED,
-    POSITIONS,
-    SAFETENSORS,
-    TOKEN_TYPES,
-    TOKENS,
-    read_config,
-    read_json,
-    read_weights,
-)
+from .families import FAMILIES, Family
+from .hub_files import CONFIG, PICKLED, SAFETENSORS, read_config, read_json, read_weights
 from .hub_proof import prove_import
 from .hub_tokenizer import read_tokenizer
 from .hub_tokenizer_files import ADDED, MERGES, TOKENIZER, TOKENIZER_CONFIG, TOKENIZER_FILES, VOCAB
+from .plain import show
 
 #: Files of a hub model that are read.
 HUB_FILES = [
@@ -47,31 +38,11 @@ HUB_FILES = [
 #: What transformers would read of a tokenizer beside what an export writes.
 _TOKENIZER_FILES = (TOKENIZER, ADDED, "special_tokens_map.json")
 
+#: Rows of the position embedding before the first position.
+_ROWS_BEFORE = PAD + 1
+
 #: Who has written a ``config.json``.
 _MADE_BY = "made_by"
-
-#: Fields of ``config.json`` → of :class:`Architecture`.
-_SHAPE = {
-    "hidden_size": "encoder_embed_dim",
-    "num_hidden_layers": "encoder_layers",
-    "num_attention_heads": "encoder_attention_heads",
-    "intermediate_size": "encoder_ffn_embed_dim",
-}
-
-#: Hugging Face's name → fairseq's; ``{}`` is the number of a layer.
-_LAYER_NAMES = {
-    "roberta.encoder.layer.{}.attention.self.query": f"{ENCODER}layers.{{}}.self_attn.q_proj",
-    "roberta.encoder.layer.{}.attention.self.key": f"{ENCODER}layers.{{}}.self_attn.k_proj",
-    "roberta.encoder.layer.{}.attention.self.value": f"{ENCODER}layers.{{}}.self_attn.v_proj",
-    "roberta.encoder.layer.{}.attention.output.dense": f"{ENCODER}layers.{{}}.self_attn.out_proj",
-    "roberta.encoder.layer.{}.attention.output.LayerNorm": f"{ENCODER}layers.{{}}.self_attn_layer_norm",
-    "roberta.encoder.layer.{}.intermediate.dense": f"{ENCODER}layers.{{}}.fc1",
-    "roberta.encoder.layer.{}.output.dense": f"{ENCODER}layers.{{}}.fc2",
-    "roberta.encoder.layer.{}.output.LayerNorm": f"{ENCODER}layers.{{}}.final_layer_norm",
-}
-_EMBEDDING_NAMES = {"roberta.embeddings.LayerNorm": f"{ENCODER}layernorm_embedding"}
-_LM_HEAD_NAMES = {f"lm_head.{part}": f"{LM_HEAD}{part}" for part in ("dense", "layer_norm")}
-_RANKING_HEAD_NAMES = {"roberta.pooler.dense": f"{RANKING_HEAD}dense", "classifier": f"{RANKING_HEAD}out_proj"}
 
 
 class _Source(NamedTuple):
@@ -85,7 +56,7 @@ class _Source(NamedTuple):
 
 
 def read_hf(source: PathLike, gpt2_bpe: PathLike | None = None) -> Checkpoint:
-    """Read a RoBERTa of Hugging Face as a checkpoint of fairseq, in memory.
+    """Read a masked LM of Hugging Face as a checkpoint of fairseq, in memory.
 
     Args:
         source: a local folder, or the name of a model on the hub where ``huggingface_hub`` is installed
@@ -95,7 +66,7 @@ def read_hf(source: PathLike, gpt2_bpe: PathLike | None = None) -> Checkpoint:
         with weights in float32, called *source* in messages
 
     Raises:
-        CheckpointError: not a byte-level-BPE RoBERTa with an LM head; says what it is
+        CheckpointError: not a masked LM of one of :data:`fairseq_cloze.weights.families.FAMILIES`; says what it is
     """
     return _read(source, gpt2_bpe).checkpoint
 
@@ -104,15 +75,16 @@ def _read(source: PathLike, gpt2_bpe: PathLike | None) -> _Source:
     folder = _find_folder(str(source))
     config = read_config(folder)
     weights, notes = read_weights(folder, config)
-    vocabulary, order, more = read_tokenizer(folder, gpt2_bpe, len(weights[TOKENS]))
-    architecture = Architecture(
-        **{ours: config[theirs] for theirs, ours in _SHAPE.items()},
-        max_positions=len(weights[POSITIONS]) - 2,
-        layer_norm_eps=config["layer_norm_eps"],
-        untie_weights_roberta=DECODER in weights,
-    )
-    options = {"dropout": config["hidden_dropout_prob"], "attention_dropout": config["attention_probs_dropout_prob"]}
-    converted = _to_fairseq(weights, architecture, order, folder)
+    family = FAMILIES[config["model_type"]]
+    vocabulary, order, more = read_tokenizer(folder, gpt2_bpe, len(weights[family.place(family.tokens)]))
+    positions = 0
+    if family.positions:
+        positions = len(weights[family.place(family.positions)]) - (_ROWS_BEFORE if family.behind_padding else 0)
+        if positions < 1:
+            raise CheckpointError(f"{source}: expected at least one position, found {positions}")
+    architecture = family.architecture(config, positions, untied=family.decoder in weights)
+    options = dict(zip(("dropout", "attention_dropout"), (config[field] for field in family.dropouts)))
+    converted = from_hub_names(weights, family, architecture, order, folder)
     checkpoint = Checkpoint(pretrained_state(converted, architecture, vocabulary, options), folder, str(source))
     checkpoint.require_sound()
     checkpoint.notes += [f"{source}: {note}" for note in (*notes, *more)]
@@ -125,7 +97,7 @@ def import_hf(
     gpt2_bpe: PathLike | None = None,
     announce: Callable[[str], Any] | None = None,
 ) -> Path:
-    """Convert a Hugging Face RoBERTa into a folder that fairseq and this project start from.
+    """Convert a masked LM of Hugging Face into a folder that fairseq and this project start from.
 
     Args:
         source, gpt2_bpe: see :func:`read_hf`
@@ -153,11 +125,11 @@ def export_hf(checkpoint: Checkpoint, out: PathLike) -> str:
     """Write a fairseq checkpoint as a Hugging Face folder with tokenizer.
 
     Returns:
-        name of the class that loads it: ``RobertaForMultipleChoice`` where there is a ranking head, else
+        name of the class that loads it, such as ``RobertaForMultipleChoice`` where there is a ranking head, else
         ``RobertaForMaskedLM``
 
     Raises:
-        CheckpointError: not a RoBERTa checkpoint, or its vocabulary is not to be found
+        CheckpointError: there is no class with the same arithmetic, or the vocabulary is not to be found
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -167,16 +139,11 @@ def export_hf(checkpoint: Checkpoint, out: PathLike) -> str:
     vocabulary = checkpoint.require_vocabulary()
     architecture = checkpoint.architecture
     ranking = checkpoint.has_ranking_head
-    fixed = (("activation_fn", "LM head", "gelu"), ("pooler_activation_fn", "ranking head", "tanh"))
-    for option, head, always in fixed[: 1 + ranking]:
-        found = getattr(architecture, option)
-        if found != always:
-            raise CheckpointError(
-                f"{checkpoint.name}: {option} {found} cannot be exported, the {head} of Hugging Face's RoBERTa is "
-                f"always {always}"
-            )
-    name = "RobertaForMultipleChoice" if ranking else "RobertaForMaskedLM"
-    converted = _to_hugging_face(checkpoint.weights, architecture, ranking)
+    family = _family_to_export(checkpoint)
+    name = family.multiple_choice if ranking else family.masked_lm
+    order = vocabulary.order
+    converted = to_hub_names(checkpoint.weights, family, architecture, ranking, order)
+    config = _hf_config(family, architecture, len(vocabulary), name, order)
     merges = "".join(["#version: 0.2\n", *(f"{left} {right}\n" for left, right in vocabulary.merges)])
     tokenizer = {"tokenizer_class": "RobertaTokenizer", "model_max_length": architecture.max_positions}
     with alone_in(out), replacing(out / SAFETENSORS) as temporary:  # which takes long, and gets its name last
@@ -187,7 +154,7 @@ def export_hf(checkpoint: Checkpoint, out: PathLike) -> str:
             )
         except SafetensorError as error:  # a disk that is full is no OSError there
             raise cannot_write(out / SAFETENSORS, first_line(error)) from error
-        write_text(out / CONFIG, json.dumps(_hf_config(architecture, len(vocabulary), name), indent=1) + "\n")
+        write_text(out / CONFIG, json.dumps(config, indent=1) + "\n")
         for path in stale:
             path.unlink()
         write_text(out / VOCAB, json.dumps(vocabulary.token_rows(), ensure_ascii=False))
@@ -214,20 +181,46 @@ def _stale_files(out: Path) -> list[Path]:
     return [out / name for name in _TOKENIZER_FILES if name in there]
 
 
-def _hf_config(architecture: Architecture, rows: int, name: str) -> dict[str, Any]:
+def _family_to_export(checkpoint: Checkpoint) -> Family:
+    """The family that a checkpoint is of; ``CheckpointError`` where no class of it computes the same."""
+    architecture, ranking = checkpoint.architecture, checkpoint.has_ranking_head
+    family = FAMILIES.get(architecture.family)
+    if family is None:
+        raise CheckpointError(
+            f"{checkpoint.name}: expected one of the families {', '.join(FAMILIES)}, found "
+            f"{show(architecture.family)}; it cannot be exported"
+        )
+    other = family.difference(architecture)
+    if other:
+        raise CheckpointError(
+            f"{checkpoint.name}: {other} cannot be exported, Hugging Face's {family.name} has none such"
+        )
+    if ranking and family.ranking is None:
+        raise CheckpointError(
+            f"{checkpoint.name}: its ranking head cannot be exported, that of Hugging Face's {family.name} computes "
+            "otherwise"
+        )
+    always, found = family.parts.get("pooler_activation_fn", "tanh"), architecture.pooler_activation_fn
+    if ranking and found != always:
+        raise CheckpointError(
+            f"{checkpoint.name}: pooler_activation_fn {found} cannot be exported, the ranking head of Hugging Face's "
+            f"{family.name} is always {always}"
+        )
+    return family
+
+
+def _hf_config(
+    family: Family, architecture: Architecture, rows: int, name: str, order: list[int] | None
+) -> dict[str, Any]:
+    begin, pad, end = (BOS, PAD, EOS) if order is None else order[:3]
     return {
         "architectures": [name],
-        "model_type": "roberta",
+        "model_type": family.model_type,
         "vocab_size": rows,
-        **{theirs: getattr(architecture, ours) for theirs, ours in _SHAPE.items()},
-        "hidden_act": "gelu",
-        "max_position_embeddings": architecture.max_positions + 2,
-        "type_vocab_size": 1,
-        "layer_norm_eps": architecture.layer_norm_eps,
-        "tie_word_embeddings": not architecture.untie_weights_roberta,
-        "bos_token_id": 0,
-        "pad_token_id": 1,
-        "eos_token_id": 2,
+        **family.config(architecture),
+        "bos_token_id": begin,
+        "pad_token_id": pad,
+        "eos_token_id": end,
         _MADE_BY: f"fairseq-cloze {__version__}",
     }
 
@@ -251,60 +244,75 @@ def _find_folder(source: str) -> Path:
         ) from error
 
 
-def _to_fairseq(
-    weights: dict[str, Tensor], architecture: Architecture, order: list[int] | None, folder: Path
+def from_hub_names(
+    weights: dict[str, Tensor], family: Family, architecture: Architecture, order: list[int] | None, folder: Path
 ) -> dict[str, Tensor]:
-    """Weights under fairseq's names; *order* says for each row of its dictionary the row of the embedding."""
-
-    def rows(value: Tensor) -> Tensor:
-        return value if order is None else value[order]
-
-    expected = shapes(architecture, len(weights[TOKENS]), ranking_head=False)
-    names = {
-        **{TOKENS: f"{ENCODER}embed_tokens.weight", POSITIONS: f"{ENCODER}embed_positions.weight"},
-        **{BIAS: f"{LM_HEAD}bias"},
-        **({DECODER: f"{LM_HEAD}weight"} if architecture.untie_weights_roberta else {}),
-        **_names(architecture.encoder_layers, _LM_HEAD_NAMES),
-    }
+    """Weights under our names; *order* says for each row of our vocabulary the row of the embedding."""
+    tokens, positions, token_types = map(family.place, (family.tokens, family.positions, family.token_types))
+    expected = shapes(architecture, len(weights[tokens]), ranking_head=False)
+    names: dict[str, tuple[str, ...]] = {tokens: (f"{ENCODER}embed_tokens.weight",), family.bias: (f"{LM_HEAD}bias",)}
+    if architecture.untie_weights_roberta:
+        names[family.decoder] = (f"{LM_HEAD}weight",)
+    sorted_by_row = {*names}
+    names |= family.names(architecture)
+    out = {f"{ENCODER}version": torch.tensor([3.0])}
     for theirs, ours in names.items():
-        found = tuple(weights[theirs].shape) if theirs in weights else "none"
-        if found != expected[ours]:
-            raise CheckpointError(
-                f"{folder}: {theirs}: expected {expected[ours]}, found {found}; the weights are incomplete, or of "
-                f"another model than {CONFIG}: copy or download them again"
-            )
-    if weights[TOKEN_TYPES].shape != (1, architecture.encoder_embed_dim):
-        raise CheckpointError(f"{folder}: {TOKEN_TYPES}: expected one row of the model's width")
-    out = {f"{ENCODER}version": torch.tensor([3.0]), **{ours: weights[theirs] for theirs, ours in names.items()}}
-    for theirs in {TOKENS, BIAS, DECODER} & names.keys():
-        out[names[theirs]] = rows(weights[theirs])
-    out[f"{ENCODER}embed_positions.weight"] = weights[POSITIONS] + weights[TOKEN_TYPES]
+        if ours[0] not in expected:
+            continue
+        one = expected[ours[0]]
+        wanted, found = (len(ours) * one[0], *one[1:]), weights.get(theirs)
+        if found is None or found.shape != wanted:
+            raise _other_shape(folder, theirs, wanted, found)
+        found = found[order] if theirs in sorted_by_row and order is not None else found
+        out.update(zip(ours, found.chunk(len(ours))))
+    if family.positions:
+        places = weights[positions]
+        width = architecture.embedding_width
+        for name in (positions, *([token_types] if family.token_types else [])):
+            if weights[name].dim() != 2 or weights[name].size(1) != width:
+                raise _other_shape(folder, name, (len(weights[name]), width), weights[name])
+        if family.token_types:
+            places = places + weights[token_types][0]
+        if not family.behind_padding:  # the rows before the first position are never read
+            places = torch.cat([places.new_zeros(_ROWS_BEFORE, width), places])
+        out[f"{ENCODER}embed_positions.weight"] = places
     out.setdefault(f"{LM_HEAD}weight", out[f"{ENCODER}embed_tokens.weight"])
     return out
 
 
-def _names(layers: int, head: dict[str, str]) -> dict[str, str]:
-    """Parameter names that need no arithmetic, Hugging Face's → fairseq's."""
-    modules = {**_EMBEDDING_NAMES, **head}
-    for layer in range(layers):
-        modules.update({theirs.format(layer): ours.format(layer) for theirs, ours in _LAYER_NAMES.items()})
-    return {f"{theirs}.{kind}": f"{ours}.{kind}" for theirs, ours in modules.items() for kind in ("weight", "bias")}
+def _other_shape(folder: Path, name: str, expected: tuple[int, ...], found: Tensor | None) -> CheckpointError:
+    return CheckpointError(
+        f"{folder}: {name}: expected {expected}, found {'none' if found is None else tuple(found.shape)}; the weights "
+        f"are incomplete, or of another model than {CONFIG}: copy or download them again"
+    )
 
 
-def _to_hugging_face(weights: Mapping[str, Tensor], architecture: Architecture, ranking: bool) -> dict[str, Tensor]:
-    """Weights of fairseq's names under Hugging Face's, with the *ranking* head or with the LM head."""
-    positions = weights[f"{ENCODER}embed_positions.weight"]
-    names = _names(architecture.encoder_layers, _RANKING_HEAD_NAMES if ranking else _LM_HEAD_NAMES)
-    out = {
-        TOKENS: weights[f"{ENCODER}embed_tokens.weight"],
-        POSITIONS: positions,
-        TOKEN_TYPES: torch.zeros(1, positions.size(1), dtype=positions.dtype),
-        **{theirs: weights[ours] for theirs, ours in names.items()},
-    }
+def to_hub_names(
+    weights: Mapping[str, Tensor],
+    family: Family,
+    architecture: Architecture,
+    ranking: bool,
+    order: list[int] | None,
+) -> dict[str, Tensor]:
+    """Weights of our names under Hugging Face's, with the *ranking* head or with the LM head."""
+
+    def rows(value: Tensor) -> Tensor:
+        return value if order is None else torch.empty_like(value).index_copy(0, torch.tensor(order), value)
+
+    out = {family.place(family.tokens): rows(weights[f"{ENCODER}embed_tokens.weight"])}
+    if family.positions:
+        positions = weights[f"{ENCODER}embed_positions.weight"]
+        out[family.place(family.positions)] = positions[0 if family.behind_padding else _ROWS_BEFORE :]
+        if family.token_types:
+            out[family.place(family.token_types)] = positions.new_zeros(family.type_rows, positions.size(1))
+    for theirs, ours in family.names(architecture, ranking).items():
+        if ours[0] in weights:
+            out[theirs] = torch.cat([weights[name] for name in ours])
     if ranking:
         return out
-    out[BIAS] = weights[f"{LM_HEAD}bias"]
+    out[family.bias] = rows(weights[f"{LM_HEAD}bias"])
     if architecture.untie_weights_roberta:
-        out[DECODER] = weights[f"{LM_HEAD}weight"]
-        out[DECODER_BIAS] = weights[f"{LM_HEAD}bias"]
+        out[family.decoder] = rows(weights[f"{LM_HEAD}weight"])
+        if family.decoder_bias:
+            out[family.decoder_bias] = out[family.bias]
     return out

@@ -115,7 +115,7 @@ def _check_weight(key: Any, value: Any, name: str) -> None:
 
 
 def upgraded_weights(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Weights under today's names, without dead copies; ``CheckpointError`` unless of a RoBERTa encoder and LM head.
+    """Weights under today's names, without dead copies; ``CheckpointError`` unless of an encoder and LM head.
 
     Releases of 2019 call the encoder ``decoder`` and its norm otherwise, and join the projections for attention.
     """
@@ -135,7 +135,9 @@ def upgraded_weights(weights: Mapping[str, Tensor], name: str) -> dict[str, Tens
                 out[f"{joined[1]}{projection}_proj.{joined[2]}"] = part
         else:
             out[key] = value
-    for needed, what in ((f"{ENCODER}embed_tokens.weight", "RoBERTa encoder"), (f"{LM_HEAD}dense.weight", "LM head")):
+    for needed, what in ((f"{ENCODER}embed_tokens.weight", "encoder"), (f"{LM_HEAD}dense.weight", "LM head")):
         if needed not in out or out[needed].dim() != 2:
-            raise CheckpointError(f"{name}: expected a RoBERTa checkpoint of fairseq, found no {what} ({needed})")
+            raise CheckpointError(
+                f"{name}: expected a masked LM of fairseq or of this project, found no {what} ({needed})"
+            )
     return out

@@ -20,14 +20,17 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 0.02, torch.float16: 0.002}
 
 
-def by_formula(qkv: Tensor, rows: Rows) -> Tensor:
-    """softmax(q k' / sqrt(width)) v, of each row and head."""
+def by_formula(qkv: Tensor, rows: Rows, reach: int | None = None) -> Tensor:
+    """softmax(q k' / sqrt(width)) v, of each row and head; of tokens not farther away than *reach*."""
     out = torch.zeros_like(qkv[:, 0])
     start = 0
     for length in rows.lengths:
         for head in range(qkv.size(2)):
             query, key, value = qkv[start : start + length, :, head].unbind(1)
-            weights = (query @ key.T / math.sqrt(qkv.size(3))).softmax(dim=1)
+            places = torch.arange(length, device=qkv.device)
+            far = (places - places[:, None]).abs() > (length if reach is None else reach)
+            products = (query @ key.T / math.sqrt(qkv.size(3))).masked_fill(far, -math.inf)
+            weights = products.softmax(dim=1)
             out[start : start + length, head] = weights @ value
         start += length
     return out
@@ -60,6 +63,41 @@ def test_output_and_gradient_are_those_of_the_formula(lengths: list[int], traini
         found.square().sum().backward()
         expected.square().sum().backward()
         torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-11, rtol=0)
+
+
+@pytest.mark.parametrize("attend", [attend, attend_padded])
+@pytest.mark.parametrize("reach", [0, 4, 64, 100])
+def test_local_attention_is_that_of_the_formula(reach: int, attend: Any) -> None:
+    """Rows shorter than the reach, of one block, of some, and just at their ends."""
+    torch.manual_seed(1)
+    lengths = [3, 65, 1, 64, 300, 128, 129]
+    rows = packed(lengths)
+    ours = torch.randn(sum(lengths), 3, 2, 4, dtype=torch.float64, requires_grad=True)
+    reference = ours.detach().clone().requires_grad_()
+    found, expected = attend(ours, rows, 0.0, reach), by_formula(reference, rows, reach)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+    found.square().sum().backward()
+    expected.square().sum().backward()
+    torch.testing.assert_close(ours.grad, reference.grad, atol=1e-11, rtol=0)
+
+
+def test_local_attention_needs_memory_by_the_token() -> None:
+    def kept(length: int, reach: int | None) -> int:
+        seen: dict[int, int] = {}
+        qkv = torch.randn(length, 3, 2, 8, requires_grad=True)
+
+        def keep(x: Tensor) -> Tensor:
+            seen[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+            held.append(x)
+            return x
+
+        held: list[Tensor] = []
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            attend(qkv, packed([length]), 0.0, reach)
+        return sum(seen.values())
+
+    assert kept(2048, 64) < 2.05 * kept(1024, 64)
+    assert kept(2048, None) > 3.5 * kept(1024, None) and kept(2048, None) > 5 * kept(2048, 64)
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16), ids=str)
@@ -102,6 +140,8 @@ def test_torchs_attention_for_packed_rows_takes_what_it_is_given() -> None:
     assert _varlen_attention() is varlen.varlen_attn
     names = ["query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k"]
     assert list(inspect.signature(varlen.varlen_attn).parameters)[:7] == names
+    has_windows = "window_size" in inspect.signature(varlen.varlen_attn).parameters
+    assert _varlen_attention(local=True) is (varlen.varlen_attn if has_windows else None)
 
 
 def test_rows_are_padded_where_torch_has_no_attention_for_packed_ones(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from fairseq_cloze.model.architecture import Architecture
-from fairseq_cloze.model.roberta import Roberta
+from fairseq_cloze.model.masked_lm import MaskedLM
 
 SMALL = Architecture(2, 32, 64, 4, max_positions=60)
 ENTRIES = 300
 
 
 @pytest.fixture(scope="module")
-def model() -> Roberta:
+def model() -> MaskedLM:
     torch.manual_seed(3)
-    built = Roberta(SMALL, ENTRIES).eval()
+    built = MaskedLM(SMALL, ENTRIES).eval()
     with torch.no_grad():
         for parameter in built.parameters():
             parameter.copy_(0.2 * torch.randn_like(parameter))
@@ -40,7 +40,7 @@ def reading(positions: torch.Tensor, candidates: torch.Tensor, **options: Any) -
     return {"reads": positions, "candidate_tokens": candidates, "token_reads": reads, "windows": windows, **options}
 
 
-def test_candidate_rows_equal_the_full_projection(model: Roberta) -> None:
+def test_candidate_rows_equal_the_full_projection(model: MaskedLM) -> None:
     source, positions, candidates = inputs()
     with torch.inference_mode():
         full = model(source)[0].flatten(0, 1)[positions]
@@ -54,7 +54,7 @@ def test_candidate_rows_equal_the_full_projection(model: Roberta) -> None:
 
 @pytest.mark.parametrize("contrast", [0.0, 0.4, 1.0])
 @pytest.mark.parametrize("normalise", [False, True])
-def test_contrast_subtracts_the_mean_at_the_other_masks(model: Roberta, contrast: float, normalise: bool) -> None:
+def test_contrast_subtracts_the_mean_at_the_other_masks(model: MaskedLM, contrast: float, normalise: bool) -> None:
     source, positions, candidates = inputs()
     with torch.inference_mode():
         full = model(source)[0].flatten(0, 1)[positions].double()
@@ -72,7 +72,7 @@ def mask_of(source: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     return mask.view_as(source)
 
 
-def test_gradients_equal_those_of_the_full_projection(model: Roberta) -> None:
+def test_gradients_equal_those_of_the_full_projection(model: MaskedLM) -> None:
     source, positions, candidates = inputs()
     grads = []
     for narrow in (True, False):

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import re
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +8,6 @@ from fairseq_cloze.passages.text import (
     BLANK,
     LANGUAGES,
     MARKED,
-    capitalise,
     likely_language,
     normalise,
     opens_sentence,

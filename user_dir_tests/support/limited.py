@@ -45,7 +45,7 @@ def main() -> None:
     importlib.import_module("torch.fx.experimental.symbolic_shapes")
     from fairseq.models.roberta import RobertaModel
 
-    from fairseq_cloze.model.roberta import Roberta
+    from fairseq_cloze.model.masked_lm import MaskedLM
     from fairseq_cloze.plugin.model import ClozeRobertaModel
 
     megabytes, limited = float(sys.argv[1]), False
@@ -60,7 +60,7 @@ def main() -> None:
 
         return forward
 
-    kinds: tuple[Any, ...] = (ClozeRobertaModel, RobertaModel, Roberta)
+    kinds: tuple[Any, ...] = (ClozeRobertaModel, RobertaModel, MaskedLM)
     for kind in kinds:
         kind.forward = limiting(kind.forward)
     module, function = ENTRIES[sys.argv[2]]

@@ -110,12 +110,12 @@ def tiny_vocabulary() -> Any:
 def tiny_state() -> dict[str, Any]:
     """A checkpoint of one small layer with :func:`tiny_vocabulary`, as an import makes it."""
     from fairseq_cloze.model.architecture import Architecture
-    from fairseq_cloze.model.roberta import Roberta
+    from fairseq_cloze.model.masked_lm import MaskedLM
     from fairseq_cloze.weights.carried import pretrained_state
 
     torch.manual_seed(1)
     vocabulary, architecture = tiny_vocabulary(), Architecture(1, 8, 8, 2, max_positions=14)
-    weights = Roberta(architecture, len(vocabulary)).state_dict()
+    weights = MaskedLM(architecture, len(vocabulary)).state_dict()
     return pretrained_state({name: value.clone() for name, value in weights.items()}, architecture, vocabulary)
 
 

@@ -141,6 +141,31 @@ TABLE: dict[str, list[Row]] = {
             ),
             "--finetune-from-model",
         ),
+        Row(
+            "--from-scratch --arch cloze_lm --encoder-layers 2 --encoder-embed-dim 24 --encoder-ffn-embed-dim 30 "
+            "--encoder-attention-heads 3 --max-positions 130 --family modernbert --norm-first --gated --without-biases "
+            "--rotary-base 1e4 --local-rotary-base 1e3 --local-attention 8 --global-every 2",
+            WORKS,
+            "parts of ModernBERT; a model that starts from a checkpoint has its parts",
+            lambda s: (
+                s.state["model"]["encoder.sentence_encoder.layers.1.fc1.weight"].shape == (60, 24)
+                and "encoder.sentence_encoder.embed_positions.weight" not in s.state["model"]
+                and s.option("model.local_attention") == 8
+            ),
+            "--finetune-from-model --arch",
+        ),
+        Row(
+            "--from-scratch --arch cloze_lm --encoder-layers 3 --encoder-embed-dim 24 --encoder-ffn-embed-dim 30 "
+            "--encoder-attention-heads 3 --max-positions 130 --family albert --shared-layers --embedding-dim 12",
+            WORKS,
+            "parts of ALBERT",
+            lambda s: (
+                s.state["model"]["encoder.sentence_encoder.project_in_dim.weight"].shape == (24, 12)
+                and "encoder.sentence_encoder.layers.1.fc1.weight" not in s.state["model"]
+                and s.option("model.encoder_layers") == 3
+            ),
+            "--finetune-from-model --arch",
+        ),
         *(
             Row(f"--{name} 0.4", WORKS, "drawn anew for each update", Seen.other)
             for name in ("dropout", "attention-dropout", "activation-dropout", "encoder-layerdrop")

@@ -303,7 +303,7 @@ def test_configurations_that_are_none(configuration: Any) -> None:
     with pytest.raises(CheckpointError) as error:
         _ = found.architecture
     assert str(error.value) == (
-        "x.pt: expected a RoBERTa checkpoint of fairseq, 'encoder_attention_heads' is missing from it"
+        "x.pt: expected a masked LM of fairseq or of this project, 'encoder_attention_heads' is missing from it"
     )
     assert found.task_options == {}
 

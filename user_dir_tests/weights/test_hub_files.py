@@ -13,12 +13,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fairseq_cloze.errors import CheckpointError
-from fairseq_cloze.weights.hub_files import BIAS, DECODER, POSITIONS, TOKEN_TYPES, TOKENS, read_config, read_weights
+from fairseq_cloze.weights.families import FAMILIES
+from fairseq_cloze.weights.hub_files import read_config, read_weights
 from fairseq_cloze.weights.hugging_face import read_hf
 
 from ..support.models import save_tiny_hf
 
 Weights = dict[str, torch.Tensor]
+
+_ROBERTA = FAMILIES["roberta"]
+BIAS, DECODER = _ROBERTA.bias, _ROBERTA.decoder
+TOKENS, POSITIONS, TOKEN_TYPES = map(_ROBERTA.place, (_ROBERTA.tokens, _ROBERTA.positions, _ROBERTA.token_types))
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ from ..support.models import save_hf
 
 register()
 
-from fairseq_cloze.model.roberta import Roberta  # noqa: E402
+from fairseq_cloze.model.masked_lm import MaskedLM  # noqa: E402
 from fairseq_cloze.ranking.ranker import load  # noqa: E402
 from fairseq_cloze.weights.checkpoint import Checkpoint  # noqa: E402
 
@@ -95,6 +95,16 @@ def test_imported_files_and_architecture(pretrained: Path, vocabulary: Vocabular
         "layer_norm_eps": 1e-12,
         "untie_weights_roberta": False,
         "pooler_activation_fn": "tanh",
+        "family": "roberta",
+        "embedding_dim": 0,
+        "shared_layers": False,
+        "norm_first": False,
+        "gated": False,
+        "without_biases": False,
+        "rotary_base": 0.0,
+        "local_rotary_base": 0.0,
+        "local_attention": 0,
+        "global_every": 1,
     }
     assert {value.dtype for value in state["model"].values()} == {torch.float32}
 
@@ -224,17 +234,6 @@ def refuse(folder: Path, out: Path, **kwargs: Any) -> str:
         import_hf(str(folder), out, **kwargs)
     assert not out.exists()
     return str(error.value).replace(str(folder), "SRC")
-
-
-@pytest.mark.parametrize("kind", ["bert", "xlm-roberta", "camembert", "gpt2", "deberta-v2", None])
-def test_other_architectures_by_name(tmp_path: Path, hf_folder: Path, kind: str | None) -> None:
-    shutil.copytree(hf_folder, tmp_path / "hf")
-    config = json.loads((hf_folder / "config.json").read_text())
-    (tmp_path / "hf" / "config.json").write_text(json.dumps({**config, "model_type": kind}))
-    assert refuse(tmp_path / "hf", tmp_path / "out") == (
-        "SRC: expected model_type roberta (roberta-base, roberta-large, distilroberta-base and the like), "
-        f"found {kind}; only byte-level-BPE RoBERTa can be imported"
-    )
 
 
 def test_another_activation(tmp_path: Path, vocabulary: Vocabulary) -> None:
@@ -516,7 +515,7 @@ def test_export_with_a_ranking_head(tmp_path: Path, pretrained: Path, vocabulary
     from fairseq_cloze.model.names import HEAD_NAME
 
     checkpoint = Checkpoint.read(pretrained / "model.pt")
-    model = Roberta(checkpoint.architecture, len(vocabulary), ranking_head=True)
+    model = MaskedLM(checkpoint.architecture, len(vocabulary), ranking_head=True)
     assert model.load_state_dict(checkpoint.weights, strict=False).unexpected_keys == []  # it has no ranking head
     torch.nn.init.normal_(model.classification_heads[HEAD_NAME].out_proj.weight)
     torch.save({**checkpoint.state, "model": model.state_dict()}, tmp_path / "model.pt")

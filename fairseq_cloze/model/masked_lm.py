@@ -1,4 +1,4 @@
-"""Roberta: encoder and heads as one model, which knows no fairseq.
+"""Masked LM: encoder and heads as one model, which knows no fairseq.
 
 ``state_dict()`` has fairseq's names in fairseq's order.
 """
@@ -25,7 +25,7 @@ class EncoderAndLMHead(nn.Module):
 
     def __init__(self, architecture: Architecture, rows: int) -> None:
         super().__init__()
-        embed_tokens = nn.Embedding(rows, architecture.encoder_embed_dim, padding_idx=PAD)
+        embed_tokens = nn.Embedding(rows, architecture.embedding_width, padding_idx=PAD)
         self.sentence_encoder = Encoder(architecture, embed_tokens)
         self.lm_head = LMHead(architecture, rows, None if architecture.untie_weights_roberta else embed_tokens.weight)
 
@@ -39,7 +39,7 @@ class _Uninitialised(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-class Roberta(nn.Module):
+class MaskedLM(nn.Module):
     """RoBERTa that scores, with *rows* entries in its vocabulary.
 
     With *autocast* it computes in bfloat16 where that is safe, on CPU and CUDA; weights stay as they are.
@@ -57,7 +57,7 @@ class Roberta(nn.Module):
     @classmethod
     def from_weights(
         cls, architecture: Architecture, weights: Mapping[str, Tensor], ranking_head: bool = False, **options: Any
-    ) -> Roberta:
+    ) -> MaskedLM:
         """A model that holds *weights*, without time for random ones before; ready to score, on the CPU.
 
         They stand under fairseq's names of today, and are copied; their types stay.
@@ -72,7 +72,7 @@ class Roberta(nn.Module):
         return model.eval()
 
     @classmethod
-    def _empty(cls, *args: Any, **options: Any) -> Roberta:
+    def _empty(cls, *args: Any, **options: Any) -> MaskedLM:
         with torch.device("meta"), _Uninitialised():
             return cls(*args, **options)
 
@@ -110,7 +110,7 @@ class Roberta(nn.Module):
 
 def shapes(architecture: Architecture, rows: int, ranking_head: bool) -> dict[str, tuple[int, ...]]:
     """Shape of every weight that a model of these arguments has, by name."""
-    model = Roberta._empty(architecture, rows, ranking_head)
+    model = MaskedLM._empty(architecture, rows, ranking_head)
     return {name: tuple(value.shape) for name, value in model.state_dict().items() if not name.endswith(".version")}
 
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers import RobertaForMaskedLM
 
 from fairseq_cloze.model.architecture import Architecture
+from fairseq_cloze.model.masked_lm import MaskedLM
 from fairseq_cloze.model.names import HEAD_NAME, RANKING_HEAD
-from fairseq_cloze.model.roberta import Roberta
 from fairseq_cloze.weights.checkpoint import Checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,8 +28,8 @@ def checkpoint(pretrained: Path) -> Checkpoint:
 
 
 @pytest.fixture(scope="module")
-def model(checkpoint: Checkpoint) -> Roberta:
-    return Roberta.from_weights(checkpoint.architecture, checkpoint.weights)
+def model(checkpoint: Checkpoint) -> MaskedLM:
+    return MaskedLM.from_weights(checkpoint.architecture, checkpoint.weights)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def headed(checkpoint: Checkpoint) -> dict[str, Tensor]:
     return {**checkpoint.weights, **{f"{RANKING_HEAD}{name}": torch.randn(shape) for name, shape in head.items()}}
 
 
-def test_logits_of_ragged_rows_are_those_of_transformers(hf_folder: Path, model: Roberta, tokens: Tensor) -> None:
+def test_logits_of_ragged_rows_are_those_of_transformers(hf_folder: Path, model: MaskedLM, tokens: Tensor) -> None:
     theirs = RobertaForMaskedLM.from_pretrained(hf_folder).eval()
     present = tokens.ne(1)
     with torch.inference_mode():
@@ -68,7 +68,7 @@ def test_logits_of_ragged_rows_are_those_of_transformers(hf_folder: Path, model:
 
 def test_logits_and_ranking_head_are_those_of_fairseqs_roberta(checkpoint: Checkpoint, tokens: Tensor) -> None:
     weights = headed(checkpoint)
-    ours = Roberta.from_weights(checkpoint.architecture, weights, ranking_head=True)
+    ours = MaskedLM.from_weights(checkpoint.architecture, weights, ranking_head=True)
     theirs = plain_roberta(checkpoint)
     assert list(ours.state_dict()) == list(theirs.state_dict())
     assert [name for name, _ in ours.named_parameters()] == [name for name, _ in theirs.named_parameters()]
@@ -97,14 +97,14 @@ def plain_roberta(checkpoint: Checkpoint) -> Any:
     return model.eval()
 
 
-def test_weights_are_taken_over_as_they_are(checkpoint: Checkpoint, model: Roberta) -> None:
+def test_weights_are_taken_over_as_they_are(checkpoint: Checkpoint, model: MaskedLM) -> None:
     state = model.state_dict()
     assert state.keys() == checkpoint.weights.keys()
     assert all(torch.equal(value, checkpoint.weights[name]) for name, value in state.items())
     assert not model.training and model.max_positions() == 126
     assert model.encoder.lm_head.weight is model.encoder.sentence_encoder.embed_tokens.weight
     with torch.no_grad():
-        copied = Roberta.from_weights(checkpoint.architecture, checkpoint.weights)
+        copied = MaskedLM.from_weights(checkpoint.architecture, checkpoint.weights)
         for parameter in copied.parameters():
             parameter.zero_()
     assert checkpoint.weights["encoder.lm_head.dense.weight"].any()
@@ -113,8 +113,8 @@ def test_weights_are_taken_over_as_they_are(checkpoint: Checkpoint, model: Rober
 def test_an_lm_head_of_its_own(checkpoint: Checkpoint, tokens: Tensor) -> None:
     shape = Architecture(**{**vars(checkpoint.architecture), "untie_weights_roberta": True})
     weights = {**checkpoint.weights, "encoder.lm_head.weight": -checkpoint.weights["encoder.lm_head.weight"]}
-    untied = Roberta.from_weights(shape, weights)
-    tied = Roberta.from_weights(checkpoint.architecture, checkpoint.weights)
+    untied = MaskedLM.from_weights(shape, weights)
+    tied = MaskedLM.from_weights(checkpoint.architecture, checkpoint.weights)
     with torch.inference_mode():
         bias = tied.encoder.lm_head.bias
         torch.testing.assert_close(untied(tokens)[0] - bias, bias - tied(tokens)[0])
@@ -124,19 +124,19 @@ def test_names_that_do_not_fit(checkpoint: Checkpoint) -> None:
     weights = dict(checkpoint.weights)
     del weights["encoder.lm_head.bias"]
     with pytest.raises(RuntimeError, match=r'Missing key\(s\) in state_dict: "encoder\.lm_head\.bias"'):
-        Roberta.from_weights(checkpoint.architecture, weights)
+        MaskedLM.from_weights(checkpoint.architecture, weights)
     with pytest.raises(RuntimeError, match=r"Unexpected key\(s\) in state_dict: \"classification_heads"):
-        Roberta.from_weights(checkpoint.architecture, headed(checkpoint))
+        MaskedLM.from_weights(checkpoint.architecture, headed(checkpoint))
 
 
 def test_checkpoints_without_fairseqs_mark(checkpoint: Checkpoint) -> None:
     weights = {name: value for name, value in checkpoint.weights.items() if not name.endswith(".version")}
-    state = Roberta.from_weights(checkpoint.architecture, weights).state_dict()
+    state = MaskedLM.from_weights(checkpoint.architecture, weights).state_dict()
     assert state["encoder.sentence_encoder.version"].tolist() == [3.0]
 
 
-def test_bfloat16_and_half_precision(checkpoint: Checkpoint, model: Roberta, tokens: Tensor) -> None:
-    cast = Roberta.from_weights(checkpoint.architecture, checkpoint.weights, autocast=True)
+def test_bfloat16_and_half_precision(checkpoint: Checkpoint, model: MaskedLM, tokens: Tensor) -> None:
+    cast = MaskedLM.from_weights(checkpoint.architecture, checkpoint.weights, autocast=True)
     half = copy.deepcopy(model).half()
     present = tokens.ne(1)
     with torch.inference_mode():
@@ -148,7 +148,7 @@ def test_bfloat16_and_half_precision(checkpoint: Checkpoint, model: Roberta, tok
 
 
 def test_the_room_knows_no_fairseq() -> None:
-    rooms = "architecture attention encoder heads losses memory names roberta scores".split()
+    rooms = "architecture attention encoder heads losses masked_lm memory names scores".split()
     found = sorted(path.stem for path in (ROOT / "fairseq_cloze" / "model").glob("*.py") if path.stem != "__init__")
     assert found == rooms
     script = "import importlib, sys\n"
@@ -161,7 +161,7 @@ def test_the_room_knows_no_fairseq() -> None:
 def test_gradients_reach_every_parameter_that_was_asked(tokens: Tensor) -> None:
     """Gradients reach every parameter but those of a head that is not asked."""
     torch.manual_seed(0)
-    model = Roberta(Architecture(2, 16, 32, 2, 126), rows=600, ranking_head=True)
+    model = MaskedLM(Architecture(2, 16, 32, 2, 126), rows=600, ranking_head=True)
     model(tokens.clamp(max=599))[0].square().mean().backward()
     without = {name for name, parameter in model.named_parameters() if parameter.grad is None}
     assert without == {f"{RANKING_HEAD}{part}.{kind}" for part in ("dense", "out_proj") for kind in ("weight", "bias")}
