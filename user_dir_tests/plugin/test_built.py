@@ -46,7 +46,7 @@ def hostile_values(marker: Path) -> list[Any]:
     fconv.update(decoder_layers="[(8, 3)]", decoder_attention="True", decoder_out_embed_dim=8)
     fconv.update(encoder_embed_path=None, decoder_embed_path=None, share_input_output_embed=False)
     fconv.update(max_source_positions=64, max_target_positions=64)
-    known = "cloze_roberta*, roberta, roberta_base, roberta_large, xlm"
+    known = "cloze_roberta*, cloze_lm, roberta, roberta_base, roberta_large, xlm"
     sizes = "its options do not fit its weights: expected"
     tasks = "cloze_ranking, masked_lm, multilingual_masked_lm, sentence_prediction, sentence_ranking"
     why = "; others are not built from a file, as fairseq may run text of it as code"
