@@ -217,7 +217,7 @@ def alone_in(folder: PathLike) -> Iterator[None]:
     descriptor = None
     with suppress(OSError):
         Path(folder).mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     if descriptor is None:
         yield
         return
