@@ -1,4 +1,4 @@
-"""fairseq-cloze: RoBERTa on cloze exams, trained with fairseq, used without.
+"""fairseq-cloze: masked LMs on cloze exams, trained with fairseq, used without.
 
 In Python, :func:`load` gives a :class:`Ranker`; on the command line it is ``fairseq-cloze``, and ``fairseq-train
 --user-dir fairseq_cloze --task cloze_ranking``.  Importing is cheap: torch is loaded when :func:`load` is used, and

@@ -52,6 +52,14 @@ def hf_folder(tmp_path_factory: pytest.TempPathFactory, vocabulary: Any) -> Path
 
 
 @pytest.fixture(scope="session")
+def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random BertForMaskedLM as transformers saves it, tokenizer included; 126 positions."""
+    from .support.families import save_bert
+
+    return made_once(tmp_path_factory, "bert", save_bert)
+
+
+@pytest.fixture(scope="session")
 def pretrained(tmp_path_factory: pytest.TempPathFactory, hf_folder: Path) -> Path:
     """The small model, imported."""
     from fairseq_cloze.weights.hugging_face import import_hf

@@ -34,16 +34,17 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-def sandbox(tmp_path: Path, hf_folder: Path) -> Path:
-    """The repository's folders, and a hub cache in which every RoBERTa is the small one."""
+def sandbox(tmp_path: Path, hf_folder: Path, bert_folder: Path) -> Path:
+    """The repository's folders, and a hub cache in which every RoBERTa is the small one, and BERT a small one."""
     (tmp_path / "fairseq_cloze").symlink_to(ROOT / "fairseq_cloze")
     shutil.copytree(ROOT / "scripts", tmp_path / "scripts")  # beside them there is no .venv, so PATH says what runs
     (tmp_path / "examples").mkdir()
     for folder in (ROOT / "examples").iterdir():
         (tmp_path / "examples" / folder.name).symlink_to(PASSAGES if folder.name == "passages" else folder)
-    for name in ("roberta-base", "roberta-large", "distilroberta-base"):
+    models = dict.fromkeys(("roberta-base", "roberta-large", "distilroberta-base"), hf_folder)
+    for name, source in {**models, "bert-base-cased": bert_folder}.items():
         snapshot = tmp_path / "hub" / f"models--{name}" / "snapshots" / "0123456789abcdef"
-        shutil.copytree(hf_folder, snapshot)
+        shutil.copytree(source, snapshot)
         (snapshot.parent.parent / "refs").mkdir()
         (snapshot.parent.parent / "refs" / "main").write_text(snapshot.name)
     (tmp_path / "local").mkdir()

@@ -133,7 +133,7 @@ def _ended_by_signals() -> Iterator[list[int]]:
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="fairseq-cloze")
 def main() -> None:
-    """Prepare cloze passages, move RoBERTa weights, score, compare and average checkpoints, look after runs.
+    """Prepare cloze passages, move weights, score, compare and average checkpoints, look after runs.
 
     Training and validation are fairseq's own: fairseq-train --user-dir fairseq_cloze --task cloze_ranking.
     """

@@ -13,7 +13,7 @@ from .options import echo_beside
 @click.option("--seed", type=int, default=1, show_default=True, help="Another seed makes other blanks.")
 @click.option("--workers", type=click.IntRange(min=1),
               help="Processes.  [default: one per core, with --lm on a GPU one]")  # fmt: skip
-@click.option("--lm", metavar="CHECKPOINT", help="RoBERTa that drops distractors which would be right, too.")
+@click.option("--lm", metavar="CHECKPOINT", help="Masked LM that drops distractors which would be right, too.")
 @click.option("--limit", type=click.IntRange(min=1), help="Most passages, spread evenly over the text.")
 def command(out: str, **chosen: Any) -> None:
     """Make cloze passages from English prose: text files, folders of them, or - for standard input."""

@@ -5,11 +5,11 @@ import click
 
 @click.command("import-hf")
 @click.argument("source")
-@click.option("--out", required=True, metavar="DIR", help="Folder to write model.pt, dict.txt and BPE files into.")
+@click.option("--out", required=True, metavar="DIR", help="Folder to write model.pt and the vocabulary into.")
 @click.option("--gpt2-bpe", metavar="DIR",
               help="Folder with encoder.json, vocab.bpe and dict.txt, if SOURCE has no tokenizer files.")  # fmt: skip
 def command(source: str, out: str, gpt2_bpe: str | None) -> None:
-    """Turn a Hugging Face RoBERTa into weights for fairseq.
+    """Turn a masked LM of Hugging Face (RoBERTa, BERT, ALBERT, ...) into weights for fairseq.
 
     What was made of it is compared with SOURCE on a fixed text: token ids, and logits where transformers is installed.
     SOURCE is a local folder, or the name of a model on the hub where huggingface_hub is installed.

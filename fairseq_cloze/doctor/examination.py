@@ -52,12 +52,12 @@ def examine(
     """Examine a checkpoint.
 
     Args:
-        checkpoint: of a RoBERTa
+        checkpoint: of a masked LM
         data_bin: adds zero-shot accuracy and ties, and is where the text for the masked-LM loss comes from
         announce: called with each check as soon as it is done
 
     Raises:
-        ClozeError: the checkpoint is no RoBERTa, or the data-bin cannot be read
+        ClozeError: the checkpoint is no masked LM, or the data-bin cannot be read
     """
     examination = _Examination(checkpoint, DataBin(data_bin) if data_bin else None, announce)
     examination.run()

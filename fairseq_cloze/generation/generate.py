@@ -82,7 +82,7 @@ def generate_passages(
         paths: text files, folders of them, or ``-`` for standard input
         seed: another one makes other blanks
         workers: processes; default one per core, but one where a model runs on a GPU
-        lm: checkpoint of a RoBERTa that drops distractors that fit
+        lm: checkpoint of a masked LM that drops distractors that fit
         limit: most passages, spread evenly over the text
         tally: filled with counts
 

@@ -40,7 +40,7 @@ class _Uninitialised(TorchFunctionMode):
 
 
 class MaskedLM(nn.Module):
-    """RoBERTa that scores, with *rows* entries in its vocabulary.
+    """A masked LM that scores, with *rows* entries in its vocabulary.
 
     With *autocast* it computes in bfloat16 where that is safe, on CPU and CUDA; weights stay as they are.
     """

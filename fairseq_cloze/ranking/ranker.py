@@ -1,4 +1,4 @@
-"""Ranker: any RoBERTa ready to rank the candidates of blanks, outside of training."""
+"""Ranker: any masked LM ready to rank the candidates of blanks, outside of training."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -224,7 +224,7 @@ def load(
 
     Args:
         path: a checkpoint of this project or of fairseq, a folder of weights, a local folder of Hugging Face's, or the
-            name of a RoBERTa on the hub
+            name of a masked LM on the hub
         more: further ones; probabilities are averaged then
         weights: one for each in the average; equal where they are not given
         device: ``cpu``, ``cuda``, ``cuda:1``, ...; CUDA where there is one

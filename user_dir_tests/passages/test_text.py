@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,6 +10,7 @@ from fairseq_cloze.passages.text import (
     BLANK,
     LANGUAGES,
     MARKED,
+    capitalise,
     likely_language,
     normalise,
     opens_sentence,
@@ -166,3 +169,26 @@ def test_likely_language(text: str, language: str | None) -> None:
 def test_sentence_breaks_stand_between_an_end_and_white_space(text: str) -> None:
     for position in sentence_breaks(text):
         assert text[position].isspace() and not text[position - 1].isspace()
+
+
+@pytest.mark.parametrize(
+    ("before", "expected"),
+    [("", True), ("  ", True), ("It rained. ", True), ("Really?", True), ("It rained, ", False), ("He said: ", False)],
+)
+def test_opens_sentence(before: str, expected: bool) -> None:
+    assert opens_sentence(before) is expected
+
+
+@given(st.text(alphabet='a.!?… \n\x1c\u3000\x85_"', max_size=12))
+def test_opens_sentence_is_what_a_search_from_the_start_says(before: str) -> None:
+    assert opens_sentence(before) == bool(re.search(r"[.!?]\s*\Z|\A\s*\Z", before))
+
+
+def test_capitalise() -> None:
+    assert [capitalise(word) for word in ("however", "USA", "in spite of", "", "éclair")] == [
+        "However",
+        "USA",
+        "In spite of",
+        "",
+        "Éclair",
+    ]

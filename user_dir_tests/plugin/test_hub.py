@@ -60,10 +60,10 @@ def test_it_moves_as_any_module(pretrained: Path) -> None:
     assert hub.device.type == "meta"
 
 
-def test_fairseqs_own_interface_fills_masks(finetuned: Path, data_bin: Path) -> None:
+def test_fairseqs_own_interface_fills_masks(finetuned: Path, pretrained: Path, data_bin: Path) -> None:
     from fairseq.models.roberta import RobertaModel
 
-    names = {"gpt2_encoder_json": str(data_bin / "encoder.json"), "gpt2_vocab_bpe": str(data_bin / "vocab.bpe")}
+    names = {"gpt2_encoder_json": str(pretrained / "encoder.json"), "gpt2_vocab_bpe": str(pretrained / "vocab.bpe")}
     hub = RobertaModel.from_pretrained(
         str(finetuned), "checkpoint_best.pt", data_name_or_path=str(data_bin), bpe="gpt2", **names
     )

@@ -45,7 +45,7 @@ def stopped(data_bin: Path, save_dir: Path, *options: Any) -> str:
 def test_no_weights_asked_for(tmp_path: Path, data_bin: Path) -> None:
     assert stopped(data_bin, tmp_path) == (
         "Error: no pretrained weights: pass --finetune-from-model MODEL.PT (made by 'fairseq-cloze import-hf', or "
-        "RoBERTa of fairseq), or --from-scratch to start from random weights on purpose"
+        "a RoBERTa of fairseq), or --from-scratch to start from random weights on purpose"
     )
 
 
@@ -189,7 +189,7 @@ def test_a_dictionary_beside_the_checkpoint_is_compared(
     ("options", "message"),
     [
         ({"arch": "cloze_roberta_base"}, "encoder_layers 2 in the checkpoint, 12 in the model; encoder_embed_dim 48"),
-        ({"encoder_layers": 3}, "encoder_layers 2 in the checkpoint, 3 in the model; pass --arch cloze_roberta, which"),
+        ({"encoder_layers": 3}, "encoder_layers 2 in the checkpoint, 3 in the model; pass --arch cloze_lm, which"),
         ({"encoder_attention_heads": 8}, "encoder_attention_heads 4 in the checkpoint, 8 in the model; pass --arch"),
     ],
 )

@@ -10,6 +10,8 @@ import torch
 
 from fairseq_cloze.weights.families import FAMILIES
 
+from .tokenizers import save_tokenizer
+
 #: No dropout, by any of the names that it has.
 _OFF = dict.fromkeys(
     ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "embedding_dropout")
@@ -51,3 +53,10 @@ def save(folder: Path, family: str, vocabulary: Any, kind: str = "ForMaskedLM", 
     merges = "".join(f"{left} {right}\n" for left, right in vocabulary.merges)
     (folder / "merges.txt").write_text("#version: 0.2\n" + merges, encoding="utf-8")
     return model
+
+
+def save_bert(folder: Path) -> None:
+    """A small BERT as the hub has ``bert-base-cased``: WordPiece, padding in row 0, 126 positions."""
+    tokenizer = save_tokenizer("bert-cased", folder)
+    special = dict(pad_token_id=tokenizer.pad_token_id, bos_token_id=None, eos_token_id=None)
+    make("bert", len(tokenizer), **special).save_pretrained(folder)

@@ -528,7 +528,7 @@ def test_odd_files_beside_the_checkpoints(tmp_path: Path, template: Path, small_
     assert all(line.isprintable() for line in lines)
     assert f"{long}: not scored, expected a name of at most 235 bytes; rename it" in lines
     assert "checkpoint_loop.pt: cannot be linked or copied (Too many levels of symbolic links); trying again" in lines
-    assert "checkpoint=?utf-8?q?=0d=0aReply-To:_x?=\\x0a\\x1b.pt: given up after 3 attempts: " in "\n".join(lines)
+    assert "checkpoint=?utf-8?q?=0d=0aReply-To:_x?=\\n\\x1b.pt: given up after 3 attempts: " in "\n".join(lines)
     (tmp_path / "validation.txt").read_text()
     assert [path.name for path in (tmp_path / ".watch" / "valid" / "queue").iterdir()] == ["notes"]
 
