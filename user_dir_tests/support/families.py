@@ -10,6 +10,8 @@ import torch
 
 from fairseq_cloze.weights.families import FAMILIES
 
+from .tokenizers import save_tokenizer
+
 #: No dropout, by any of the names that it has.
 _OFF = dict.fromkeys(
     ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "embedding_dropout")
@@ -51,3 +53,14 @@ def save(folder: Path, family: str, vocabulary: Any, kind: str = "ForMaskedLM", 
     merges = "".join(f"{left} {right}\n" for left, right in vocabulary.merges)
     (folder / "merges.txt").write_text("#version: 0.2\n" + merges, encoding="utf-8")
     return model
+
+
+def save_with_its_own(folder: Path, family: str, **options: Any) -> tuple[Any, Any]:
+    """:func:`make`, written with a tokenizer of the family's own kind, whose numbers the rows have; both."""
+    tokenizer = save_tokenizer("bert-cased" if family == "bert" else family, folder)
+    roles = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "pad", "eos", "cls", "sep")}
+    named = {name: number for name, number in roles.items() if number is not None}
+    rows = max(tokenizer.get_vocab().values()) + 4  # some of which have no token
+    model = make(family, rows, **{**named, **options}).eval()
+    model.save_pretrained(folder)
+    return model, tokenizer
