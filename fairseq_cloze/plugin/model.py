@@ -26,7 +26,6 @@ from ..model.masked_lm import scores_of_candidate_tokens
 from ..weights.reading import upgraded_weights
 from .names import ANY_ARCHITECTURE, MODEL_NAME, option
 
-
 #: Dropout where neither options nor the checkpoint say anything of it.
 DROPOUT = 0.1
 
