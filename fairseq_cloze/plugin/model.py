@@ -27,7 +27,7 @@ from ..weights.reading import upgraded_weights
 from .names import ANY_ARCHITECTURE, MODEL_NAME, option
 
 #: Dropout where neither options nor the checkpoint say anything of it.
-DROPOUT = 0.1
+DROPOUTS = {"dropout": 0.1, "attention_dropout": 0.1}
 
 
 def _open(text: str, from_scratch: Any) -> Any:
@@ -35,7 +35,7 @@ def _open(text: str, from_scratch: Any) -> Any:
 
 
 def _or_as_in_checkpoint(text: str) -> Any:
-    return option(None, f"{text} (default: as in the checkpoint with --arch {ANY_ARCHITECTURE}; else {DROPOUT})")
+    return option(None, f"{text} (default: as in the checkpoint with --arch {ANY_ARCHITECTURE}; else 0.1)")
 
 
 @dataclass
@@ -118,7 +118,7 @@ class ClozeRobertaModel(RobertaModel):
     @classmethod
     def build_model(cls, args: Any, task: Any) -> "ClozeRobertaModel":
         """Build a model; what its configuration leaves open is as in RoBERTa-base."""
-        fill_config(args, {**vars(BASE), "dropout": DROPOUT, "attention_dropout": DROPOUT})
+        fill_config(args, {**vars(BASE), **DROPOUTS})
         with open_dict(args) if isinstance(args, DictConfig) else nullcontext():
             base_architecture(args)  # what fairseq's RoBERTa has options for and ours has not
             return cls(args, ClozeRobertaEncoder(args, task.source_dictionary))
