@@ -54,9 +54,9 @@ def hf_folder(tmp_path_factory: pytest.TempPathFactory, vocabulary: Any) -> Path
 @pytest.fixture(scope="session")
 def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small random BertForMaskedLM as transformers saves it, tokenizer included; 126 positions."""
-    from .support.families import save_bert
+    from .support.families import save_with_its_own
 
-    return made_once(tmp_path_factory, "bert", save_bert)
+    return made_once(tmp_path_factory, "bert", lambda folder: save_with_its_own(folder, "bert"))
 
 
 @pytest.fixture(scope="session")

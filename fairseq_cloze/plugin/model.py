@@ -26,9 +26,16 @@ from ..model.masked_lm import scores_of_candidate_tokens
 from ..weights.reading import upgraded_weights
 from .names import ANY_ARCHITECTURE, MODEL_NAME, option
 
+#: Dropout where neither options nor the checkpoint say anything of it.
+DROPOUTS = {"dropout": 0.1, "attention_dropout": 0.1}
+
 
 def _open(text: str, from_scratch: Any) -> Any:
     return option(None, f"{text} (default: as in the checkpoint; {from_scratch} from scratch)")
+
+
+def _or_as_in_checkpoint(text: str) -> Any:
+    return option(None, f"{text} (default: as in the checkpoint with --arch {ANY_ARCHITECTURE}; else 0.1)")
 
 
 @dataclass
@@ -54,8 +61,8 @@ class ClozeRobertaConfig(FairseqDataclass):
     local_rotary_base: Optional[float] = _open("the same in layers of local attention", "none")
     local_attention: Optional[int] = _open("tokens that local attention looks at", "all")
     global_every: Optional[int] = _open("each so-manyth layer looks at the whole text", 1)
-    dropout: float = option(0.1, "dropout probability")
-    attention_dropout: float = option(0.1, "dropout probability of attention weights")
+    dropout: Optional[float] = _or_as_in_checkpoint("dropout probability")
+    attention_dropout: Optional[float] = _or_as_in_checkpoint("dropout probability of attention weights")
     activation_dropout: float = option(0.0, "dropout probability inside the feed-forward layers")
     pooler_dropout: float = option(0.0, "dropout probability inside the ranking head")
     encoder_layerdrop: float = option(0.0, "LayerDrop probability")
@@ -111,7 +118,7 @@ class ClozeRobertaModel(RobertaModel):
     @classmethod
     def build_model(cls, args: Any, task: Any) -> "ClozeRobertaModel":
         """Build a model; what its configuration leaves open is as in RoBERTa-base."""
-        fill_config(args, vars(BASE))
+        fill_config(args, {**vars(BASE), **DROPOUTS})
         with open_dict(args) if isinstance(args, DictConfig) else nullcontext():
             base_architecture(args)  # what fairseq's RoBERTa has options for and ours has not
             return cls(args, ClozeRobertaEncoder(args, task.source_dictionary))

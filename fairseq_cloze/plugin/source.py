@@ -95,6 +95,8 @@ def fit_model(source: Checkpoint, cfg: Any) -> None:
     architecture = source.architecture
     if getattr(cfg, "_name", None) in OPEN_ARCHITECTURES:
         fill_config(cfg, vars(architecture))
+        if cfg._name == ANY_ARCHITECTURE:
+            fill_config(cfg, source.dropouts)
     elif isinstance(cfg, Namespace):
         cfg.layer_norm_eps = architecture.layer_norm_eps
     differences = architecture.differences(cfg)

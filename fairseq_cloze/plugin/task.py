@@ -40,7 +40,7 @@ from .distributed import rank, refuse_independent_processes
 from .ending import end_run
 from .epochs import Cut, EpochBatches
 from .events import figures
-from .model import ClozeRobertaModel, rest_lm_head, set_layer_norm_eps
+from .model import DROPOUTS, ClozeRobertaModel, fill_config, rest_lm_head, set_layer_norm_eps
 from .names import CRITERION_NAME, TASK_NAME, option
 from .recovery import RecoveringTask, RecoveryConfig
 from .resuming import MEMORY, Memory
@@ -207,6 +207,8 @@ class ClozeRankingTask(RecoveringTask):
             self._check_vocabulary(checkpoint)
             if self.settings.scorer == "head":
                 checkpoint.require_ranking_head()
+        if ARCH_MODEL_REGISTRY.get(name) is ClozeRobertaModel:
+            fill_config(cfg, DROPOUTS)  # what is saved says what it was
         model = super().build_model(cfg, from_checkpoint)
         eps = getattr(cfg, "layer_norm_eps", None)
         if eps is not None and not isinstance(model, ClozeRobertaModel):

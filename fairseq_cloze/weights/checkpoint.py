@@ -143,6 +143,12 @@ class Checkpoint:
             **texts,
         )
 
+    @property
+    def dropouts(self) -> dict[str, float]:
+        """Its options of dropout, by name; ``CheckpointError`` where one is no probability."""
+        names = [name for name in ("dropout", "attention_dropout") if self.option(name) is not None]
+        return {name: float(self._number(name, (int, float), 0, 1)) for name in names}
+
     def _wrong_option(self, name: str, expected: str) -> CheckpointError:
         found = show(self.option(name))
         return CheckpointError(

@@ -90,6 +90,7 @@ class Family:
     activation: str = "hidden_act"
     eps: str = "layer_norm_eps"  #: empty where it is always 1e-12
     dropouts: tuple[str, str] = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+    special: tuple[str, ...] = ("bos", "pad", "eos")  #: tokens whose numbers it has, as ``NAME_token_id``
     defaults: Mapping[str, Any] = field(default_factory=dict)  #: of transformers, for what a configuration lacks
     fixed: Mapping[str, Any] = field(default_factory=dict)  #: what must be so where it is said
     parts: Mapping[str, Any] = field(default_factory=dict)  #: what its :class:`Architecture` always has
@@ -204,6 +205,7 @@ _BERT = Family(
     decoder_bias="cls.predictions.decoder.bias",
     ranking=_ranking("bert.pooler.dense"),
     classes="Bert",
+    special=("pad",),
     defaults={"layer_norm_eps": 1e-12, "hidden_act": "gelu"},
     fixed=_PLAIN,
 )
@@ -232,6 +234,7 @@ _DISTILBERT = Family(
     decoder="vocab_projector.weight",
     ranking=_ranking("pre_classifier"),
     classes="DistilBert",
+    special=("pad",),
     token_types="",
     sizes={
         "dim": "encoder_embed_dim",
@@ -294,6 +297,7 @@ _ELECTRA = Family(
     decoder="generator_lm_head.weight",
     ranking=_ranking("sequence_summary.summary"),
     classes="Electra",
+    special=("pad",),
     sizes={**_SIZES, "embedding_size": "embedding_dim"},
     defaults={"layer_norm_eps": 1e-12, "hidden_act": "gelu", "embedding_size": 128},
     fixed={
@@ -339,6 +343,7 @@ _MODERNBERT = Family(
     activation="hidden_activation",
     eps="norm_eps",
     dropouts=("embedding_dropout", "attention_dropout"),
+    special=("bos", "pad", "eos", "cls", "sep"),
     defaults={
         **{"norm_eps": 1e-5, "hidden_activation": "gelu", "embedding_dropout": 0.0, "attention_dropout": 0.0},
         **{"max_position_embeddings": 8192, "local_attention": 128, "global_attn_every_n_layers": 3},

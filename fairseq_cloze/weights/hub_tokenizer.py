@@ -1,17 +1,20 @@
-"""Hub tokenizer: the vocabulary of a Hugging Face folder, and how its rows are sorted."""
+"""Hub tokenizer: the vocabulary of a Hugging Face folder, how its rows are sorted, and the files of one to write."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..data.blanks import ROLES
 from ..data.tokenizer_file import TokenizerFile
 from ..data.vocabulary import Vocabulary
 from ..errors import CheckpointError, ClozeError
 from ..files import PathLike
-from .hub_tokenizer_files import TOKENIZER, VOCAB, HubTokenizer, check_numbers
+from .families import Family
+from .hub_tokenizer_files import MERGES, TOKENIZER, TOKENIZER_CONFIG, VOCAB, HubTokenizer, check_numbers
 
 #: Role of a special token → what a configuration calls it, and its usual names.
 _SPECIAL = {
@@ -101,3 +104,50 @@ def _row_name(token: str | None, row: int, known: set[str], numbers: Mapping[str
     while name in numbers:
         name += "_"
     return name
+
+
+def tokenizer_files(vocabulary: Vocabulary, family: Family, longest: int) -> dict[str, str]:
+    """What transformers reads a tokenizer from, in the numbers of :attr:`Vocabulary.order`: contents by name.
+
+    Args:
+        vocabulary: of a checkpoint
+        family: of its weights
+        longest: most tokens of a text
+    """
+    config: dict[str, Any] = {"tokenizer_class": "RobertaTokenizer", "model_max_length": longest}
+    if vocabulary.is_fairseqs:
+        merges = "".join(["#version: 0.2\n", *(f"{left} {right}\n" for left, right in vocabulary.merges)])
+        files = {VOCAB: json.dumps(vocabulary.token_rows(), ensure_ascii=False), MERGES: merges}
+    else:
+        content = json.loads(vocabulary.files[TOKENIZER])
+        if content.get("post_processor") is None:
+            content["post_processor"] = _around(vocabulary, twice=family.behind_padding)
+        files = {TOKENIZER: json.dumps({"version": "1.0", **content}, ensure_ascii=False)}
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"  # takes the file as it is
+        both = "bos" in family.special and "cls" not in family.special  # then tokenizers have both names
+        for role, (fields, _) in _SPECIAL.items():
+            config |= dict.fromkeys(fields if both else fields[:1], vocabulary.special[role])
+        if not family.token_types or family.type_rows == 1:
+            config["model_input_names"] = ["input_ids", "attention_mask"]
+        before = content["pre_tokenizer"]
+        if before["type"] == "ByteLevel":  # where the configuration is silent, transformers would take "no"
+            config["add_prefix_space"] = before.get("add_prefix_space", True)
+    return {**files, TOKENIZER_CONFIG: json.dumps(config, indent=1) + "\n"}
+
+
+def _around(vocabulary: Vocabulary, twice: bool) -> dict[str, Any]:
+    """What stands around a text, and around two, as ``tokenizer.json`` has it; two ends between them if *twice*."""
+    names = {role: vocabulary.special[role] for role in ("begin", "end")}
+    begin, end = ({"SpecialToken": {"id": names[role], "type_id": 0}} for role in names)
+    second = int(not twice)
+    last = {"SpecialToken": {"id": names["end"], "type_id": second}}
+    one, other = ({"Sequence": {"id": name, "type_id": kind}} for name, kind in (("A", 0), ("B", second)))
+    tokens = {
+        token: {"id": token, "ids": [vocabulary.file.tokens[token]], "tokens": [token]} for token in names.values()
+    }
+    return {
+        "type": "TemplateProcessing",
+        "single": [begin, one, end],
+        "pair": [begin, one, end, *([end] if twice else []), other, last],
+        "special_tokens": tokens,
+    }

@@ -25,8 +25,16 @@ from .checkpoint import Checkpoint
 from .families import FAMILIES, Family
 from .hub_files import CONFIG, PICKLED, SAFETENSORS, read_config, read_json, read_weights
 from .hub_proof import prove_import
-from .hub_tokenizer import read_tokenizer
-from .hub_tokenizer_files import ADDED, MERGES, TOKENIZER, TOKENIZER_CONFIG, TOKENIZER_FILES, VOCAB
+from .hub_tokenizer import read_tokenizer, tokenizer_files
+from .hub_tokenizer_files import (
+    ADDED,
+    MERGES,
+    SPECIAL_TOKENS,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    TOKENIZER_FILES,
+    VOCAB,
+)
 from .plain import show
 
 #: Files of a hub model that are read.
@@ -35,8 +43,8 @@ HUB_FILES = [
     *TOKENIZER_FILES,
 ]
 
-#: What transformers would read of a tokenizer beside what an export writes.
-_TOKENIZER_FILES = (TOKENIZER, ADDED, "special_tokens_map.json")
+#: What transformers reads of a tokenizer that an export has written, or that was saved over it.
+_TOKENIZER_FILES = (VOCAB, MERGES, TOKENIZER_CONFIG, TOKENIZER, ADDED, SPECIAL_TOKENS)
 
 #: Rows of the position embedding before the first position.
 _ROWS_BEFORE = PAD + 1
@@ -144,10 +152,9 @@ def export_hf(checkpoint: Checkpoint, out: PathLike) -> str:
     order = vocabulary.order
     converted = to_hub_names(checkpoint.weights, family, architecture, ranking, order)
     config = _hf_config(family, architecture, len(vocabulary), name, order)
-    merges = "".join(["#version: 0.2\n", *(f"{left} {right}\n" for left, right in vocabulary.merges)])
-    tokenizer = {"tokenizer_class": "RobertaTokenizer", "model_max_length": architecture.max_positions}
+    tokenizer = tokenizer_files(vocabulary, family, architecture.max_positions)
     with alone_in(out), replacing(out / SAFETENSORS) as temporary:  # which takes long, and gets its name last
-        stale = _stale_files(out)
+        stale = [path for path in _earlier_files(out) if path.name not in tokenizer]
         try:
             save_file(
                 {key: value.contiguous().clone() for key, value in converted.items()}, temporary, {"format": "pt"}
@@ -157,20 +164,18 @@ def export_hf(checkpoint: Checkpoint, out: PathLike) -> str:
         write_text(out / CONFIG, json.dumps(config, indent=1) + "\n")
         for path in stale:
             path.unlink()
-        write_text(out / VOCAB, json.dumps(vocabulary.token_rows(), ensure_ascii=False))
-        write_text(out / MERGES, merges)
-        write_text(out / TOKENIZER_CONFIG, json.dumps(tokenizer, indent=1) + "\n")
+        for file, content in tokenizer.items():
+            write_text(out / file, content)
     return name
 
 
-def _stale_files(out: Path) -> list[Path]:
-    """What transformers made of the tokenizer of an earlier export, and would read instead of the new one.
+def _earlier_files(out: Path) -> list[Path]:
+    """The tokenizer of an earlier export, and what transformers made of it, which it would read instead of the new one.
 
     Raises:
         ClozeError: there is a model that was not exported by this project
     """
-    written = (CONFIG, SAFETENSORS, VOCAB, MERGES, TOKENIZER_CONFIG, *_TOKENIZER_FILES)
-    there = [name for name in written if (out / name).exists()]
+    there = [name for name in (CONFIG, SAFETENSORS, *_TOKENIZER_FILES) if (out / name).exists()]
     config = read_json(out / CONFIG) if CONFIG in there else {}
     ours = str(config.get(_MADE_BY)).startswith("fairseq-cloze") and "transformers_version" not in config
     if there and not ours:
@@ -209,18 +214,14 @@ def _family_to_export(checkpoint: Checkpoint) -> Family:
     return family
 
 
-def _hf_config(
-    family: Family, architecture: Architecture, rows: int, name: str, order: list[int] | None
-) -> dict[str, Any]:
-    begin, pad, end = (BOS, PAD, EOS) if order is None else order[:3]
+def _hf_config(family: Family, architecture: Architecture, rows: int, name: str, order: list[int]) -> dict[str, Any]:
+    number_of = {"bos": order[BOS], "cls": order[BOS], "pad": order[PAD], "eos": order[EOS], "sep": order[EOS]}
     return {
         "architectures": [name],
         "model_type": family.model_type,
         "vocab_size": rows,
         **family.config(architecture),
-        "bos_token_id": begin,
-        "pad_token_id": pad,
-        "eos_token_id": end,
+        **{f"{name}_token_id": number_of[name] for name in family.special},
         _MADE_BY: f"fairseq-cloze {__version__}",
     }
 

@@ -34,6 +34,7 @@ SMALL = Architecture(2, 32, 64, 4, max_positions=60)
 def build(vocabulary: Vocabulary, kind: Any = ClozeRobertaModel, seed: int = 3, **changed: Any) -> Any:
     """A model as fairseq builds it, with random weights."""
     options = {name: value for name, value in vars(ClozeRobertaConfig()).items() if not name.startswith("_")}
+    options |= {"dropout": 0.1, "attention_dropout": 0.1}  # as ours has them where nothing is said
     config = SimpleNamespace(**{**options, **vars(SMALL), **changed})
     task = SimpleNamespace(source_dictionary=make_dictionary(vocabulary), max_positions=lambda: 60)
     torch.manual_seed(seed)

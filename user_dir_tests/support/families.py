@@ -55,8 +55,12 @@ def save(folder: Path, family: str, vocabulary: Any, kind: str = "ForMaskedLM", 
     return model
 
 
-def save_bert(folder: Path) -> None:
-    """A small BERT as the hub has ``bert-base-cased``: WordPiece, padding in row 0, 126 positions."""
-    tokenizer = save_tokenizer("bert-cased", folder)
-    special = dict(pad_token_id=tokenizer.pad_token_id, bos_token_id=None, eos_token_id=None)
-    make("bert", len(tokenizer), **special).save_pretrained(folder)
+def save_with_its_own(folder: Path, family: str, **options: Any) -> tuple[Any, Any]:
+    """:func:`make`, written with a tokenizer of the family's own kind, whose numbers the rows have; both."""
+    tokenizer = save_tokenizer("bert-cased" if family == "bert" else family, folder)
+    roles = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "pad", "eos", "cls", "sep")}
+    named = {name: number for name, number in roles.items() if number is not None}
+    rows = max(tokenizer.get_vocab().values()) + 4  # some of which have no token
+    model = make(family, rows, **{**named, **options}).eval()
+    model.save_pretrained(folder)
+    return model, tokenizer

@@ -123,7 +123,7 @@ def _roberta(folder: Path) -> Any:
 
 def _modernbert(folder: Path) -> Any:
     """As ModernBERT's: NFC, runs of spaces as added tokens, special ones behind the words, spare rows."""
-    from tokenizers import AddedToken, normalizers
+    from tokenizers import AddedToken, normalizers, processors
 
     tokenizer = _byte_level([])
     tokenizer.normalizer = normalizers.NFC()
@@ -132,7 +132,13 @@ def _modernbert(folder: Path) -> Any:
     tokenizer.add_tokens([AddedToken("|||EMAIL_ADDRESS|||", normalized=True, special=False)])
     names = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"}
     mask = AddedToken("[MASK]", lstrip=True, special=True, normalized=False)
-    return _class("PreTrainedTokenizerFast")(tokenizer_object=tokenizer, mask_token=mask, **names)
+    options = {"mask_token": mask, **names, "model_input_names": ["input_ids", "attention_mask"]}
+    made = _class("PreTrainedTokenizerFast")(tokenizer_object=tokenizer, **options)
+    around = [(token, made.convert_tokens_to_ids(token)) for token in ("[CLS]", "[SEP]")]
+    made.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=around
+    )
+    return made
 
 
 _MAKERS: dict[str, Callable[[Path], Any]] = {

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -175,8 +176,10 @@ def test_another_vocabulary(tmp_path: Path, variant: Callable[..., Path]) -> Non
 
     def swap(state: dict[str, Any]) -> None:
         files = state["task_state"][STATE_KEY]["vocabulary"]
-        rows = zlib.decompress(files["dict.txt"]).decode().splitlines()
-        files["dict.txt"] = zlib.compress("\n".join([rows[1], rows[0], *rows[2:]]).encode())
+        content = json.loads(zlib.decompress(files["tokenizer.json"]))
+        numbers = content["model"]["vocab"]
+        numbers["a"], numbers["b"] = numbers["b"], numbers["a"]
+        files["tokenizer.json"] = zlib.compress(json.dumps(content).encode())
 
     first, second = variant("first.pt"), variant("second.pt", swap, seed=1)
     digests = []

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from fairseq_cloze.errors import CheckpointError
-from fairseq_cloze.weights.hub_tokenizer import read_tokenizer
+from fairseq_cloze.weights.families import FAMILIES
+from fairseq_cloze.weights.hub_tokenizer import read_tokenizer, tokenizer_files
 
 from ..support.models import save_tiny_hf, tiny_vocabulary
+from ..support.tokenizers import KINDS, SCRIPTS, save_tokenizer
 
 ROWS = 266
 FLAGS = dict.fromkeys(("special", "single_word", "lstrip", "rstrip", "normalized"), False)
@@ -192,7 +195,7 @@ def test_padding_at_another_number(whole: Path) -> None:
         ({"a": -1}, "SRC/vocab.json: expected tokens and their numbers, from 0 on, found -1 for 'a'"),
         ({"a": 1.5}, "SRC/vocab.json: expected tokens and their numbers, from 0 on, found 1.5 for 'a'"),
         ({"a": None}, "SRC/vocab.json: expected tokens and their numbers, from 0 on, found None for 'a'"),
-        ({"\ud800": 3}, "SRC/vocab.json: expected tokens and their numbers, from 0 on, found 3 for '?'"),
+        ({"\ud800": 3}, "SRC/vocab.json: expected tokens and their numbers, from 0 on, found 3 for '\\ud800'"),
         ({"a": 10**6}, "SRC: expected 266 tokens at most, as the embedding has rows, found number 1,000,000"),
         ({"a": 10**12}, "SRC: expected tokens and their numbers, from 0 to 16,777,216, found 1000000000000 for 'a'"),
         ({"a": 5}, "SRC: expected one token for each number, found '\"' and 'a' for 5"),
@@ -222,3 +225,31 @@ def test_merges_that_are_none(whole: Path, merges: str, problem: str) -> None:
 def test_a_tokenizer_json_that_is_none(whole: Path, content: str) -> None:
     (whole / "tokenizer.json").write_text(content)
     assert refused(whole).startswith("SRC/tokenizer.json: ")
+
+
+# -- written -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "roberta"])
+def test_what_is_written_is_read_alike(kind: str, tmp_path: Path) -> None:
+    """By transformers, and here: the same tokens with the same numbers, in one text, in two, around a mask."""
+    source = save_tokenizer(kind, tmp_path / "hf")
+    family = FAMILIES[json.loads((tmp_path / "hf" / "config.json").read_text())["model_type"]]
+    rows = max(source.get_vocab().values()) + 3
+    vocabulary, order, _ = read_tokenizer(tmp_path / "hf", None, rows)
+    files = tokenizer_files(vocabulary, family, 126)
+    assert [*files] == ["tokenizer.json", "tokenizer_config.json"]
+    for name, content in files.items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family.model_type}))
+    found = AutoTokenizer.from_pretrained(tmp_path)
+    assert found.model_max_length == 126
+    for role in ("cls", "sep", "pad", "unk", "mask", "bos", "eos"):
+        for name in (f"{role}_token", f"{role}_token_id"):
+            assert getattr(found, name) == getattr(source, name)
+    assert found.convert_tokens_to_ids(vocabulary.tokens[4]) == vocabulary.order[4]
+    for text in SCRIPTS:
+        assert found(text, f"{text} {found.mask_token}.") == source(text, f"{text} {found.mask_token}.")
+        assert found(text) == source(text)
+    again, order_again, _ = read_tokenizer(tmp_path, None, rows)
+    assert again.digests == vocabulary.digests and order_again == order
