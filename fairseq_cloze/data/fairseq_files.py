@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 from ..errors import ClozeError, printable
@@ -26,6 +28,8 @@ MASK_SYMBOL = "<mask>"
 END_OF_TEXT = "<|endoftext|>"
 
 _NUMBERS = 1 << 24  # BPE numbers are below
+
+_PAIRS = re.compile(r"(?:[^ \r\n]+ [^ \r\n]+\n)+")
 
 GPT2_BPE_URL = "https://dl.fbaipublicfiles.com/fairseq/gpt2_bpe/"
 
@@ -57,12 +61,12 @@ class FairseqFiles:
             raise ClozeError(
                 f"{origin}: {DICTIONARY_FILE} holds '{repeated}' twice; take the one that came with the weights"
             )
-        for token, number in self.numbers.items():
-            if not 0 <= number < _NUMBERS:
-                raise ClozeError(
-                    f"{origin}: {ENCODER_FILE}: expected numbers from 0 to {_NUMBERS:,}, found {number} for "
-                    f"'{token[:40]}'; copy the file again"
-                )
+        if not 0 <= min(self.numbers.values()) <= max(self.numbers.values()) < _NUMBERS:
+            token, number = next(pair for pair in self.numbers.items() if not 0 <= pair[1] < _NUMBERS)
+            raise ClozeError(
+                f"{origin}: {ENCODER_FILE}: expected numbers from 0 to {_NUMBERS:,}, found {number} for "
+                f"'{token[:40]}'; copy the file again"
+            )
         if len(set(self.numbers.values())) < len(self.numbers):
             raise ClozeError(
                 f"{origin}: {ENCODER_FILE}: expected each number once, found one twice; copy the file again"
@@ -74,18 +78,24 @@ class FairseqFiles:
                 f"{known:,} of {len(self.numbers):,} BPE tokens stand in the dictionary; "
                 "take all three files from the folder of the weights"
             )
-        for left, right in self.merges:
-            for token in (left, right, left + right):
-                if token not in self.numbers:
-                    raise ClozeError(
-                        f"{origin}: {MERGES_FILE} and {ENCODER_FILE} do not belong together ('{token}', which a merge "
-                        "names, has no number); take all three files from the folder of the weights"
-                    )
+        named = {*chain.from_iterable(self.merges), *(left + right for left, right in self.merges)}
+        if missing := named - self.numbers.keys():
+            raise ClozeError(
+                f"{origin}: {MERGES_FILE} and {ENCODER_FILE} do not belong together ('{min(missing)}', which a merge "
+                "names, has no number); take all three files from the folder of the weights"
+            )
 
     def _pairs(self, name: str, expected: str, what_to_do: str) -> list[tuple[str, str]]:
         """The two words of each line of a file."""
+        text = self.files[name].decode("utf-8", "surrogateescape")
+        body = text.partition("\n")[2] if text.startswith("#version") else text
+        if _PAIRS.fullmatch(body):  # a sound file is read at once; line by line where it has to be said what is wrong
+            words = body.replace("\n", " ").split(" ")
+            firsts, seconds = words[:-1:2], words[1::2]
+            if _is_text("".join(words)) and (name != DICTIONARY_FILE or "".join(seconds).isdecimal()):
+                return list(zip(firsts, seconds))
         pairs = []
-        for number, line in enumerate(self.files[name].decode("utf-8", "surrogateescape").split("\n"), 1):
+        for number, line in enumerate(text.split("\n"), 1):
             if not line or (number == 1 and line.startswith("#version")):
                 continue
             pair = line.rstrip("\r").split(" ")

@@ -46,7 +46,7 @@ BOS, PAD, EOS, UNK = 0, 1, 2, 3
 #: The special tokens of fairseq's RoBERTa by role.
 FAIRSEQ_SPECIAL = dict(zip(ROLES, (*SPECIAL_SYMBOLS, MASK_SYMBOL)))
 
-_BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
+_BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>\Z")
 _SPACE_BEFORE_PUNCTUATION = re.compile(r" ([.,!?;:)\]])")
 
 
@@ -60,15 +60,14 @@ class Vocabulary:
     def __init__(self, files: Mapping[str, bytes], origin: str) -> None:
         self.origin = origin
         where = f"{origin}: {TOKENIZER_FILE}"
-        if TOKENIZER_FILE in files:
-            self.files = {name: bytes(files[name]) for name in FILES}  #: contents of :data:`FILES`
-            self.file = TokenizerFile.parse(self.files[TOKENIZER_FILE], where)
-            rows, self.special, in_order = _parse_rows(self.files[ROWS_FILE], f"{origin}: {ROWS_FILE}")
+        self._given = {name: bytes(files[name]) for name in FILES} if TOKENIZER_FILE in files else None
+        if self._given is not None:
+            self.file = TokenizerFile.parse(self._given[TOKENIZER_FILE], where)
+            rows, self.special, in_order = _parse_rows(self._given[ROWS_FILE], f"{origin}: {ROWS_FILE}")
         else:
             theirs = FairseqFiles(files, origin)
             content = _byte_level(*theirs.rows(), theirs.merges)
             rows, self.special, in_order = len(theirs.symbols), FAIRSEQ_SPECIAL, True
-            self.files = _write(content, rows, self.special, in_order)
             self.file = TokenizerFile(content, where)
         numbers = [self._number(role) for role in ROLES]
         if max(numbers) >= rows or len(set(numbers)) < len(ROLES) or (in_order and numbers[:4] != [0, 1, 2, 3]):
@@ -110,6 +109,15 @@ class Vocabulary:
         return Vocabulary, (self.files, self.origin)
 
     # -- files ---------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def files(self) -> dict[str, bytes]:
+        """Contents of :data:`FILES`, as they were given or, of fairseq's three files, as they are written."""
+        if self._given is not None:
+            return self._given
+        listed = set(self.tokens)
+        others = [token for token in self.file.own if token not in listed]
+        return _write(_byte_level(self.tokens, others, self.merges), len(self), self.special, True)
 
     @classmethod
     def load(cls, folder: PathLike) -> Vocabulary:
@@ -321,8 +329,8 @@ class Vocabulary:
         """Rows of tokens that stand where no token fits: the unknown one and parts of characters, ``bool (rows,)``."""
         found = np.zeros(len(self), dtype=bool)
         found[UNK] = True
-        for row, text in enumerate(self._texts):
-            found[row] |= bool(_BYTE_TOKEN.fullmatch(self.tokens[row])) or not _is_utf8(text)
+        for row, (token, text) in enumerate(zip(self.tokens, self._texts)):
+            found[row] |= not (text.isascii() or _is_utf8(text)) or bool(_BYTE_TOKEN.match(token))
         return found
 
     # -- rows → text ---------------------------------------------------------------------------------------------------
@@ -360,9 +368,11 @@ class Vocabulary:
             if token in added:
                 text = token.encode()
             elif kind == BYTES:
-                known = byte_of.keys() >= set(token)
-                text = bytes(byte_of[character] for character in token) if known else token.encode()
-            elif _BYTE_TOKEN.fullmatch(token) and kind == UNIGRAM:
+                try:
+                    text = bytes([byte_of[character] for character in token])
+                except KeyError:
+                    text = token.encode()
+            elif _BYTE_TOKEN.match(token) and kind == UNIGRAM:
                 text = bytes([int(token[3:5], 16)])
             elif kind == UNIGRAM:
                 text = token.replace("\u2581", " ").encode()

@@ -20,7 +20,7 @@ from fairseq_cloze.passages.reading import read_passages
 from fairseq_cloze.passages.text import BLANK, normalise, sentence_breaks
 from fairseq_cloze.weights.hub_tokenizer import read_tokenizer
 
-from ..support.commands import PASSAGES
+from ..support.commands import PASSAGES, ROOT
 from ..support.tokenizers import KINDS, SCRIPTS, save_tokenizer
 
 #: What stands for nothing in texts: no name of a special token.
@@ -48,13 +48,16 @@ def passage(article: str) -> Passage:
     return Passage("p", "p.json", article, (("x", "y"),) * blanks, (UNLABELLED,) * blanks)
 
 
-def check(kind: str, articles: list[str], norm: str) -> None:
+def check(kind: str, articles: list[str], norm: str, language: str = "en") -> int:
+    """Compare with transformers; the number of tokens."""
     theirs, vocabulary, order = both(kind)
     store = Store.from_columns(
-        [encode_passages(list(map(passage, articles)), vocabulary, EncodingOptions(norm))], len(vocabulary)
+        [encode_passages(list(map(passage, articles)), vocabulary, EncodingOptions(norm, language=language))],
+        len(vocabulary),
     )
+    tokens = 0
     for number, article in enumerate(articles):
-        article = normalise(article, norm)
+        article = normalise(article, norm, language)
         text = theirs.mask_token.join(BLANK.split(article))
         expected = theirs(text, add_special_tokens=False)["input_ids"]
         found = store[number]
@@ -62,7 +65,14 @@ def check(kind: str, articles: list[str], norm: str) -> None:
         masks = [at for at, each in enumerate(expected) if each == theirs.mask_token_id]
         assert found.blank_positions.tolist() == masks
         starts = found.sentence_starts
-        assert starts[0] == 0 and (np.diff(starts) >= 0).all() and len(starts) == len(sentence_breaks(article)) + 1
+        breaks = sentence_breaks(article, language)
+        assert starts[0] == 0 and (np.diff(starts) >= 0).all() and len(starts) == len(breaks) + 1
+        texts = [article[a:b] for a, b in zip([0, *breaks], [*breaks, len(article)])]
+        bounds = [*starts.tolist(), len(expected)]
+        blanks = [expected[a:b].count(theirs.mask_token_id) for a, b in zip(bounds, bounds[1:])]
+        assert blanks == [len(BLANK.findall(each)) for each in texts]
+        tokens += len(expected)
+    return tokens
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -72,6 +82,26 @@ def test_articles_have_the_tokens_of_transformers(kind: str) -> None:
         half = len(text) // 2
         articles += [f"{text} _ {text}", f"{text[:half]}_{text[half:]}", f"_{text}", f"{text}  _ "]
     check(kind, articles, "standard")
+
+
+@pytest.mark.parametrize("language", ["fr", "zh"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_languages_have_the_tokens_of_transformers(kind: str, language: str) -> None:
+    articles = [each.article for each in read_passages([ROOT / "examples" / "languages" / language])]
+    assert len(articles) == 10
+    for norm in ("standard", "none"):
+        check(kind, articles, norm, language)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_of_cloth_train_has_the_tokens_of_transformers(kind: str, cloth: Path) -> None:
+    articles = [each.article for each in read_passages([cloth / "train"])]
+    assert len(articles) == 5512
+    tokens = sum(check(kind, articles[at : at + 200], "standard") for at in range(0, len(articles), 200))
+    assert tokens > 1_000_000
+    print(f"{kind}: {len(articles):,} passages, {tokens:,} tokens")
 
 
 _texts = st.text(alphabet="aBc _.!?\n,'\"12é\u3000-") | st.text() | st.sampled_from(SCRIPTS)

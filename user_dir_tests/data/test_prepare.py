@@ -54,7 +54,6 @@ def test_counts_and_manifest(tmp_path: Path, data_bin: Path, vocabulary: Any) ->
             "blanks": blanks,
             "labelled_blanks": blanks,
             "unknown_tokens": 0,
-            "makeshift_tokens": 0,
             "skipped": 0,
             "skipped_passages": [],
             "ignored_files": 0,
@@ -462,8 +461,8 @@ def test_no_such_split(data_bin: Path) -> None:
     ("change", "message"),
     [
         (
-            {"format_version": 3},
-            "expected format version 2, found 3; run 'fairseq-cloze prepare' of this version again",
+            {"format_version": 4},
+            "expected format version 3, found 4; run 'fairseq-cloze prepare' of this version again",
         ),
         ({"format": "other"}, "not the manifest of a fairseq-cloze data-bin; give the folder 'prepare' wrote"),
     ],

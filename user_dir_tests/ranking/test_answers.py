@@ -129,7 +129,7 @@ MISFITS = [
     ("{", f": expected JSON, found a mistake in line 1, column 2 (Expecting property name enclosed in double quotes); "
           f"{MEND}"),
     ('{"p": {"answers": ["A"]}, "p": {"answers": ["B"]}}', f': expected each key once, found "p" twice; {MEND}'),
-    ({"p\n": {**ANSWERS, "gole": ["A", "B"]}}, f": passage 'p\\x0a': expected no other fields than answers, gold, "
+    ({"p\n": {**ANSWERS, "gole": ["A", "B"]}}, f": passage 'p\\n': expected no other fields than answers, gold, "
                                              f'probabilities, found "gole"; {MEND}'),
     ("[1, 2]", f": expected a JSON object of passages, found [1, 2]; {MEND}"),
     ({"p": ["A"]}, f": passage 'p': expected an object with answers and gold, found answers alone; {MEND}"),

@@ -91,9 +91,14 @@ def _camembert(folder: Path) -> Any:
     return _class("CamembertTokenizerFast")(vocab_file=str(path))
 
 
+ALBERT_SPECIAL = {
+    **{"pad_id": 0, "unk_id": 1, "bos_id": -1, "eos_id": -1},
+    "control_symbols": ["[CLS]", "[SEP]", "[MASK]"],
+}
+
+
 def _albert(folder: Path) -> Any:
-    special = {"pad_id": 0, "unk_id": 1, "bos_id": -1, "eos_id": -1, "control_symbols": ["[CLS]", "[SEP]", "[MASK]"]}
-    path = sentencepiece_model(folder / "spiece.model", normalization_rule_name="nmt_nfkc", **special)
+    path = sentencepiece_model(folder / "spiece.model", normalization_rule_name="nmt_nfkc", **ALBERT_SPECIAL)
     return _class("AlbertTokenizerFast")(vocab_file=str(path))
 
 
