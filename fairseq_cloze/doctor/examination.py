@@ -118,13 +118,13 @@ class _Examination:
         self.check_unless(no_numbers, self.check_embeddings, "embeddings")
         self.check_unless(no_numbers, self.check_lm_head, "LM head")
         self.check_tied_weights()
-        self.check_unless(no_numbers, self.check_positions, "positions")
+        random = no_numbers or ("" if self.embeddings_trained else "the embeddings are random")
+        self.check_unless(random, self.check_positions, "positions")
         self.check_vocabulary()
         no_vocabulary = "" if self.vocabulary else "no vocabulary that fits"
         self.check_unless(no_vocabulary, self.check_tokenizer, "tokenizer")
         self.check_unless("" if self.vocabulary else "no vocabulary that can be used", self.check_casing, "casing")
         no_model = no_numbers or ("" if self.vocabulary else "no vocabulary that can be used")
-        random = no_numbers or ("" if self.embeddings_trained else "the embeddings are random")
         self.check_unless(random or no_model, self.check_rows, "rows")
         self.check_unless(no_model, self.check_loading, "loading")
         not_loaded = "" if self.ranker else "the model could not be loaded"
@@ -406,10 +406,8 @@ class _Examination:
         """What no text has is not predicted."""
         ranker, positions = _there(self.ranker), self.checkpoint.architecture.max_positions
         model, vocabulary = ranker.members[0].model, ranker.vocabulary
-        shares = {
-            role: measures.surpassed(model, vocabulary, self.texts[:1], positions, row)
-            for role, row in (("pad", PAD), ("mask", vocabulary.mask))
-        }
+        rows = (PAD, vocabulary.mask)
+        shares = dict(zip(("pad", "mask"), measures.surpassed(model, vocabulary, self.texts[:1], positions, rows)))
         worst = max(shares, key=shares.__getitem__)
         listed = ", ".join(f"{role} more than {100 * share:.0f}% of the rows" for role, share in shares.items())
         verdict = OK if shares[worst] <= PREDICTED else UNFIT

@@ -195,11 +195,13 @@ def masked_lm_losses(model: MaskedLM, vocabulary: Vocabulary, texts: Sequence[st
     return torch.cat([torch.zeros(0), *losses])
 
 
-def surpassed(model: MaskedLM, vocabulary: Vocabulary, texts: Sequence[str], max_positions: int, row: int) -> float:
-    """Share of all rows that are predicted less than *row* at the tokens of *texts*; see :func:`masked_lm_losses`."""
+def surpassed(
+    model: MaskedLM, vocabulary: Vocabulary, texts: Sequence[str], max_positions: int, rows: Sequence[int]
+) -> list[float]:
+    """For each of *rows* the share of all that are predicted less at *texts*; see :func:`masked_lm_losses`."""
     logits = torch.cat([each for each, _ in _predictions(model, vocabulary, texts, max_positions)])
     mean = logits.softmax(dim=-1).mean(dim=0)
-    return float((mean < mean[row]).float().mean())
+    return [float((mean < mean[row]).float().mean()) for row in rows]
 
 
 def _predictions(
