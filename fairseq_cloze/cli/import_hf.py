@@ -5,7 +5,7 @@ import click
 
 @click.command("import-hf")
 @click.argument("source")
-@click.option("--out", required=True, metavar="DIR", help="Folder to write model.pt and the vocabulary into.")
+@click.option("--out", required=True, metavar="DIR", help="Folder to write model.pt and the tokenizer files into.")
 @click.option("--gpt2-bpe", metavar="DIR",
               help="Folder with encoder.json, vocab.bpe and dict.txt, if SOURCE has no tokenizer files.")  # fmt: skip
 def command(source: str, out: str, gpt2_bpe: str | None) -> None:

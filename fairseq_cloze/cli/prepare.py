@@ -13,7 +13,7 @@ from .options import blank_option, on_error_option
 @click.option("--train", multiple=True, metavar="PATH", help="Passages to train on: a JSON or JSONL file, or a folder.")
 @click.option("--valid", multiple=True, metavar="PATH", help="Passages to validate on.")
 @click.option("--test", multiple=True, metavar="PATH", help="Passages to test on; may be unlabelled.")
-@click.option("--pretrained", required=True, metavar="DIR", help="Folder of the weights, for their BPE and dictionary.")
+@click.option("--pretrained", required=True, metavar="DIR", help="Folder of the weights, for their tokenizer.")
 @click.option("--out", required=True, metavar="DATA-BIN", help="Folder to write.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes that encode.  [default: one per core]")
 @click.option("--text-norm", type=click.Choice(TEXT_NORMS), default="standard", show_default=True,

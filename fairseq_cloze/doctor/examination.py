@@ -14,7 +14,8 @@ from torch import Tensor
 from ..data.databin import DataBin
 from ..data.fairseq_files import FAIRSEQ_FILES
 from ..data.store import Store
-from ..data.vocabulary import UNK, Vocabulary
+from ..data.tokenizer_file import BYTES
+from ..data.vocabulary import PAD, UNK, Vocabulary
 from ..errors import ClozeError
 from ..files import PathLike
 from ..model.names import ENCODER, LM_HEAD
@@ -24,16 +25,27 @@ from ..ranking.scores import Outcome
 from ..statistics import wilson_interval
 from ..weights.carried import OtherVocabulary
 from ..weights.checkpoint import LAYER, Checkpoint, unusable
+from ..weights.families import FAMILIES
 from ..weights.plain import show
 from . import measures
 from .diagnosis import DOUBT, OK, SKIPPED, UNFIT, Check, Diagnosis
-from .measures import ENGLISH, spectral_ratio
+from .measures import spectral_ratio
+from .texts import ENGLISH, texts_for
+from .trials import Trial, better, trials
 
 #: Spectral ratio up to which weights are taken for random: 1 in theory, up to 1.1 for matrices of 48 x 48.
 RANDOM = 1.15
-#: Least share of merges in order of their numbers, and of the dictionary's numbers that the BPE has.
+#: Least share of merges of what earlier ones made, and of the rows whose tokens the merges make.
 AGREEMENT = 0.9
-#: Least rank correlation of BPE number and row; 0.62 in RoBERTa's dictionary, 0 in a shuffled one.
+#: Largest share of unknown tokens of a byte-level BPE; others may have more.
+UNKNOWN = 0.01
+#: Bytes that say as much as a word, in scripts without spaces.
+_WORD = 8
+#: Largest share of the rows that are predicted less than pad or mask; 0.1 of sound weights, 0.98 of a common word.
+PREDICTED = 0.8
+#: Nats by which another arrangement has to do better.
+BETTER = 0.2
+#: Least rank correlation of rows and the tokenizer's own order; 0.62 in RoBERTa's dictionary, 0 in a shuffled one.
 FREQUENCY_ORDER = 0.1
 #: Pairs of words that it takes to judge a dictionary.
 LEAST_PAIRS = 30
@@ -81,7 +93,7 @@ class _Examination:
         self.ranker: Ranker | None = None
         self.store = self._sample()
         self.texts: Sequence[str] = ENGLISH
-        self.source = "built-in English text"
+        self.source = ""
         if data and self.store:
             own = measures.filled_texts(self.store, data.vocabulary, count=4, words=90)
             if own:
@@ -99,20 +111,28 @@ class _Examination:
     def run(self) -> None:
         """Make the checks in order."""
         self.check_numbers()
+        self.check_architecture()
         self.check_layers()
         no_numbers = "" if self.usable else "weights are no numbers"
         self.check_unless(no_numbers, self.check_encoder, "encoder")
         self.check_unless(no_numbers, self.check_embeddings, "embeddings")
         self.check_unless(no_numbers, self.check_lm_head, "LM head")
         self.check_tied_weights()
-        self.check_vocabulary()
-        self.check_unless("" if self.vocabulary else "no vocabulary that fits", self.check_bpe, "BPE")
-        no_model = no_numbers or ("" if self.vocabulary else "no vocabulary that can be used")
         random = no_numbers or ("" if self.embeddings_trained else "the embeddings are random")
-        self.check_unless(random or no_model, self.check_dictionary, "dictionary")
+        self.check_unless(random, self.check_positions, "positions")
+        self.check_vocabulary()
+        no_vocabulary = "" if self.vocabulary else "no vocabulary that fits"
+        self.check_unless(no_vocabulary, self.check_tokenizer, "tokenizer")
+        self.check_unless("" if self.vocabulary else "no vocabulary that can be used", self.check_casing, "casing")
+        no_model = no_numbers or ("" if self.vocabulary else "no vocabulary that can be used")
+        self.check_unless(random or no_model, self.check_rows, "rows")
         self.check_unless(no_model, self.check_loading, "loading")
         not_loaded = "" if self.ranker else "the model could not be loaded"
         self.check_unless(not_loaded, self.check_half_precision, "half precision")
+        causes = self.diagnosis.faults(UNFIT)
+        no_trials = not_loaded or (f"{', '.join(causes)} comes first" if causes else "")
+        self.check_unless(no_trials, self.check_arrangement, "arrangement")
+        self.check_unless(no_trials, self.check_special_rows, "special rows")
         self.check_unless(not_loaded, self.check_masked_lm_loss, "masked-LM loss")
         unscored = not_loaded if self.store else "pass DATA-BIN with labelled passages"
         if not unscored and self.ranker and self.data:
@@ -153,9 +173,27 @@ class _Examination:
             "half precision or far too high a learning rate; take an earlier checkpoint, train without --fp16",
         )  # fmt: skip
 
+    def check_architecture(self) -> None:
+        """The parts that the family has."""
+        blame = ("wrong architecture", "configuration and weights are of two models; convert the original again")
+        try:
+            architecture = self.checkpoint.architecture
+        except ClozeError as error:
+            return self.add("architecture", UNFIT, str(error), "", {}, *blame)
+        family = FAMILIES.get(architecture.family)
+        if family is None:
+            known = f"one of {', '.join(FAMILIES)}"
+            return self.add("architecture", DOUBT, f"family {show(architecture.family)}", known, {}, *blame)
+        odd = family.difference(architecture)
+        measured = f"{odd}, which {family.name} has not" if odd else f"that of {family.name}"
+        verdict = OK if not odd else DOUBT if odd.startswith("activation_fn") else UNFIT
+        self.add("architecture", verdict, measured, "", {"family": architecture.family, "odd": odd}, *blame)
+
     def check_layers(self) -> None:
         """As many layers as configured, without gaps, all of one shape."""
         found, option = sorted(self.layers), self.checkpoint.option("encoder_layers")
+        if self.checkpoint.option("shared_layers") is True and option is not None:
+            option = 1  # computed again and again
         configured = option if type(option) is int else None
         shapes = {number: {n: value.shape for n, value in layer.items()} for number, layer in self.layers.items()}
         odd = next((number for number in found if shapes[number] != shapes[found[0]]), None)
@@ -229,6 +267,19 @@ class _Examination:
         self.add("tied weights", UNFIT, measured, "the same, as configured", {"tied": False}, "untied weights",
                  "loading keeps one of the two; find out which is right, copy it over the other")  # fmt: skip
 
+    def check_positions(self) -> None:
+        """The begin token has the first of the positions."""
+        positions = self.weights.get(f"{ENCODER}embed_positions.weight")
+        if positions is None:
+            return self.add("positions", SKIPPED, "positions are turns, not weights")
+        found, first = measures.first_place(positions), PAD + 1
+        if found is None:
+            return self.add("positions", SKIPPED, "vectors of neighbours are not alike, so none stands out")
+        verdict = OK if found == first else DOUBT if found == first - 1 else UNFIT
+        self.add("positions", verdict, f"row {found} is the last before those that are alike", f"row {first}",
+                 {"row": found}, "positions shifted", "the first text position has another row: two rows stand before "
+                 "it here and in RoBERTa, none in BERT; convert the original again")  # fmt: skip
+
     # -- vocabulary --------------------------------------------------------------------------------------------------
 
     def check_vocabulary(self) -> None:
@@ -249,60 +300,82 @@ class _Examination:
             for other in others:
                 self.checkpoint.check_vocabulary(other, other.origin)
         except ClozeError as error:
-            part = error.part if isinstance(error, OtherVocabulary) else "dictionary"
-            return self.add("vocabulary", UNFIT, str(error), fault=f"another {part}",
-                            advice=f"take {files} from where the weights came from")  # fmt: skip
+            fault = f"another {error.part}" if isinstance(error, OtherVocabulary) else "wrong tokenizer"
+            return self.add("vocabulary", UNFIT, str(error), fault=fault,
+                            advice="take the tokenizer files from where the weights came from")  # fmt: skip
         origin = "the checkpoint's own" if own else f"that of {found.origin}, the checkpoint came without"
         self.add("vocabulary", OK, f"{len(found):,} rows, {origin}", f"{rows:,} rows as embeddings",
                  {"rows": len(found), "embedding_rows": rows})  # fmt: skip
 
-    def check_bpe(self) -> None:
-        """The BPE is whole and in its own order."""
+    def check_tokenizer(self) -> None:
+        """The tokenizer cuts text as it should; a BPE is in its own order."""
         vocabulary = _there(self.vocabulary)
-        blame = ("wrong BPE", f"take {', '.join(FAIRSEQ_FILES[1:])} from where the weights came from")
-        probe = [*self.texts, _ACCENTS]
+        blame = ("wrong tokenizer", "take its files from where the weights came from")
         try:
+            if not self.source:
+                language, self.texts = texts_for(vocabulary)
+                self.source = f"built-in {language} text"
+            probe = [*self.texts, _ACCENTS]
             encoded = vocabulary.encode(probe)
         except ClozeError as error:
             self.vocabulary = None
-            return self.add("BPE", UNFIT, str(error), "", {}, *blame)
-        wrong = sum(vocabulary.decode(row.tolist()) != text for row, text in zip(encoded, probe))
-        tokens = np.concatenate(encoded)
+            return self.add("tokenizer", UNFIT, str(error), "", {}, *blame)
+        wrong = sum(not measures.survives(vocabulary, text, row) for row, text in zip(encoded, probe))
+        tokens = np.concatenate(encoded if vocabulary.file.kind == BYTES else encoded[:-1])
         unknown = float((tokens == UNK).mean())
-        per_word = len(tokens) / sum(len(text.split()) for text in probe)
-        order, (known, _) = measures.merge_order(vocabulary), measures.number_order(vocabulary)
-        values = {"failed_round_trips": wrong, "unknown": unknown, "tokens_per_word": per_word,
-                  "merges_in_order": order, "dictionary_in_bpe": known}  # fmt: skip
+        words = sum(max(len(text.split()), len(text.encode()) / _WORD) for text in self.texts)
+        per_word = sum(map(len, encoded[:-1])) / words
+        order, known = measures.merge_order(vocabulary), measures.known_share(vocabulary)
+        values = {"kind": vocabulary.file.kind, "failed_round_trips": wrong, "unknown": unknown,
+                  "tokens_per_word": per_word, "merges_in_order": order, "dictionary_known": known}  # fmt: skip
         measured = (
-            f"{len(probe) - wrong} of {len(probe)} texts survive the round trip, {per_word:.2f} tokens per word, "
-            f"{100 * unknown:.1f}% <unk>, {100 * order:.0f}% of the merges in order, "
-            f"{100 * known:.0f}% of the dictionary in the BPE"
+            f"{vocabulary.file.kind}, {len(probe) - wrong} of {len(probe)} texts survive the round trip, "
+            f"{per_word:.2f} tokens per word, {100 * unknown:.1f}% unknown"
         )
-        expected = f"all, below 3, 0%, above {100 * AGREEMENT:.0f}%, above {100 * AGREEMENT:.0f}%"
-        bad = wrong or unknown > 0.01 or order < AGREEMENT or known < AGREEMENT
-        verdict = UNFIT if bad else OK if per_word < 3 and not unknown else DOUBT
-        self.add("BPE", verdict, measured, expected, values, *blame)
+        few = UNKNOWN if vocabulary.file.kind == BYTES else 5 * UNKNOWN  # most characters have a token there, not all
+        expected = f"all, below 3, at most {100 * (few - UNKNOWN):.0f}%"
+        if vocabulary.merges:
+            share = f"above {100 * AGREEMENT:.0f}%"
+            measured += f", {100 * order:.0f}% of the merges in order, {100 * known:.0f}% of the dictionary known to it"
+            expected += f", {share}, {share}"
+        bad = wrong or unknown > few or order < AGREEMENT or known < AGREEMENT
+        verdict = UNFIT if bad else OK if per_word < 3 and unknown <= few - UNKNOWN else DOUBT
+        self.add("tokenizer", verdict, measured, expected, values, *blame)
 
-    def check_dictionary(self) -> None:
-        """Rows of the embedding hold the words that the dictionary says."""
+    def check_casing(self) -> None:
+        """Capitals in the vocabulary and in what the tokenizer makes of a text go together."""
+        vocabulary = _there(self.vocabulary)
+        cased, keeps = measures.is_cased(vocabulary), measures.keeps_case(vocabulary)
+        rows, does = "has capitals" if cased else "has no capitals", "keeps them" if keeps else "makes small letters"
+        fault = f"{'cased' if cased else 'uncased'} weights with {'a cased' if keeps else 'an uncased'} tokenizer"
+        # A byte-level BPE has all capitals as bytes, and other scripts have none.
+        wrong = cased != keeps and (cased or vocabulary.file.kind != BYTES)
+        verdict = OK if not wrong else UNFIT if cased or measures.has_small_letters(vocabulary) else OK
+        self.add("casing", verdict, f"the vocabulary {rows}, the tokenizer {does}", "",
+                 {"cased": cased, "keeps_case": keeps}, fault, "words with capitals become other tokens than in "
+                 "pretraining; take all tokenizer files from where the weights came from")  # fmt: skip
+
+    def check_rows(self) -> None:
+        """Rows of the embedding hold the words that the vocabulary says."""
         vocabulary = _there(self.vocabulary)
         pairs = measures.related_rows(vocabulary)
         if len(pairs) < LEAST_PAIRS:
             few = f"only {len(pairs)} pairs like ' the' and ' The', {LEAST_PAIRS} are needed"
-            return self.add("dictionary", SKIPPED, few)
+            return self.add("rows", SKIPPED, few)
         own, other, errors = measures.pair_similarity(self.embedding, pairs)
-        _, order = measures.number_order(vocabulary)
+        order = measures.number_order(vocabulary)
         values = {"pairs": len(pairs), "cosine": own, "cosine_others": other, "standard_errors": errors,
                   "frequency_order": order}  # fmt: skip
-        measured = (
-            f"cosine {own:.2f} of {len(pairs):,} pairs like ' the' and ' The', {other:.2f} of others; "
-            f"rows and BPE numbers correlate by {order:.2f}"
-        )
-        fault = "shuffled dictionary" if order < FREQUENCY_ORDER else "dictionary or BPE of other weights"
-        advice = "rows of the embedding hold other words than the dictionary says; take dict.txt from where the "
-        self.add("dictionary", OK if errors >= 5 else DOUBT if errors >= 3 else UNFIT, measured,
-                 f"clearly closer; above {FREQUENCY_ORDER}", values, fault, f"{advice}weights came from",
-                 symptom=True)  # fmt: skip
+        first, second = (vocabulary.decode([row]) for row in pairs[0])
+        measured = f"cosine {own:.2f} of {len(pairs):,} pairs like '{first}' and '{second}', {other:.2f} of others"
+        expected = "clearly closer"
+        if not math.isnan(order):
+            measured += f"; rows and the tokenizer's order correlate by {order:.2f}"
+            expected += f"; above {FREQUENCY_ORDER}"
+        fault = "shuffled rows" if order < FREQUENCY_ORDER else "rows of other weights"
+        advice = "rows of the embedding hold other words than the vocabulary says; take its files, with fairseq all "
+        self.add("rows", OK if errors >= 5 else DOUBT if errors >= 3 else UNFIT, measured, expected, values, fault,
+                 f"{advice}three, from where the weights came from", symptom=True)  # fmt: skip
 
     # -- forward passes ----------------------------------------------------------------------------------------------
 
@@ -328,6 +401,43 @@ class _Examination:
                  f"below {HALF_LARGEST / 4:,.0f}, infinite from {HALF_LARGEST:,.0f} on",
                  {"largest": peaks[name], "where": name}, "fp16 overflow",
                  "half precision turns it into infinity, then NaN; use it without --fp16")  # fmt: skip
+
+    def check_special_rows(self) -> None:
+        """What no text has is not predicted."""
+        ranker, positions = _there(self.ranker), self.checkpoint.architecture.max_positions
+        model, vocabulary = ranker.members[0].model, ranker.vocabulary
+        rows = (PAD, vocabulary.mask)
+        shares = dict(zip(("pad", "mask"), measures.surpassed(model, vocabulary, self.texts[:1], positions, rows)))
+        worst = max(shares, key=shares.__getitem__)
+        listed = ", ".join(f"{role} more than {100 * share:.0f}% of the rows" for role, share in shares.items())
+        verdict = OK if shares[worst] <= PREDICTED else UNFIT
+        self.add("special rows", verdict, f"predicted: {listed}", f"at most {100 * PREDICTED:.0f}%", {**shares},
+                 f"wrong {worst} row", "it is the row of a word; take the tokenizer files from where the weights came "
+                 "from", symptom=True)  # fmt: skip
+
+    def check_arrangement(self) -> None:
+        """No other arrangement of the same parts does better."""
+        ranker, positions = _there(self.ranker), self.checkpoint.architecture.max_positions
+        model = ranker.members[0].model
+
+        def losses(texts: Sequence[str]) -> Tensor:
+            return measures.masked_lm_losses(model, ranker.vocabulary, texts, positions)
+
+        def gain(trial: Trial, texts: Sequence[str], before: Tensor) -> tuple[float, float]:
+            with trial.arranged():
+                return better(before, losses(texts))
+
+        begun = [measures.beginning(self.texts[0])]
+        before, others = losses(begun), trials(model, ranker.vocabulary)
+        best = max(others, key=lambda trial: gain(trial, begun, before)[0])
+        nats, errors = gain(best, self.texts, losses(self.texts))
+        found = nats > BETTER and errors > 5
+        measured = f"none of {len(others)} others of layers, heads, activation and special rows does better"
+        if found:
+            measured = f"with {best.what} the masked-LM loss is {nats:.2f} nats lower"
+        self.add("arrangement", UNFIT if found else OK, measured, "none that does better" if found else "",
+                 {"tried": len(others), "best": best.what, "gain": nats, "errors": errors}, best.fault,
+                 "the same weights do better so; convert the original again")  # fmt: skip
 
     def check_masked_lm_loss(self) -> None:
         ranker = _there(self.ranker)

@@ -169,7 +169,7 @@ class Beginning:
     text_norm: str
     from_scratch: bool = False  #: whether the weights began at random
     weights: str = ""  #: what was proved of them; empty where nothing was
-    vocabulary: str = ""  #: what was proved of dictionary and BPE; empty where there was nothing to compare with
+    vocabulary: str = ""  #: what was proved of dictionary and tokenizer; empty where there was nothing to compare with
     vocabulary_proved: bool = True  #: whether that is all there is to prove
 
 
@@ -186,8 +186,8 @@ CAUSES = {
     "new_head": "the ranking head of --scorer head began at random, {window.last} updates so far. Go on for longer, or "
     "take --scorer mean, which starts above chance",
     "low_rate": "the learning rate moves hardly anything: the highest so far is {verdict.highest_rate:g}",
-    "vocabulary": "dictionary or BPE are not those of the weights: {beginning.vocabulary}. Put dict.txt, encoder.json "
-    "and vocab.bpe of the weights beside them",
+    "vocabulary": "dictionary or tokenizer are not those of the weights: {beginning.vocabulary}. Put the "
+    "tokenizer files that came with the weights beside them",
     "shifted_answers": "answers are shifted: accuracy is below what guessing gives, {low:.1f}% and more. Check data "
     "that other tools have converted",
     "other_text": "answers are shifted, or the text is not the language of the weights: accuracy was "

@@ -332,7 +332,7 @@ class ClozeRankingTask(RecoveringTask):
             self._run.requeue()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Compare dictionary and BPE of a checkpoint that fairseq loads with the data-bin's; do not take them over."""
+        """Compare the vocabulary of a checkpoint that fairseq loads with the data-bin's; do not take it over."""
         carried = read_carried(state_dict, "the checkpoint")
         if carried is None:
             return

@@ -89,7 +89,7 @@ def _describe(checkpoint: Checkpoint) -> dict[str, Any]:
     return {
         **asdict(checkpoint.architecture),
         "dictionary": vocabulary and vocabulary.dictionary_digest[:12],
-        "BPE": vocabulary and vocabulary.tokenizer_digest[:12],
+        "tokenizer": vocabulary and vocabulary.tokenizer_digest[:12],
         **asdict(checkpoint.carried),
         **(encoding.to_dict() if encoding else {}),
         **{f"weight {name}": f"{tuple(value.shape)} {value.dtype}" for name, value in checkpoint.weights.items()},

@@ -121,7 +121,7 @@ def read_carried(task_state: Mapping[str, Any] | None, origin: str) -> Carried |
 
 
 class OtherVocabulary(CheckpointError):
-    """A vocabulary, of *where*, that does not belong to a checkpoint: the *part*, dictionary or BPE, differs."""
+    """A vocabulary, of *where*, that does not belong to a checkpoint: the *part*, dictionary or tokenizer, differs."""
 
     def __init__(self, part: str, where: str, checkpoint: str, expected: str, found: str) -> None:
         self.part = part
@@ -133,7 +133,7 @@ class OtherVocabulary(CheckpointError):
 
 def compare_vocabularies(own: Vocabulary, found: Vocabulary, checkpoint: str, where: str) -> None:
     """``OtherVocabulary`` unless data, called *where*, were encoded with a checkpoint's *own* vocabulary."""
-    for part, name in (("dictionary", "dictionary_digest"), ("BPE", "tokenizer_digest")):
+    for part, name in (("dictionary", "dictionary_digest"), ("tokenizer", "tokenizer_digest")):
         wanted, other = getattr(own, name)[:12], getattr(found, name)[:12]
         if wanted != other:
             raise OtherVocabulary(part, where, checkpoint, f"digest {wanted}", other)

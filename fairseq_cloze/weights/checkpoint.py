@@ -319,23 +319,23 @@ class Checkpoint:
             a line that says what was proved, and whether that is all there is to prove
 
         Raises:
-            OtherVocabulary: they do not belong together; says which of embedding, dictionary and BPE
+            OtherVocabulary: they do not belong together; says which of embedding, dictionary and tokenizer
         """
         if self.rows != len(vocabulary):
             expected = f"{self.rows:,} embedding rows"
             raise OtherVocabulary("dictionary", where, self.name, expected, f"{len(vocabulary):,}")
-        dictionary, bpe = vocabulary.dictionary_digest[:12], vocabulary.tokenizer_digest[:12]
+        dictionary, tokenizer = vocabulary.dictionary_digest[:12], vocabulary.tokenizer_digest[:12]
         unknown = f"could not be compared, {self.name} came without"
         if self.vocabulary is not None:
             compare_vocabularies(self.vocabulary, vocabulary, self.name, where)
-            return f"dictionary {dictionary} and BPE {bpe} are the checkpoint's", True
+            return f"dictionary {dictionary} and tokenizer {tokenizer} are the checkpoint's", True
         beside = self.path.parent / DICTIONARY_FILE
         if beside.is_file() and vocabulary.is_fairseqs:  # as in fairseq's tarballs
             files = {**vocabulary.fairseq_files(), DICTIONARY_FILE: beside.read_bytes()}
             own = Vocabulary(files, str(self.path.parent))
             compare_vocabularies(own, vocabulary, self.name, where)
-            return f"dictionary {dictionary} is the checkpoint's; the BPE {unknown}", False
-        return f"dictionary has the checkpoint's {self.rows:,} rows; it and the BPE {unknown}", False
+            return f"dictionary {dictionary} is the checkpoint's; the tokenizer {unknown}", False
+        return f"dictionary has the checkpoint's {self.rows:,} rows; it and the tokenizer {unknown}", False
 
 
 def unusable(weights: Mapping[str, Tensor]) -> tuple[int, str]:

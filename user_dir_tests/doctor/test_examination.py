@@ -28,8 +28,9 @@ from ..support.commands import PASSAGES, ROOT, run
 MINI = ROOT / "examples" / "pretrained" / "mini"
 
 NAMES = [
-    *("numbers", "layers", "encoder", "embeddings", "LM head", "tied weights", "vocabulary", "BPE", "dictionary"),
-    *("loading", "half precision", "masked-LM loss", "accuracy", "ties"),
+    *("numbers", "architecture", "layers", "encoder", "embeddings", "LM head", "tied weights", "positions"),
+    *("vocabulary", "tokenizer", "casing", "rows", "loading", "half precision", "arrangement", "special rows"),
+    *("masked-LM loss", "accuracy", "ties"),
 ]
 State = dict[str, Any]
 Broken = Callable[..., Path]
@@ -93,18 +94,18 @@ def test_healthy(tmp_path: Path, examples: Path) -> None:
     lines = [line for line in done.text.splitlines() if "tensorboardX" not in line]
     content = json.loads((tmp_path / "out.json").read_text())
     values = {check["name"]: check.pop("values") for check in content["checks"]}
-    assert [check["verdict"] for check in content["checks"]] == ["ok"] * 14
+    assert [check["verdict"] for check in content["checks"]] == ["ok"] * 19
     assert [line[:25] for line in lines[:-1]] == [f"ok       {name:16}" for name in NAMES]
     assert lines[-1] == "fit"
     assert (content["verdict"], content["faults"], content["doubts"]) == ("ok", [], [])
     assert (content["checkpoint"], content["data_bin"]) == (str(MINI / "model.pt"), str(examples))
     assert min(values["encoder"]["spectral_ratios"]) > 2.5
-    assert values["dictionary"]["cosine"] == pytest.approx(0.38, abs=0.005)
-    assert values["dictionary"]["frequency_order"] == pytest.approx(1, abs=0.005)
+    assert values["rows"]["cosine"] == pytest.approx(0.38, abs=0.005)
+    assert values["rows"]["frequency_order"] == pytest.approx(1, abs=0.005)
     assert values["masked-LM loss"]["gain"] > 3.5
     assert values["accuracy"]["blanks"] == 102
     assert values["layers"] == {"layers": [0, 1, 2, 3], "configured": 4}
-    assert values["BPE"]["tokens_per_word"] < 1.4
+    assert values["tokenizer"]["tokens_per_word"] < 1.4
 
 
 @pytest.mark.slow
@@ -113,8 +114,8 @@ def test_other_weights_are_healthy(weights: Path) -> None:
     result = doctor(weights / "model.pt")
     values = {check.name: check.values for check in result.checks}
     assert result.verdict_line() == "fit"
-    assert values["dictionary"]["cosine"] == pytest.approx(0.532, abs=0.005)
-    assert values["dictionary"]["frequency_order"] == pytest.approx(0.624, abs=0.001)
+    assert values["rows"]["cosine"] == pytest.approx(0.532, abs=0.005)
+    assert values["rows"]["frequency_order"] == pytest.approx(0.624, abs=0.001)
     assert values["layers"] == {"layers": [0, 1, 2, 3, 4, 5], "configured": 6}
 
 
@@ -151,7 +152,7 @@ def test_random_embeddings(broken: Broken) -> None:
     result = doctor(broken(edit))
     assert verdicts(result) == {"embeddings": "unfit", "masked-LM loss": "unfit"}
     assert result.verdict_line() == "unfit: random embeddings"
-    assert line_of(result, "dictionary") == "skipped  dictionary      the embeddings are random"
+    assert line_of(result, "rows") == "skipped  rows            the embeddings are random"
 
 
 def test_random_lm_head(broken: Broken) -> None:
@@ -185,23 +186,25 @@ def shuffled_lines(content: bytes, first: int = 0) -> bytes:
 def test_shuffled_dictionary(broken: Broken) -> None:
     dictionary = shuffled_lines((MINI / DICTIONARY_FILE).read_bytes())
     result = doctor(broken(lambda state: None, dict=dictionary))
-    assert verdicts(result) == {"dictionary": "unfit", "masked-LM loss": "unfit"}
-    assert result.verdict_line() == "unfit: shuffled dictionary"
-    assert line_of(result, "dictionary").startswith(
-        "unfit    dictionary      cosine 0.00 of 1,728 pairs like ' the' and ' The', 0.00 of others; rows and BPE "
-        "numbers correlate by -0.00 (expected clearly closer; above 0.1); shuffled dictionary: rows of the embedding"
+    assert verdicts(result) == {"rows": "unfit", "masked-LM loss": "unfit"}
+    assert result.verdict_line() == "unfit: shuffled rows"
+    assert line_of(result, "rows").startswith(
+        "unfit    rows            cosine 0.00 of 1,729 pairs like ' send' and 'send', 0.00 of others; rows and the "
+        "tokenizer's order correlate by -0.00 (expected clearly closer; above 0.1); shuffled rows: rows of the "
+        "embedding hold other words than the vocabulary says; take its files, with fairseq all three, from where the "
+        "weights came from"
     )
 
 
 def test_embeddings_of_another_order(broken: Broken) -> None:
-    """Dictionary and BPE are in order, but the rows are of other weights."""
+    """The vocabulary is in order, but the rows are of other weights."""
 
     def edit(state: State) -> None:
         rows = state["model"][f"{ENCODER}embed_tokens.weight"]
         rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
         state["model"].update({f"{ENCODER}embed_tokens.weight": rows, f"{LM_HEAD}weight": rows})
 
-    assert doctor(broken(edit)).verdict_line() == "unfit: dictionary or BPE of other weights"
+    assert doctor(broken(edit)).verdict_line() == "unfit: rows of other weights"
 
 
 def test_a_dictionary_beside_that_is_not_the_carried_one(tmp_path: Path, pretrained: Path) -> None:
@@ -219,7 +222,7 @@ def test_a_dictionary_beside_that_is_not_the_carried_one(tmp_path: Path, pretrai
     "wrong",
     ["numbers", "order of merges", "merges", "both files"],
 )
-def test_wrong_bpe(broken: Broken, vocabulary: Vocabulary, wrong: str) -> None:
+def test_wrong_tokenizer(broken: Broken, vocabulary: Vocabulary, wrong: str) -> None:
     merges, numbers = ((MINI / name).read_bytes() for name in (MERGES_FILE, ENCODER_FILE))
     if wrong == "numbers":
         table = json.loads(numbers)
@@ -232,16 +235,14 @@ def test_wrong_bpe(broken: Broken, vocabulary: Vocabulary, wrong: str) -> None:
     else:
         files = {"encoder": vocabulary.fairseq_files()[ENCODER_FILE], "vocab": vocabulary.fairseq_files()[MERGES_FILE]}
     result = doctor(broken(lambda state: None, **files))
-    assert result.verdict_line() == "unfit: wrong BPE"
+    # numbers are in no order then, as rows are of a shuffled dictionary: no file carries both
+    assert result.verdict_line() == ("unfit: shuffled rows" if wrong == "numbers" else "unfit: wrong tokenizer")
     found = verdicts(result)
-    assert found["BPE"] == "unfit"
     if wrong == "merges":
-        assert "vocab.bpe and encoder.json do not belong together" in line_of(result, "BPE")
+        assert "vocab.bpe and encoder.json do not belong together" in line_of(result, "vocabulary")
         assert line_of(result, "loading") == "skipped  loading         no vocabulary that can be used"
-    if wrong == "numbers":
-        assert line_of(result, "dictionary").endswith("; follows from wrong BPE")
     if wrong == "order of merges":
-        assert set(found) <= {"BPE", "masked-LM loss"}  # each token means what it should, there are other ones
+        assert set(found) <= {"tokenizer", "masked-LM loss"}  # each token means what it should, there are other ones
 
 
 def keep_layers(state: State, layers: list[int], renumber: bool) -> None:
@@ -371,7 +372,7 @@ def test_without_vocabulary(tmp_path: Path, pretrained: Path, data_bin: Path) ->
         "skipped  vocabulary      none in or beside the checkpoint; put dict.txt, encoder.json, vocab.bpe into "
         f"{tmp_path}, or pass DATA-BIN"
     )
-    assert [check.name for check in result.checks if check.verdict == "skipped"] == NAMES[6:]
+    assert [check.name for check in result.checks if check.verdict == "skipped"] == NAMES[8:]
     result = doctor(tmp_path / "model.pt", data_bin)
     assert line_of(result, "vocabulary") == (
         f"ok       vocabulary      600 rows, that of {data_bin}, the checkpoint came without (expected 600 rows as "

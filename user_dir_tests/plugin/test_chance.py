@@ -180,7 +180,9 @@ def test_losses_that_are_no_numbers() -> None:
 
 # -- what it says ----------------------------------------------------------------------------------------------------
 
-PROVED = Beginning("mean", "punct", weights="weights are those of model.pt", vocabulary="dictionary 0a and BPE 0b are")
+PROVED = Beginning(
+    "mean", "punct", weights="weights are those of model.pt", vocabulary="dictionary 0a and tokenizer 0b are"
+)
 
 
 def verdict(accuracy: float = 25.1, loss: float = 1.388, **values: Any) -> Verdict:
@@ -221,7 +223,7 @@ def test_the_whole_report() -> None:
         "cases; the loss is 1.900, guessing has 1.386. Likely causes, the best evidence first (see docs/chance.md):\n"
         "  1. the learning rate is too high, or there is no warm-up: accuracy was 43.3% in updates 1 to 3 and fell, "
         f"the loss rose from 1.290 in updates 1 to 3 to 1.900; {RATE}\n"
-        "  Proved: weights are those of model.pt; dictionary 0a and BPE 0b are"
+        "  Proved: weights are those of model.pt; dictionary 0a and tokenizer 0b are"
     )
 
 
@@ -236,7 +238,7 @@ def test_nothing_measured() -> None:
 
 def test_evidence_orders_the_causes() -> None:
     """Everything wrong at once."""
-    beginning = Beginning("head", "none", True, "", "the BPE could not be compared, model.pt came without", False)
+    beginning = Beginning("head", "none", True, "", "the tokenizer could not be compared, model.pt came without", False)
     found = verdict(accuracy=20.0, highest_rate=1e-9, highest_at=1, first_scale=128.0, last_scale=0.5)
     causes = likely_causes(found, beginning)
     assert [cause.kind for cause in causes] == [
@@ -250,8 +252,8 @@ def test_evidence_orders_the_causes() -> None:
         "the ranking head of --scorer head began at random, 200 updates so far. Go on for longer, or take --scorer "
         "mean, which starts above chance",
         "the learning rate moves hardly anything: the highest so far is 1e-09",
-        "dictionary or BPE are not those of the weights: the BPE could not be compared, model.pt came without. Put "
-        "dict.txt, encoder.json and vocab.bpe of the weights beside them",
+        "dictionary or tokenizer are not those of the weights: the tokenizer could not be compared, model.pt came "
+        "without. Put the tokenizer files that came with the weights beside them",
         "answers are shifted: accuracy is below what guessing gives, 24.4% and more. Check data that other tools have "
         "converted",
         "the text does not look like the pretraining text: it was prepared with --text-norm none",
@@ -274,7 +276,7 @@ def test_the_fields_of_its_event() -> None:
         "text": "updates 1 to 200 are at chance: accuracy is 25.1% of 22,000 blanks, guessing gives 24.4 to 25.6% in "
         "95 of 100 cases; the loss is 1.388, guessing has 1.386",
         "causes": [{"kind": cause.kind, "text": cause.text} for cause in (SHIFTED, COMMON)],
-        "proved": ["weights are those of model.pt", "dictionary 0a and BPE 0b are"],
+        "proved": ["weights are those of model.pt", "dictionary 0a and tokenizer 0b are"],
     }
 
 

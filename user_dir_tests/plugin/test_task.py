@@ -66,7 +66,7 @@ def test_truncated_checkpoint(tmp_path: Path, data_bin: Path, pretrained: Path) 
 
 
 def test_wrong_dictionary(tmp_path: Path, data_bin: Path, pretrained: Path, vocabulary: Vocabulary) -> None:
-    """The same BPE, two rows of the dictionary exchanged: nothing but the digest can tell."""
+    """The same tokenizer, two rows of the dictionary exchanged: nothing but the digest can tell."""
     rows = vocabulary.fairseq_files()[DICTIONARY_FILE].decode().splitlines()
     rows[10], rows[11] = rows[11], rows[10]
     other = Vocabulary({**vocabulary.fairseq_files(), DICTIONARY_FILE: "\n".join(rows).encode()}, "test")
@@ -90,7 +90,7 @@ def test_validation_compares_what_lies_beside_the_checkpoint(
     state = {key: value for key, value in Checkpoint.read(pretrained / "model.pt").state.items() if key != "task_state"}
     torch.save(state, tmp_path / "model.pt")
     ran = validate(data_bin, tmp_path / "model.pt", "--batch-size", "8")
-    assert f"it and the BPE could not be compared, {tmp_path / 'model.pt'} came without" in ran.text
+    assert f"it and the tokenizer could not be compared, {tmp_path / 'model.pt'} came without" in ran.text
     vocabulary.save(tmp_path)
     rows = vocabulary.fairseq_files()[DICTIONARY_FILE].decode().splitlines()
     (tmp_path / DICTIONARY_FILE).write_text("\n".join([rows[1], rows[0], *rows[2:]]))
@@ -131,7 +131,7 @@ def test_wrong_bpe(tmp_path: Path, pretrained: Path, vocabulary: Vocabulary) -> 
     prepare({"train": [PASSAGES / "valid"]}, tmp_path / "other", tmp_path / "bin", workers=1)
     text = refused(CheckpointError, tmp_path / "bin", tmp_path, finetune_from_model=pretrained / "model.pt")
     assert text.startswith(
-        f"the BPE of data-bin {tmp_path / 'bin'} does not belong to {pretrained / 'model.pt'}: expected"
+        f"the tokenizer of data-bin {tmp_path / 'bin'} does not belong to {pretrained / 'model.pt'}: expected"
     )
 
 
@@ -158,7 +158,7 @@ def test_a_checkpoint_without_any_vocabulary(tmp_path: Path, data_bin: Path, pre
     assert (record.levelname, record.message) == (
         "WARNING",
         "dictionary has the checkpoint's 600 rows; "
-        f"it and the BPE could not be compared, {tmp_path / 'model.pt'} came without",
+        f"it and the tokenizer could not be compared, {tmp_path / 'model.pt'} came without",
     )
 
 
@@ -175,7 +175,7 @@ def test_a_dictionary_beside_the_checkpoint_is_compared(
     assert (record.levelname, record.message) == (
         "WARNING",
         f"dictionary {vocabulary.dictionary_digest[:12]} is the checkpoint's; "
-        f"the BPE could not be compared, {tmp_path / 'model.pt'} came without",
+        f"the tokenizer could not be compared, {tmp_path / 'model.pt'} came without",
     )
     rows = vocabulary.fairseq_files()[DICTIONARY_FILE].decode().splitlines()
     (tmp_path / DICTIONARY_FILE).write_text("\n".join([rows[1], rows[0], *rows[2:]]))

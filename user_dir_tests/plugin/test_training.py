@@ -80,7 +80,7 @@ def test_the_load_is_proved_before_the_first_update(log: Ran, pretrained: Path) 
     first = next(number for number, line in enumerate(lines) if "| train_inner |" in line)
     assert len(proof) == len(belongs) == 1
     assert belongs[0] < proof[0] < first
-    assert re.search(r"dictionary [0-9a-f]{12} and BPE [0-9a-f]{12} are the checkpoint's", lines[belongs[0]])
+    assert re.search(r"dictionary [0-9a-f]{12} and tokenizer [0-9a-f]{12} are the checkpoint's", lines[belongs[0]])
 
 
 def test_checkpoints_hold_plain_data_and_no_namespace(finetuned: Path) -> None:

@@ -191,16 +191,16 @@ def test_of_a_newer_version(vocabulary: Vocabulary) -> None:
 
 
 def test_a_vocabulary_is_proved_as_far_as_that_goes(tmp_path: Path, pretrained: Path, vocabulary: Vocabulary) -> None:
-    dictionary, bpe = vocabulary.dictionary_digest[:12], vocabulary.tokenizer_digest[:12]
+    dictionary, tokenizer = vocabulary.dictionary_digest[:12], vocabulary.tokenizer_digest[:12]
     whole = Checkpoint.read(pretrained / "model.pt")
-    line = f"dictionary {dictionary} and BPE {bpe} are the checkpoint's"
+    line = f"dictionary {dictionary} and tokenizer {tokenizer} are the checkpoint's"
     assert whole.check_vocabulary(vocabulary, "the data") == (line, True)
     bare = Checkpoint(without_state(whole), tmp_path / "x.pt")
     unknown = f"could not be compared, {tmp_path / 'x.pt'} came without"
-    line = f"dictionary has the checkpoint's {len(vocabulary):,} rows; it and the BPE {unknown}"
+    line = f"dictionary has the checkpoint's {len(vocabulary):,} rows; it and the tokenizer {unknown}"
     assert bare.check_vocabulary(vocabulary, "the data") == (line, False)
     (tmp_path / DICTIONARY_FILE).write_bytes(vocabulary.fairseq_files()[DICTIONARY_FILE])
-    line = f"dictionary {dictionary} is the checkpoint's; the BPE {unknown}"
+    line = f"dictionary {dictionary} is the checkpoint's; the tokenizer {unknown}"
     assert bare.check_vocabulary(vocabulary, "the data") == (line, False)
 
 
@@ -210,7 +210,7 @@ def test_another_vocabulary_says_which_part_differs(pretrained: Path, vocabulary
     merges = vocabulary.fairseq_files()[MERGES_FILE]
     others = {
         "dictionary": changed(vocabulary, DICTIONARY_FILE, lines[4] + lines[5], lines[5] + lines[4]),
-        "BPE": changed(vocabulary, MERGES_FILE, b"\n".join(merges.split(b"\n")[-2:]), b""),
+        "tokenizer": changed(vocabulary, MERGES_FILE, b"\n".join(merges.split(b"\n")[-2:]), b""),
     }
     for part, other in others.items():
         with pytest.raises(OtherVocabulary) as error:

@@ -39,7 +39,7 @@ def test_hugging_face_in_place(tmp_path: Path, hf_folder: Path, monkeypatch: pyt
     assert found.name == str(folder)
     vocabulary = imported.require_vocabulary()
     assert found.check_vocabulary(vocabulary, "the data") == (
-        f"dictionary {vocabulary.dictionary_digest[:12]} and BPE {vocabulary.tokenizer_digest[:12]} are the "
+        f"dictionary {vocabulary.dictionary_digest[:12]} and tokenizer {vocabulary.tokenizer_digest[:12]} are the "
         "checkpoint's",
         True,
     )
