@@ -1,5 +1,6 @@
 """Curves: the figures of a training over its updates, made from its events."""
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -117,7 +118,8 @@ def _cut(points: list[Point], update: int) -> None:
 
 
 def _point(update: int, event: TrainingEvent) -> Point:
-    found = {name: number for name, value in event.items() if (number := finite(value)) is not None}
+    # Names are shared: a training of days has many points.
+    found = {sys.intern(name): number for name, value in event.items() if (number := finite(value)) is not None}
     epoch = found.pop("epoch", 0.0)
     found.pop("update", None)
     return Point(update, epoch, found)
