@@ -88,7 +88,7 @@ class DataBin:
 
     def _load_vocabulary(self) -> Vocabulary:
         expected, version = self.manifest["vocabulary"], self.manifest["format_version"]
-        files = Vocabulary.read(self.folder, _files(version))
+        files = Vocabulary.read(self.folder, tuple(self.manifest.get("files", FAIRSEQ_FILES)))
         for name, digest in (self.manifest["files"] if version > 1 else {}).items():
             if (found := hashlib.sha256(files[name]).hexdigest()) != digest:
                 raise damaged(self.folder / name, f"SHA-256 {digest[:12]}", found[:12])
@@ -105,9 +105,9 @@ class DataBin:
         return vocabulary
 
 
-def _files(version: int) -> tuple[str, ...]:
-    """The files of the vocabulary."""
-    return FILES if version > 2 else FAIRSEQ_FILES
+def files_of(vocabulary: Vocabulary) -> dict[str, bytes]:
+    """The files of a vocabulary that lie in a data-bin; of a RoBERTa also fairseq's three, for fairseq's own tools."""
+    return {**vocabulary.files, **(vocabulary.fairseq_files() if vocabulary.is_fairseqs else {})}
 
 
 def write_manifest(
@@ -119,7 +119,7 @@ def write_manifest(
     blank: str | None = None,
 ) -> None:
     """Write the manifest; a folder without one does not open.  *blank* is the marker of blanks that was chosen."""
-    files = {name: hashlib.sha256(content).hexdigest() for name, content in vocabulary.files.items()}
+    files = {name: hashlib.sha256(content).hexdigest() for name, content in files_of(vocabulary).items()}
     manifest = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -210,7 +210,10 @@ def _checked_manifest(content: bytes, path: Path) -> dict[str, Any]:
     vocabulary = expect.keys(manifest, "", ("vocabulary", "encoding", "splits"))["vocabulary"]
     expect.keys(vocabulary, "vocabulary", ("rows", "dictionary_digest", _TOKENIZER_DIGEST[version]))
     if digested:
-        files = expect.exactly(expect.keys(manifest, "", ("files",))["files"], "files", _files(version))
+        names = FILES if version > 2 else FAIRSEQ_FILES
+        files = expect.keys(expect.keys(manifest, "", ("files",))["files"], "files", names)
+        others = FAIRSEQ_FILES if version > 2 and len(files) > len(names) else ()  # those of a RoBERTa
+        expect.exactly(files, "files", (*names, *others))
         expect.that(all(isinstance(digest, str) for digest in files.values()), "files", "digests", files)
     encoding = manifest["encoding"]
     if isinstance(encoding, dict):  # earlier versions knew English only

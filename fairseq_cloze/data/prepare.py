@@ -23,7 +23,7 @@ from ..passages.reading import Tally, check_unique_id, find_files, read_passages
 from ..passages.text import BLANK, normalise, plain
 from ..processes import BrokenProcessPool, Pool, cores
 from ..version import __version__
-from .databin import FORMAT_VERSION, check_replaceable, is_split_name, write_manifest
+from .databin import FORMAT_VERSION, check_replaceable, files_of, is_split_name, write_manifest
 from .encoding import DEFAULT_ENCODING, EncodingOptions
 from .partial import Partial
 from .shards import EncodedShard, Shard, ShardEncoder, is_sound, plan, stamp
@@ -164,7 +164,7 @@ def prepare(
                 tell(_take_up(splits, shards))
             elif not partial.was_empty:
                 tell(f"starting over: {partial.folder} was left by another command, other input or another version")
-            for name, content in vocabulary.files.items():
+            for name, content in files_of(vocabulary).items():
                 (partial.data_bin / name).write_bytes(content)
             with Pool(workers or cores(), ShardEncoder(vocabulary, options, on_error == "stop", marker)) as pool:
                 for split in splits:

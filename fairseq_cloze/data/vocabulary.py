@@ -150,11 +150,11 @@ class Vocabulary:
         """
         if not names and all(os.path.lexists(Path(folder, name)) for name in FILES):
             names = FILES
-        if names and all(os.path.lexists(Path(folder, name)) for name in names):
+        gone = [name for name in names or FILES if not os.path.lexists(Path(folder, name))]
+        if names and not gone:
             return _read_files(folder, names)
         missing = [name for name in FAIRSEQ_FILES if not os.path.exists(Path(folder, name))]
-        if tuple(names) == FILES or (missing and os.path.lexists(Path(folder, ROWS_FILE))):
-            gone = [name for name in FILES if not os.path.lexists(Path(folder, name))]
+        if TOKENIZER_FILE in names or (missing and os.path.lexists(Path(folder, ROWS_FILE))):
             raise ClozeError(f"{folder}: {' and '.join(gone)} not found; copy the folder again")
         if missing and os.path.lexists(Path(folder, "config.json")):
             raise ClozeError(f"{folder}: is a model of Hugging Face; run 'fairseq-cloze import-hf {folder} --out DIR'")

@@ -32,11 +32,13 @@ def test_counts_and_manifest(tmp_path: Path, data_bin: Path, vocabulary: Any) ->
     manifest = json.loads((data_bin / "manifest.json").read_text())
     splits = manifest.pop("splits")
     assert len(manifest.pop("digest")) == 64
+    files = {**vocabulary.files, **vocabulary.fairseq_files()}  # fairseq's own three for its own tools
+    assert {name: (data_bin / name).read_bytes() for name in files} == files
     assert manifest == {
         "format": "fairseq-cloze data-bin",
         "format_version": 3,
         "written_by": f"fairseq-cloze {__version__}",
-        "files": {name: hashlib.sha256(content).hexdigest() for name, content in vocabulary.files.items()},
+        "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
         "vocabulary": {
             "rows": 600,
             "dictionary_digest": vocabulary.dictionary_digest,
