@@ -191,7 +191,7 @@ def test_job_control(start: Start) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1])
 def test_signals(start: Start, number: signal.Signals) -> None:
-    ran = start(shell("echo ready; sleep 300"))
+    ran = start(shell("echo ready; exec sleep 300"))  # a shell may lose an interrupt while it starts another program
     before = ran.settings()
     ran.shown(b"ready")
     ran.process.send_signal(number)
@@ -250,7 +250,7 @@ def test_terminal_that_goes_away(start: Start) -> None:
     ran.shown(b"ready")
     ran.hang_up()
     ran.end(8)
-    assert ran.output() == b"ready\nHangup\ntold\n"
+    assert ran.output().replace(b"Hangup\n", b"") == b"ready\ntold\n"  # which the shell says where sleep was ended
     assert ran.facts()["forwarded"] == "SIGHUP"
 
 
