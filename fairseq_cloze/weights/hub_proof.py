@@ -64,7 +64,7 @@ def prove_import(
                 f"text is {ids[number : number + 1]} here, {found[number : number + 1]} there; it cannot be imported"
             )
         tokens = f"{len(own)} token ids as in its tokenizer"
-    if importlib.util.find_spec("transformers") is None:
+    if not _has_transformers():
         return f"{tokens}; logits were not compared, as transformers is not installed"
     own = own[: checkpoint.architecture.max_positions - 2]
     masked = [BOS, *own, EOS]
@@ -90,13 +90,10 @@ def _token_ids(folder: Path) -> list[int] | None:
     """The text as transformers encodes it with the folder's own files, or their library where that is not installed."""
     from tokenizers import ByteLevelBPETokenizer, Tokenizer
 
-    if importlib.util.find_spec("transformers") is not None:
-        import transformers as package
-
-        transformers: Any = package
-        transformers.logging.set_verbosity_error()
+    if _has_transformers():
+        only = {"local_files_only": True, "trust_remote_code": False}  # it would ask whether to run code of the folder
         try:
-            own = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            own = _transformers().AutoTokenizer.from_pretrained(str(folder), **only)
             return list(own(TEXT, add_special_tokens=False)["input_ids"])
         except Exception:  # whatever it raises for files that it wants and does not find
             pass
@@ -110,12 +107,21 @@ def _token_ids(folder: Path) -> list[int] | None:
     return ids
 
 
-def _logits(weights: Mapping[str, Tensor], config: Mapping[str, Any], tokens: Tensor) -> tuple[Tensor, str]:
-    """Logits of transformers for *tokens* of the source, and its version."""
+def _has_transformers() -> bool:
+    return importlib.util.find_spec("transformers") is not None
+
+
+def _transformers() -> Any:
     import transformers as package
 
     transformers: Any = package
     transformers.logging.set_verbosity_error()
+    return transformers
+
+
+def _logits(weights: Mapping[str, Tensor], config: Mapping[str, Any], tokens: Tensor) -> tuple[Tensor, str]:
+    """Logits of transformers for *tokens* of the source, and its version."""
+    transformers = _transformers()
     masked_lm = getattr(transformers, FAMILIES[config["model_type"]].masked_lm)
     plain = {"torch_dtype": "float32", "dtype": "float32", "reference_compile": False}
     model = masked_lm(masked_lm.config_class.from_dict({**config, **plain}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -69,3 +70,16 @@ def test_nothing_is_written_where_the_proof_fails(tmp_path: Path, monkeypatch: p
     with pytest.raises(CheckpointError, match="would compute otherwise"):
         import_hf(tmp_path / "hf", tmp_path / "out", announce=print)
     assert not (tmp_path / "out").exists()
+
+
+def test_code_of_the_folder_does_not_run(proved: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers would ask, and somebody may say yes."""
+    folder, asked = proved["folder"], []
+    monkeypatch.setattr("builtins.input", lambda *question: asked.append(question) or "y")
+    (folder / "strange.py").write_text(f"open({str(folder / 'ran')!r}, 'w').close()\nclass Strange: pass\n")
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text()) if path.exists() else {}
+    own = {"auto_map": {"AutoTokenizer": ["strange.Strange", None]}, "tokenizer_class": "Strange"}
+    path.write_text(json.dumps({**config, **own}))
+    assert re.match(r"\d\d\d token ids as in its tokenizer, logits as in transformers ", prove_import(**proved))
+    assert not asked and not (folder / "ran").exists()
