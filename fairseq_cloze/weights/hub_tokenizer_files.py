@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import CheckpointError, first_line
 from ..files import read_regular
 from ..jsontext import NotJson, parse_json
-from .hub_files import CONFIG, refuse_pointer
+from .hub_files import CONFIG, read_json, refuse_pointer
 from .plain import show
 from .sentencepiece_file import CONTROL, USER_DEFINED, SentencePieces, read_sentencepiece
 
@@ -47,7 +47,8 @@ class HubTokenizer:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.config = self._read_json(TOKENIZER_CONFIG)
-        self.model_config = self._read_json(CONFIG)
+        self._special_tokens = self._read_json(SPECIAL_TOKENS)
+        self.model_config = read_json(folder / CONFIG) if self._has(CONFIG) else {}
         self.notes: list[str] = []
         self.where = folder / TOKENIZER  #: where the tokenizer was found, for messages
         #: as ``tokenizer.json`` has it
@@ -55,7 +56,7 @@ class HubTokenizer:
 
     def special(self, role: str) -> str | None:
         """The token that the folder's configuration has for a role, such as ``mask_token``."""
-        for source in (self.config, self._read_json(SPECIAL_TOKENS)):
+        for source in (self.config, self._special_tokens):
             token = source.get(role)
             token = token.get("content") if isinstance(token, dict) else token
             if isinstance(token, str):
@@ -102,7 +103,7 @@ class HubTokenizer:
             raise CheckpointError(f"{path}: cannot be read ({first_line(error)}); copy or download it again") from error
 
     def _read_json(self, name: str) -> dict[str, Any]:
-        """A JSON object; an empty one if there is no such file."""
+        """A JSON object of a tokenizer, read strictly; an empty one if there is no such file."""
         if not self._has(name):
             return {}
         try:

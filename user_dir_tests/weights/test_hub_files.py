@@ -228,3 +228,11 @@ def test_both_halves_alone(folder: Path) -> None:
     config = read_config(folder)
     weights, notes = read_weights(folder, config)
     assert (len(weights[TOKENS]), config["hidden_size"], notes) == (266, 8, [])
+
+
+def test_a_number_that_nobody_reads_need_not_be_finite(tmp_path: Path) -> None:
+    """transformers writes such configurations."""
+    save_tiny_hf(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "another_factor": math.inf}))
+    assert read_hf(tmp_path).architecture.encoder_embed_dim == 8
