@@ -10,6 +10,7 @@ AdamW.  ModernBERT is measured once more on passages of up to 2,048 tokens, each
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import json
 from collections.abc import Callable, Sequence
@@ -202,6 +203,7 @@ def _logits_at_masks(model: Any, rows: Sequence[Row]) -> Tensor:
 def peak_mb(work: Callable[[], Any], device: str) -> float:
     """Most memory that some work takes beside what is taken before it, in MB; on a CPU as Linux counts it."""
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what is free already is not taken again unseen
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

@@ -40,7 +40,7 @@ def check_split(store: Store, folder: Path, entry: Mapping[str, Any], vocabulary
         if expected[name] != digest:
             raise damaged(folder / f"{name}.bin", f"SHA-256 {expected[name][:12]}", digest[:12])
     columns = {name: store.columns[OFFSETS.get(name, name)] for name in COLUMNS}
-    for name, what in _faults(columns, entry, len(vocabulary), vocabulary.mask, vocabulary.makeshift):
+    for name, what in _faults(columns, entry, vocabulary):
         raise damaged(folder / f"{name}.bin", what, "others")
 
 
@@ -76,9 +76,7 @@ def _place(store: Store, manifest: str) -> Path | None:
 Fault = tuple[str, str]  # a column, and what was expected of it
 
 
-def _faults(
-    columns: Mapping[str, np.ndarray], entry: Mapping[str, Any], rows: int, mask: int, makeshift: np.ndarray
-) -> Iterator[Fault]:
+def _faults(columns: Mapping[str, np.ndarray], entry: Mapping[str, Any], vocabulary: Vocabulary) -> Iterator[Fault]:
     """What does not hold of columns with offsets, in the order in which later checks rely on earlier ones."""
     passages, blanks, candidates = len(columns["id_length"]) - 1, len(columns["gold"]), len(columns["candidate_first"])
     if passages < 1:
@@ -102,7 +100,7 @@ def _faults(
             yield name, f"running totals from 0 to {len(columns[of]):,}"
     counted = dict.fromkeys(("labelled_blanks", "unknown_tokens", "makeshift_tokens"), 0)
     for first in range(0, passages, _PASSAGES):
-        yield from _faults_of_passages(columns, first, min(first + _PASSAGES, passages), rows, mask, makeshift, counted)
+        yield from _faults_of_passages(columns, first, min(first + _PASSAGES, passages), vocabulary, counted)
     counted |= {"passages": passages, "blanks": blanks, "tokens": len(columns["tokens"])}
     for name, count in counted.items():
         if entry.get(name, count) != count:  # older manifests lack some
@@ -123,13 +121,7 @@ def _are_offsets(values: np.ndarray, total: int, least: int, most: int | None) -
 
 
 def _faults_of_passages(
-    columns: Mapping[str, np.ndarray],
-    first: int,
-    last: int,
-    rows: int,
-    mask: int,
-    makeshift: np.ndarray,
-    counted: dict[str, int],
+    columns: Mapping[str, np.ndarray], first: int, last: int, vocabulary: Vocabulary, counted: dict[str, int]
 ) -> Iterator[Fault]:
     def part(name: str, start: int, end: int) -> tuple[np.ndarray, np.ndarray]:
         """Offsets of some lists, from 0 on, and the list of each of their entries."""
@@ -148,10 +140,11 @@ def _faults_of_passages(
 
     token_ends, _ = part("token_count", first, last)
     tokens, lengths = of("tokens", "token_count", first, last), np.diff(token_ends)
+    rows = len(vocabulary)
     if (tokens >= rows).any():
         yield "tokens", f"tokens below {rows:,}"
     counted["unknown_tokens"] += int((tokens == UNK).sum())
-    counted["makeshift_tokens"] += int(makeshift[tokens].sum())
+    counted["makeshift_tokens"] += int(vocabulary.makeshift[tokens].sum())
 
     sentence_ends, passage = part("sentence_count", first, last)
     sentences = of("sentence_start", "sentence_count", first, last).astype(np.int64)
@@ -164,7 +157,7 @@ def _faults_of_passages(
     positions = of("blank_position", "blank_count", first, last).astype(np.int64)
     inside = (positions >= 0).all() and (positions < lengths[passage]).all()
     ascending = ((np.diff(positions) > 0) | (np.diff(passage) > 0)).all()
-    if not inside or not ascending or (tokens[token_ends[passage] + positions] != mask).any():
+    if not inside or not ascending or (tokens[token_ends[passage] + positions] != vocabulary.mask).any():
         yield "blank_position", "ascending places of <mask> in each passage"
 
     blanks = columns["blank_count"][first], columns["blank_count"][last]

@@ -190,6 +190,10 @@ class Vocabulary:
         """
         if not self.is_fairseqs:
             raise ClozeError(f"{self.origin}: {self.file.kind} of its own kind, for which fairseq has no files")
+        return self._fairseq_files
+
+    @cached_property
+    def _fairseq_files(self) -> dict[str, bytes]:
         listed = self.tokens[4:] if self.tokens[-1] != MASK_SYMBOL else self.tokens[4:-1]
         return write_fairseq_files(listed, self.merges)
 
@@ -352,6 +356,7 @@ class Vocabulary:
         out += run.decode("utf-8", "replace")
         return out if self.file.kind == BYTES else _SPACE_BEFORE_PUNCTUATION.sub(r"\1", out)
 
+    @cached_property
     def words_of_rows(self) -> dict[str, int]:
         """The text of each token that is whole characters, with a space before it where it begins a word → its row."""
         special = {BOS, PAD, EOS, UNK, self.mask}

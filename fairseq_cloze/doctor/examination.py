@@ -18,6 +18,7 @@ from ..data.tokenizer_file import BYTES
 from ..data.vocabulary import PAD, UNK, Vocabulary
 from ..errors import ClozeError
 from ..files import PathLike
+from ..model.architecture import FIRST_POSITION
 from ..model.names import ENCODER, LM_HEAD
 from ..ranking.metrics import metrics_of
 from ..ranking.ranker import Ranker
@@ -272,7 +273,7 @@ class _Examination:
         positions = self.weights.get(f"{ENCODER}embed_positions.weight")
         if positions is None:
             return self.add("positions", SKIPPED, "positions are turns, not weights")
-        found, first = measures.first_place(positions), PAD + 1
+        found, first = measures.first_place(positions), FIRST_POSITION
         if found is None:
             return self.add("positions", SKIPPED, "vectors of neighbours are not alike, so none stands out")
         verdict = OK if found == first else DOUBT if found == first - 1 else UNFIT

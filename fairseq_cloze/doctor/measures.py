@@ -56,7 +56,7 @@ def related_rows(vocabulary: Vocabulary) -> np.ndarray:
 
     Where nothing begins with a capital, words that differ by a leading space and words with their plural.
     """
-    rows = vocabulary.words_of_rows()
+    rows = vocabulary.words_of_rows
     words = [(text[1:], row) for text, row in rows.items() if text.startswith(" ")]
     words = [(word, row) for word, row in words if len(word) > 2 and word.isalpha() and word.islower()]
     capitals = is_cased(vocabulary)
@@ -69,14 +69,19 @@ def related_rows(vocabulary: Vocabulary) -> np.ndarray:
 
 def is_cased(vocabulary: Vocabulary) -> bool:
     """Whether there are tokens of two letters and more with capitals among them: at least one in a hundred."""
-    words = [word for text in vocabulary.words_of_rows() if len(word := text.strip()) > 1 and word.isalpha()]
+    words = _words(vocabulary)
     return sum(word != word.lower() for word in words) > 0.01 * len(words)
 
 
 def has_small_letters(vocabulary: Vocabulary) -> bool:
     """Whether at least half of the tokens of two letters and more are of a script that has capitals."""
-    words = [word for text in vocabulary.words_of_rows() if len(word := text.strip()) > 1 and word.isalpha()]
+    words = _words(vocabulary)
     return len(words) > 0 and sum(word != word.upper() for word in words) > 0.5 * len(words)
+
+
+def _words(vocabulary: Vocabulary) -> list[str]:
+    """Tokens of two letters and more."""
+    return [word for text in vocabulary.words_of_rows if len(word := text.strip()) > 1 and word.isalpha()]
 
 
 def keeps_case(vocabulary: Vocabulary) -> bool:

@@ -3,6 +3,16 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ..data.vocabulary import PAD
+
+#: Row of the first position in the embedding of positions; two stand before it, that of padding and one unused.
+FIRST_POSITION = PAD + 1
+
+#: Layers that share their weights are below: nothing else tells how many there are.
+MOST_LAYERS = 1000
+#: Largest base of rotary positions.
+LARGEST_BASE = 1e9
+
 
 @dataclass(frozen=True)
 class Architecture:

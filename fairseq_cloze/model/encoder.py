@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..data.vocabulary import PAD
-from .architecture import Architecture
+from .architecture import FIRST_POSITION, Architecture
 from .attention import Rows, attend, rows_of
 
 Activation = Callable[[Tensor], Tensor]
@@ -157,7 +157,7 @@ class Encoder(nn.Module):
         self.head_width = architecture.encoder_embed_dim // architecture.encoder_attention_heads
         if not architecture.rotary_base:
             # Positions are counted from the one after padding's, as in fairseq.
-            self.embed_positions = nn.Embedding(architecture.max_positions + PAD + 1, width, padding_idx=PAD)
+            self.embed_positions = nn.Embedding(architecture.max_positions + FIRST_POSITION, width, padding_idx=PAD)
             nn.init.normal_(self.embed_positions.weight, std=width**-0.5)
         elif self.head_width % 2:
             raise ValueError(f"attention heads that are turned need an even width, not {self.head_width}")

@@ -1,6 +1,5 @@
 """Task: ties data, view, model and criterion to fairseq, and proves that the pretrained weights were loaded."""
 
-import itertools
 import logging
 import os
 import time
@@ -104,12 +103,14 @@ class ClozeRankingTask(RecoveringTask):
         self.shards = [DataBin(path) for path in utils.split_paths(cfg.data)]
         self.vocabulary: Vocabulary = self.shards[0].vocabulary
         first, *others = self.shards
-        for shard, key in itertools.product(others, ("vocabulary", "encoding")):
-            same = shard.vocabulary.digests == first.vocabulary.digests
-            if not (same if key == "vocabulary" else shard.encoding == first.encoding):
+        for shard in others:
+            other = [] if shard.encoding == first.encoding else ["encoding"]
+            if shard.vocabulary.digests != first.vocabulary.digests:
+                other.insert(0, "vocabulary")
+            if other:
                 raise DataBinError(
-                    f"{shard.folder}: shards must be prepared alike, its {key} differs from that of {first.folder}; "
-                    "prepare both with the same options"
+                    f"{shard.folder}: shards must be prepared alike, its {other[0]} differs from that of "
+                    f"{first.folder}; prepare both with the same options"
                 )
         self._dictionary = make_dictionary(self.vocabulary)
         self._max_positions: int = BASE.max_positions

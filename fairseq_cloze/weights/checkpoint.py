@@ -23,7 +23,7 @@ from ..data.fairseq_files import DICTIONARY_FILE, ENCODER_FILE, FAIRSEQ_FILES, G
 from ..data.vocabulary import Vocabulary
 from ..errors import CheckpointError
 from ..files import PathLike
-from ..model.architecture import Architecture
+from ..model.architecture import FIRST_POSITION, LARGEST_BASE, MOST_LAYERS, Architecture
 from ..model.encoder import ACTIVATIONS
 from ..model.masked_lm import shapes
 from ..model.names import ENCODER, HEAD_NAME, HEADS, LM_HEAD, RANKING_HEAD
@@ -42,8 +42,8 @@ LARGEST = 1e9  #: of a weight; trained ones stay below a hundred, and the square
 PARTS = {"encoder": ENCODER, "LM head": LM_HEAD}
 
 
-#: Largest base of rotary positions, largest number of tokens.
-_LARGEST_BASE, _MOST = 1e9, 1 << 24
+#: Largest number of tokens.
+_MOST = 1 << 24
 
 
 class Progress(NamedTuple):
@@ -91,9 +91,9 @@ class Checkpoint:
             embedding_width = self.weights[f"{ENCODER}embed_tokens.weight"].size(1)
             fc1 = self.weights[f"{ENCODER}layers.0.fc1.weight"]
             inner, embed_dim = fc1.size(0), fc1.size(-1)
-            rotary_base = self._number("rotary_base", (int, float), 0, _LARGEST_BASE)
+            rotary_base = self._number("rotary_base", (int, float), 0, LARGEST_BASE)
             if not rotary_base:
-                positions = self.weights[f"{ENCODER}embed_positions.weight"].size(0) - 2  # two rows stand before them
+                positions = self.weights[f"{ENCODER}embed_positions.weight"].size(0) - FIRST_POSITION
             heads = self.options["encoder_attention_heads"]
         except KeyError as error:
             problem = f"expected a masked LM of fairseq or of this project, {error} is missing from it"
@@ -127,7 +127,9 @@ class Checkpoint:
         if family is not None and type(family) is not str:
             raise self._wrong_option("family", "a text")
         return Architecture(
-            encoder_layers=self._number("encoder_layers", (int,), 1, 999) if flags["shared_layers"] else len(layers),
+            encoder_layers=self._number("encoder_layers", (int,), 1, MOST_LAYERS - 1)
+            if flags["shared_layers"]
+            else len(layers),
             encoder_embed_dim=embed_dim,
             encoder_ffn_embed_dim=inner // 2 if flags["gated"] else inner,
             encoder_attention_heads=heads,
@@ -136,7 +138,7 @@ class Checkpoint:
             family=family or Architecture.family,
             embedding_dim=0 if f"{ENCODER}project_in_dim.weight" not in self.weights else embedding_width,
             rotary_base=float(rotary_base),
-            local_rotary_base=float(self._number("local_rotary_base", (int, float), 0, _LARGEST_BASE)),
+            local_rotary_base=float(self._number("local_rotary_base", (int, float), 0, LARGEST_BASE)),
             local_attention=self._number("local_attention", (int,), 0, _MOST),
             global_every=self._number("global_every", (int,), 1, _MOST),
             **flags,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from ..model.architecture import Architecture
+from ..model.architecture import FIRST_POSITION, Architecture
 from ..model.names import ENCODER, LM_HEAD, RANKING_HEAD
 
 #: A module there → modules here; several share its rows in equal parts.  ``{}`` is the number of a layer.
@@ -83,6 +83,7 @@ class Family:
     tokens: str = "embeddings.word_embeddings.weight"  #: behind :attr:`body`, as the next two
     positions: str = "embeddings.position_embeddings.weight"  #: empty where positions are no weights
     token_types: str = "embeddings.token_type_embeddings.weight"  #: empty where there are none
+    always_projects: bool = False  #: a product follows the embeddings even where they are as wide as the encoder
     type_rows: int = 2  #: token types; the first one is added to the positions, the others are not used here
     behind_padding: bool = False  #: positions are counted from the row behind padding's, not from 0
     sizes: Mapping[str, str] = field(default_factory=lambda: _SIZES)
@@ -129,8 +130,8 @@ class Family:
         """The shape that a complete configuration tells of."""
         numbers = {ours: config[theirs] for theirs, ours in self.sizes.items() if theirs in config}
         numbers |= {ours: float(config[theirs]) for theirs, ours in self.bases.items()}
-        if numbers.get("embedding_dim") == numbers["encoder_embed_dim"] and self.model_type == "electra":
-            numbers["embedding_dim"] = 0  # without a product then
+        if numbers.get("embedding_dim") == numbers["encoder_embed_dim"] and not self.always_projects:
+            numbers["embedding_dim"] = 0
         if "local_attention" in numbers:
             numbers["local_attention"] -= numbers["local_attention"] % 2  # half on each side
         return Architecture(
@@ -152,7 +153,7 @@ class Family:
         if self.eps:
             out[self.eps] = architecture.layer_norm_eps
         if self.positions:
-            out["max_position_embeddings"] = architecture.max_positions + 2 * self.behind_padding
+            out["max_position_embeddings"] = architecture.max_positions + FIRST_POSITION * self.behind_padding
         if self.token_types:
             out["type_vocab_size"] = self.type_rows
         return {
@@ -274,6 +275,7 @@ _ALBERT = Family(
     decoder_bias="predictions.decoder.bias",
     ranking=_ranking("albert.pooler"),
     classes="Albert",
+    always_projects=True,
     sizes={**_SIZES, "embedding_size": "embedding_dim"},
     defaults={
         "layer_norm_eps": 1e-12,

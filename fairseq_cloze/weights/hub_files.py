@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, first_line
+from ..model.architecture import LARGEST_BASE, MOST_LAYERS
 from .families import ACTIVATIONS, FAMILIES, Family, why_not
 from .plain import show
 from .reading import load_checkpoint
@@ -24,12 +25,12 @@ _INDEX = ".index.json"
 #: What programs that wrap a model put before all its names.
 _WRAPPERS = re.compile(r"((_orig_mod|module)\.)+")
 
-#: Layers that share their weights are below: nothing else tells how many there are.
-_MOST_LAYERS = 1000
-
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; ``CheckpointError`` where it is none, names the file."""
+    """A JSON object; ``CheckpointError`` where it is none, names the file.
+
+    Numbers need not be finite, as transformers writes others where nothing reads them.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text)
@@ -80,8 +81,8 @@ def read_config(folder: Path) -> dict[str, Any]:
             raise CheckpointError(f"{folder}: {field} is missing from {CONFIG}; copy or download it again")
         if type(config[field]) is not int or config[field] < 1:
             raise _wrong(folder, field, "a number from 1 on", config[field])
-        if ours == "encoder_layers" and family.parts.get("shared_layers") and config[field] >= _MOST_LAYERS:
-            raise _wrong(folder, field, f"a number below {_MOST_LAYERS}", config[field])
+        if ours == "encoder_layers" and family.parts.get("shared_layers") and config[field] >= MOST_LAYERS:
+            raise _wrong(folder, field, f"a number below {MOST_LAYERS}", config[field])
     ours_to_theirs = {ours: theirs for theirs, ours in family.sizes.items()}
     width, heads = (ours_to_theirs[ours] for ours in ("encoder_embed_dim", "encoder_attention_heads"))
     if config[width] % config[heads]:
@@ -92,7 +93,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         if config[field] is None and field != next(iter(family.bases)):
             config[field] = config[next(iter(family.bases))]  # one for all layers
         base = config[field]
-        if type(base) not in (int, float) or not 1 < base <= 1e9:
+        if type(base) not in (int, float) or not 1 < base <= LARGEST_BASE:
             raise _wrong(folder, field, "a number above 1", base)
     if family.activation in config and config[family.activation] not in list(ACTIVATIONS):
         raise _wrong(folder, family.activation, f"one of {', '.join(ACTIVATIONS)}", config[family.activation])

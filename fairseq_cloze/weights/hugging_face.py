@@ -16,7 +16,7 @@ from torch import Tensor
 from ..data.vocabulary import BOS, EOS, PAD
 from ..errors import CheckpointError, ClozeError, first_line
 from ..files import PathLike, alone_in, cannot_write, replacing, write_text
-from ..model.architecture import Architecture
+from ..model.architecture import FIRST_POSITION, Architecture
 from ..model.masked_lm import shapes
 from ..model.names import ENCODER, LM_HEAD
 from ..version import __version__
@@ -45,9 +45,6 @@ HUB_FILES = [
 
 #: What transformers reads of a tokenizer that an export has written, or that was saved over it.
 _TOKENIZER_FILES = (VOCAB, MERGES, TOKENIZER_CONFIG, TOKENIZER, ADDED, SPECIAL_TOKENS)
-
-#: Rows of the position embedding before the first position.
-_ROWS_BEFORE = PAD + 1
 
 #: Who has written a ``config.json``.
 _MADE_BY = "made_by"
@@ -87,7 +84,7 @@ def _read(source: PathLike, gpt2_bpe: PathLike | None) -> _Source:
     vocabulary, order, more = read_tokenizer(folder, gpt2_bpe, len(weights[family.place(family.tokens)]))
     positions = 0
     if family.positions:
-        positions = len(weights[family.place(family.positions)]) - (_ROWS_BEFORE if family.behind_padding else 0)
+        positions = len(weights[family.place(family.positions)]) - (FIRST_POSITION if family.behind_padding else 0)
         if positions < 1:
             raise CheckpointError(f"{source}: expected at least one position, found {positions}")
     architecture = family.architecture(config, positions, untied=family.decoder in weights)
@@ -275,7 +272,7 @@ def from_hub_names(
         if family.token_types:
             places = places + weights[token_types][0]
         if not family.behind_padding:  # the rows before the first position are never read
-            places = torch.cat([places.new_zeros(_ROWS_BEFORE, width), places])
+            places = torch.cat([places.new_zeros(FIRST_POSITION, width), places])
         out[f"{ENCODER}embed_positions.weight"] = places
     out.setdefault(f"{LM_HEAD}weight", out[f"{ENCODER}embed_tokens.weight"])
     return out
@@ -303,7 +300,7 @@ def to_hub_names(
     out = {family.place(family.tokens): rows(weights[f"{ENCODER}embed_tokens.weight"])}
     if family.positions:
         positions = weights[f"{ENCODER}embed_positions.weight"]
-        out[family.place(family.positions)] = positions[0 if family.behind_padding else _ROWS_BEFORE :]
+        out[family.place(family.positions)] = positions[0 if family.behind_padding else FIRST_POSITION :]
         if family.token_types:
             out[family.place(family.token_types)] = positions.new_zeros(family.type_rows, positions.size(1))
     for theirs, ours in family.names(architecture, ranking).items():

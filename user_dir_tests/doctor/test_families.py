@@ -72,7 +72,7 @@ def vocabulary(kind: str, lower: bool = False, capitals: bool = True) -> Vocabul
     own = mini().require_vocabulary()
     if kind == BYTES:
         return own
-    words = {row: text for text, row in own.words_of_rows().items() if capitals or text == text.lower()}
+    words = {row: text for text, row in own.words_of_rows.items() if capitals or text == text.lower()}
     content = (wordpiece if kind == WORDPIECE else unigram)(words, lower)
     added = [{"id": number, "content": token, "special": True} for token, number in NUMBERS.items()]
     return Vocabulary.of({**content, "added_tokens": added}, len(own), SPECIAL, "clothes")
