@@ -173,6 +173,8 @@ def read_weights(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, Ten
     if family.token_types and family.type_rows == 1 and len(weights[token_types]) != 1:
         found = len(weights[token_types])
         raise CheckpointError(f"{folder}: expected one token type, as {family.name} has, found {found}")
+    if family.token_types and (types := len(weights[token_types])) > 1:
+        notes.append(f"left out {types - 1} of {types} token types, which stand for a second text")
     if family.positions:
         expected.append(("max_position_embeddings", len(weights[positions])))
     for field, ours in family.sizes.items():

@@ -318,7 +318,9 @@ def test_the_token_types_of_bert(tmp_path: Path, vocabulary: Vocabulary) -> None
     """The first is in every position, and the rows before the first position are empty."""
     model = save(tmp_path, "bert", vocabulary)
     embeddings = model.bert.embeddings
-    found = read_hf(tmp_path).weights["encoder.sentence_encoder.embed_positions.weight"]
+    checkpoint = read_hf(tmp_path)
+    assert checkpoint.notes == [f"{tmp_path}: left out 1 of 2 token types, which stand for a second text"]
+    found = checkpoint.weights["encoder.sentence_encoder.embed_positions.weight"]
     assert found[2:].equal(
         (embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]).detach()
     )
