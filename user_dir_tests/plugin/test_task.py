@@ -11,6 +11,7 @@ import torch
 from transformers import RobertaConfig, RobertaForMaskedLM
 
 from fairseq_cloze import register
+from fairseq_cloze.data.encoding import EncodingOptions
 from fairseq_cloze.data.fairseq_files import DICTIONARY_FILE, MERGES_FILE
 from fairseq_cloze.data.prepare import prepare
 from fairseq_cloze.data.vocabulary import Vocabulary
@@ -27,7 +28,7 @@ register()
 
 from fairseq_cloze.model.scores import candidate_scores  # noqa: E402
 from fairseq_cloze.plugin.criterion import ClozeRankingCriterion  # noqa: E402
-from fairseq_cloze.plugin.task import make_dictionary  # noqa: E402
+from fairseq_cloze.plugin.task import ClozeRankingConfig, ClozeRankingTask, make_dictionary  # noqa: E402
 from fairseq_cloze.weights.checkpoint import Checkpoint  # noqa: E402
 
 
@@ -478,4 +479,20 @@ def test_a_split_without_answers(tmp_path: Path, pretrained: Path, data_bin: Pat
     assert str(error.value) == (
         f"{tmp_path / 'bin'}: no blank of split 'test' has an answer; 'fairseq-cloze predict' answers such passages, "
         "training and validation need another split"
+    )
+
+
+@pytest.mark.parametrize("part", ["vocabulary", "encoding"])
+def test_shards_that_were_prepared_otherwise(tmp_path: Path, data_bin: Path, pretrained: Path, part: str) -> None:
+    weights, options = pretrained, EncodingOptions(sentence_case=True)
+    if part == "vocabulary":
+        weights, options = tmp_path / "weights", EncodingOptions()
+        Vocabulary.learn(["another text with other words"], 300).save(weights)
+    other = tmp_path / "bin"
+    prepare({"train": [PASSAGES / "valid"]}, weights, other, options, workers=1)
+    with pytest.raises(DataBinError) as error:
+        ClozeRankingTask(ClozeRankingConfig(data=f"{data_bin}:{other}", update_freq=[1]))
+    assert str(error.value) == (
+        f"{other}: shards must be prepared alike, its {part} differs from that of {data_bin}; prepare both with the "
+        "same options"
     )

@@ -314,6 +314,16 @@ def test_one_base_for_all_layers(tmp_path: Path, vocabulary: Vocabulary) -> None
         assert (ours(checkpoint, ragged()) - theirs(model, ragged())).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize(("family", "product"), [("albert", True), ("electra", False)])
+def test_embeddings_as_wide_as_the_encoder(family: str, product: bool, tmp_path: Path, vocabulary: Vocabulary) -> None:
+    """ALBERT has a product behind them even then."""
+    model = save(tmp_path, family, vocabulary, embedding_size=48).eval()
+    checkpoint = read_hf(tmp_path)
+    assert checkpoint.architecture.embedding_dim == (48 if product else 0)
+    with torch.inference_mode():
+        assert (ours(checkpoint, ragged()) - theirs(model, ragged())).abs().max() < 1e-5
+
+
 def test_the_token_types_of_bert(tmp_path: Path, vocabulary: Vocabulary) -> None:
     """The first is in every position, and the rows before the first position are empty."""
     model = save(tmp_path, "bert", vocabulary)
