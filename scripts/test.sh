@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Set up and run every check: ruff, mypy, import-linter, the test suite.
 #   scripts/test.sh              what has to pass before a change lands (under 8 minutes on 2 cores)
-#   scripts/test.sh --all        and the slow tests
+#   scripts/test.sh --all        and the slow tests; property tests with new examples
 #   scripts/test.sh --coverage   the tests that have to pass, and the lines that none of them runs (takes a third longer)
 #   scripts/test.sh --matrix     a short round with other Pythons, other versions of torch, as other users and elsewhere
 #   scripts/test.sh TEST...      some tests, with pytest's options
@@ -24,6 +24,7 @@ select='not slow'
 if [ "${1:-}" = --all ]; then
     shift
     select=''
+    export HYPOTHESIS_PROFILE=new
 fi
 python=(python)
 if [ "${1:-}" = --coverage ]; then

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from .support.commands import FINETUNE, PASSAGES, train
 from .support.local import existing, local, unpack
@@ -15,6 +16,11 @@ from .support.once import made_once
 from .support.texts import write_passage
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# What a change has to pass says the same each time; new examples are looked for by test.sh --all.
+settings.register_profile("same", derandomize=True)
+settings.register_profile("new", print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 @pytest.fixture

@@ -88,11 +88,14 @@ class BlankEncoder:
         ]
 
     def candidates(self, candidates: Sequence[tuple[str, str]]) -> list[bytes]:
-        """The rows of candidates, each with the one character before its blank, or none; one token at least."""
+        """The rows of candidates, each with the one character before its blank, or none; one token at least.
+
+        All white space is given as ``" "``.
+        """
         if len(self._known) > _KEPT:
             self._known.clear()
         new = [pair for pair in dict.fromkeys(candidates) if pair not in self._known]
-        words = [pair for pair in new if not pair[0] or pair[0].isspace()]
+        words = [pair for pair in new if pair[0] in ("", " ")]
         for pair, encoding in zip(words, self._encode([_free_of_names(before + text) for before, text in words])):
             self._known[pair] = self._rows(encoding.ids or [-1])
         for before, text in set(new).difference(words):

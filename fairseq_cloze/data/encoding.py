@@ -17,6 +17,7 @@ from ..passages.text import (
     LANGUAGES,
     NOTHING,
     TEXT_NORMS,
+    WHITE_SPACE,
     capitalise,
     normalise,
     opens_sentence,
@@ -197,7 +198,7 @@ def _cut(plan: _Plan, texts: list[str]) -> list[int]:
     start = 0
     for number, (blank_start, blank_end) in enumerate([*plan.blanks, (len(article), len(article))]):
         is_blank = number < len(plan.blanks)
-        end = start + len(article[start:blank_start].rstrip()) if is_blank else blank_start
+        end = start + len(article[start:blank_start].rstrip(WHITE_SPACE)) if is_blank else blank_start
         while start < end:
             cut = min(upcoming, end)
             texts.append(plain(article[start:cut]))
@@ -221,7 +222,7 @@ def _encode_whole(plans: Sequence[_Plan], vocabulary: Vocabulary) -> Iterator[_E
     candidates = iter(
         encoder.candidates(
             [
-                (" " if before.isspace() else before, choice)
+                (" " if before and before in WHITE_SPACE else before, choice)
                 for plan in plans
                 for (start, _), choices in zip(plan.blanks, plan.candidates)
                 for before in [plan.article[max(start - 1, 0) : start]]

@@ -10,6 +10,10 @@ MARKED, UNDERSCORE = "\ufdd0", "\ufdd1"
 #: (``__*`` is ``_+`` with a first character by itself, which a search finds in two thirds of the time.)
 BLANK = re.compile(f"{MARKED}|__*(?:[0-9]+_+)?")
 
+#: White space as Unicode's property and all tokenizers have it; ``str.isspace`` and ``str.strip`` count four control
+#: characters more (U+001C to U+001F), which have tokens.
+WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
+
 TEXT_NORMS = ("standard", "none")
 
 #: Languages whose writing differs; ``en`` stands for all that put spaces between words, and none before punctuation.

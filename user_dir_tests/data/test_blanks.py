@@ -116,6 +116,12 @@ def test_any_text_has_the_tokens_of_transformers(kind: str, before: str, after: 
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("character", ["\x1c", "\x1f", "\x85", "\xa0", "\u2028", "\u3000"])
+def test_what_python_takes_for_white_space_before_a_blank(kind: str, character: str) -> None:
+    check(kind, [f"{character} _ ", f"so{character}_", f"so {character}_ {character} it"], "none")
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_sentence_begins_where_its_text_does(kind: str) -> None:
     _, vocabulary, _ = both(kind)
     article = "It rained. _ stayed ___14___ home!  Why? \u201cNo,\u201d he _ . _"

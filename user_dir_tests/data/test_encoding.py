@@ -15,7 +15,7 @@ from fairseq_cloze.errors import ClozeError
 from fairseq_cloze.passages.markers import compile_marker
 from fairseq_cloze.passages.passage import UNLABELLED, Passage
 from fairseq_cloze.passages.reading import read_passages
-from fairseq_cloze.passages.text import BLANK, normalise
+from fairseq_cloze.passages.text import BLANK, WHITE_SPACE, normalise
 
 from ..support.commands import PASSAGES
 
@@ -185,14 +185,14 @@ def test_example_passages_decode_to_their_text(vocabulary: Vocabulary) -> None:
 
 def whole(article: str, vocabulary: Vocabulary, norm: str = "standard") -> str:
     segments = BLANK.split(normalise(article, norm))
-    return "<mask>".join([*(segment.rstrip() for segment in segments[:-1]), segments[-1]])
+    return "<mask>".join([*(segment.rstrip(WHITE_SPACE) for segment in segments[:-1]), segments[-1]])
 
 
 def uncut(article: str, vocabulary: Vocabulary, norm: str = "standard") -> list[int]:
     segments = BLANK.split(normalise(article, norm))
     tokens: list[int] = []
     for segment in segments[:-1]:
-        tokens += [*vocabulary.encode([segment.rstrip()])[0].tolist(), vocabulary.mask]
+        tokens += [*vocabulary.encode([segment.rstrip(WHITE_SPACE)])[0].tolist(), vocabulary.mask]
     return tokens + vocabulary.encode([segments[-1]])[0].tolist()
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from fairseq_cloze.passages.text import (
     BLANK,
     LANGUAGES,
     MARKED,
+    WHITE_SPACE,
     capitalise,
     likely_language,
     normalise,
@@ -182,6 +184,11 @@ def test_opens_sentence(before: str, expected: bool) -> None:
 @given(st.text(alphabet='a.!?… \n\x1c\u3000\x85_"', max_size=12))
 def test_opens_sentence_is_what_a_search_from_the_start_says(before: str) -> None:
     assert opens_sentence(before) == bool(re.search(r"[.!?]\s*\Z|\A\s*\Z", before))
+
+
+def test_white_space_is_unicodes() -> None:
+    pythons = {chr(code) for code in range(sys.maxunicode + 1) if chr(code).isspace()}
+    assert set(WHITE_SPACE) == pythons - set("\x1c\x1d\x1e\x1f") and len(WHITE_SPACE) == 25
 
 
 def test_capitalise() -> None:
