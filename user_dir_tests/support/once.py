@@ -20,7 +20,7 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
     folder = base / name
     with open(base / f"{name}.made", "a+") as done:
         fcntl.flock(done, fcntl.LOCK_EX)
-        if not done.tell():
+        if not os.fstat(done.fileno()).st_size:  # what it is now, not what it was when it was opened
             shutil.rmtree(folder, ignore_errors=True)  # of a process that failed
             folder.mkdir()
             make(folder)
