@@ -1,9 +1,14 @@
 """Ending: how a training that cannot go on ends, alone or as one of several processes."""
 
+import atexit
 import os
+import queue
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -48,6 +53,25 @@ def _plainly(error: BaseException, trace: TracebackType | None) -> str | None:
     lines = str(error).strip().splitlines()
     said = " ".join(filter(None, map(str.strip, lines)))[:300]
     return f"{type(error).__name__}: {said} (FAIRSEQ_CLOZE_TRACEBACK=1 shows where; see docs/training-options.md)"
+
+
+def stop_reading_at_exit() -> None:
+    """Let the thread in which fairseq makes batches ahead end before Python does.
+
+    Where Python ends while a thread is inside of torch, C++ ends the process with ``terminate called without an active
+    exception`` and status 134, whatever status it had.
+    """
+    from fairseq.data.iterators import BackgroundConsumer
+
+    @atexit.register
+    def stop() -> None:
+        until = time.monotonic() + 10.0  # a batch takes milliseconds; who waits for a file longer is left alone
+        for reader in threading.enumerate():
+            if isinstance(reader, BackgroundConsumer):
+                reader._max_len = 0  # the batch at hand is the last one
+                while reader.is_alive() and time.monotonic() < until:
+                    with suppress(queue.Empty):
+                        reader._queue.get(timeout=0.02)
 
 
 def end_run(status: int, text: str) -> NoReturn:

@@ -1,6 +1,6 @@
 """Registration: what fairseq is told of this package, once per process."""
 
-from .ending import print_errors_plainly
+from .ending import print_errors_plainly, stop_reading_at_exit
 from .names import TASK_NAME
 from .requirements import require_fairseq
 
@@ -18,3 +18,5 @@ def register_all() -> None:
     install_all()
     if TASK_NAME not in TASK_REGISTRY:
         from . import criterion, model, optimizer, task  # noqa: F401
+
+        stop_reading_at_exit()

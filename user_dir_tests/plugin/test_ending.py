@@ -57,6 +57,32 @@ def test_spawned_workers_pass_the_exit_status_on(tmp_path: Path) -> None:
     assert ended(died, 1).endswith("ProcessExitedException: worker 0 ended\n")  # not by end_run
 
 
+READING = """
+import sys, torch
+from fairseq_cloze import register
+from fairseq_cloze.errors import OutOfMemory
+register()
+from fairseq.data.iterators import BufferedIterator
+
+class Batches:
+    def __len__(self):
+        return 100000
+    def __iter__(self):
+        return (torch.randn(300000).sort() for _ in range(len(self)))
+
+batches = BufferedIterator(int(sys.argv[1]), Batches())
+next(batches)
+raise OutOfMemory("so")
+"""
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 1000])
+def test_batches_that_are_made_ahead_do_not_abort_the_end(tmp_path: Path, ahead: int) -> None:
+    """It was status 134 and "terminate called without an active exception"."""
+    (tmp_path / "reading.py").write_text(READING)
+    assert run(sys.executable, tmp_path / "reading.py", ahead, code=5).text.splitlines()[-1] == "Error: so"
+
+
 COMMAND = """
 def {inner}():
     raise {error}
