@@ -4,7 +4,7 @@
                                      [--device cuda] [--json FILE]
 
 Scoring is one forward per passage, all candidates at their masks; a training step has loss, gradients, clipping and
-AdamW.  ModernBERT is measured once more on passages of up to 2,048 tokens, each in one window.
+AdamW.  ModernBERT is measured once more on passages of up to 2,048 tokens, each in one window; two make a batch then.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from fairseq_cloze.model.masked_lm import MaskedLM
 from fairseq_cloze.weights.families import FAMILIES
 from fairseq_cloze.weights.hugging_face import from_hub_names
 
-BATCH = 8  # passages
+BATCH = 8  # passages of up to 512 tokens
 BLANKS, CANDIDATES = 20, 4
 GOAL = 1.5
 
@@ -51,6 +51,11 @@ class Case:
     longest: int = 512
 
     @property
+    def batch(self) -> int:
+        """Passages of a batch: as many tokens in each case."""
+        return BATCH * 512 // self.longest
+
+    @property
     def name(self) -> str:
         """For people."""
         return self.family if self.longest == 512 else f"{self.family}, {self.longest:,} tokens"
@@ -69,9 +74,10 @@ def main() -> int:
         result["families"][case.name] = found
         scoring, training, peak = (found[part] for part in ("scoring", "training", "peak_mb"))
         columns = [f"{one['ours']:,.0f} ({one['ratio']:.2f}x)" for one in (scoring, training)]
-        print(f"{case.name:24} {found['parity']:8.0e} {columns[0]:>22} {columns[1]:>22} {peak[0]:7,.0f}/{peak[1]:,.0f}")
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+        memory = f"{peak[0]:7,.0f}/{peak[1]:,.0f}"
+        print(f"{case.name:24} {found['parity']:8.0e} {columns[0]:>22} {columns[1]:>22} {memory}", flush=True)
+        if options.json:  # each as it is found
+            options.json.write_text(json.dumps(result, indent=1) + "\n")
     return 0
 
 
@@ -84,17 +90,17 @@ def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
     out: dict[str, Any] = {"parity": parity, "tokens": tokens, "longest": max(len(row.tokens) for row in rows)}
 
     def score_ours() -> None:
-        for batch in batches(rows):
+        for batch in batches(rows, case.batch):
             with torch.inference_mode():
                 candidate_scores(ours, batch)
 
     contestants: dict[str, Callable[[], Any]] = {
         "ours": score_ours,
-        "transformers": lambda: score_with_transformers(theirs, rows, BATCH, options.device),
+        "transformers": lambda: score_with_transformers(theirs, rows, case.batch, options.device),
     }
     out["scoring"] = _rates(contestants, tokens, options)
     optimizers = [torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True) for model in (ours, theirs)]
-    batch = batches(rows)[0]
+    batch = batches(rows, case.batch)[0]
     ours.train(), theirs.train()
     steps: dict[str, Callable[[], Any]] = {
         "ours": lambda: train_step(ours, optimizers[0], batch),
@@ -153,10 +159,10 @@ def random_rows(count: int, longest: int, rows: int) -> list[Row]:
     return out
 
 
-def batches(rows: Sequence[Row]) -> list[list[Row]]:
+def batches(rows: Sequence[Row], size: int) -> list[list[Row]]:
     """The longest first, as the peer has them."""
     order = sorted(rows, key=lambda row: -len(row.tokens))
-    return [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def _padded(rows: Sequence[Row], device: torch.device) -> Tensor:
@@ -189,7 +195,7 @@ def train_step(model: MaskedLM, optimizer: torch.optim.Optimizer, rows: Sequence
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return float(loss)
+    return loss.item()
 
 
 def _logits_at_masks(model: Any, rows: Sequence[Row]) -> Tensor:
@@ -224,7 +230,7 @@ def _status(name: str) -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", type=lambda text: text.split(","), default=[], help="families, with commas")
-    parser.add_argument("--passages", type=int, default=16, help="passages to score; a step trains on eight")
+    parser.add_argument("--passages", type=int, default=16, help="passages to score; a step takes the longest")
     parser.add_argument("--rounds", type=int, default=5, help="rounds that count")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rows", type=int, default=8000, help="entries of the vocabulary")
