@@ -32,8 +32,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..support.commands import ROOT, environment
+from ..support.preloading import preload
 from ..support.warm import FAIRSEQ, TORCH
-from ..support.warm_server import preload
 from .equivalent import is_equivalent
 
 #: Modules, and the tests that have to notice: paths, and words that the names of tests left out hold.

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import time
+from pathlib import Path
 
 import pytest
 
 from . import fuzzing, mutations
+
+
+def test_every_attack_can_be_started() -> None:
+    """Those that are run by hand, too."""
+    names = {each.stem for each in Path(__file__).parent.glob("[a-z]*.py")}
+    for name in sorted(name for name in names if not name.startswith("test_")):
+        importlib.import_module(f"{__package__}.{name}")
 
 
 @pytest.mark.parametrize("name", fuzzing.names())

@@ -9,7 +9,6 @@ its process id and, at its end, what ``waitpid`` says of it.
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
 import os
@@ -20,21 +19,8 @@ import socket
 import sys
 from typing import Any
 
+from preloading import preload  # type: ignore[import-not-found]
 from warm_client import LENGTH, STATUS  # type: ignore[import-not-found]
-
-
-def preload(packages: list[str]) -> None:
-    """Import what commands need, and undo what that does to a process besides."""
-    import gc
-    import logging
-
-    before = list(logging.root.handlers), logging.root.level
-    for package in packages:
-        importlib.import_module(package)
-    logging.root.handlers[:], logging.root.level = before  # fairseq's commands set up the log themselves
-    [threads] = [line.split()[1] for line in open("/proc/self/status") if line.startswith("Threads:")]
-    assert threads == "1", f"{threads} threads: a fork would lose all but one"
-    gc.freeze()
 
 
 def serve(owner: socket.socket, listener: socket.socket) -> dict[str, Any]:
