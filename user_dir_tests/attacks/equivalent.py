@@ -7,6 +7,7 @@ import re
 #: What is the same wherever it stands: pattern and replacement that undo the mutation, and why it is.
 _ANYWHERE = [
     (r"\btype\((\w+)\) == ", r"type(\1) is ", "a type equals itself only"),
+    (r"\((\w+ [<>]=? \w+)\) \* (?=\()", r"(\1) & ", "of arrays of truths both are the same"),
     (r"\b((?:os|fcntl)\.(?:O|LOCK)_\w+) [+^] (?=os|fcntl)", r"\1 | ", "flags have no bit in common"),
 ]
 
@@ -20,6 +21,12 @@ _IN_ONE_PLACE: dict[str, dict[str, str]] = {
     "passages/passage": {
         "index = answer if type(answer) is int else -1 → index = answer if type(answer) is int else ~1": _NEGATIVE,
         "index = answer if type(answer) is int else -1 → index = answer if type(answer) is int else - 2": _NEGATIVE,
+    },
+    "views/windows": {
+        "richest = np.full(len(owner), -1)  # tokens on the poorer side of each blank, in its best window so far → "
+        "richest = np.full(len(owner), - 2)  # tokens on the poorer side of each blank, in its best window so far": (
+            "no side has fewer than 0"
+        ),
     },
     "passages/reading": {
         "if self.labelled != self.blanks: → if self.labelled < self.blanks:": "no more are labelled than there are",

@@ -117,27 +117,26 @@ class Tests:
 
     def fail(self, seconds: float = 600.0, first: bool = False) -> bool:
         """Whether one fails, or they take longer than some seconds; the *first* time more is found out about them."""
-        reading, writing = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                self._child(writing, first)
-            finally:
-                os._exit(99)
-        os.close(writing)
-        ended = os.pidfd_open(pid)
-        in_time = bool(select.select([ended], [], [], seconds)[0])
-        os.killpg(pid, signal.SIGKILL)
-        status = os.waitpid(pid, 0)[1]
-        os.close(ended)
-        with os.fdopen(reading) as told:
+        with tempfile.TemporaryFile("w+") as told:  # a pipe that nobody reads meanwhile would become full
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    self._child(told.fileno(), first)
+                finally:
+                    os._exit(99)
+            ended = os.pidfd_open(pid)
+            in_time = bool(select.select([ended], [], [], seconds)[0])
+            os.killpg(pid, signal.SIGKILL)
+            status = os.waitpid(pid, 0)[1]
+            os.close(ended)
+            told.seek(0)
             for line in told.read().splitlines():
                 has_failed, taken, name = line.split(" ", 2)
                 self._failures[name] += int(has_failed)
                 self._seconds[name] += float(taken) if first else 0.0
         return not in_time or status != 0
 
-    def _child(self, pipe: int, first: bool) -> None:
+    def _child(self, told: int, first: bool) -> None:
         import hypothesis
         import pytest
 
@@ -171,7 +170,7 @@ class Tests:
 
             def pytest_runtest_logreport(self, report: Any) -> None:
                 if report.failed or first:
-                    os.write(pipe, f"{int(report.failed)} {report.duration} {report.nodeid}\n".encode())
+                    os.write(told, f"{int(report.failed)} {report.duration} {report.nodeid}\n".encode())
 
         words = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not slow", "--tb=short"]
         os._exit(pytest.main([*words, f"--basetemp={self._copy / 'tmp'}", *self._paths], [Order()]))

@@ -159,3 +159,9 @@ def test_a_sentence_break_at_the_blank_takes_no_context() -> None:
     assert window_around(1200, [0, 600], 600, 600, 500) == (350, 850)
     assert window_around(1200, [0, 590], 600, 600, 500) == (350, 850)
     assert window_around(1200, [0, 400, 600, 800], 600, 600, 500) == (400, 800)
+
+
+def test_half_of_an_odd_side_is_the_larger_half() -> None:
+    assert window_around(100, [0], 50, 51, 23) == (39, 62)
+    assert window_around(100, [0, 44, 57], 50, 51, 23) == (44, 57)
+    assert window_around(100, [0, 45, 56], 50, 51, 23) == (39, 62)
