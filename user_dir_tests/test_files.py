@@ -299,17 +299,29 @@ def test_what_is_not_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     (tmp_path / f"{UNFINISHED}notes").write_text("mine")
     (tmp_path / f"{UNFINISHED}{'0' * 24}").mkdir()
     (tmp_path / f"{UNFINISHED}{files._boot()}{'1' * 16}").symlink_to(tmp_path / "a")
-    for number in "23":
+    for number in "2f":
         (tmp_path / f"{UNFINISHED}{number * 24}").write_text("half")
         (tmp_path / f"{UNFINISHED}{number * 16}").write_text("half")
+    somebody_elses = tmp_path / f"{UNFINISHED}{'4' * 16}"
+    somebody_elses.write_text("half")
+    gone = [f"{UNFINISHED}{number * length}" for number in "2f" for length in (16, 24)]
+    if os.geteuid() == 0:
+        os.chown(somebody_elses, 1234, -1)
+    else:
+        gone.append(somebody_elses.name)
     (tmp_path / "a").write_text("mine")
     before = names(tmp_path)
     sweep(tmp_path)
     assert names(tmp_path) == before
-    files._swept.clear()
-    monkeypatch.setattr(files, "_ABANDONED", 0.0)
-    sweep(tmp_path)
-    assert names(tmp_path) == [name for name in before if "22" not in name and "33" not in name]
+    changed = [entry.lstat().st_ctime for entry in tmp_path.iterdir()]
+    for now, left in [
+        (min(changed) + 86_399.9, before),
+        (max(changed) + 86_400.0, sorted(set(before) - set(gone))),
+    ]:
+        files._swept.clear()
+        monkeypatch.setattr(files.time, "time", lambda now=now: now)
+        sweep(tmp_path)
+        assert names(tmp_path) == left
 
 
 def test_what_took_the_place_of_an_unfinished_file(tmp_path: Path) -> None:

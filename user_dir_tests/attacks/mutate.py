@@ -43,7 +43,7 @@ TESTS = {
     "passages/passage": "passages",
     "passages/reading": "passages",
     "data/bpe": "data/test_bpe.py data/test_encoding.py",
-    "data/encoding": "data/test_encoding.py",
+    "data/encoding": "data/test_encoding.py data/test_blanks.py",
     "views/windows": "views/test_windows.py",
     "model/losses": "plugin/test_criterion.py",
     "plugin/criterion": "plugin/test_criterion.py",

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fairseq_cloze.errors import SKIP_HINT, ClozeError, PassageError
-from fairseq_cloze.passages.reading import LONGEST, Record, Tally, find_files, parse_record, read_passages
+from fairseq_cloze.passages.reading import _TOO_LONG, LONGEST, Record, Tally, find_files, parse_record, read_passages
 
 FOUR = ["calm", "cold", "old", "odd"]
 
@@ -320,7 +320,7 @@ def test_what_a_tally_says(tmp_path: Path) -> None:
 
 
 def test_the_longest_passage() -> None:
-    assert LONGEST == 64 * 1024 * 1024
+    assert (LONGEST, _TOO_LONG) == (64 * 1024 * 1024, "expected a passage of at most 64 MB, found more")
 
 
 # -- answers counted from 1 ------------------------------------------------------------------------------------------
