@@ -56,7 +56,8 @@ class Passages:
 
     def with_gold(self, predictions: Predictions) -> Predictions:
         """Predictions with the right answers filled in where the passages know them and the file does not."""
-        filled = {}
+        filled = Predictions()
+        filled.origin = predictions.origin
         for passage_id, one in predictions.items():
             known = [None if gold == UNLABELLED else LETTERS[gold] for gold in self[passage_id].gold]
             filled[passage_id] = replace(one, gold=[letter or right for letter, right in zip(one.gold, known)])
