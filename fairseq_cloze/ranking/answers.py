@@ -144,14 +144,19 @@ def parse_predictions(content: bytes, name: str) -> Predictions:
         raise _misfit(name, "a JSON object of passages", found)
     predictions = Predictions()
     for key, entry in found.items():
-        if key == ORIGIN_FIELD and isinstance(entry, dict) and "answers" not in entry:
-            try:
-                predictions.origin = read_origin(entry)
-            except ValueError as error:
-                raise ClozeError(f"{name}: '{ORIGIN_FIELD}': {error}; {_MEND}") from error
-        else:
-            predictions[key] = _check_passage(f"{name}: passage '{printable(key)}'", entry)
+        _take(predictions, key, entry, name)
     return predictions
+
+
+def _take(predictions: Predictions, key: str, entry: Any, where: str) -> None:
+    """Take in what stands under a name: a passage, or the origin."""
+    if key != ORIGIN_FIELD or not isinstance(entry, dict) or "answers" in entry:
+        predictions[key] = _check_passage(f"{where}: passage '{printable(key)}'", entry)
+        return
+    try:
+        predictions.origin = read_origin(entry)
+    except ValueError as error:
+        raise ClozeError(f"{where}: '{ORIGIN_FIELD}': {error}; {_MEND}") from error
 
 
 _FIELDS = ("answers", "gold", "probabilities")

@@ -9,7 +9,7 @@ from typing import Any
 from ..data.encoding import EncodingOptions, encode_passages
 from ..data.store import Store
 from ..data.vocabulary import Vocabulary
-from ..files import PathLike, split_paths
+from ..files import PathLike, is_stdout, split_paths
 from ..passages.markers import compile_marker
 from ..passages.passage import Passage
 from ..passages.reading import Tally, read_passages
@@ -84,7 +84,7 @@ def predict(
     tally, seconds = Tally(), 0.0
     answers: dict[str, Any] = {}
     counts: Counter[str] = Counter({name: 0 for name in COUNTS})
-    names_origin = with_probabilities and out is not None  # what belongs to a prediction file
+    names_origin = with_probabilities and out is not None and not is_stdout(out)  # as a prediction file does
     passages = read_passages(inputs, on_error, tally, marker)
     with ExitStack() as stack:
         write = stack.enter_context(writing(out)) if out is not None and sharing.is_first() else answers.__setitem__

@@ -84,7 +84,7 @@ show("runs", el("div", { class: "wide" }, el("table", { class: "runs" },
 // -- differences -----------------------------------------------------------------------------------------------------
 
 const MINUS = "\u2212";
-const signed = (value) => `${value < 0 ? MINUS : "+"}${Math.abs(value).toFixed(1)}`;
+const signed = (value) => `${Math.abs(value) < 0.05 ? "" : value < 0 ? MINUS : "+"}${Math.abs(value).toFixed(1)}`;
 const VERDICTS = {
   better: ["good", "\u2713 better, hardly by luck"], worse: ["bad", "\u2717 worse, hardly by luck"], luck: ["", "may be luck"], same: ["", "as many right"],
 };
