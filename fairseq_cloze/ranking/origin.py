@@ -41,7 +41,7 @@ _LONGEST = 4096  # text or list of a setting
 class Source:
     """A checkpoint that answers come from."""
 
-    name: str  #: as it was given
+    name: str  #: of its file, or of the model on Hugging Face's hub
     path: str  #: its file or folder, from the root on
     digest: str  #: :attr:`fairseq_cloze.weights.checkpoint.Checkpoint.identity`
     epoch: int | None  #: how far its training had come
@@ -110,7 +110,7 @@ def _source(checkpoint: Checkpoint, weight: float, scored: dict[str, Any]) -> So
     progress = checkpoint.progress
     trained = bool(progress.updates)
     return Source(
-        name=checkpoint.name,
+        name=path.name if Path(checkpoint.name).name == path.name else checkpoint.name,
         path=str(path),
         digest=checkpoint.identity,
         epoch=progress.epoch if trained else None,

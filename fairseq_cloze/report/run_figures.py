@@ -78,7 +78,7 @@ def _sources(run: Run, runs: Sequence[Run]) -> list[JsonObject]:
             found.append(
                 {
                     "split": file.split,
-                    "name": os.path.basename(source.path),
+                    "name": source.name,
                     "path": source.path,
                     "digest": source.digest,
                     "updates": source.updates,
