@@ -174,9 +174,8 @@ def _checked(found: Any, expected: Mapping[str, tuple[str, Callable[[Any], bool]
     if not isinstance(found, dict):
         raise ValueError(f"{where}expected an object")
     for name, (kind, fits) in expected.items():
-        if name in found or name not in _OPTIONAL:
-            if not fits(found.get(name)):
-                raise ValueError(f"{where}field '{name}': expected {kind}")
+        if not fits(found[name]) if name in found else name not in _OPTIONAL:
+            raise ValueError(f"{where}field '{name}': expected {kind}")
     return {name: found[name] for name in expected if name in found}
 
 

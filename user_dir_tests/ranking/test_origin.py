@@ -131,6 +131,8 @@ def test_what_is_written_is_read() -> None:
         ({"checkpoints": [SOURCE, {**SOURCE, "path": 7}]}, "checkpoint 2, field 'path': expected a text"),
         ({"checkpoints": [{**SOURCE, "updates": -1}]},
          "checkpoint 1, field 'updates': expected a whole number or null"),
+        ({"checkpoints": [{name: SOURCE[name] for name in SOURCE if name != "updates"}]},
+         "checkpoint 1, field 'updates': expected a whole number or null"),
         ({"checkpoints": [{**SOURCE, "weight": True}]}, "checkpoint 1, field 'weight': expected a number"),
         ({"checkpoints": [{**SOURCE, "logs": "a.log"}]}, "checkpoint 1, field 'logs': expected a list of texts"),
         ({"version": None}, "field 'version': expected a text"),
