@@ -1,4 +1,4 @@
-"""Reports of damaged and lying events, validations, logs and predictions: a page whose data is plain JSON, or an error."""
+"""Reports of damaged and lying events, validations, logs, predictions: a page whose data is plain JSON, or an error."""
 
 import json
 import tempfile
