@@ -1,6 +1,7 @@
 """Predictions: what a model answered, with what is right beside it, and the file they rest in, see docs/formats.md.
 
 Of options with equal text the first stands for all, among answers and gold alike: an answer is right if it is gold.
+Behind the passages a file has its origin, under a name that a passage may take from it.
 """
 
 import json
@@ -17,7 +18,9 @@ from ..errors import ClozeError, printable
 from ..files import PathLike, cannot_write, replacing
 from ..jsontext import NotJson, parse_json
 from ..passages.passage import LETTERS, UNLABELLED, letters_of
+from .origin import Origin, read_origin
 
+ORIGIN_FIELD = "fairseq_cloze"  #: among the passages of a prediction file
 _MEND = "write it with 'fairseq-cloze predict --scores' or 'fairseq-cloze evaluate --predictions'"
 
 
@@ -39,7 +42,10 @@ class PassagePrediction:
         return entry
 
 
-Predictions = dict[str, PassagePrediction]
+class Predictions(dict[str, PassagePrediction]):
+    """Predictions by passage id, and where they come from, as far as a file says it."""
+
+    origin: Origin | None = None
 
 
 def gold_of(store: Store) -> np.ndarray:
@@ -60,7 +66,7 @@ def make_predictions(store: Store, answers: np.ndarray, probabilities: np.ndarra
     """
     gold, ends = gold_of(store).tolist(), store.blank_offsets.tolist()
     count = np.diff(store.candidate_offsets).tolist()
-    out = {}
+    out = Predictions()
     for passage in range(len(store)):
         blanks = range(ends[passage], ends[passage + 1])
         out[store.id(passage)] = PassagePrediction(
@@ -102,11 +108,15 @@ def writing(path: PathLike) -> Iterator[Callable[[str, Any], None]]:
             file.write("\n}\n")
 
 
-def write_predictions(path: PathLike, predictions: Mapping[str, PassagePrediction]) -> None:
+def write_predictions(
+    path: PathLike, predictions: Mapping[str, PassagePrediction], origin: Origin | None = None
+) -> None:
     """Write a prediction file whole or not at all; ``ClozeError`` where it cannot be written."""
     with writing(path) as write:
         for key, prediction in predictions.items():
             write(key, prediction.to_dict())
+        if origin is not None and ORIGIN_FIELD not in predictions:
+            write(ORIGIN_FIELD, origin.to_dict())
 
 
 def read_predictions(path: PathLike) -> Predictions:
@@ -132,7 +142,21 @@ def parse_predictions(content: bytes, name: str) -> Predictions:
         raise ClozeError(f"{name}: {error}; {_MEND}") from error
     if not isinstance(found, dict):
         raise _misfit(name, "a JSON object of passages", found)
-    return {key: _check_passage(f"{name}: passage '{printable(key)}'", entry) for key, entry in found.items()}
+    predictions = Predictions()
+    for key, entry in found.items():
+        _take(predictions, key, entry, name)
+    return predictions
+
+
+def _take(predictions: Predictions, key: str, entry: Any, where: str) -> None:
+    """Take in what stands under a name: a passage, or the origin."""
+    if key != ORIGIN_FIELD or not isinstance(entry, dict) or "answers" in entry:
+        predictions[key] = _check_passage(f"{where}: passage '{printable(key)}'", entry)
+        return
+    try:
+        predictions.origin = read_origin(entry)
+    except ValueError as error:
+        raise ClozeError(f"{where}: '{ORIGIN_FIELD}': {error}; {_MEND}") from error
 
 
 _FIELDS = ("answers", "gold", "probabilities")

@@ -61,12 +61,17 @@ class Comparison:
             out.append(f"{self.n_unlabelled:,} blanks are unlabelled and count for nothing above")
         return [*out, self.verdict()]
 
+    @property
+    def may_be_luck(self) -> bool:
+        """Whether equally good models differ as much often enough, by the test over passages."""
+        return self.p_passages >= LEVEL
+
     def verdict(self) -> str:
         """Whether the difference may be luck, judged by the test over passages."""
         if self.only_a == self.only_b:
             return "A and B have the same number of blanks right."
         better = "B" if self.only_b > self.only_a else "A"
-        lucky = self.p_passages >= LEVEL
+        lucky = self.may_be_luck
         share = "fewer than 0.01%" if self.p_passages < 0.0001 else f"{100.0 * self.p_passages:.3g}%"
         found = "ahead, but it may be luck" if lucky else "better, and hardly by luck"
         text = f"{better} is {found}: two equally good models would differ as much in {share} of comparisons."
@@ -83,6 +88,11 @@ def compare(a: PathLike, b: PathLike) -> Comparison:
     """
     first, second = read_predictions(a), read_predictions(b)
     _check_same(a, first, b, second)
+    return compare_predictions(str(a), first, str(b), second)
+
+
+def compare_predictions(a: str, first: Predictions, b: str, second: Predictions) -> Comparison:
+    """Compare predictions, called *a* and *b*, for the same passages with the same gold, some of it known."""
     cells = {(right_a, right_b): 0 for right_a in (True, False) for right_b in (True, False)}
     differences = []  # per passage, blanks right in b less those right in a
     for key, entry in first.items():
@@ -94,8 +104,8 @@ def compare(a: PathLike, b: PathLike) -> Comparison:
     both, only_a, only_b, neither = cells.values()
     low, high = paired_interval(only_a, only_b, total)
     return Comparison(
-        a=str(a),
-        b=str(b),
+        a=a,
+        b=b,
         n_passages=len(first),
         n_blanks=total,
         n_unlabelled=sum(len(entry.gold) for entry in first.values()) - total,

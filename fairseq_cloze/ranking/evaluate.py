@@ -20,6 +20,7 @@ from . import sharing
 from .answers import make_predictions, write_predictions
 from .breakdown import Breakdown, break_down, breakdown_lines
 from .metrics import metrics_of
+from .origin import Source, origin_of
 from .ranker import Ranker
 from .resources import DEFAULT_RESOURCES, Resources
 from .scores import Outcome, Scores
@@ -58,6 +59,7 @@ class Evaluation:
     forwards_per_passage: float
     tokens_per_passage: float
     padding: float
+    checkpoints: list[Source] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     breakdown: Breakdown = field(default_factory=dict)
 
@@ -130,9 +132,13 @@ def evaluate(
 
     def judge() -> Evaluation:
         outcome = Outcome(scores, store)
+        origin = origin_of(
+            checkpoints, ranker.members, ranker.weights, resources, data.encoding.to_dict(), data.folder, split
+        )
         if predictions_path is not None:
-            write_predictions(predictions_path, make_predictions(store, outcome.best, outcome.probabilities))
+            write_predictions(predictions_path, make_predictions(store, outcome.best, outcome.probabilities), origin)
         evaluation = _judge(ranker, store, scores, outcome.counts, given)
+        evaluation.checkpoints = origin.checkpoints
         if with_breakdown:
             evaluation.breakdown = break_down(store, data.vocabulary, outcome.best)
         return evaluation

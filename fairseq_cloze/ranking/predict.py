@@ -9,7 +9,7 @@ from typing import Any
 from ..data.encoding import EncodingOptions, encode_passages
 from ..data.store import Store
 from ..data.vocabulary import Vocabulary
-from ..files import PathLike, split_paths
+from ..files import PathLike, is_stdout, split_paths
 from ..passages.markers import compile_marker
 from ..passages.passage import Passage
 from ..passages.reading import Tally, read_passages
@@ -17,8 +17,9 @@ from ..views.settings import AS_TRAINED, PartialSettings
 from ..views.view import TooLongError
 from ..weights.finding import open_checkpoint
 from . import sharing
-from .answers import make_predictions, writing
+from .answers import ORIGIN_FIELD, make_predictions, writing
 from .metrics import COUNTS
+from .origin import origin_of
 from .ranker import Ranker, chunked
 from .resources import DEFAULT_RESOURCES, Resources
 from .scores import Outcome, Scores
@@ -83,6 +84,7 @@ def predict(
     tally, seconds = Tally(), 0.0
     answers: dict[str, Any] = {}
     counts: Counter[str] = Counter({name: 0 for name in COUNTS})
+    names_origin = with_probabilities and out is not None and not is_stdout(out)  # as a prediction file does
     passages = read_passages(inputs, on_error, tally, marker)
     with ExitStack() as stack:
         write = stack.enter_context(writing(out)) if out is not None and sharing.is_first() else answers.__setitem__
@@ -96,7 +98,13 @@ def predict(
                 counts.update(outcome.counts)
                 for key, prediction in make_predictions(store, outcome.best, outcome.probabilities).items():
                     write(key, prediction.to_dict() if with_probabilities else prediction.answers)
+                    names_origin &= key != ORIGIN_FIELD
         tally.require_passages(inputs)
+        if names_origin and sharing.is_first():
+            origin = origin_of(
+                checkpoints, ranker.members, ranker.weights, resources, encoding.to_dict(), inputs=inputs
+            )
+            write(ORIGIN_FIELD, origin.to_dict())
     numbering = tally.numbering.problem()
     notes = [*ranker.notes, *other_encodings, *([f"the accuracy means nothing: {numbering}"] if numbering else [])]
     return Prediction(answers, tally, dict(counts), seconds, notes)

@@ -30,6 +30,9 @@ const signOf = (right) => (right === null ? "?" : right ? "\u2713" : "\u2717");
 const colour = (run) => `var(--run${run % COLOURS})`;
 const plural = (count, word) => `${number(count)} ${word}${count === 1 ? "" : "s"}`;
 
+/** A text with paths in it, which may be broken behind their slashes. */
+const breakable = (text) => text.split(/(?<=\/)/).flatMap((part) => [part, el("wbr")]);
+
 /** A stored figure: at least four digits for a loss, two decimals for a percentage. */
 const figure = (value, metric) => (metric === "accuracy" ? percent(value, 2) : value.toPrecision(4));
 

@@ -14,6 +14,7 @@ from ..files import PathLike, write_text
 from ..passages.markers import compile_marker
 from ..version import __version__
 from .answer_figures import set_figures
+from .differences import differences
 from .run_figures import levels, run_figures
 from .sources import read_runs
 from .texts import make_sets
@@ -75,7 +76,7 @@ def report(
     marker = compile_marker(blank)
     found = read_runs(runs)
     sets = make_sets(found, Path(passages) if passages is not None else None, marker)
-    figures = [run_figures(run) for run in found]
+    figures = [run_figures(run, found) for run in found]
     counts = {run["valid"]["blanks"] for run in figures if run["valid"]}
     data = {
         "made": datetime.now(UTC).isoformat(timespec="minutes"),
@@ -85,6 +86,7 @@ def report(
         "best": _best(figures, counts),
         "runs": figures,
         "sets": [set_figures(one) for one in sets],
+        "differences": differences([file for run in found for file in run.prediction_files]),
         "notes": _notes(counts, passages is not None and not sets),
     }
     return Report(data)

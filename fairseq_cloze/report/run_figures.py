@@ -1,14 +1,16 @@
 """Figures of a report: each run's facts, curves and verdict, ready for JSON."""
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from itertools import accumulate
 from typing import Any
 
 from ..data.databin import DataBin
 from ..runs.curves import MOST_UPDATES, History, finite
 from ..secrecy import hide_secrets
-from ..statistics import chance_interval
+from ..statistics import chance_interval, wilson_interval
 from .answer_figures import JsonObject, count_right, rounded
 from .sources import Run
 
@@ -19,13 +21,19 @@ _MOST_POINTS = 800  # of a curve, more than a screen has
 _SMOOTHED = 40  # points of training from which on their running mean is shown
 
 
-def run_figures(run: Run) -> JsonObject:
-    """Everything about a run but its answers; values that are not known are ``None``."""
+def run_figures(run: Run, runs: Sequence[Run] = ()) -> JsonObject:
+    """Everything about a run, one of *runs*, but its answers; values that are not known are ``None``.
+
+    ``none`` names those that do not exist: weights that were not trained further have no learning rate.
+    """
     bests = _best_by_split(run)
     best = next((best for best in bests if best["split"] == "valid"), bests[0] if bests else None)
-    found = {
+    found: JsonObject = {
         "label": run.label,
         "files": [str(path) for path in run.files],
+        "known": run.trained or bool(run.scores) or run.origin is not None,
+        "none": _none(run),
+        "sources": _sources(run, runs),
         "format": _data_format(run),
         "model": _model(run),
         "updates": _updates(run),
@@ -44,7 +52,58 @@ def run_figures(run: Run) -> JsonObject:
 def _without_secrets(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_secrets(entry) for entry in value]
+    if isinstance(value, dict):
+        return {name: _without_secrets(entry) for name, entry in value.items()}
     return hide_secrets(value) if isinstance(value, str) else value
+
+
+def _none(run: Run) -> list[str]:
+    """Figures that there cannot be: answers have no best training, and not all weights were trained further."""
+    if run.trained or run.origin is None:
+        return []
+    trained = any(source.updates for source in run.origin.checkpoints)
+    return ["train"] if trained else ["train", "updates", "lr", "batch"]
+
+
+def _sources(run: Run, runs: Sequence[Run]) -> list[JsonObject]:
+    """The checkpoints that a run's figures come from: ``run`` is the number of the RUN that trained it, if any did."""
+    folders = {os.path.abspath(other.path): number for number, other in enumerate(runs) if other.trained}
+    found = []
+    for file in run.prediction_files:
+        origin = file.predictions.origin
+        if origin is None:
+            continue
+        for source in origin.checkpoints:
+            trained = folders.get(os.path.dirname(source.path)) if source.updates else None
+            found.append(
+                {
+                    "split": file.split,
+                    "name": source.name,
+                    "path": source.path,
+                    "digest": source.digest,
+                    "updates": source.updates,
+                    "weight": rounded(source.weight),
+                    "logs": source.logs,
+                    "data": origin.data_bin or ", ".join(origin.inputs),
+                    "run": trained if trained is None or runs[trained] is not run else None,
+                }
+            )
+    best = max(run.scores, key=lambda score: score["accuracy"], default=None)
+    if best is not None and not found:
+        found.append(
+            {
+                "split": best["split"],
+                "name": best["checkpoint"],
+                "path": best["checkpoint"],
+                "digest": best.get("content") or "",
+                "updates": best.get("updates"),
+                "weight": 1.0,
+                "logs": [],
+                "data": best["data_bin"],
+                "run": None,
+            }
+        )
+    return found
 
 
 def _missing(run: Run) -> list[str]:
@@ -65,20 +124,30 @@ def _missing(run: Run) -> list[str]:
     return notes
 
 
+def _settings(run: Run) -> History:
+    """What configures a run: its training's, or else that of the checkpoint that its answers come from."""
+    if run.origin is None:
+        return run.history
+    return History(settings=run.origin.checkpoints[0].training)
+
+
 def _data_format(run: Run) -> str | None:
-    record = run.scores[-1] if run.scores else {}
+    record: Mapping[str, Any] = run.scores[-1] if run.scores else {}
+    if run.origin is not None:
+        record = asdict(run.origin.checkpoints[0])
     view, scorer, other_blanks, contrast = (
         run.history.setting("task", name) or record.get(name) for name in ("view", "scorer", "other_blanks", "contrast")
     )
-    encodings = [DataBin(place).encoding for place in run.places[:1]]
+    encodings = [DataBin(place).encoding.to_dict() for place in run.places[:1]]
+    encodings += [run.origin.encoding] if run.origin is not None and not encodings else []
     return _joined(
         view and f"view {view}",
         view == "joint" and scorer and f"scorer {scorer}",
         view == "full" and other_blanks and f"other blanks {other_blanks}",
         view == "joint" and finite(contrast) is not None and f"contrast {contrast:g}",
-        *(f"text norm {encoding.text_norm}" for encoding in encodings),
-        *(f"language {encoding.language}" for encoding in encodings if encoding.language != "en"),
-        *("sentence case" for encoding in encodings if encoding.sentence_case),
+        *(f"text norm {encoding.get('text_norm')}" for encoding in encodings),
+        *(f"language {encoding.get('language')}" for encoding in encodings if encoding.get("language") != "en"),
+        *("sentence case" for encoding in encodings if encoding.get("sentence_case")),
     )
 
 
@@ -88,32 +157,37 @@ def _joined(*parts: Any) -> str | None:
 
 
 def _model(run: Run) -> str | None:
-    setting = run.history.setting
+    setting = _settings(run).setting
     layers, width = setting("model", "encoder_layers"), setting("model", "encoder_embed_dim")
     source = setting("checkpoint", "finetune_from_model")
     start = "random weights at the start" if setting("task", "from_scratch") else source and f"from {source}"
-    return _joined(setting("model", "_name"), layers and width and f"{layers} layers of {width}", start)
+    several = len(run.origin.checkpoints) if run.origin is not None else 1
+    average = f"average of {several} checkpoints" if several > 1 else None
+    return _joined(average, setting("model", "_name"), layers and width and f"{layers} layers of {width}", start)
 
 
 def _updates(run: Run) -> int | None:
     updates = [point.update for point in run.history.points]
     updates += [record["updates"] for record in run.scores if isinstance(record.get("updates"), int)]
+    if run.origin is not None:
+        updates += [source.updates for source in run.origin.checkpoints if source.updates is not None]
     return max(updates, default=None)
 
 
 def _learning_rate(run: Run) -> str | None:
-    named = run.history.setting("optimization", "lr")
+    setting = _settings(run).setting
+    named = setting("optimization", "lr")
     rates = [rate for one in named if (rate := finite(one)) is not None] if isinstance(named, list) else []
     if rates:
-        scheduler = str(run.history.setting("lr_scheduler", "_name") or "").replace("_", " ")
-        warmup = run.history.setting("lr_scheduler", "warmup_updates")
+        scheduler = str(setting("lr_scheduler", "_name") or "").replace("_", " ")
+        warmup = setting("lr_scheduler", "warmup_updates")
         return _joined(" ".join(f"{rate:g}" for rate in rates), scheduler, warmup and f"warm-up {warmup}")
     seen = [point.values["lr"] for point in run.history.points if "lr" in point.values]
     return f"up to {max(seen):g}" if seen else None
 
 
 def _batch(run: Run) -> str | None:
-    setting = run.history.setting
+    setting = _settings(run).setting
     passages, tokens = setting("dataset", "batch_size"), setting("dataset", "max_tokens")
     several, workers = setting("optimization", "update_freq"), setting("distributed_training", "distributed_world_size")
     return _joined(
@@ -140,8 +214,11 @@ def _best_by_split(run: Run) -> list[JsonObject]:
         blanks = int(blanks) if blanks is not None and 0 <= blanks < MOST_UPDATES else None
         chance = chance if chance is not None and 0 <= chance <= 100 else None
         low, high = (None, None) if chance is None or not blanks else chance_interval(chance, blanks)
+        possible = blanks and 0 <= accuracy <= 100
+        interval = wilson_interval(round(accuracy * blanks / 100), blanks) if possible and blanks else None
         found[split] = {"split": split, "accuracy": accuracy, "update": update, "blanks": blanks, "chance": chance,
-                        "of": of, "low": low, "high": high}  # fmt: skip
+                        "of": of, "low": low, "high": high,
+                        "interval": interval and [rounded(100 * bound) for bound in interval]}  # fmt: skip
 
     for split in run.history.validations:
         best = run.history.best(split)
@@ -155,7 +232,9 @@ def _best_by_split(run: Run) -> list[JsonObject]:
     for file in run.prediction_files:
         right, blanks, chance = count_right(file.predictions)
         if (file.split or "predictions") not in found and blanks:
-            take(file.split or "predictions", 100.0 * right / blanks, None, blanks, chance, "predictions")
+            origin = file.predictions.origin
+            updates = origin.checkpoints[0].updates if origin and len(origin.checkpoints) == 1 else None
+            take(file.split or "predictions", 100.0 * right / blanks, updates or None, blanks, chance, "predictions")
     return list(found.values())
 
 

@@ -11,51 +11,120 @@ data.runs.forEach((run) => {
       others.map((line) => el("p", { class: "small" }, line))));
   }
 });
-for (const note of data.notes) show("notices", el("div", { class: "notice plain", role: "note" }, note));
 
 // -- the table -------------------------------------------------------------------------------------------------------
 
 const unknown = () => el("span", { class: "mute" }, "not known");
+const none = () => el("span", { class: "mute" }, el("span", { "aria-hidden": "true" }, "\u2013"), el("span", { class: "hidden-text" }, "none"));
+const range = ([low, high]) => `${low.toFixed(1)} to ${high.toFixed(1)}`;
 
 function validCell(valid) {
   if (!valid) return unknown();
-  const where = valid.update === null ? (valid.of === "predictions" ? "of the predictions" : "") : `at update ${number(valid.update)}`;
-  const split = valid.split === "valid" || valid.split === "predictions" ? "" : `'${valid.split}' `;
-  return [el("span", { class: "big" }, percent(valid.accuracy)), el("br"), el("span", { class: "mute small" }, split + where)];
+  const split = valid.split === "predictions" ? "" : `${valid.split}, `;
+  const blanks = valid.blanks === null ? "blanks not known" : plural(valid.blanks, "blank");
+  return [el("span", { class: "big" }, percent(valid.accuracy)),
+    valid.interval && el("div", { class: "small" }, "95%: ", range(valid.interval)),
+    el("div", { class: "mute small" }, split + blanks),
+    valid.update !== null && el("div", { class: "mute small" }, `at update ${number(valid.update)}`)];
+}
+
+/** What answers come from, under the name of a run: its checkpoint, and the training's own row where there is one. */
+function sourceLine(source) {
+  return el("div", { class: "mute small" }, source.name,
+    source.run !== null && [" of ", el("a", { href: `#run-${source.run}` }, data.runs[source.run].label)]);
 }
 
 function runRow(run, index) {
   const atChance = run.notices.some((notice) => notice.at_chance);
   const best = index === data.best;
-  const chance = run.valid && run.valid.chance !== null ? percent(run.valid.chance) : null;
-  const blanks = run.valid && run.valid.blanks !== null ? number(run.valid.blanks) : null;
-  const cell = (title, value, className) => el("td", { class: className, "data-title": title }, value === null ? unknown() : value);
-  return el("tr", { class: best ? "best" : null },
+  const cell = (title, name, value, className = "") => {
+    const missing = value === null && run.none.includes(name);
+    return el("td", { class: missing ? `${className} none` : className, "data-title": title }, missing ? none() : value === null ? unknown() : value);
+  };
+  return el("tr", { class: best ? "best" : null, id: `run-${index}` },
     el("th", { scope: "row" },
       el("span", { class: "mark", css: { background: colour(index) } }), run.label, " ",
-      best && el("span", { class: "tag good" }, "\u2605 best"), atChance && el("span", { class: "tag bad" }, "\u26a0 at chance")),
-    cell("Data format", run.format),
-    cell("Model", run.model),
-    cell("Updates", run.updates === null ? null : number(run.updates), "number"),
-    cell("LR", run.lr),
-    cell("Batch", run.batch),
-    cell("Best train", run.train && [
-      el("span", { class: "big" }, percent(run.train.accuracy)), el("br"),
-      el("span", { class: "mute small" }, `${run.train.of} at ${number(run.train.update)}`)], "number"),
-    cell("Best valid", [validCell(run.valid), run.others.map((other) => el("div", { class: "mute small" },
-      `'${other.split}' ${percent(other.accuracy)}`))], "number"),
-    cell("Chance", chance, "number"),
-    cell("Blanks", blanks, "number"));
+      best && el("span", { class: "tag good" }, "\u2605 best"), atChance && el("span", { class: "tag bad" }, "\u26a0 at chance"),
+      run.sources.slice(0, 3).map(sourceLine), run.sources.length > 3 && el("div", { class: "mute small" }, `and ${run.sources.length - 3} more`)),
+    run.known ? [
+      cell("Model", "model", run.model && breakable(run.model)),
+      cell("Data format", "format", run.format),
+      cell("Updates", "updates", run.none.includes("updates") || run.updates === null ? null : number(run.updates), "number"),
+      cell("LR", "lr", run.lr),
+      cell("Batch", "batch", run.batch),
+      cell("Best train", "train", run.train && [
+        el("span", { class: "big" }, percent(run.train.accuracy)),
+        el("div", { class: "mute small" }, run.train.of), el("div", { class: "mute small" }, `at update ${number(run.train.update)}`)], "number"),
+    ] : el("td", { class: "mute", colspan: "6" }, "The prediction file does not say which model answered."),
+    cell("Accuracy", "valid", [validCell(run.valid), run.others.map((other) => el("div", { class: "mute small" },
+      `${other.split} ${percent(other.accuracy)}`, other.interval && ` (${range(other.interval)})`))], "number accuracy"),
+    cell("Chance", "chance", run.valid && run.valid.chance !== null ? percent(run.valid.chance) : null, "number chance"));
 }
 
-const TITLES = ["Run", "Data format", "Model", "Updates", "LR", "Batch", "Best train", "Best valid", "Chance", "Blanks"];
+/** All that is known of where a run's figures come from. */
+function provenance(run, index) {
+  const term = (name, ...value) => [el("dt", null, name), el("dd", null, ...value)];
+  return [el("h3", null, el("span", { class: "mark", css: { background: colour(index) } }), run.label), el("dl", null,
+    run.sources.map((source) => [
+      term(source.split ? `Checkpoint (${source.split})` : "Checkpoint", source.path,
+        source.weight !== 1 && el("div", { class: "mute" }, `weight ${source.weight} in the average`),
+        source.updates ? el("div", { class: "mute" }, `after ${plural(source.updates, "update")}`) : null,
+        source.digest && el("div", { class: "mute" }, "digest ", el("code", null, source.digest))),
+      source.data && term("Passages", source.data),
+      source.logs.length > 0 && term("Log", source.logs.map((log) => el("div", null, log)))]),
+    term("Read", run.files.map((file) => el("div", null, file))))];
+}
+
+const TITLES = ["Run", "Model", "Data format", "Updates", "LR", "Batch", "Best train", "Accuracy", "Chance"];
 const runNotes = data.runs.flatMap((run) => run.notes.map((note) => el("li", null, `${run.label}: ${note}`)));
 show("runs", el("div", { class: "wide" }, el("table", { class: "runs" },
-  el("thead", null, el("tr", null, TITLES.map((title, column) => el("th", { scope: "col", class: [3, 6, 7, 8, 9].includes(column) ? "number" : null }, title)))),
+  el("thead", null, el("tr", null, TITLES.map((title, column) => el("th", { scope: "col", class: [3, 6, 7, 8].includes(column) ? "number" : null }, title)))),
   el("tbody", null, data.runs.map(runRow)))));
+
+// -- differences -----------------------------------------------------------------------------------------------------
+
+const MINUS = "\u2212";
+const signed = (value) => `${Math.abs(value) < 0.05 ? "" : value < 0 ? MINUS : "+"}${Math.abs(value).toFixed(1)}`;
+const VERDICTS = {
+  better: ["good", "\u2713 better, hardly by luck"], worse: ["bad", "\u2717 worse, hardly by luck"], luck: ["", "may be luck"], same: ["", "as many right"],
+};
+
+/** Every file that was compared, and a table of the others against one of them. */
+function differenceTable() {
+  const key = ({ run, label }) => `${run} ${label}`;
+  const files = new Map(data.differences.flatMap(({ a, b }) => [[key(a), a], [key(b), b]]));
+  const names = [...files.keys()].sort((a, b) => parseInt(a, 10) - parseInt(b, 10));
+  const name = ({ run, label }) => [el("span", { class: "mark", css: { background: colour(run) } }), label];
+  const body = el("tbody");
+
+  function draw(against) {
+    const mine = data.differences.filter(({ a, b }) => key(a) === against || key(b) === against);
+    body.replaceChildren(...mine.map((one) => {
+      const turned = key(one.b) === against;
+      const other = turned ? one.a : one.b;
+      const by = turned ? -one.difference : one.difference;
+      const [low, high] = turned ? [-one.interval_high, -one.interval_low] : [one.interval_low, one.interval_high];
+      const [className, verdict] = VERDICTS[turned ? { better: "worse", worse: "better" }[one.verdict] || one.verdict : one.verdict];
+      return el("tr", null, el("th", { scope: "row" }, name(other)),
+        el("td", { class: "big number" }, signed(by)),
+        el("td", { class: "number" }, `95%: ${signed(low)} to ${signed(high)}`),
+        el("td", null, el("span", { class: `tag ${className}` }, verdict)),
+        el("td", { class: "mute small" }, `p ${one.p < 0.0001 ? "< 0.0001" : `= ${one.p.toFixed(one.p < 0.01 ? 4 : 2)}`}, ${plural(one.blanks, "blank")} in ${plural(one.passages, "passage")}`));
+    }));
+  }
+  draw(names[0]);
+  const choice = names.length > 2
+    ? el("select", { "aria-label": "Compare with", on: { change: (event) => draw(event.target.value) } }, names.map((one) => el("option", { value: one }, files.get(one).label)))
+    : name(files.get(names[0]));
+  return [el("h3", { class: "gap" }, "Compared with ", choice),
+    el("div", { class: "wide" }, el("table", { class: "differences" }, el("caption", { class: "hidden-text" }, "Differences of accuracy in points"), body)),
+    el("p", { class: "mute small" }, "Points of accuracy on the blanks that both answered. \u201cMay be luck\u201d: two equally good models would differ as much in 5% of comparisons or more (sign-flip test over passages).")];
+}
+
+if (data.differences.length) show("runs", ...differenceTable());
+for (const note of data.notes) runNotes.push(el("li", null, note));
 if (runNotes.length) show("runs", el("ul", { class: "notes" }, runNotes));
-show("runs", el("details", null, el("summary", null, "Files read"),
-  el("ul", { class: "notes" }, data.runs.flatMap((run) => run.files.map((file) => el("li", null, `${run.label}: ${file}`))))));
+show("runs", el("details", { class: "provenance" }, el("summary", null, "Checkpoints, logs and files"), data.runs.map(provenance)));
 
 // -- curves ----------------------------------------------------------------------------------------------------------
 

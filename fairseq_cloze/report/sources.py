@@ -14,6 +14,7 @@ from ..data.databin import MANIFEST
 from ..errors import ClozeError
 from ..files import PathLike
 from ..ranking.answers import Predictions, read_predictions
+from ..ranking.origin import Origin
 from ..runlog.fairseq_log import read_log
 from ..runs.curves import History, history_of
 from ..runs.events import EVENTS_FILE, EVENTS_SUFFIX, read_events
@@ -29,7 +30,7 @@ class PredictionFile:
     """A prediction file."""
 
     path: Path
-    split: str | None  #: that its name gives in a save-dir (``predictions_SPLIT.json``)
+    split: str | None  #: that its name gives in a save-dir (``predictions_SPLIT.json``), or else its origin
     predictions: Predictions
     run: int = 0  #: number of its run
     label: str = ""  #: its name in the report
@@ -49,6 +50,12 @@ class Run:
     prediction_files: list[PredictionFile] = field(default_factory=list)
     data_bins: list[Path] = field(default_factory=list)  #: in which its passages may be, the likeliest first
     notes: list[str] = field(default_factory=list)  #: what is missing, in sentences
+
+    @property
+    def origin(self) -> Origin | None:
+        """Where its answers come from, if they are all that it has."""
+        lone = not self.trained and not self.scores and len(self.prediction_files) == 1
+        return self.prediction_files[0].predictions.origin if lone else None
 
     @property
     def places(self) -> list[Path]:
@@ -195,7 +202,9 @@ def _read_answers(run: Run, path: Path) -> None:
         raise ClozeError(
             f"{path}: expected predictions, found no passage; write them with 'fairseq-cloze evaluate --predictions'"
         )
-    split = path.stem[len(_PREDICTIONS) :] if run.path.is_dir() else None
+    split = predictions.origin.split if predictions.origin else None
+    if run.path.is_dir():
+        split = path.stem[len(_PREDICTIONS) :]
     run.prediction_files.append(PredictionFile(path, split, predictions))
     run.files.append(path)
 
@@ -207,6 +216,7 @@ def _find_data(run: Run) -> None:
     beside = run.prediction_files and (folder / RECORDS).is_file()
     scores = run.scores or (read_validation(folder / RECORDS, lambda line: None) if beside else [])
     found += [record.get("data_bin") for record in reversed(scores)]
+    found += [file.predictions.origin.data_bin for file in run.prediction_files if file.predictions.origin]
     named = run.history.setting("task", "data")
     if isinstance(named, str):
         first = named.split(":")[0]

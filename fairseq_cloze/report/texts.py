@@ -56,7 +56,8 @@ class Passages:
 
     def with_gold(self, predictions: Predictions) -> Predictions:
         """Predictions with the right answers filled in where the passages know them and the file does not."""
-        filled = {}
+        filled = Predictions()
+        filled.origin = predictions.origin
         for passage_id, one in predictions.items():
             known = [None if gold == UNLABELLED else LETTERS[gold] for gold in self[passage_id].gold]
             filled[passage_id] = replace(one, gold=[letter or right for letter, right in zip(one.gold, known)])
@@ -186,15 +187,23 @@ def _find(
         if passages is not None:
             return passages, ""
         problems.append(problem)
-    if own:  # the data-bin of another run need not fit
+    if place is not None:
         raise ClozeError(
             f"{file.path}: these are predictions for other passages than those of {problems[0]}; "
             "name theirs with --passages"
         )
-    gone = f" ({run.data_bins[0]} is gone)" if run.data_bins else ""
+    origin = file.predictions.origin
+    if own:  # the data-bin of another run need not fit
+        where = f"{file.path.name} has answers for other passages than those of {problems[0]}"
+    elif run.data_bins:
+        where = f"The passages of {file.path.name} are no longer in {run.data_bins[0]}"
+    elif origin is not None and origin.inputs:
+        where = f"The passages of {file.path.name} came from {' and '.join(origin.inputs)}"
+    else:
+        where = f"The prediction file {file.path.name} does not say where its passages are"
     return None, (
-        f"The prediction file {file.path.name} does not say where its passages are{gone}, so blanks are shown "
-        "without their text. Make the report again with --passages and the data-bin or the passages themselves."
+        f"{where}, so blanks are shown without their text. Make the report again with --passages and the data-bin or "
+        "the passages themselves."
     )
 
 

@@ -278,15 +278,17 @@ class _Watcher:
         from ..model.memory import empty_cuda_cache
         from ..ranking.evaluate import evaluate
         from ..weights.checkpoint import Checkpoint
+        from ..weights.reading import load_checkpoint
 
         start = time.perf_counter()
         predictions = self.private / "predictions.json"
         try:
-            weights = Checkpoint.read(checkpoint.private, checkpoint.name)
+            state = load_checkpoint(checkpoint.private, checkpoint.name)
+            weights = Checkpoint(state, self.folder / checkpoint.name, checkpoint.name)
             evaluation = evaluate(
                 weights, self.blanks, self.split, resources=self.resources, predictions_path=predictions
             )
-            del weights
+            del state, weights
             self.arrivals.look()
             self._inspect()  # copies that came meanwhile are known by their other names
             if not self._is_same(checkpoint):
@@ -383,4 +385,6 @@ class _Watcher:
         return True
 
 
-_LEFT_OUT = ("checkpoint", "data_bin", "split", "weights", "encoding", "seconds", "notes", "breakdown")
+_LEFT_OUT = (
+    *("checkpoint", "checkpoints", "data_bin", "split", "weights", "encoding", "seconds", "notes", "breakdown"),
+)

@@ -226,7 +226,7 @@ class Checkpoint:
     def options(self) -> Mapping[str, Any]:
         """Options of the model as they were saved, by name; only numbers and texts."""
         args = self.state.get("args")
-        return _scalars(_table(self.state.get("cfg")).get("model") if args is None else args)
+        return _scalars(self.configuration.get("model") if args is None else args)
 
     def option(self, name: str) -> Any:
         """An option of the model as it was saved; ``None`` where the configuration has none."""
@@ -268,7 +268,7 @@ class Checkpoint:
     @property
     def task_options(self) -> Mapping[str, Any]:
         """Options of the task it was trained with, by name; empty for checkpoints of older fairseq."""
-        return _scalars(_table(self.state.get("cfg")).get("task"))
+        return _scalars(self.configuration.get("task"))
 
     @property
     def progress(self) -> Progress:
@@ -286,6 +286,11 @@ class Checkpoint:
         return Progress(epoch, updates)
 
     @property
+    def configuration(self) -> Mapping[str, Any]:
+        """fairseq's configuration of the training that saved it, by group and name; empty in older ones."""
+        return _table(self.state.get("cfg"))
+
+    @cached_property
     def identity(self) -> str:
         """SHA-256 of its weights, of what else decides their scores, and of the number of updates, hexadecimal.
 

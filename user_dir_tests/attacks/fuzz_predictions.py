@@ -6,13 +6,17 @@ import json
 
 from fairseq_cloze.errors import ClozeError
 from fairseq_cloze.ranking.answers import parse_predictions
+from fairseq_cloze.ranking.origin import read_origin
 from fairseq_cloze.report.answer_figures import calibration, confusion, count_right
+
+from ..support.reported import ORIGIN
 
 
 def seeds() -> list[bytes]:
     """With and without gold and probabilities."""
     one = {"answers": ["A", "C"], "gold": ["A", None], "probabilities": [[0.61, 0.2, 0.19], [0.1, 0.2, 0.7]]}
-    return [json.dumps({"high/high1": one, "high/high2": {"answers": ["B"]}}, indent=1).encode(), b"{}"]
+    two = {"high/high1": one, "high/high2": {"answers": ["B"]}}
+    return [json.dumps(two, indent=1).encode(), json.dumps({**two, "fairseq_cloze": ORIGIN}).encode(), b"{}"]
 
 
 def attack(data: bytes) -> None:
@@ -22,6 +26,9 @@ def attack(data: bytes) -> None:
     except ClozeError as error:
         assert str(error).startswith("p.json: ") and "\n" not in str(error)
         return
+    if predictions.origin is not None:
+        again = json.loads(json.dumps(predictions.origin.to_dict()))
+        assert read_origin(again) == predictions.origin
     for one in predictions.values():
         assert len(one.answers) == len(one.gold)
         assert all(0.0 <= value <= 1.0 for row in one.probabilities or [] for value in row)

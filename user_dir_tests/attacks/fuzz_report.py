@@ -1,4 +1,4 @@
-"""Reports of damaged and lying events, validations and logs: a page whose data is plain JSON, or an error."""
+"""Reports of damaged and lying events, validations, logs, predictions: a page whose data is plain JSON, or an error."""
 
 import json
 import tempfile
@@ -8,7 +8,7 @@ from pathlib import Path
 from fairseq_cloze.errors import ClozeError
 from fairseq_cloze.report.page import embed, report
 
-from ..support.reported import CONFIG, STAMP
+from ..support.reported import CONFIG, ORIGIN, STAMP
 
 
 def seeds() -> list[bytes]:
@@ -30,7 +30,8 @@ def seeds() -> list[bytes]:
         "".join(json.dumps(entry) + "\n" for entry in entries)
         for entries in (events, [score, {"checkpoint": "d.pt", "error": "x"}])
     )
-    return [*(text.encode() for text in lines), log.encode()]
+    answers = {"x": {"answers": ["A", "B"], "gold": ["A", None]}, "fairseq_cloze": {**ORIGIN, "data_bin": "bin"}}
+    return [*(text.encode() for text in lines), log.encode(), json.dumps(answers).encode()]
 
 
 @cache
@@ -39,7 +40,7 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 
 
 def attack(data: bytes) -> None:
-    for name in ("metrics.jsonl", "run.log"):
+    for name in ("metrics.jsonl", "run.log", "answers.json"):
         path = Path(_folder().name) / name
         path.write_bytes(data)
         try:

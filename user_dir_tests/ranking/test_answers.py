@@ -87,6 +87,8 @@ def test_gold_only_where_there_is_some(tmp_path: Path, finetuned: Path, passage:
     out = tmp_path / "p.json"
     run("fairseq-cloze", "predict", finetuned / "checkpoint_last.pt", folder, "--scores", "--out", out)
     entries = json.loads(out.read_text())
+    assert list(entries) == ["a", "b", "fairseq_cloze"]
+    del entries["fairseq_cloze"]
     assert [sorted(entry) for entry in entries.values()] == [
         ["answers", "probabilities"],
         ["answers", "gold", "probabilities"],

@@ -41,6 +41,7 @@ def test_the_command_and_its_json(tmp_path: Path, finetuned: Path, data_bin: Pat
     accuracies = {key: result.pop(key) for key in ("accuracy_one_token", "accuracy_multi_token", "mrr")}
     n_one, n_multi = result.pop("n_one_token"), result.pop("n_multi_token")
     notes = result.pop("notes")
+    assert [one["path"] for one in result.pop("checkpoints")] == [str(checkpoint)]
     assert result == {
         "checkpoint": str(checkpoint),
         "data_bin": str(data_bin),

@@ -52,7 +52,8 @@ def test_predict_with_probabilities(tmp_path: Path, finetuned: Path, passage: Ca
         "fairseq-cloze", "predict", finetuned / "checkpoint_last.pt", folder, "--out", tmp_path / "a.json", "--scores"
     )
     answers = json.loads((tmp_path / "a.json").read_text())
-    assert list(answers) == ["deep/one", "two"]
+    assert list(answers) == ["deep/one", "two", "fairseq_cloze"]
+    del answers["fairseq_cloze"]
     one = answers["deep/one"]
     assert [len(row) for row in one["probabilities"]] == [3, 5]
     for letters, rows in ((entry["answers"], entry["probabilities"]) for entry in answers.values()):
@@ -90,7 +91,8 @@ def test_predict_uses_the_training_encoding(tmp_path: Path, finetuned: Path) -> 
     assert answers(raw, spaced, text_norm="standard") == expected
     assert answers(finetuned / "checkpoint_last.pt", clean) != expected  # "Then" is not "then"
     run("fairseq-cloze", "predict", raw, spaced, "--scores", "--text-norm", "standard", "--out", tmp_path / "out.json")
-    assert json.loads((tmp_path / "out.json").read_text()) == expected
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert {"one": written["one"]} == expected
 
 
 def test_predict_uses_the_language_of_the_training(tmp_path: Path, finetuned: Path) -> None:
@@ -121,7 +123,8 @@ def test_predict_uses_the_language_of_the_training(tmp_path: Path, finetuned: Pa
     assert [[round(p, 6) for p in one.probabilities] for one in ranked] == expected["a"]["probabilities"]
     command = ("fairseq-cloze", "predict", old, source, "--scores", "--language", "zh", "--out", tmp_path / "out.json")
     run(*command)
-    assert json.loads((tmp_path / "out.json").read_text()) == expected
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert {"a": written["a"]} == expected
 
 
 def test_a_marker_of_blanks(tmp_path: Path, finetuned: Path) -> None:

@@ -13,10 +13,11 @@ import pytest
 
 from fairseq_cloze.data.databin import DataBin
 from fairseq_cloze.passages.passage import LETTERS
-from fairseq_cloze.ranking.answers import PassagePrediction, write_predictions
+from fairseq_cloze.ranking.answers import PassagePrediction, read_predictions, write_predictions
+from fairseq_cloze.ranking.origin import read_origin
 from fairseq_cloze.report.page import Report, report, write_report
 
-from ..support.reported import CHANCE, answer, hostile, log_text, training_events, write_events
+from ..support.reported import CHANCE, ORIGIN, SOURCE, answer, hostile, log_text, training_events, write_events
 from ..support.texts import write_passage
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -151,14 +152,21 @@ def test_hostile_text_in_every_field(tmp_path: Path, opened: Any) -> None:
     write_events(folder / "metrics.jsonl", events)
     records = [{"split": EVIL, "accuracy": 50.0, "chance": 25.0, "n_blanks": 9}, {"checkpoint": EVIL, "error": EVIL}]
     (folder / "validation.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    texts = ("name", "path", "digest", "view", "scorer", "other_blanks")
+    source = {**SOURCE, **dict.fromkeys(texts, EVIL), "training": settings, "logs": [EVIL, EVIL]}
+    origin = {**ORIGIN, "checkpoints": [source], "data_bin": EVIL, "split": EVIL, "encoding": {"text_norm": EVIL}}
+    made = read_predictions(folder / "<b>x<b>.json")
     (folder / "<b>x<b>.json").rename(folder / f"predictions_{name}.json")
-    write_report(report([folder], folder / "passages.jsonl"), tmp_path / "page.html")
+    lone = [tmp_path / f"{number}{name}.json" for number in "12"]
+    for path in lone:
+        write_predictions(path, made, read_origin(origin))
+    write_report(report([folder, *lone], folder / "passages.jsonl"), tmp_path / "page.html")
     page = opened(tmp_path / "page.html")
     page.page.wait_for_selector(".chip")
     page.press("n", "j", "?")
     assert page.page.evaluate("[window.hacked, document.images.length, document.scripts.length]") == [None, 0, 2]
     shown = page.text("body")
-    assert shown.count("onerror='window.hacked=1'") > 10 and name in page.page.title()
+    assert shown.count("onerror='window.hacked=1'") > 40 and name in page.page.title()
 
 
 def test_the_policy_holds(tmp_path: Path, browser: Any, two: tuple[Path, Report]) -> None:
@@ -186,13 +194,44 @@ def test_the_policy_holds(tmp_path: Path, browser: Any, two: tuple[Path, Report]
 def test_the_table_and_the_notice(opened: Any, two: tuple[Path, Report]) -> None:
     page = opened(two[0])
     text = re.sub(r"\s+", " ", page.text(".runs"))
-    assert "good ★ best view joint, scorer mean" in text and "bad ⚠ at chance" in text
+    assert "good ★ best cloze_roberta, 6 layers" in text and "bad ⚠ at chance" in text
+    assert "50.0% 95%: 45.1 to 54.9 valid, 400 blanks at update 2 25.0%" in text
     assert page.page.locator("tr.best th").all_inner_texts() == ["good ★ best"]
     assert page.text(".notice strong") == "bad: at chance"
     assert page.page.locator(".notice li").all_inner_texts() == [
         "the learning rate is too high <b>",
         "no English",
     ]
+
+
+def test_differences_from_any_row(tmp_path: Path, opened: Any) -> None:
+    """The first file is what others are compared with, until another one is chosen; an old one tells little."""
+    given = {"a": "AAAA", "b": "BAAA", "c": "BBBB"}
+    for name, answers in given.items():
+        made = {f"p{n}": PassagePrediction(list(answers), ["B"] * 4) for n in range(8)}
+        write_predictions(tmp_path / f"{name}.json", made, read_origin(ORIGIN) if name != "a" else None)
+    write_report(report([tmp_path / f"{name}.json" for name in given]), tmp_path / "page.html")
+    page = opened(tmp_path / "page.html")
+
+    def rows() -> list[str]:
+        return [re.sub(r"\s+", " ", row) for row in page.page.locator(".differences tr").all_inner_texts()]
+
+    assert rows() == [
+        "b +25.0 95%: +8.2 to +38.9 ✓ better, hardly by luck p = 0.0078, 32 blanks in 8 passages",
+        "c +100.0 95%: +84.3 to +100.0 ✓ better, hardly by luck p = 0.0078, 32 blanks in 8 passages",
+    ]
+    page.page.get_by_label("Compare with").select_option(label="b")
+    assert [row.split(" p =")[0] for row in rows()] == [
+        "a −25.0 95%: −38.9 to −8.2 ✗ worse, hardly by luck",
+        "c +75.0 95%: +54.2 to +87.0 ✓ better, hardly by luck",
+    ]
+    table = [re.sub(r"\s+", " ", row) for row in page.page.locator(".runs tbody tr").all_inner_texts()]
+    assert table[0].startswith("a The prediction file does not say which model answered. 0.0%")
+    assert table[1].startswith("b checkpoint_best.pt cloze_roberta, 6 layers of 768, from weights/model.pt view full")
+    page.page.get_by_text("Checkpoints, logs and files").click()
+    shown = re.sub(r"\s+", " ", page.text(".provenance"))
+    source = "Checkpoint (test) /runs/a/checkpoint_best.pt after 3 updates digest " + "0" * 64
+    assert f"b {source} Passages /data/bin Log /runs/a/metrics.jsonl Read {tmp_path / 'b.json'}" in shown
 
 
 def test_filters(opened: Any, two: tuple[Path, Report]) -> None:

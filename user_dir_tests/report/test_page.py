@@ -17,6 +17,7 @@ import pytest
 from fairseq_cloze.data.databin import DataBin
 from fairseq_cloze.errors import ClozeError
 from fairseq_cloze.ranking.answers import PassagePrediction, write_predictions
+from fairseq_cloze.ranking.origin import read_origin
 from fairseq_cloze.report.answer_figures import calibration, confusion
 from fairseq_cloze.report.page import embed, report
 from fairseq_cloze.report.run_figures import smoothed
@@ -24,7 +25,18 @@ from fairseq_cloze.report.texts import open_passages
 from fairseq_cloze.statistics import chance_interval, wilson_interval
 
 from ..support.commands import PASSAGES, run
-from ..support.reported import CHANCE, answer, figures, hostile, log_text, training_events, write_events
+from ..support.reported import (
+    CHANCE,
+    CONFIG,
+    ORIGIN,
+    SOURCE,
+    answer,
+    figures,
+    hostile,
+    log_text,
+    training_events,
+    write_events,
+)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +67,7 @@ def save_dir(tmp_path: Path, data_bin: Path) -> Path:
 # -- runs ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_save_dir(save_dir: Path, tmp_path: Path) -> None:
+def test_a_save_dir(save_dir: Path, tmp_path: Path, data_bin: Path) -> None:
     """Log, watch and predictions of a run; every figure of its row."""
     [found] = report([save_dir]).data["runs"]
     low, high = chance_interval(25.0, 400)
@@ -66,6 +78,14 @@ def test_a_save_dir(save_dir: Path, tmp_path: Path) -> None:
             str(save_dir / "validation.jsonl"),
             str(save_dir / "predictions_valid.json"),
         ],
+        "known": True,
+        "none": [],
+        "sources": [
+            {
+                **{"split": "valid", "name": "checkpoint_1_3.pt", "path": "checkpoint_1_3.pt", "digest": ""},
+                **{"updates": 3, "weight": 1.0, "logs": [], "data": str(data_bin), "run": None},
+            }
+        ],
         "format": "view joint, scorer mean, contrast 0.7, text norm standard",
         "model": "cloze_roberta, 6 layers of 768, from weights/model.pt",
         "updates": 4,
@@ -74,7 +94,7 @@ def test_a_save_dir(save_dir: Path, tmp_path: Path) -> None:
         "train": {"accuracy": 31.5, "update": 4, "of": "epoch mean"},
         "valid": {
             **{"split": "valid", "accuracy": 55.25, "update": 3, "blanks": 400, "chance": 25.0, "of": "watch"},
-            **{"low": low, "high": high},
+            **{"low": low, "high": high, "interval": [50.35, 60.05]},
         },
         "others": [],
         "curves": {
@@ -204,6 +224,91 @@ def test_the_logs_of_a_resumed_training_are_one(save_dir: Path, tmp_path: Path) 
     assert curve["points"] == [[2, 22.0], [4, 44.0], [6, 46.0]]
 
 
+ONE = {"p": PassagePrediction(["A", "B"], ["A", "C"]), "q": PassagePrediction(["D"], ["D"])}
+
+
+def test_answers_that_say_where_they_come_from(tmp_path: Path) -> None:
+    """Every figure of the row: of the checkpoint and of its training, which is another row."""
+    write_events(tmp_path / "save" / "metrics.jsonl", training_events())
+    path = str(tmp_path / "save" / "checkpoint_best.pt")
+    origin = read_origin({**ORIGIN, "checkpoints": [{**SOURCE, "path": path}]})
+    write_predictions(tmp_path / "after.json", ONE, origin)
+    _, found = report([tmp_path / "save", tmp_path / "after.json"]).data["runs"]
+    low, high = wilson_interval(2, 3)
+    assert found == {
+        "label": "after",
+        "files": [str(tmp_path / "after.json")],
+        "known": True,
+        "none": ["train"],
+        "sources": [
+            {
+                **{"split": "test", "name": "checkpoint_best.pt", "path": path, "digest": "0" * 64, "updates": 3},
+                **{"weight": 1.0, "logs": ["/runs/a/metrics.jsonl"], "data": "/data/bin", "run": 0},
+            }
+        ],
+        "format": "view full, other blanks mask, text norm none, language fr, sentence case",
+        "model": "cloze_roberta, 6 layers of 768, from weights/model.pt",
+        "updates": 3,
+        "lr": "1e-05, polynomial decay, warm-up 10",
+        "batch": "8 passages, 4,096 tokens, 4 batches per update, 2 workers",
+        "train": None,
+        "valid": {
+            **{"split": "test", "accuracy": pytest.approx(200 / 3), "update": 3, "blanks": 3, "chance": None},
+            **{"of": "predictions", "low": None, "high": None},
+            "interval": [pytest.approx(100 * low, rel=1e-4), pytest.approx(100 * high, rel=1e-4)],
+        },
+        "others": [],
+        "curves": {"loss": [], "accuracy": []},
+        "notices": [],
+        "notes": [],
+    }
+
+
+def test_answers_of_pretrained_weights_and_of_an_average(tmp_path: Path) -> None:
+    pretrained = {**SOURCE, "epoch": None, "updates": 0, "logs": [], "training": {"model": CONFIG["model"]}}
+    for name, sources in (("zero", [pretrained]), ("mean", [SOURCE, {**SOURCE, "updates": 5, "weight": 0.25}])):
+        write_predictions(tmp_path / f"{name}.json", ONE, read_origin({**ORIGIN, "checkpoints": sources}))
+    write_predictions(tmp_path / "old.json", ONE)
+    paths = [tmp_path / f"{name}.json" for name in ("zero", "mean", "old")]
+    zero, mean, old = report(paths).data["runs"]
+    assert zero["none"] == ["train", "updates", "lr", "batch"] and zero["valid"]["update"] is None
+    assert (zero["model"], zero["lr"], zero["batch"]) == ("cloze_roberta, 6 layers of 768", None, None)
+    assert mean["model"].startswith("average of 2 checkpoints, cloze_roberta") and mean["updates"] == 5
+    assert [source["weight"] for source in mean["sources"]] == [1.0, 0.25] and mean["valid"]["update"] is None
+    assert (old["known"], old["sources"], old["model"]) == (False, [], None)
+
+
+def origin_in(place: Path) -> dict[str, Any]:
+    return {**ORIGIN, "data_bin": str(place)}
+
+
+def test_a_file_names_its_data_bin(tmp_path: Path, data_bin: Path) -> None:
+    """Its passages are found there; if it is gone, or was raw passages, the page says what to give."""
+    made = answer(DataBin(data_bin), "test")
+    for name, place in (("here", data_bin), ("gone", Path("/gone"))):
+        write_predictions(tmp_path / f"{name}.json", made, read_origin(origin_in(place)))
+    raw = {name: value for name, value in ORIGIN.items() if name not in ("data_bin", "split")}
+    write_predictions(tmp_path / "raw.json", made, read_origin({**raw, "inputs": ["/exams/a", "/exams/b"]}))
+    [found] = report([tmp_path / "here.json"]).data["sets"]
+    assert found["name"] == f"split 'test' of {data_bin}"
+    other = answer(DataBin(data_bin))
+    write_predictions(tmp_path / "other.json", {"x": other.popitem()[1]}, read_origin(origin_in(data_bin)))
+    [other_found] = report([tmp_path / "other.json"]).data["sets"]
+    assert not other_found["texts"] and other_found["why_not"].startswith(
+        f"other.json has answers for other passages than those of split 'test' of {data_bin}: passage 'x' is not "
+        "there, so blanks are shown without their text. "
+    )
+    gone, raw_found = (report([tmp_path / f"{name}.json"]).data["sets"][0]["why_not"] for name in ("gone", "raw"))
+    assert gone == (
+        "The passages of gone.json are no longer in /gone, so blanks are shown without their text. Make the report "
+        "again with --passages and the data-bin or the passages themselves."
+    )
+    assert raw_found == (
+        "The passages of raw.json came from /exams/a and /exams/b, so blanks are shown without their text. Make the "
+        "report again with --passages and the data-bin or the passages themselves."
+    )
+
+
 def test_what_is_missing_is_said(tmp_path: Path, predictions: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
@@ -226,7 +331,9 @@ def test_what_is_missing_is_said(tmp_path: Path, predictions: Path) -> None:
         ],
     ]
     [found] = made["sets"]
-    assert not found["texts"] and "(/gone/bin is gone)" in found["why_not"] and "--passages" in found["why_not"]
+    assert (
+        not found["texts"] and "are no longer in /gone/bin, so" in found["why_not"] and "--passages" in found["why_not"]
+    )
     assert len(found["passages"][0]) == 2  # id and gold
 
 

@@ -23,6 +23,19 @@ CONFIG = {
     "checkpoint": {"finetune_from_model": "weights/model.pt"},
     "criterion": {"ranking_loss": "softmax"},
 }
+#: What a prediction file says of its checkpoint, and of itself.
+SOURCE: dict[str, Any] = {
+    **{"name": "checkpoint_best.pt", "path": "/runs/a/checkpoint_best.pt", "digest": "0" * 64, "epoch": 1},
+    **{"updates": 3, "weight": 1.0, "view": "full", "scorer": "mean", "other_blanks": "mask", "contrast": 0.0},
+    "training": CONFIG,
+    "logs": ["/runs/a/metrics.jsonl"],
+}
+ORIGIN: dict[str, Any] = {
+    "version": "0.1.0",
+    "checkpoints": [SOURCE],
+    **{"encoding": {"text_norm": "none", "sentence_case": True, "language": "fr"}, "device": "cuda:0"},
+    **{"fp16": True, "bf16": False, "data_bin": "/data/bin", "split": "test"},
+}
 CHANCE = {
     **{"type": "chance", "update": 4, "epoch": 1, "text": "updates 1 to 4 are at chance: accuracy is 25.0%"},
     "causes": [{"kind": "high_rate", "text": "the learning rate is too high <b>"}, {"kind": "x", "text": "no English"}],
