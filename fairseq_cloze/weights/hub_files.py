@@ -15,7 +15,7 @@ from ..errors import CheckpointError, first_line
 from ..model.architecture import LARGEST_BASE, MOST_LAYERS
 from .families import ACTIVATIONS, FAMILIES, Family, why_not
 from .plain import show
-from .reading import load_checkpoint
+from .reading import load_checkpoint, refuse_pointer
 
 CONFIG, SAFETENSORS, PICKLED = "config.json", "model.safetensors", "pytorch_model.bin"
 
@@ -40,19 +40,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found a {type(content).__name__}; download it again")
     return content
-
-
-def refuse_pointer(path: Path) -> None:
-    """``CheckpointError`` if a file is what git leaves where git lfs is not installed."""
-    try:
-        with open(path, "rb") as file:
-            pointer = file.read(40).startswith(b"version https://git-lfs.github.com/")
-    except OSError:
-        return
-    if pointer:
-        raise CheckpointError(
-            f"{path}: is a pointer of git lfs, not the file itself; run 'git lfs pull' in its folder, or download it"
-        )
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -32,6 +32,8 @@ from .hub_tokenizer import read_tokenizer, tokenizer_files
 from .hub_tokenizer_files import TOKENIZER_FILES
 from .model_card import CARD, Figure, is_ours, model_card, own_figures
 from .plain import show
+from .reading import is_archive
+from .release import import_release
 
 #: Files of a hub model that are read.
 HUB_FILES = [
@@ -102,7 +104,8 @@ def import_hf(
     """Convert a masked LM of Hugging Face into a folder that fairseq and this project start from.
 
     Args:
-        source, gpt2_bpe: see :func:`read_hf`
+        source, gpt2_bpe: see :func:`read_hf`; or a tarball of fairseq's, see
+            :func:`fairseq_cloze.weights.release.import_release`
         out: folder to write ``model.pt``, whose path is returned, and the vocabulary into
         announce: called with notes, and with a line of proof, see
             :func:`fairseq_cloze.weights.hub_proof.prove_import`; nothing is proved without
@@ -111,6 +114,8 @@ def import_hf(
         CheckpointError: see :func:`read_hf`, or it would compute otherwise
         ClozeError: *out* cannot be written
     """
+    if is_archive(Path(source)):
+        return import_release(source, out, gpt2_bpe, announce)
     found = _read(source, gpt2_bpe)
     checkpoint, path = found.checkpoint, Path(out) / MODEL_FILE
     if announce:
