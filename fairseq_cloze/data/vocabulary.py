@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -148,6 +149,13 @@ class Vocabulary:
         Raises:
             ClozeError: a file is missing or cannot be read
         """
+        if not names and not os.path.isdir(folder):
+            source = shlex.quote(os.fspath(folder))
+            raise ClozeError(
+                f"{folder}: expected a folder of weights, found {'a file' if os.path.exists(folder) else 'none'}; of a "
+                f"tarball of fairseq's or a name on the Hugging Face hub 'fairseq-cloze import-hf {source} --out DIR' "
+                "makes one; then give DIR"
+            )
         if not names and all(os.path.lexists(Path(folder, name)) for name in FILES):
             names = FILES
         gone = [name for name in names or FILES if not os.path.lexists(Path(folder, name))]
@@ -157,7 +165,10 @@ class Vocabulary:
         if TOKENIZER_FILE in names or (missing and os.path.lexists(Path(folder, ROWS_FILE))):
             raise ClozeError(f"{folder}: {' and '.join(gone)} not found; copy the folder again")
         if missing and os.path.lexists(Path(folder, "config.json")):
-            raise ClozeError(f"{folder}: is a model of Hugging Face; run 'fairseq-cloze import-hf {folder} --out DIR'")
+            raise ClozeError(
+                f"{folder}: is a model of Hugging Face, from which no training starts; run 'fairseq-cloze import-hf "
+                f"{shlex.quote(os.fspath(folder))} --out DIR' and give DIR"
+            )
         if missing:
             raise ClozeError(
                 f"{folder}: {' and '.join(missing)} not found; a folder of weights needs {', '.join(FAIRSEQ_FILES)} "

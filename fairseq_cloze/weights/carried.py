@@ -140,11 +140,16 @@ def compare_vocabularies(own: Vocabulary, found: Vocabulary, checkpoint: str, wh
 
 
 def pretrained_state(
-    weights: Mapping[str, Tensor], architecture: Architecture, vocabulary: Vocabulary, options: Mapping[str, Any] = {}
+    weights: Mapping[str, Tensor],
+    architecture: Architecture,
+    vocabulary: Vocabulary,
+    options: Mapping[str, Any] = {},
+    encoding: EncodingOptions = DEFAULT_ENCODING,
+    settings: Settings = Settings(),  # noqa: B008 - frozen
 ) -> State:
     """A checkpoint as fairseq's own releases are: options in a namespace, masked LM as task and criterion.
 
-    Weights and *options*, those of the model beside its shape, have fairseq's names; the vocabulary is carried along.
+    Weights and *options*, those of the model beside its shape, have fairseq's names; the others are carried along.
     """
     own = "roberta_large" if architecture.encoder_layers == 24 else "roberta_base"
     args = Namespace(
@@ -165,7 +170,7 @@ def pretrained_state(
         "model": dict(weights),
         "optimizer_history": [{**classes, "lr_scheduler_state": {}, "num_updates": 0}],
         **FRESH,
-        "task_state": carried_state(vocabulary, DEFAULT_ENCODING, Settings()),
+        "task_state": carried_state(vocabulary, encoding, settings),
     }
 
 

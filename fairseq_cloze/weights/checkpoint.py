@@ -270,6 +270,12 @@ class Checkpoint:
         """Options of the task it was trained with, by name; empty for checkpoints of older fairseq."""
         return _scalars(self.configuration.get("task"))
 
+    def setting(self, group: str, name: str) -> Any:
+        """A value of the training's configuration, a number, a text or a list of these; ``None`` for all others."""
+        value = _table(_table(self.state.get("cfg")).get(group)).get(name)
+        plain = all(isinstance(one, str | int | float) for one in (value if isinstance(value, list) else [value]))
+        return value if plain else None
+
     @property
     def progress(self) -> Progress:
         """Epoch and number of updates."""

@@ -355,7 +355,7 @@ _MODERNBERT = Family(
         **{"hidden_activation": "gelu", "classifier_activation": "gelu"},
         **dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), False),
         "decoder_bias": True,
-        **dict.fromkeys(("rope_scaling", "rope_parameters", "layer_types")),  # as later transformers have them
+        "rope_scaling": None,
     },
     parts={"norm_first": True, "gated": True, "without_biases": True},
 )

@@ -15,7 +15,7 @@ from ..errors import CheckpointError, first_line
 from ..model.architecture import LARGEST_BASE, MOST_LAYERS
 from .families import ACTIVATIONS, FAMILIES, Family, why_not
 from .plain import show
-from .reading import load_checkpoint
+from .reading import load_checkpoint, refuse_pointer
 
 CONFIG, SAFETENSORS, PICKLED = "config.json", "model.safetensors", "pytorch_model.bin"
 
@@ -42,19 +42,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def refuse_pointer(path: Path) -> None:
-    """``CheckpointError`` if a file is what git leaves where git lfs is not installed."""
-    try:
-        with open(path, "rb") as file:
-            pointer = file.read(40).startswith(b"version https://git-lfs.github.com/")
-    except OSError:
-        return
-    if pointer:
-        raise CheckpointError(
-            f"{path}: is a pointer of git lfs, not the file itself; run 'git lfs pull' in its folder, or download it"
-        )
-
-
 def read_config(folder: Path) -> dict[str, Any]:
     """Configuration of one of :data:`FAMILIES`, complete; ``CheckpointError`` says what it is, or what is wrong."""
     path = folder / CONFIG
@@ -68,6 +55,8 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder}: expected a masked LM with model_type {', '.join(FAMILIES)}, "
             f"found {_kind(config)}{kinds}; such a model cannot be imported"
         )
+    if family.bases:
+        _as_written_before(config, folder)
     for field, value in family.defaults.items():
         config.setdefault(field, value)
     for field, value in family.fixed.items():
@@ -108,6 +97,39 @@ def read_config(folder: Path) -> dict[str, Any]:
     if type(config.setdefault("tie_word_embeddings", True)) is not bool:
         raise _wrong(folder, "tie_word_embeddings", "true or false", config["tie_word_embeddings"])
     return config
+
+
+#: What transformers 5 calls the layers of a ModernBERT, and the base of the rotary positions of each kind before.
+_KINDS_OF_LAYERS = {"full_attention": "global_rope_theta", "sliding_attention": "local_rope_theta"}
+
+
+def _as_written_before(config: dict[str, Any], folder: Path) -> None:
+    """Put what transformers 5 writes of a ModernBERT's layers into the fields that it had before, which 5 reads too."""
+    told = config.pop("rope_parameters", None)
+    for kind, values in ({} if told is None else told if isinstance(told, dict) else {"": told}).items():
+        plain = isinstance(values, dict) and values.keys() <= {"rope_type", "rope_theta"}
+        if kind not in _KINDS_OF_LAYERS or not plain or values.get("rope_type", "default") != "default":
+            found = f'"{show(kind)}": {show(json.dumps(values))}'
+            raise CheckpointError(
+                f"{folder}: {CONFIG}: rope_parameters: expected rope_theta alone for each of "
+                f"{' and '.join(_KINDS_OF_LAYERS)}, as ModernBERT has, found {found}; such a model cannot be imported"
+            )
+        if "rope_theta" in values:
+            config[_KINDS_OF_LAYERS[kind]] = values["rope_theta"]
+    layers = config.pop("layer_types", None)
+    if layers is None:
+        return
+    full, sliding = _KINDS_OF_LAYERS
+    after_first = layers[1:] if isinstance(layers, list) else []
+    every = after_first.index(full) + 1 if full in after_first else max(2, len(after_first) + 1)
+    if not layers or layers != [sliding if number % every else full for number in range(len(after_first) + 1)]:
+        raise CheckpointError(
+            f"{folder}: {CONFIG}: layer_types: expected {full} in the first layer and every so many behind it, "
+            f"{sliding} in all others, found {show(json.dumps(layers))}; such a model cannot be imported"
+        )
+    if config.get("num_hidden_layers", len(layers)) != len(layers):
+        raise _wrong(folder, "layer_types", f"one for each of {show(config['num_hidden_layers'])} layers", layers)
+    config["global_attn_every_n_layers"] = every
 
 
 def family_of(config: Mapping[str, Any]) -> Family | None:

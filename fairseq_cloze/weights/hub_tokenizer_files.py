@@ -15,8 +15,9 @@ from typing import Any
 from ..errors import CheckpointError, first_line
 from ..files import read_regular
 from ..jsontext import NotJson, parse_json
-from .hub_files import CONFIG, read_json, refuse_pointer
+from .hub_files import CONFIG, read_json
 from .plain import show
+from .reading import refuse_pointer
 from .sentencepiece_file import CONTROL, USER_DEFINED, SentencePieces, read_sentencepiece
 
 TOKENIZER, VOCAB, MERGES, ADDED = "tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json"

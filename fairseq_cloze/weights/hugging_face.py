@@ -6,13 +6,15 @@ in :mod:`fairseq_cloze.weights.families`.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..data.encoding import DEFAULT_ENCODING, EncodingOptions
 from ..data.vocabulary import BOS, EOS, PAD
 from ..errors import CheckpointError, ClozeError, first_line
 from ..files import PathLike, alone_in, cannot_write, replacing, write_text
@@ -20,22 +22,18 @@ from ..model.architecture import FIRST_POSITION, Architecture
 from ..model.masked_lm import shapes
 from ..model.names import ENCODER, LM_HEAD
 from ..version import __version__
+from ..views.settings import Settings
 from .carried import MODEL_FILE, pretrained_state, save_state
 from .checkpoint import Checkpoint
 from .families import FAMILIES, Family
 from .hub_files import CONFIG, PICKLED, SAFETENSORS, read_config, read_json, read_weights
 from .hub_proof import prove_import
 from .hub_tokenizer import read_tokenizer, tokenizer_files
-from .hub_tokenizer_files import (
-    ADDED,
-    MERGES,
-    SPECIAL_TOKENS,
-    TOKENIZER,
-    TOKENIZER_CONFIG,
-    TOKENIZER_FILES,
-    VOCAB,
-)
+from .hub_tokenizer_files import TOKENIZER_FILES
+from .model_card import CARD, Figure, is_ours, model_card, own_figures
 from .plain import show
+from .reading import is_archive
+from .release import import_release
 
 #: Files of a hub model that are read.
 HUB_FILES = [
@@ -43,11 +41,11 @@ HUB_FILES = [
     *TOKENIZER_FILES,
 ]
 
-#: What transformers reads of a tokenizer that an export has written, or that was saved over it.
-_TOKENIZER_FILES = (VOCAB, MERGES, TOKENIZER_CONFIG, TOKENIZER, ADDED, SPECIAL_TOKENS)
-
 #: Who has written a ``config.json``.
 _MADE_BY = "made_by"
+
+#: Where it says how to score with the model, and how its text becomes tokens.
+_SETTINGS = "fairseq_cloze"
 
 
 class _Source(NamedTuple):
@@ -90,7 +88,8 @@ def _read(source: PathLike, gpt2_bpe: PathLike | None) -> _Source:
     architecture = family.architecture(config, positions, untied=family.decoder in weights)
     options = dict(zip(("dropout", "attention_dropout"), (config[field] for field in family.dropouts)))
     converted = from_hub_names(weights, family, architecture, order, folder)
-    checkpoint = Checkpoint(pretrained_state(converted, architecture, vocabulary, options), folder, str(source))
+    state = pretrained_state(converted, architecture, vocabulary, options, *_read_settings(config, folder))
+    checkpoint = Checkpoint(state, folder, str(source))
     checkpoint.require_sound()
     checkpoint.notes += [f"{source}: {note}" for note in (*notes, *more)]
     return _Source(folder, config, weights, order, checkpoint)
@@ -105,7 +104,8 @@ def import_hf(
     """Convert a masked LM of Hugging Face into a folder that fairseq and this project start from.
 
     Args:
-        source, gpt2_bpe: see :func:`read_hf`
+        source, gpt2_bpe: see :func:`read_hf`; or a tarball of fairseq's, see
+            :func:`fairseq_cloze.weights.release.import_release`
         out: folder to write ``model.pt``, whose path is returned, and the vocabulary into
         announce: called with notes, and with a line of proof, see
             :func:`fairseq_cloze.weights.hub_proof.prove_import`; nothing is proved without
@@ -114,6 +114,8 @@ def import_hf(
         CheckpointError: see :func:`read_hf`, or it would compute otherwise
         ClozeError: *out* cannot be written
     """
+    if is_archive(Path(source)):
+        return import_release(source, out, gpt2_bpe, announce)
     found = _read(source, gpt2_bpe)
     checkpoint, path = found.checkpoint, Path(out) / MODEL_FILE
     if announce:
@@ -126,8 +128,41 @@ def import_hf(
     return path
 
 
-def export_hf(checkpoint: Checkpoint, out: PathLike) -> str:
-    """Write a fairseq checkpoint as a Hugging Face folder with tokenizer.
+def _read_settings(config: Mapping[str, Any], folder: Path) -> tuple[EncodingOptions, Settings]:
+    """What an export has put into ``config.json``; the defaults for what is not there."""
+    told = config.get(_SETTINGS, {})
+    kinds: list[type[EncodingOptions] | type[Settings]] = [EncodingOptions, Settings]
+    known = {entry.name: type(entry.default) for kind in kinds for entry in fields(kind)}
+    for name, value in told.items() if isinstance(told, dict) else [(None, told)]:
+        wanted = known.get(str(name))
+        if wanted is None or type(value) not in ((int, float) if wanted is float else (wanted,)):
+            found = show(value) if name is None else f"{show(name)} {show(value)}"
+            raise CheckpointError(
+                f"{folder}: {CONFIG}: {_SETTINGS}: expected values of {', '.join(known)}, found {found}; export it "
+                "again, or use a newer fairseq-cloze"
+            )
+    try:
+        chosen = [{entry.name: told[entry.name] for entry in fields(kind) if entry.name in told} for kind in kinds]
+        return EncodingOptions(**chosen[0]), Settings(**chosen[1])
+    except ClozeError as error:
+        raise CheckpointError(f"{folder}: {CONFIG}: {_SETTINGS}: {error}") from error
+
+
+def export_hf(
+    checkpoint: Checkpoint,
+    out: PathLike,
+    figures: Sequence[Figure] = (),
+    name: str | None = None,
+    announce: Callable[[str], Any] | None = None,
+) -> str:
+    """Write a fairseq checkpoint as a Hugging Face folder with tokenizer and model card.
+
+    Args:
+        checkpoint: what to write
+        out: folder to write
+        figures: of its accuracy, for the card, beside those of its training
+        name: what the card calls it, such as its name on the hub; *out* where it is not given
+        announce: called with what the user should know
 
     Returns:
         name of the class that loads it, such as ``RobertaForMultipleChoice`` where there is a ranking head, else
@@ -145,11 +180,13 @@ def export_hf(checkpoint: Checkpoint, out: PathLike) -> str:
     architecture = checkpoint.architecture
     ranking = checkpoint.has_ranking_head
     family = _family_to_export(checkpoint)
-    name = family.multiple_choice if ranking else family.masked_lm
+    model_class = family.multiple_choice if ranking else family.masked_lm
     order = vocabulary.order
     converted = to_hub_names(checkpoint.weights, family, architecture, ranking, order)
-    config = _hf_config(family, architecture, len(vocabulary), name, order)
+    config = _hf_config(family, checkpoint, len(vocabulary), model_class, order)
     tokenizer = tokenizer_files(vocabulary, family, architecture.max_positions)
+    figures = [*figures, *own_figures(checkpoint)]
+    card = model_card(checkpoint, family, model_class, name or str(out), config[_SETTINGS], figures)
     with alone_in(out), replacing(out / SAFETENSORS) as temporary:  # which takes long, and gets its name last
         stale = [path for path in _earlier_files(out) if path.name not in tokenizer]
         try:
@@ -163,7 +200,11 @@ def export_hf(checkpoint: Checkpoint, out: PathLike) -> str:
             path.unlink()
         for file, content in tokenizer.items():
             write_text(out / file, content)
-    return name
+        if is_ours(out / CARD):
+            write_text(out / CARD, card)
+        elif announce:
+            announce(f"{out / CARD} was not written by export-hf, so it stays as it is; remove it to get a model card")
+    return model_class
 
 
 def _earlier_files(out: Path) -> list[Path]:
@@ -172,7 +213,7 @@ def _earlier_files(out: Path) -> list[Path]:
     Raises:
         ClozeError: there is a model that was not exported by this project
     """
-    there = [name for name in (CONFIG, SAFETENSORS, *_TOKENIZER_FILES) if (out / name).exists()]
+    there = [name for name in (CONFIG, SAFETENSORS, *TOKENIZER_FILES) if (out / name).exists()]
     config = read_json(out / CONFIG) if CONFIG in there else {}
     ours = str(config.get(_MADE_BY)).startswith("fairseq-cloze") and "transformers_version" not in config
     if there and not ours:
@@ -180,7 +221,7 @@ def _earlier_files(out: Path) -> list[Path]:
             f"{out}: holds {', '.join(there)}, which 'fairseq-cloze export-hf' did not write, and which would be lost; "
             "choose another folder"
         )
-    return [out / name for name in _TOKENIZER_FILES if name in there]
+    return [out / name for name in TOKENIZER_FILES if name in there]
 
 
 def _family_to_export(checkpoint: Checkpoint) -> Family:
@@ -211,14 +252,18 @@ def _family_to_export(checkpoint: Checkpoint) -> Family:
     return family
 
 
-def _hf_config(family: Family, architecture: Architecture, rows: int, name: str, order: list[int]) -> dict[str, Any]:
+def _hf_config(family: Family, checkpoint: Checkpoint, rows: int, name: str, order: list[int]) -> dict[str, Any]:
+    dropouts = dict(zip(("dropout", "attention_dropout"), family.dropouts))
+    encoding = checkpoint.encoding or DEFAULT_ENCODING
     number_of = {"bos": order[BOS], "cls": order[BOS], "pad": order[PAD], "eos": order[EOS], "sep": order[EOS]}
     return {
         "architectures": [name],
         "model_type": family.model_type,
         "vocab_size": rows,
-        **family.config(architecture),
+        **family.config(checkpoint.architecture),
+        **{dropouts[ours]: share for ours, share in checkpoint.dropouts.items()},
         **{f"{name}_token_id": number_of[name] for name in family.special},
+        _SETTINGS: {**asdict(checkpoint.carried.completed()), **asdict(encoding)},
         _MADE_BY: f"fairseq-cloze {__version__}",
     }
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, first_line
+from ..files import open_regular
 from ..model.names import ENCODER, HEADS, LM_HEAD
 from .archive import Archive
 from .plain import Convert, Refused, TensorRef, show, to_plain
@@ -29,6 +30,29 @@ _OPTIMIZER = "last_optimizer_state"
 def allow_checkpoint_types() -> None:
     """Let ``torch.load`` admit the ``argparse.Namespace`` of older RoBERTa checkpoints, which is plain data, too."""
     torch.serialization.add_safe_globals([Namespace])
+
+
+def refuse_pointer(path: Path) -> None:
+    """``CheckpointError`` if a file is what git leaves where git lfs is not installed."""
+    try:
+        with open_regular(path) as file:
+            pointer = file.read(40).startswith(b"version https://git-lfs.github.com/")
+    except OSError:
+        return
+    if pointer:
+        raise CheckpointError(
+            f"{path}: is a pointer of git lfs, not the file itself; run 'git lfs pull' in its folder, or download it"
+        )
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file is packed with gzip, or a tarball, as fairseq's releases are."""
+    try:
+        with open_regular(path) as file:
+            begin = file.read(512)
+    except OSError:
+        return False
+    return begin.startswith(b"\x1f\x8b") or begin[257:262] == b"ustar"
 
 
 class StillWritten(CheckpointError):
@@ -50,6 +74,12 @@ def load_checkpoint(
     name = name or str(path)
     if not path.is_file():
         raise CheckpointError(f"{name}: no such checkpoint; check the path")
+    refuse_pointer(path)
+    if is_archive(path):
+        raise CheckpointError(
+            f"{name}: is an archive, as fairseq's releases come in; run 'fairseq-cloze import-hf {shlex.quote(name)} "
+            "--out DIR' and give DIR/model.pt"
+        )
     try:
         with open(path, "rb") as file:
             before = os.fstat(file.fileno())

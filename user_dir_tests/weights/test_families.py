@@ -280,6 +280,20 @@ def never(name: str, field: str, expected: str, found: str) -> str:
     return f"SRC: expected {field} {expected}, as {name} has, found {found}; such a model cannot be imported"
 
 
+def layers(found: str) -> str:
+    return (
+        "SRC: config.json: layer_types: expected full_attention in the first layer and every so many behind it, "
+        f"sliding_attention in all others, found {found[:60]}; such a model cannot be imported"
+    )
+
+
+def bases(found: str) -> str:
+    return (
+        "SRC: config.json: rope_parameters: expected rope_theta alone for each of full_attention and "
+        f"sliding_attention, as ModernBERT has, found {found}; such a model cannot be imported"
+    )
+
+
 @pytest.mark.parametrize(
     ("family", "field", "value", "problem"),
     [
@@ -293,7 +307,18 @@ def never(name: str, field: str, expected: str, found: str) -> str:
         ("camembert", "pad_token_id", 0, never("CamemBERT", "pad_token_id", "1", "0")),
         ("modernbert", "mlp_bias", True, never("ModernBERT", "mlp_bias", "False", "True")),
         ("modernbert", "global_rope_theta", "x", in_config("global_rope_theta", "a number above 1", "x")),
-        ("modernbert", "layer_types", [], never("ModernBERT", "layer_types", "None", "a list")),
+        ("modernbert", "layer_types", [], layers("[]")),
+        ("modernbert", "layer_types", 3, layers("3")),
+        ("modernbert", "layer_types", ["sliding_attention"] * 3, layers('["sliding_attention", "sliding_attention", '
+                                                                        '"sliding_attention"]')),
+        ("modernbert", "layer_types", ["full_attention"] * 2, in_config("layer_types", "one for each of 3 layers",
+                                                                        "a list")),
+        ("modernbert", "rope_parameters", [], bases('"": []')),
+        ("modernbert", "rope_parameters", {"rope_theta": 1e4}, bases('"rope_theta": 10000.0')),
+        ("modernbert", "rope_parameters", {"full_attention": {"rope_type": "yarn", "factor": 4}},
+         bases('"full_attention": {"rope_type": "yarn", "factor": 4}')),
+        ("modernbert", "rope_parameters", {"full_attention": {"rope_theta": 0}},
+         in_config("global_rope_theta", "a number above 1", "0")),
         ("modernbert", "num_attention_heads", 16, in_config("num_attention_heads", "a number that divides hidden_size "
                                                             "48 into even parts", "16")),
         ("distilbert", "n_layers", 2, "SRC: config.json says n_layers 2, the weights have 3; they are of two models, "
@@ -310,6 +335,31 @@ def test_one_base_for_all_layers(tmp_path: Path, vocabulary: Vocabulary) -> None
     model = save(tmp_path, "modernbert", vocabulary, local_rope_theta=None).eval()
     checkpoint = read_hf(tmp_path)
     assert checkpoint.architecture.local_rotary_base == checkpoint.architecture.rotary_base == 160_000
+    with torch.inference_mode():
+        assert (ours(checkpoint, ragged()) - theirs(model, ragged())).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("every", "kinds"),
+    [(2, "fsf"), (1, "fff"), (3, "fss"), (9, "fss")],
+)
+def test_a_modernbert_as_transformers_5_writes_it(
+    tmp_path: Path, vocabulary: Vocabulary, every: int, kinds: str
+) -> None:
+    """Its layers by name and the bases of their positions in a table: the same model."""
+    model = save(tmp_path, "modernbert", vocabulary, global_attn_every_n_layers=every, local_rope_theta=500.0).eval()
+    config = json.loads((tmp_path / "config.json").read_text())
+    for field in ("global_attn_every_n_layers", "local_rope_theta", "global_rope_theta"):
+        del config[field]
+    names = {"f": "full_attention", "s": "sliding_attention"}
+    config["layer_types"] = [names[kind] for kind in kinds]
+    config["rope_parameters"] = {
+        "full_attention": {"rope_theta": 160000.0, "rope_type": "default"},
+        "sliding_attention": {"rope_theta": 500.0, "rope_type": "default"},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    checkpoint = read_hf(tmp_path)
+    assert (checkpoint.architecture.local_rotary_base, checkpoint.architecture.rotary_base) == (500, 160_000)
     with torch.inference_mode():
         assert (ours(checkpoint, ragged()) - theirs(model, ragged())).abs().max() < 1e-5
 

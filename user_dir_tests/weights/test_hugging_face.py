@@ -14,6 +14,7 @@ import pytest
 import torch
 from tokenizers import normalizers
 from transformers import (
+    AutoModelForMaskedLM,
     AutoTokenizer,
     RobertaConfig,
     RobertaForMaskedLM,
@@ -26,6 +27,7 @@ from fairseq_cloze.data.fairseq_files import FAIRSEQ_FILES
 from fairseq_cloze.data.vocabulary import Vocabulary
 from fairseq_cloze.errors import CheckpointError, ClozeError
 from fairseq_cloze.files import alone_in
+from fairseq_cloze.weights.families import FAMILIES
 from fairseq_cloze.weights.hugging_face import export_hf, import_hf, read_hf
 
 from ..support.commands import PASSAGES, run, train, validate
@@ -422,7 +424,7 @@ def test_export_of_an_import_is_the_source(
     assert export_hf(Checkpoint.read(pretrained / "model.pt"), tmp_path / "hf") == "RobertaForMaskedLM"
     os.umask(before)
     assert {path.name: oct(path.stat().st_mode & 0o777) for path in (tmp_path / "hf").iterdir()} == dict.fromkeys(
-        ("config.json", "merges.txt", "model.safetensors", "tokenizer_config.json", "vocab.json"), "0o644"
+        ("README.md", "config.json", "merges.txt", "model.safetensors", "tokenizer_config.json", "vocab.json"), "0o644"
     )
     one = RobertaForMaskedLM.from_pretrained(hf_folder).eval()
     two = RobertaForMaskedLM.from_pretrained(tmp_path / "hf").eval()
@@ -444,6 +446,58 @@ def test_export_of_an_import_is_the_source(
     assert all(old[name].equal(new[name]) for name in old)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_export_and_import_in_turns(family: str, tmp_path: Path) -> None:
+    """Of each family: byte by byte the same, and transformers finds classes, weights and tokens by itself.
+
+    A RoBERTa's rows have fairseq's order.
+    """
+    model, tokenizer = save_with_its_own(tmp_path / "hub", family)
+    export_hf(read_hf(tmp_path / "hub"), tmp_path / "one", name="mine")
+    export_hf(read_hf(tmp_path / "one"), tmp_path / "two", name="mine")
+    one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    assert one == two
+    back = AutoModelForMaskedLM.from_pretrained(tmp_path / "one").eval()
+    assert type(back) is type(model)
+    own = AutoTokenizer.from_pretrained(tmp_path / "one")
+    found, expected = (each(TEXT, return_tensors="pt")["input_ids"] for each in (own, tokenizer))
+    assert own.convert_ids_to_tokens(found[0]) == tokenizer.convert_ids_to_tokens(expected[0])
+    with torch.inference_mode():
+        assert (back(found).logits.sort()[0] - model(expected).logits.sort()[0]).abs().max() < 1e-5
+
+
+def test_how_to_score_and_dropout_go_along(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    """There and back; what cannot be a setting is refused, by its name."""
+    save_hf(tmp_path / "hub", vocabulary, RobertaConfig, RobertaForMaskedLM, hidden_dropout_prob=0.3)
+    given = {"view": "joint", "scorer": "l2r", "other_blanks": "mask", "contrast": 0.25, "text_norm": "none"}
+    given |= {"sentence_case": True, "language": "fr"}
+    config = tmp_path / "hub" / "config.json"
+    content = json.loads(config.read_text())
+    config.write_text(json.dumps({**content, "fairseq_cloze": given}))
+    export_hf(Checkpoint.read(import_hf(tmp_path / "hub", tmp_path / "weights")), tmp_path / "back")
+    exported = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert exported["fairseq_cloze"] == given
+    assert (exported["hidden_dropout_prob"], exported["attention_probs_dropout_prob"]) == (0.3, 0.1)
+    ranker = load(tmp_path / "back")
+    assert (ranker.members[0].settings.scorer, ranker.members[0].settings.contrast) == ("l2r", 0.25)
+    assert (ranker.encoding.text_norm, ranker.encoding.language) == ("none", "fr")
+    known = "text_norm, sentence_case, language, view, scorer, other_blanks, contrast"
+    newer = "export it again, or use a newer fairseq-cloze"
+    for wrong, problem in [
+        ([], f"expected values of {known}, found a list; {newer}"),
+        ({"sentence_case": 1}, f"expected values of {known}, found sentence_case 1; {newer}"),
+        ({"contrast": True}, f"expected values of {known}, found contrast True; {newer}"),
+        ({"depth": 3}, f"expected values of {known}, found depth 3; {newer}"),
+        ({"contrast": 2}, "--contrast: expected a number from 0 to 1, found 2"),
+        ({"view": "full", "scorer": "l2r"}, "--view full needs --scorer mean or head, found --scorer l2r"),
+        ({"language": "xx"}, "language: expected one of en, fr, zh, found 'xx'"),
+    ]:
+        config.write_text(json.dumps({**content, "fairseq_cloze": wrong}))
+        with pytest.raises(CheckpointError) as error:
+            read_hf(tmp_path / "hub")
+        assert str(error.value) == f"{tmp_path}/hub: config.json: fairseq_cloze: {problem}"
+
+
 def test_an_export_replaces_an_export_and_no_other_model(tmp_path: Path, hf_folder: Path, pretrained: Path) -> None:
     """transformers prefers ``tokenizer.json``, so one of an earlier export would stand for the new tokenizer."""
     checkpoint, folder = Checkpoint.read(pretrained / "model.pt"), tmp_path / "hf"
@@ -459,7 +513,7 @@ def test_an_export_replaces_an_export_and_no_other_model(tmp_path: Path, hf_fold
         before = {path.name: path.read_bytes() for path in other.iterdir()}
         with pytest.raises(ClozeError) as error:
             export_hf(checkpoint, other)
-        assert str(error.value).startswith(f"{other}: holds config.json, model.safetensors, vocab.json, merges.txt")
+        assert str(error.value).startswith(f"{other}: holds config.json, model.safetensors, ")
         assert str(error.value).endswith(
             ", which 'fairseq-cloze export-hf' did not write, and which would be lost; choose another folder"
         )
@@ -470,11 +524,14 @@ def test_an_export_of_another_family_replaces_all_files_of_the_tokenizer(tmp_pat
     """Of a RoBERTa and of a BERT, in turns: tokenizers are read from whatever files are there."""
     save_with_its_own(tmp_path / "bert", "bert")
     checkpoints = {"vocab.json": Checkpoint.read(pretrained / "model.pt"), "tokenizer.json": read_hf(tmp_path / "bert")}
+    (tmp_path / "out").mkdir()
     for name in ("vocab.json", "tokenizer.json", "vocab.json"):
+        export_hf(checkpoints[name], tmp_path / "out")
+        (tmp_path / "out" / "vocab.txt").write_text("of a tokenizer that was saved over it")
         export_hf(checkpoints[name], tmp_path / "out")
         there = {path.name for path in (tmp_path / "out").glob("*")}
         expected = {"vocab.json", "merges.txt"} if name == "vocab.json" else {"tokenizer.json"}
-        assert there == {"config.json", "model.safetensors", "tokenizer_config.json", *expected}
+        assert there == {"README.md", "config.json", "model.safetensors", "tokenizer_config.json", *expected}
         assert read_hf(tmp_path / "out").require_vocabulary().digests == checkpoints[name].require_vocabulary().digests
 
 
