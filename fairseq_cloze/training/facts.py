@@ -7,11 +7,14 @@ from pathlib import Path
 
 from ..data.databin import DataBin
 from ..errors import ClozeError
+from ..model.names import LM_HEAD
 from ..views.batches import cut_batches, shuffled
 from ..views.making import make_view
 from ..views.settings import Settings
 from ..weights.checkpoint import Checkpoint
 from .plan import Device, Facts, Given
+
+_TIED = f"{LM_HEAD}weight"  # the embeddings once more
 
 # In a process of its own: who has once asked a GPU what it is holds some of its memory from then on.
 _ASK = """
@@ -51,7 +54,7 @@ def gather_facts(data_bin: Path, weights: Path, given: Given) -> Facts:
     view = make_view(settings, data.open("train"), data.vocabulary, checkpoint.architecture.max_positions)
     order = shuffled(view, 1, 1)
     return Facts(
-        parameters=sum(weight.numel() for weight in checkpoint.weights.values()),
+        parameters=sum(weight.numel() for name, weight in checkpoint.weights.items() if name != _TIED),
         family=checkpoint.architecture.family,
         tokens=int(view.cost.sum()),
         largest=int(view.cost.max()) if len(view) else 1,

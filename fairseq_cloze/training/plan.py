@@ -21,7 +21,7 @@ WARMUP = 0.1  #: share of the updates in which the learning rate rises
 SAVES = 10  #: in a training
 
 #: Learning rate of a model of that many parameters (RoBERTa-large).  Smaller ones bear more: 2e-5 of a base model,
-#: 3e-5 of one of 6 layers, 3e-4 of the small one in ``examples/``.
+#: 3e-5 of one of 6 layers, 2e-4 of the small one in ``examples/``.
 RATE, RATE_PARAMETERS, RATE_POWER, HIGHEST_RATE = 1e-5, 355e6, 0.75, 3e-4
 
 #: What a training here decides by itself, and what says it instead.

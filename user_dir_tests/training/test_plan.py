@@ -82,7 +82,15 @@ def test_the_whole_line() -> None:
 
 @pytest.mark.parametrize(
     ("parameters", "rate"),
-    [(355_000_000, 1e-5), (125_000_000, 2e-5), (82_000_000, 3e-5), (3_800_000, 3e-4), (1, 3e-4), (3_000_000_000, 2e-6)],
+    [
+        (355_000_000, 1e-5),
+        (125_000_000, 2e-5),
+        (82_000_000, 3e-5),
+        (7_371_137, 2e-4),
+        (3_800_000, 3e-4),
+        (1, 3e-4),
+        (3_000_000_000, 2e-6),
+    ],
 )
 def test_learning_rate(parameters: int, rate: float) -> None:
     assert learning_rate(parameters) == rate

@@ -93,7 +93,7 @@ def test_seeds(tmp_path: Path, pretrained: Path) -> None:
 def test_exit_statuses_pass(tmp_path: Path, pretrained: Path, data_bin: Path) -> None:
     """What fairseq-train says with its own; then nothing is judged."""
     words = ("fairseq-cloze", "train", data_bin, "--pretrained", pretrained, "--out", "out")
-    ran = run(*words, "--lr", "10", "--chance-patience", "3", "--stop-at-chance", cwd=tmp_path, code=4)
+    ran = run(*words, "--lr", "1e-9", "--chance-patience", "20", "--stop-at-chance", cwd=tmp_path, code=4)
     assert "--stop-at-chance asks for" in ran.text and not (tmp_path / "out" / "result.json").exists()
     run(*words, "--no-such-option", cwd=tmp_path, code=2)
 
