@@ -112,8 +112,7 @@ class Plan:
     options: tuple[tuple[str, ...], ...]  #: name and value, or a name alone
     given: tuple[str, ...]  #: what the user gave, behind them
     updates: int
-    max_tokens: int | None
-    epochs: float
+    epochs: float  #: that so many updates are
     save_dir: Path
 
     @property
@@ -229,7 +228,7 @@ def make_plan(
         options += [("--best-checkpoint-metric", "accuracy"), ("--maximize-best-checkpoint-metric",)]
     options += [("--log-format", "simple"), ("--log-interval", str(max(1, math.ceil(updates / 50))))]
     kept = tuple(option for option in options if option[0] not in given)
-    return Plan(data_bin, kept, tuple(given.words), updates, max_tokens, epochs, save_dir)
+    return Plan(data_bin, kept, tuple(given.words), updates, updates / in_epoch, save_dir)
 
 
 def with_save_dir(plan: Plan, save_dir: Path, seed: int) -> Plan:

@@ -119,7 +119,7 @@ def _decide(data_bin: Path, weights: Path, folder: Path, given: Given, epochs: f
         decided = plan(_fitting(decided, device, tokens_of_update(facts), folder / _FIT, say))
     say(
         f"{facts.parameters:,} parameters on {device.name}; {decided.updates:,} updates of about "
-        f"{tokens_of_update(facts):,} tokens are {decided.epochs:g} epochs"
+        f"{tokens_of_update(facts):,} tokens, {decided.epochs:.2g} epochs"
     )
     return decided
 

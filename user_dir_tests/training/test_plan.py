@@ -131,6 +131,13 @@ def test_precision(device: Device, words: tuple[str, ...], found: list[str]) -> 
     assert [name for name in options(planned(*words, device=device)) if name in ("--fp16", "--autocast")] == found
 
 
+def test_how_long_it_is() -> None:
+    plan = planned(epochs=1.5)
+    assert (plan.updates, plan.epochs) == (330, 1.5)
+    assert planned("--max-update", "55").epochs == 0.25
+    assert planned("--max-epoch", "2").epochs == 2.0
+
+
 def test_each_gpu_has_its_share() -> None:
     assert options(planned(device=replace(H100, gpus=4)))["--max-update"] == "165"  # 220 batches, 55 updates
     assert options(planned("--distributed-world-size", "2"))["--max-update"] == "330"

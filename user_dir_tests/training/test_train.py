@@ -14,8 +14,10 @@ from fairseq_cloze.cli.train import command as train_command
 from fairseq_cloze.data.prepare import prepare
 from fairseq_cloze.errors import ClozeError
 from fairseq_cloze.files import alone_in
+from fairseq_cloze.training.facts import gather_facts
 from fairseq_cloze.training.known_options import known_options
-from fairseq_cloze.training.train import train
+from fairseq_cloze.training.plan import Device, Given, make_plan
+from fairseq_cloze.training.train import _fitting, train
 
 from ..support.commands import PASSAGES, PLUGIN, run
 
@@ -96,6 +98,20 @@ def test_exit_statuses_pass(tmp_path: Path, pretrained: Path, data_bin: Path) ->
     ran = run(*words, "--lr", "1e-9", "--chance-patience", "20", "--stop-at-chance", cwd=tmp_path, code=4)
     assert "--stop-at-chance asks for" in ran.text and not (tmp_path / "out" / "result.json").exists()
     run(*words, "--no-such-option", cwd=tmp_path, code=2)
+
+
+@pytest.mark.slow
+def test_what_fits_is_measured_once(tmp_path: Path, pretrained: Path, data_bin: Path) -> None:
+    """On a CPU here, whose memory is measured in the same way."""
+    given, device = Given([]), Device("CPU", 1, True)
+    facts = gather_facts(data_bin, pretrained / "model.pt", given)
+    paths = {"data_bin": data_bin, "weights": pretrained / "model.pt", "save_dir": tmp_path, "user_dir": PLUGIN}
+    plan = make_plan(facts, device, given, **paths)
+    said: list[str] = []
+    for _ in range(2):
+        assert _fitting(plan, device, 1024, tmp_path / "fit.json", said.append) >= 1024
+    assert [line for line in said if line.startswith("measuring")] == ["measuring what fits into the memory of CPU"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "fit.json"]
 
 
 # -- what is refused before anything is done -------------------------------------------------------------------------
