@@ -11,12 +11,12 @@ from pathlib import Path
 
 from ..data.databin import MANIFEST, is_data_bin
 from ..data.prepare import prepare
-from ..errors import ClozeError
+from ..errors import ClozeError, printable
 from ..files import PathLike, write_text
 from ..weights.carried import MODEL_FILE
 
 INPUTS = "inputs.txt"  #: names and digests of what a folder was made from
-WEIGHTS, DATA = "weights", "data-bin"  #: folders that are made
+WEIGHTS, DATA, CHECKPOINTS = "weights", "data-bin", "checkpoints"  #: folders that are made
 
 #: What a folder of passages may call its splits.
 _SPLITS = {"train": ("train",), "valid": ("valid", "validation", "dev", "val"), "test": ("test",)}
@@ -111,27 +111,25 @@ def _of_file(path: PathLike) -> bytes:
 
 
 def claim(out: Path, inputs: Inputs) -> None:
-    """Make a folder that of these inputs, or make sure that it is.
+    """Record in a folder what is made there from now on, or make sure that what is there was made from the same.
 
     Raises:
-        ClozeError: it holds what was made from others; names them
+        ClozeError: it was made from other inputs; names them
     """
     digests = inputs.digests()
-    lines = [f"{name} {digest}" for name, digest in digests.items()]
+    if not any(path.exists() for path in (out / DATA, out / WEIGHTS, out / CHECKPOINTS, *out.glob("seed*"))):
+        write_text(out / INPUTS, "".join(f"{name} {digest}\n" for name, digest in digests.items()))
+        return
     try:
-        before = (out / INPUTS).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        before = []
-        left = [name for name in (DATA, WEIGHTS, "checkpoints") if (out / name).exists()]
-        if not left:
-            write_text(out / INPUTS, "".join(f"{line}\n" for line in lines))
-            return
-    known = dict(line.partition(" ")[::2] for line in before)
+        lines = (out / INPUTS).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        lines = []
+    known = dict(line.partition(" ")[::2] for line in lines)
     others = [name for name in {**known, **digests} if known.get(name) != digests.get(name)]
     if others:
         raise ClozeError(
-            f"{out}: was made from other inputs ({', '.join(others)}); choose another --out, or remove that folder "
-            "first"
+            f"{out}: was made from other inputs ({', '.join(map(printable, others))}); choose another --out, or remove "
+            "that folder first"
         )
 
 

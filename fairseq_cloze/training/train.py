@@ -13,7 +13,7 @@ from ..files import PathLike, alone_in, write_text
 from ..plugin.fitting import fit_batch
 from ..plugin.requirements import require_installed
 from .facts import find_device, gather_facts
-from .inputs import claim, make_materials, read_inputs
+from .inputs import CHECKPOINTS, claim, make_materials, read_inputs
 from .launch import requeued_by_signals, run_training, watching
 from .outcome import (
     ANSWERS,
@@ -28,7 +28,7 @@ from .outcome import (
 )
 from .plan import OTHER_STARTS, Device, Given, Plan, make_plan, tokens_of_update, with_save_dir
 
-CHECKPOINTS, REPORT, RESULT = "checkpoints", "report.html", "result.json"
+REPORT, RESULT = "report.html", "result.json"
 _FIT = "fit.json"
 _NOTHING = "no split has answers to judge the result by; give --valid or --test to have a table"
 
@@ -101,6 +101,8 @@ def train(
 
 def _decide(data_bin: Path, weights: Path, folder: Path, given: Given, epochs: float, watched: bool, say: Tell) -> Plan:
     facts, device = gather_facts(data_bin, weights, given), find_device(given)
+    if watched and not facts.has_valid:
+        raise ClozeError("--watch: there are no answers in a split 'valid' to score; give --valid, or leave it out")
 
     def plan(fits: int | None = None) -> Plan:
         return make_plan(

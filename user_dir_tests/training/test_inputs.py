@@ -33,9 +33,18 @@ def refused(*names: str) -> str:
     return f"out: was made from other inputs ({', '.join(names)}); choose another --out, or remove that folder first"
 
 
+def test_nothing_made_yet(folder: Path) -> None:
+    """Who has mistyped a name tries again."""
+    assert claimed(weights="mistyped") == claimed() == ""
+    (folder / "out" / "seed1").mkdir()
+    assert claimed() == "" and claimed(weights="mistyped") == refused("--pretrained")
+
+
 def test_prepared_data_belongs_to_its_inputs(folder: Path) -> None:
     """By content, not by name or time: the same elsewhere goes on, anything else is refused in one line."""
-    assert claimed() == claimed() == ""
+    assert claimed() == ""
+    (folder / "out" / "data-bin").mkdir()
+    assert claimed() == ""
     shutil.copytree(folder / "a", folder / "copy")
     (folder / "copy" / ".hidden").touch()
     assert claimed("copy") == ""
@@ -46,13 +55,13 @@ def test_prepared_data_belongs_to_its_inputs(folder: Path) -> None:
     assert claimed("none") == "none: no such file or folder; expected a data-bin, or passages to train on"
     assert claimed("a", "none", out="new") == "--valid: none: no such file or folder; check the path"
     assert not (folder / "new").exists()
-    (folder / "out" / "inputs.txt").unlink()
-    (folder / "out" / "data-bin").mkdir()  # nobody knows of what
+    (folder / "out" / "inputs.txt").unlink()  # nobody knows of what
     assert claimed() == refused("passages", "--valid", "--pretrained")
 
 
 def test_another_split_is_another_input(folder: Path) -> None:
     claim(Path("out"), read_inputs("a", "w", ["b"]))
+    (folder / "out" / "weights").mkdir()
     with pytest.raises(ClozeError) as error:
         claim(Path("out"), read_inputs("a", "w", ["b"], ["other"]))
     assert str(error.value) == refused("--test")
@@ -85,6 +94,7 @@ def test_a_data_bin_has_its_splits(tmp_path: Path) -> None:
         f"{tmp_path}: a data-bin has its own splits; leave out --valid and --test, or give passages"
     )
     claim(tmp_path / "out", read_inputs(tmp_path, "w"))
+    (tmp_path / "out" / "checkpoints").mkdir()
     (tmp_path / "manifest.json").write_text("{} ")
     with pytest.raises(ClozeError, match=r"was made from other inputs \(data-bin\)"):
         claim(tmp_path / "out", read_inputs(tmp_path, "w"))

@@ -160,6 +160,14 @@ def test_a_data_bin_without_a_split_to_train_on(tmp_path: Path, pretrained: Path
     )
 
 
+def test_a_watch_without_anything_to_score(tmp_path: Path, pretrained: Path) -> None:
+    with pytest.raises(ClozeError) as error:
+        train(PASSAGES / "valid", str(pretrained), tmp_path / "out", watch="cpu")
+    assert str(error.value) == (
+        "--watch: there are no answers in a split 'valid' to score; give --valid, or leave it out"
+    )
+
+
 def test_help_shows_every_group() -> None:
     text = CliRunner().invoke(train_command, ["--help"]).output
     for title, options in known_options().items():
