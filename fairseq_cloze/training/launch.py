@@ -56,10 +56,9 @@ def run_training(command: Sequence[str]) -> int:
     child = Child()
     sys.stdout.flush()
     with child.signals():
-        problem = child.start([program, *command[1:]], {**os.environ, "PYTHONWARNINGS": "ignore"}, [])
+        problem = child.start([program, *command[1:]], {"PYTHONWARNINGS": "ignore", **os.environ}, [])
         while not child.has_ended():
-            select.select([child.wake], [], [], 1.0)
-            if select.select([child.wake], [], [], 0)[0]:
+            if select.select([child.wake], [], [], 1.0)[0]:
                 os.read(child.wake, 4096)
     if problem:
         raise ClozeError(problem)

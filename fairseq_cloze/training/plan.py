@@ -129,7 +129,7 @@ class Plan:
 
 
 def learning_rate(parameters: int) -> float:
-    """The highest learning rate of a model of that size, one digit of it."""
+    """The learning rate of a model of that size, rounded to one digit."""
     rate = min(RATE * (RATE_PARAMETERS / max(parameters, 1)) ** RATE_POWER, HIGHEST_RATE)
     return float(f"{rate:.0e}")
 
@@ -158,7 +158,6 @@ def make_plan(
     user_dir: Path,
     epochs: float = 3.0,
     watched: bool = False,
-    seed: int | None = None,
     fits: int | None = None,
 ) -> Plan:
     """Decide on a training.
@@ -168,13 +167,13 @@ def make_plan(
         data_bin, weights, save_dir, user_dir: paths for the line
         epochs: how often to train on each passage, as far as *given* does not say when to end
         watched: somebody else scores the checkpoints, so the training does not validate
-        seed: of ``--seed``, fairseq's own where it is ``None``
         fits: most tokens of a batch that the device has memory for, where that was measured
 
     Raises:
         ClozeError: *given* does not fit
     """
-    wanted = tokens_of_update(facts)
+    processes = given.number("--distributed-world-size") or max(device.gpus, 1)
+    wanted = max(math.ceil(tokens_of_update(facts) / processes), facts.largest)  # of each in an update
     max_tokens, batch_size = given.number("--max-tokens"), given.number("--batch-size")
     update_freq = given.number("--update-freq") or 1
     if max_tokens is None and batch_size is None:
@@ -183,7 +182,6 @@ def make_plan(
         if "--update-freq" not in given:
             update_freq = math.ceil(wanted / max_tokens)
     epochs = float(given.number("--max-epoch") or epochs)
-    processes = given.number("--distributed-world-size") or max(device.gpus, 1)
     in_epoch = math.ceil(facts.batches(max_tokens, batch_size) / (processes * update_freq))
     updates = given.number("--max-update") or max(1, round(epochs * in_epoch))
 
@@ -216,7 +214,6 @@ def make_plan(
     if update_freq > 1:
         options.append(("--update-freq", str(update_freq)))
     options += [
-        *([] if seed is None else [("--seed", str(seed))]),
         ("--save-dir", str(save_dir)),
         ("--save-interval-updates", str(max(1, math.ceil(updates / SAVES)))),
         ("--keep-interval-updates", "2"),

@@ -179,9 +179,7 @@ def _finish(
         write_text(folder / RESULT, outcome.to_json())
         shown += [scored.path for scored in (*([outcome.before] if outcome.before else []), *outcome.runs)]
     write_report(report(shown, passages=data_bin if outcome is not None else None), folder / REPORT)
-    for line in (
-        outcome.lines() if outcome is not None else ["no split has answers to judge by: give --valid or --test"]
-    ):
+    for line in outcome.lines() if outcome is not None else [_NOTHING]:
         say(line)
     for name, run in runs.items():
         say(f"{name}: {find_result(run.save_dir, watched)}")

@@ -138,9 +138,13 @@ def test_how_long_it_is() -> None:
     assert planned("--max-epoch", "2").epochs == 2.0
 
 
-def test_each_gpu_has_its_share() -> None:
-    assert options(planned(device=replace(H100, gpus=4)))["--max-update"] == "165"  # 220 batches, 55 updates
-    assert options(planned("--distributed-world-size", "2"))["--max-update"] == "330"
+def test_gpus_share_an_update() -> None:
+    """So it is the same training on one and on several."""
+    on_four = options(planned(device=replace(H100, gpus=4)))
+    assert (on_four["--max-tokens"], on_four["--max-update"], "--update-freq" in on_four) == ("2048", "660", False)
+    in_two = options(planned("--distributed-world-size", "2"))
+    assert (in_two["--max-tokens"], in_two["--max-update"], "--update-freq" in in_two) == ("4096", "660", False)
+    assert options(planned("--max-tokens", "8192", device=replace(H100, gpus=4)))["--max-update"] == "165"
 
 
 @pytest.mark.parametrize(
