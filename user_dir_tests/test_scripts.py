@@ -143,43 +143,29 @@ def test_setting_up_again_needs_no_network(tmp_path: Path) -> None:
 # -- the whole round -------------------------------------------------------------------------------------------------
 
 
-def test_prepared_data_belongs_to_its_inputs(tmp_path: Path) -> None:
-    """By content, not by name or time: the same elsewhere goes on, anything else is refused in one line."""
+def test_settings_of_the_whole_round(tmp_path: Path) -> None:
+    """Each variable becomes an option, where it is set; options of the call stand behind them."""
     (tmp_path / "scripts").mkdir()
     shutil.copy(ROOT / "scripts" / "finetune.sh", tmp_path / "scripts")
-    for name in ("fairseq-cloze", "fairseq-train"):
-        (tmp_path / name).write_text(f"#!/bin/sh\necho {name} $1 >> {tmp_path}/calls\n")
-        (tmp_path / name).chmod(0o755)
-    for name in ("a", "b", "w", "other"):
-        (tmp_path / name / "deep").mkdir(parents=True)
-        (tmp_path / name / "deep" / "x.json").write_text(name)
-        (tmp_path / name / "model.pt").touch()
+    (tmp_path / "fairseq-cloze").write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"; exit 75\n")
+    (tmp_path / "fairseq-cloze").chmod(0o755)
 
-    def finetune(code: int = 0, **settings: str) -> str:
-        env = {"TRAIN": "a", "VALID": "b", "WEIGHTS": "w", "OUT": "out", **settings}
-        env["PATH"] = f"{tmp_path}:/usr/bin:/bin"
-        return run("bash", "scripts/finetune.sh", cwd=tmp_path, env=env, code=code).text
+    def words(*options: str, **settings: str) -> list[str]:
+        env = {"PATH": f"{tmp_path}:/usr/bin:/bin", **settings}
+        return run("bash", "scripts/finetune.sh", *options, cwd=tmp_path, env=env, code=75).text.splitlines()
 
-    def refused(*names: str) -> str:
-        which = " ".join(names)
-        return f"finetune.sh: out holds the data of another {which}; choose another OUT, or remove that folder first\n"
-
-    finetune()
-    calls = (tmp_path / "calls").read_text()
-    assert calls.count("prepare") == 1 and calls.count("fairseq-train out/data-bin") == 1
-    shutil.copytree(tmp_path / "a", tmp_path / "copy")
-    finetune(TRAIN="copy")
-    assert finetune(1, TRAIN="other") == refused("TRAIN")
-    assert finetune(1, VALID="a", WEIGHTS="roberta-base") == refused("VALID", "WEIGHTS")
-    (tmp_path / "copy" / "deep" / "x.json").rename(tmp_path / "copy" / "deep" / "y.json")
-    assert finetune(1, TRAIN="copy") == refused("TRAIN")
-    assert finetune(1, TRAIN="none") == "finetune.sh: TRAIN: none: no such file or folder\n"
-    assert finetune(1, VALID="none", OUT="new") == "finetune.sh: VALID: none: no such file or folder\n"
-    assert not (tmp_path / "new").exists()
-    (tmp_path / "out" / "inputs.txt").unlink()  # as before there was one
-    (tmp_path / "out" / "data-bin").mkdir()
-    assert finetune(1) == refused("TRAIN", "VALID", "WEIGHTS")
-    assert (tmp_path / "calls").read_text().count("fairseq-train") == 2
+    examples = f"{tmp_path}/scripts/../examples/passages"
+    always = ["--log-format", "json", "--log-interval", "5"]
+    assert words() == [
+        *("train", f"{examples}/train", "--valid", f"{examples}/valid", "--pretrained", "roberta-base"),
+        *("--out", "work/finetune", "--watch", "cpu", *always),
+    ]
+    settings = {"TRAIN": "a b", "VALID": "c", "WEIGHTS": "w", "OUT": "o", "WATCH_DEVICE": "cuda:1", "UPDATES": "9"}
+    assert words("--seed", "2", WARMUP="3", LR="1e-5", MAX_TOKENS="99", SAVE_EVERY="4", **settings) == [
+        *("train", "a b", "--valid", "c", "--pretrained", "w", "--out", "o", "--watch", "cuda:1", *always),
+        *("--max-update", "9", "--warmup-updates", "3", "--lr", "1e-5", "--max-tokens", "99"),
+        *("--save-interval-updates", "4", "--seed", "2"),
+    ]
 
 
 def test_the_whole_round_told_to_stop_and_started_again(tmp_path: Path, pretrained: Path) -> None:

@@ -17,8 +17,8 @@ from ..version import __version__
 
 #: Sub-commands, each of a module of that name, which is loaded when it is used, as torch alone takes seconds.
 COMMANDS = (
-    "prepare import-hf export-hf clean learn-bpe fit-batch evaluate predict generate doctor compare average run watch "
-    "mail report"
+    "prepare import-hf export-hf clean learn-bpe fit-batch train evaluate predict generate doctor compare average run "
+    "watch mail report"
 ).split()
 
 _UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
@@ -133,7 +133,7 @@ def _ended_by_signals() -> Iterator[list[int]]:
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="fairseq-cloze")
 def main() -> None:
-    """Prepare cloze passages, move weights, score, compare and average checkpoints, look after runs.
+    """Prepare cloze passages, move weights, train, score, compare and average checkpoints, look after runs.
 
-    Training and validation are fairseq's own: fairseq-train --user-dir fairseq_cloze --task cloze_ranking.
+    train runs fairseq-train --user-dir fairseq_cloze --task cloze_ranking, which has every knob.
     """

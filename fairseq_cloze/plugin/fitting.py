@@ -103,6 +103,7 @@ def fit_batch(
     memory_limit: int | None = None,
     share: float = SHARE,
     say: Callable[[str], None] = lambda line: None,
+    at_most: int | None = None,
 ) -> FitResult:
     """Find the largest ``--max-tokens`` whose training steps fit.
 
@@ -115,6 +116,7 @@ def fit_batch(
         memory_limit: most bytes to use; all that is free where it is not given
         share: share of it that may be filled
         say: is called with a line when a size was measured
+        at_most: more is not wanted, so it is not looked for
 
     Raises:
         ClozeError: the options do not make a training
@@ -124,7 +126,7 @@ def fit_batch(
         raise ClozeError(f"--share: expected a number above 0, at most 1, found {share}")
     start = time.monotonic()
     with _Measuring(_completed(args), memory_limit) as measuring:
-        result = _search(measuring, share, say)
+        result = _search(measuring, share, say, at_most)
     result.seconds = time.monotonic() - start
     return result
 
@@ -199,7 +201,7 @@ class _Line:
         return max(self.update, round(self.fixed + self.per_token * tokens))
 
 
-def _search(measuring: _Measuring, share: float, say: Callable[[str], None]) -> FitResult:
+def _search(measuring: _Measuring, share: float, say: Callable[[str], None], at_most: int | None = None) -> FitResult:
     facts = measuring.facts
     limit, least, total = facts["limit"], facts["least"], facts["total"]
     probes: list[Probe] = []
@@ -237,7 +239,7 @@ def _search(measuring: _Measuring, share: float, say: Callable[[str], None]) -> 
     if len(fitted()) < 2:
         tried = [probe.tokens for probe in probes]
         try_size((min(tried) + max(tried)) // 2)
-    most = max(total, least)
+    most = max(total if at_most is None else min(total, at_most), least)
     for share_of_gap in ROUNDS:
         best = max((probe.tokens for probe in good()), default=least)
         line = _Line(fitted())

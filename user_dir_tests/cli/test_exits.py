@@ -25,6 +25,7 @@ CALLS = {
     "clean": ["nix.pt", "plain.pt"],
     "learn-bpe": ["nix.txt", "--out", "weights"],
     "fit-batch": ["nix", "--finetune-from-model", "nix.pt"],
+    "train": ["nix", "--pretrained", "nix", "--out", "out"],
     "evaluate": ["nix.pt", "bin"],
     "predict": ["nix.pt", "nix.jsonl", "--out", "answers.json"],
     "generate": ["nix.txt", "--out", "passages.jsonl"],

@@ -1,4 +1,4 @@
-"""Every command but fit-batch where there is no fairseq, and what each of them loads."""
+"""Every command but train and fit-batch where there is no fairseq, and what each of them loads."""
 
 from __future__ import annotations
 
@@ -106,13 +106,14 @@ def test_commands_without_torch(tmp_path: Path, pretrained: Path) -> None:
     found = loaded(
         tmp_path,
         ["mail", "flush"],
+        ["train", "--help"],
         ["compare", "one.json", "two.json"],
         ["learn-bpe", PASSAGES / "valid", "--size", "400", "--out", "bpe"],
         ["prepare", "--valid", PASSAGES / "valid", "--pretrained", pretrained, "--out", "bin", "--workers", "1"],
         ["report", "one.json", "--out", "report.html"],
         ["run", "--", "true"],
     )
-    assert found == {name: [] for name in ("mail", "compare", "learn-bpe", "prepare", "report", "run")}
+    assert found == {name: [] for name in ("mail", "train", "compare", "learn-bpe", "prepare", "report", "run")}
 
 
 def test_generate_and_the_doctor(tmp_path: Path) -> None:
@@ -131,7 +132,11 @@ def test_generate_and_the_doctor(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [("-m", "fairseq_cloze", "fit-batch", "bin"), ("-c", "import fairseq_cloze; fairseq_cloze.register()")],
+    [
+        ("-m", "fairseq_cloze", "fit-batch", "bin"),
+        ("-m", "fairseq_cloze", "train", "bin", "--pretrained", "weights", "--out", "out"),
+        ("-c", "import fairseq_cloze; fairseq_cloze.register()"),
+    ],
 )
 def test_training_says_what_to_install(tmp_path: Path, command: tuple[str, ...]) -> None:
     (tmp_path / "sitecustomize.py").write_text(WITHOUT)

@@ -88,6 +88,12 @@ def test_what_is_far_is_approached() -> None:
     assert [probe.tokens for probe in found.probes] == [512, 1024, 2048, 22784, 91136]
 
 
+def test_more_than_is_wanted_is_not_looked_for() -> None:
+    device = Device()
+    found = fitting._search(device, 0.92, lambda line: None, at_most=4096)
+    assert device.tried == [512, 1024, 2048, 4096] and found.max_tokens == 4096
+
+
 def test_updates_stay_as_large() -> None:
     assert search(Device(**{"max_tokens": 16384, "update_freq": 2})).options == "--max-tokens 6336 --update-freq 6"
     assert search(Device(**{"max_tokens": 4096})).options == "--max-tokens 6336 --update-freq 1"

@@ -84,6 +84,14 @@ def test_the_page_is_the_table() -> None:
     assert (ROOT / "docs" / "training-options.md").read_text() == page()
 
 
+def test_what_help_shows_is_what_is_declared() -> None:
+    """``train --help`` and ``docs/options.md``; the same script writes them anew."""
+    script = runpy.run_path(str(ROOT / "scripts" / "options_page.py"))
+    assert script["FILE"].read_text() == script["written"]()
+    assert (ROOT / "docs" / "options.md").read_text() == script["own_page"]()
+    assert len(script["known_options"]()) == 4
+
+
 def command(row: Row, folder: Path, weights: Path) -> list[str]:
     """Words of a row, for a training into *folder*."""
     words = f"{EVERYDAY} {row.tried}".replace("TMP", str(folder)).replace("WEIGHTS", str(weights)).split()

@@ -1,0 +1,186 @@
+"""Train: from passages and weights to a fine-tuned model, a table and a report.
+
+The same call goes on where it was interrupted.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ..errors import ClozeError, printable
+from ..files import PathLike, alone_in, write_text
+from ..plugin.fitting import fit_batch
+from ..plugin.requirements import require_installed
+from .facts import find_device, gather_facts
+from .inputs import CHECKPOINTS, claim, make_materials, read_inputs
+from .launch import requeued_by_signals, run_training, watching
+from .outcome import (
+    ANSWERS,
+    BEFORE,
+    Outcome,
+    difference,
+    find_result,
+    prediction_files,
+    score,
+    score_before,
+    split_to_judge,
+)
+from .plan import OTHER_STARTS, Device, Given, Plan, make_plan, tokens_of_update, with_save_dir
+
+REPORT, RESULT = "report.html", "result.json"
+_FIT = "fit.json"
+_NOTHING = "no split has answers to judge the result by; give --valid or --test to have a table"
+
+Tell = Callable[[str], None]
+
+
+def train(
+    data: PathLike,
+    pretrained: str,
+    out: PathLike,
+    *,
+    epochs: float = 3.0,
+    valid: Sequence[str] = (),
+    test: Sequence[str] = (),
+    watch: str | None = None,
+    seeds: int | None = None,
+    against: PathLike | None = None,
+    options: Sequence[str] = (),
+    tell: Tell = print,
+) -> Outcome | None:
+    """Fine-tune weights on passages with ``fairseq-train``.
+
+    Args:
+        data, valid, test: see :func:`fairseq_cloze.training.inputs.read_inputs`
+        pretrained: folder or file of weights, or a name of the Hugging Face hub
+        out: folder for all that is made; it belongs to the content of data and weights
+        epochs: how often to train on each passage
+        watch: device on which a watch scores the checkpoints beside the training; by default the training validates
+        seeds: train as often, with seeds 1, 2 ..., each into a folder of its own
+        against: folder of another training, or a prediction file, to compare with
+        options: for ``fairseq-train``; they stand in place of what is decided here
+        tell: takes a line for people
+
+    Returns:
+        what came of it; ``None`` where no split has answers to judge by
+
+    Raises:
+        ClozeError: something is missing, does not fit, or belongs to another training
+        SystemExit: ``fairseq-train`` has ended with that status, or a signal came: then with ``Exit.REQUEUE``
+    """
+    require_installed()
+    given = Given(options)
+    if seeds is not None and "--seed" in given:
+        raise ClozeError("--seeds and --seed: expected one of them")
+    others = prediction_files(against) if against is not None else []
+    inputs, folder = read_inputs(data, pretrained, valid, test), Path(out)
+
+    def say(line: str) -> None:
+        tell(printable(line))
+
+    with requeued_by_signals(), alone_in(folder):
+        claim(folder, inputs)
+        data_bin, weights = make_materials(inputs, folder, say)
+        plan = _decide(data_bin, weights, folder, given, epochs, watch is not None, say)
+        if seeds is None:
+            runs = {"fine-tuned": plan}
+        else:
+            places = {seed: folder / f"seed{seed}" / CHECKPOINTS for seed in range(1, seeds + 1)}
+            runs = {f"fine-tuned, seed {seed}": with_save_dir(plan, place, seed) for seed, place in places.items()}
+        for run in runs.values():
+            tell(run.line)
+            _train(run, watch)
+        outcome = _judge(runs, data_bin, weights, folder, watch is not None, given)
+        if outcome is not None and others:
+            ones = [run.path for run in outcome.runs]
+            outcome.differences.append(difference(f"fine-tuned - {against}", ones, others))
+        _finish(outcome, runs, data_bin, folder, watch is not None, say)
+    return outcome
+
+
+def _decide(data_bin: Path, weights: Path, folder: Path, given: Given, epochs: float, watched: bool, say: Tell) -> Plan:
+    facts, device = gather_facts(data_bin, weights, given), find_device(given)
+    if watched and not facts.has_valid:
+        raise ClozeError("--watch: there are no answers in a split 'valid' to score; give --valid, or leave it out")
+
+    def plan(fits: int | None = None) -> Plan:
+        return make_plan(
+            *(facts, device, given),
+            data_bin=data_bin,
+            weights=weights,
+            save_dir=folder / CHECKPOINTS,
+            user_dir=Path(__file__).resolve().parents[1],
+            epochs=epochs,
+            watched=watched,
+            fits=fits,
+        )
+
+    decided = plan()
+    if device.gpus and not given.any_of(("--max-tokens", "--batch-size")):
+        decided = plan(_fitting(decided, device, tokens_of_update(facts), folder / _FIT, say))
+    say(
+        f"{facts.parameters:,} parameters on {device.name}; {decided.updates:,} updates of about "
+        f"{tokens_of_update(facts):,} tokens, {decided.epochs:.2g} epochs"
+    )
+    return decided
+
+
+def _fitting(plan: Plan, device: Device, wanted: int, path: Path, say: Tell) -> int:
+    """The most tokens of a batch that fit, up to those *wanted*; measured once for the same plan and device."""
+    asked = hashlib.sha256(json.dumps([device.name, *plan.command]).encode()).hexdigest()
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if before["asked"] == asked:
+            return int(before["max_tokens"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    say(f"measuring what fits into the memory of {device.name}")
+    found = fit_batch(plan.command[1:], say=say, at_most=wanted)
+    write_text(path, json.dumps({"asked": asked, "max_tokens": found.max_tokens}) + "\n")
+    return found.max_tokens
+
+
+def _train(plan: Plan, watch: str | None) -> None:
+    with watching(plan.save_dir, plan.data_bin, watch) as watcher:
+        status = run_training(plan.command)
+        if not status and watcher is not None:
+            status = watcher.wait()  # until it has scored the last checkpoint
+    if status:
+        raise SystemExit(status)
+
+
+def _judge(
+    runs: dict[str, Plan], data_bin: Path, weights: Path, folder: Path, watched: bool, given: Given
+) -> Outcome | None:
+    split = split_to_judge(data_bin)
+    if split is None:
+        return None
+    scored, chance = [], 0.0
+    for name, run in runs.items():
+        checkpoint = find_result(run.save_dir, watched)
+        found, chance = score(data_bin, checkpoint, run.save_dir.parent / ANSWERS, split, name)
+        scored.append(found)
+    before = None
+    if not given.any_of(OTHER_STARTS):
+        before = score_before(data_bin, weights, checkpoint, folder / BEFORE, split)
+    paths = [run.path for run in scored]
+    differences = [difference("fine-tuned - pretrained", paths, [before.path])] if before else []
+    return Outcome(split, chance, before, scored, differences)
+
+
+def _finish(
+    outcome: Outcome | None, runs: dict[str, Plan], data_bin: Path, folder: Path, watched: bool, say: Tell
+) -> None:
+    from ..report.page import report, write_report
+
+    shown: list[PathLike] = [run.save_dir for run in runs.values()]
+    if outcome is not None:
+        write_text(folder / RESULT, outcome.to_json())
+        shown += [scored.path for scored in (*([outcome.before] if outcome.before else []), *outcome.runs)]
+    write_report(report(shown, passages=data_bin if outcome is not None else None), folder / REPORT)
+    for line in outcome.lines() if outcome is not None else [_NOTHING]:
+        say(line)
+    for name, run in runs.items():
+        say(f"{name}: {find_result(run.save_dir, watched)}")
+    say(f"report: {folder / REPORT}")

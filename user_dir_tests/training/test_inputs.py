@@ -1,0 +1,100 @@
+"""What is made belongs to the content of its inputs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from fairseq_cloze.errors import ClozeError
+from fairseq_cloze.training.inputs import Inputs, claim, read_inputs
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b", "w", "other"):
+        (tmp_path / name / "deep").mkdir(parents=True)
+        (tmp_path / name / "deep" / "x.json").write_text(name)
+    return tmp_path
+
+
+def claimed(train: str = "a", valid: str = "b", weights: str = "w", out: str = "out") -> str:
+    """What a call says that fails."""
+    try:
+        claim(Path(out), read_inputs(train, weights, [valid]))
+    except ClozeError as error:
+        return str(error)
+    return ""
+
+
+def refused(*names: str) -> str:
+    return f"out: was made from other inputs ({', '.join(names)}); choose another --out, or remove that folder first"
+
+
+def test_nothing_made_yet(folder: Path) -> None:
+    """Who has mistyped a name tries again."""
+    assert claimed(weights="mistyped") == claimed() == ""
+    (folder / "out" / "seed1").mkdir()
+    assert claimed() == "" and claimed(weights="mistyped") == refused("--pretrained")
+
+
+def test_prepared_data_belongs_to_its_inputs(folder: Path) -> None:
+    """By content, not by name or time: the same elsewhere goes on, anything else is refused in one line."""
+    assert claimed() == ""
+    (folder / "out" / "data-bin").mkdir()
+    assert claimed() == ""
+    shutil.copytree(folder / "a", folder / "copy")
+    (folder / "copy" / ".hidden").touch()
+    assert claimed("copy") == ""
+    assert claimed("other") == refused("passages")
+    assert claimed("a", "a", "roberta-base") == refused("--valid", "--pretrained")
+    (folder / "copy" / "deep" / "x.json").rename(folder / "copy" / "deep" / "y.json")
+    assert claimed("copy") == refused("passages")
+    assert claimed("none") == "none: no such file or folder; expected a data-bin, or passages to train on"
+    assert claimed("a", "none", out="new") == "--valid: none: no such file or folder; check the path"
+    assert not (folder / "new").exists()
+    (folder / "out" / "inputs.txt").unlink()  # nobody knows of what
+    assert claimed() == refused("passages", "--valid", "--pretrained")
+
+
+def test_another_split_is_another_input(folder: Path) -> None:
+    claim(Path("out"), read_inputs("a", "w", ["b"]))
+    (folder / "out" / "weights").mkdir()
+    with pytest.raises(ClozeError) as error:
+        claim(Path("out"), read_inputs("a", "w", ["b"], ["other"]))
+    assert str(error.value) == refused("--test")
+
+
+def test_a_file_that_cannot_be_read(folder: Path) -> None:
+    (folder / "a" / "gone.json").symlink_to("nowhere")
+    with pytest.raises(ClozeError) as error:
+        claim(Path("out"), read_inputs("a", "w"))
+    assert str(error.value) == "a/gone.json: cannot be read (No such file or directory); check the file"
+
+
+def test_splits_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    for name in ("dev.jsonl", "test.json", "other.jsonl"):
+        (tmp_path / name).touch()
+    train, dev, test, other = (tmp_path / name for name in ("train", "dev.jsonl", "test.json", "other.jsonl"))
+    assert read_inputs(tmp_path, "w") == Inputs("w", passages={"train": [train], "valid": [dev], "test": [test]})
+    given = read_inputs(tmp_path, "w", [str(other), str(dev)])
+    assert given.passages == {"train": [train], "valid": [other, dev], "test": [test]}
+    assert read_inputs(train, "w").passages == {"train": [train]}
+
+
+def test_a_data_bin_has_its_splits(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    assert read_inputs(tmp_path, "w") == Inputs("w", data_bin=tmp_path)
+    with pytest.raises(ClozeError) as error:
+        read_inputs(tmp_path, "w", ["x"])
+    assert str(error.value) == (
+        f"{tmp_path}: a data-bin has its own splits; leave out --valid and --test, or give passages"
+    )
+    claim(tmp_path / "out", read_inputs(tmp_path, "w"))
+    (tmp_path / "out" / "checkpoints").mkdir()
+    (tmp_path / "manifest.json").write_text("{} ")
+    with pytest.raises(ClozeError, match=r"was made from other inputs \(data-bin\)"):
+        claim(tmp_path / "out", read_inputs(tmp_path, "w"))
