@@ -1,0 +1,1 @@
+"""Converting: exam sheets, tables, quizzes and benchmarks become passages, and answers become keys and filled sheets."""
