@@ -1,5 +1,6 @@
 """``fairseq-cloze convert``"""
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -15,7 +16,8 @@ from .options import blank_option, echo_beside, on_error_option
 @click.option("--out", required=True, metavar="FILE", help="JSONL file to write, or -; with --to a .txt or .docx file.")
 @click.option("--key", "keys", multiple=True, metavar="FILE",
               help="Answers to a sheet, where they are in a file of their own; one for each IN.")
-@click.option("--from", "source_format", type=click.Choice(FORMATS), help="Format of IN.  [default: told from the content]")
+@click.option("--from", "source_format", type=click.Choice(FORMATS),
+              help="Format of IN.  [default: told from the content]")
 @click.option("--column", "columns", multiple=True, metavar="ROLE=NAME",
               help="Column of a table: text=NAME, options=NAME,NAME,..., answer=NAME, id=NAME.")
 @click.option("--encoding", metavar="NAME", help="Encoding of text.  [default: told from the content]")
@@ -26,7 +28,13 @@ from .options import blank_option, echo_beside, on_error_option
 @on_error_option
 # fmt: on
 def command(
-    inputs: tuple[str, ...], out: str, keys: tuple[str, ...], to: str | None, passages: tuple[str, ...], on_error: str, **chosen: Any
+    inputs: Sequence[str],
+    out: str,
+    keys: Sequence[str],
+    to: str | None,
+    passages: Sequence[str],
+    on_error: str,
+    **chosen: Any,
 ) -> None:
     """Make passages from exam sheets (.txt, .docx), tables, quizzes of Moodle, benchmarks and data sets.
 

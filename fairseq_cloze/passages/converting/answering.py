@@ -10,7 +10,7 @@ from ...files import PathLike, replacing, write_text
 from ...jsontext import NotJson, parse_json
 from ..passage import LETTERS, Passage
 from ..text import BLANK
-from .convert import Choices, load, read_bytes
+from .convert import NO_CHOICES, Choices, load, read_bytes
 from .word import write_word
 
 KINDS = ("key", "sheet")
@@ -65,13 +65,13 @@ def read_letters(path: PathLike) -> dict[str, list[str]]:
 
 
 def answer(
-    predictions: PathLike, passages: Sequence[PathLike], to: str, out: PathLike, choices: Choices = Choices()
+    predictions: PathLike, passages: Sequence[PathLike], to: str, out: PathLike, choices: Choices = NO_CHOICES
 ) -> str:
     """Write a key or a filled sheet, and say what was written in a line.
 
     Args:
         predictions: what ``predict --out`` wrote
-        passages: what was predicted, in any format that :func:`~fairseq_cloze.passages.converting.convert.convert` reads
+        passages: what was predicted, in any format that :func:`.convert.convert` reads
         to: ``key`` or ``sheet``
         out: ``.docx`` is a document of Word, anything else plain text
         choices: what the user says of the passages
@@ -85,7 +85,8 @@ def answer(
     for key in letters:
         if key not in ids:
             raise ClozeError(
-                f"{predictions}: passage '{printable(key)}': expected one of the passages, found none of this id; give all passages that were predicted"
+                f"{predictions}: passage '{printable(key)}': expected one of the passages, found none of this "
+                "id; give all passages that were predicted"
             )
     paragraphs: Paragraphs = []
     for number, (fields, passage) in enumerate(found, 1):
@@ -93,12 +94,14 @@ def answer(
         if own is None or len(own) != len(passage.candidates):
             answers = "none" if own is None else f"{len(own)}"
             raise ClozeError(
-                f"{predictions}: passage '{printable(passage.id)}': expected {len(passage.candidates)} answers, found {answers}; predict these passages"
+                f"{predictions}: passage '{printable(passage.id)}': expected {len(passage.candidates)} "
+                f"answers, found {answers}; predict these passages"
             )
         for place, (letter, options) in enumerate(zip(own, passage.candidates), 1):
             if LETTERS.index(letter) >= len(options):
                 raise ClozeError(
-                    f"{predictions}: passage '{printable(passage.id)}', blank {place}: expected a letter of {len(options)} options, found {letter}"
+                    f"{predictions}: passage '{printable(passage.id)}', blank {place}: expected a letter of "
+                    f"{len(options)} options, found {letter}"
                 )
         numbers = _numbers(fields, passage)
         if len(found) > 1:

@@ -151,7 +151,8 @@ def _misfit(text: str, expected: Sequence[int] | int, readings: list[Reading]) -
     best = plain if plain.spans else numbered
     lists = f"{count} list{'s' * (count > 1)} of options"
     return NoReading(
-        f"expected {count} blank{'s' * (count > 1)} for {lists}, found {len(best.spans)}; give each blank options, and mark it ____ or with its "
+        f"expected {count} blank{'s' * (count > 1)} for {lists}, found {len(best.spans)}; give each blank "
+        "options, and mark it ____ or with its "
         "number, such as __1__",
         best.spans[0][0] if best.spans else 0,
     )

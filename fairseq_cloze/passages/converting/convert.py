@@ -74,11 +74,14 @@ class Choices:
     uneven: bool = False
 
 
+NO_CHOICES = Choices()
+
+
 def convert(
     inputs: Sequence[PathLike],
     out: PathLike,
     keys: Sequence[PathLike] = (),
-    choices: Choices = Choices(),
+    choices: Choices = NO_CHOICES,
     on_error: str = "stop",
     say: Callable[[str], None] = lambda line: None,
 ) -> Conversion:
@@ -111,7 +114,7 @@ def convert(
 def load(
     inputs: Sequence[PathLike],
     keys: Sequence[PathLike] = (),
-    choices: Choices = Choices(),
+    choices: Choices = NO_CHOICES,
     on_error: str = "stop",
     result: Conversion | None = None,
     say: Callable[[str], None] = lambda line: None,
@@ -159,7 +162,8 @@ def _find(given: Path, tally: Tally, key: Path | None) -> list[_Input]:
         return [_Input(given, "stdin", key)]
     if not given.exists():
         raise ClozeError(
-            f"{printable(str(given))}: no such file or folder; give a sheet, a table, a quiz or a data set, or a folder of them"
+            f"{printable(str(given))}: no such file or folder; give a sheet, a table, a quiz or a data set, "
+            "or a folder of them"
         )
     if not given.is_dir():
         return [_Input(given, _stem(given.name), key)]

@@ -1,4 +1,4 @@
-"""Answer keys: ``1-5 ABCDA``, ``1. A 2. B``, tables, letters in a row; at the end of a sheet or in a file of its own."""
+"""Answer keys: ``1-5 ABCDA``, ``1. A 2. B``, tables, letters in a row; in a sheet or in a file of their own."""
 
 import re
 from collections.abc import Sequence
@@ -172,7 +172,8 @@ def answer_index(document: Document, answer: Answer, options: Sequence[str]) -> 
     number = "" if answer.number is None else f" of blank {answer.number}"
     raise document.error(
         answer.line,
-        f"expected an answer{number} that is a letter A-{chr(ord('A') + len(options) - 1)} or one of its options, found '{answer.text[:60]}'",
+        f"expected an answer{number} that is a letter A-{chr(ord('A') + len(options) - 1)} or one of its "
+        f"options, found '{answer.text[:60]}'",
     )
 
 

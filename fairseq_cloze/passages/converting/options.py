@@ -12,7 +12,10 @@ _ROUND = r"[\u2460-\u2473]"
 _LETTER = r"(?P<letter>[A-Za-z\uff21-\uff3a])"
 
 #: Before an option: the number of the blank it is for.
-NUMBER = rf"(?:(?:[Qq]uestion|Q|No\.?) ?)?[(\[\uff08\u3010]? ?(?P<number>\d{{1,3}}|{_ROUND}) ?[)\]\uff09\u3011]?[.\uff0e\u3001:\uff1a)\uff09]? ?"
+NUMBER = (
+    rf"(?:(?:[Qq]uestion|Q|No\.?) ?)?[(\[\uff08\u3010]? ?(?P<number>\d{{1,3}}|{_ROUND}) ?[)\]\uff09\u3011]?"
+    r"[.\uff0e\u3001:\uff1a)\uff09]? ?"
+)
 
 #: How the letters of options are written, by an example.
 _STYLES = {
@@ -158,7 +161,8 @@ def _split(document: Document, line: Line, head: _Head, last: int | None) -> lis
         letter = chr(ord("A" if head.is_upper else "a") + next(a[2] for a, b in zip(*chains[:2]) if a != b))
         raise document.error(
             line,
-            f"expected one place where option {letter} begins, found several in '{line.text.strip()[:60]}'; put each option on a line of its own",
+            f"expected one place where option {letter} begins, found several in '{line.text.strip()[:60]}'; "
+            "put each option on a line of its own",
         )
     [chain] = chains
     ends = [mark[0] for mark in chain] + [len(text)]
@@ -218,7 +222,8 @@ def _read_lists(document: Document, start: int) -> tuple[list[Entry], int] | Non
                         expected = chr(ord("A") + len(row[0].options)) if row else "A"
                         raise document.error(
                             line,
-                            f"expected option {expected}, found {chr(ord('A') + option.index)}; letter the options A, B, C, ...",
+                            f"expected option {expected}, found {chr(ord('A') + option.index)}; letter the "
+                            "options A, B, C, ...",
                         )
                     entry = takers[0]
                 entry.options.append(option.text)

@@ -136,7 +136,8 @@ def find_columns(names: Sequence[str], chosen: Mapping[str, str], source: str) -
         missing = "a text" if text is None else "options"
         raise PassageError(
             source,
-            f"expected a column with {missing}, found {_named(names)}; say --column {'text=NAME' if text is None else 'options=NAME,NAME,...'}",
+            f"expected a column with {missing}, found {_named(names)}; say --column "
+            f"{'text=NAME' if text is None else 'options=NAME,NAME,...'}",
         )
     firsts = [int(found[1]) for found in map(_OPTION.fullmatch, options) if found and found[1].isdigit()]
     return Columns((text,), options, answer, key, min(firsts) if len(firsts) > 1 and min(firsts) < 2 else None)
@@ -303,7 +304,8 @@ def _separator(rows: Sequence[Row], columns: Columns) -> str | None:
         place = next(row.source for row, value in zip(rows, values) if isinstance(value, str))
         raise PassageError(
             place,
-            f"expected options parted by one of {' '.join(map(repr, _SEPARATORS))}, found {found} in all; give each option a column",
+            f"expected options parted by one of {' '.join(map(repr, _SEPARATORS))}, found {found} in all; "
+            "give each option a column",
             columns.options[0],
         )
     return fits[0]
@@ -374,7 +376,8 @@ def _answer_kind(items: Sequence[_Item], columns: Columns) -> str | None:
         expected = kinds[0] if len(kinds) == 1 else "a letter, a number or the text"
         raise PassageError(
             item.rows[0].source,
-            f"expected an answer that is {expected} of one of {len(found_options)} options, found {printable(repr(value))[:60]}",
+            f"expected an answer that is {expected} of one of {len(found_options)} options, found "
+            f"{printable(repr(value))[:60]}",
             columns.answer,
         )
     if len({tuple(found) for found in fitting.values()}) > 1:

@@ -20,15 +20,18 @@ _REST = r"(?:\s*[:.\u2013\u2014(\uff08-].{0,60}|\s+[A-Z].{0,50}|)"
 
 #: Headings that part passages.
 PART = re.compile(
-    rf"\W*(?:(?:passage|text|cloze(?: test| passage)?|article|reading|story|exercise|section|part|unit|test|task)\s*{_COUNT}{_REST}"
+    rf"\W*(?:(?:passage|text|cloze(?: test| passage)?|article|reading|story|exercise|section|part|unit|test"
+    rf"|task)\s*{_COUNT}{_REST}"
     rf"|(?:[IVX]{{1,5}}|[\u4e00\u4e8c\u4e09\u56db\u4e94\u516d\u4e03\u516b\u4e5d\u5341]{{1,2}})\s*[.\u3001]\s*.{{1,60}}"
     r"|(?:\u77ed\u6587|\u7bc7\u7ae0|\u6587\u7ae0)\s*[\d\u4e00-\u5341A-H]{1,2}\W*|\([A-H]\)|[A-H]$)\s*$",
     re.IGNORECASE,
 )
 #: How directions begin, which are no part of a text.
 _DIRECTIONS = re.compile(
-    r"\W*(?:directions?|instructions?|task)\s*[:\uff1a.]|\W*(?:please )?(?:read|choose|complete|fill|for (?:each|questions?|blanks?)|for numbers?"
-    r"|there (?:is|are) \w+ (?:blanks?|passages?|texts?))\b.*\b(?:blanks?|gaps?|options?|choices?|passages?|texts?|answers?|A,? ?B|spaces?)\b"
+    r"\W*(?:directions?|instructions?|task)\s*[:\uff1a.]|\W*(?:please )?(?:read|choose|complete|fill"
+    r"|for (?:each|questions?|blanks?)|for numbers?"
+    r"|there (?:is|are) \w+ (?:blanks?|passages?|texts?))\b.*"
+    r"\b(?:blanks?|gaps?|options?|choices?|passages?|texts?|answers?|A,? ?B|spaces?)\b"
     r"|(?:\u9605\u8bfb|\u8bf7|\u4ece|\u5148).*(?:\u9009|\u586b|\u9898)|\u5b8c\u5f62\u586b\u7a7a",
     re.IGNORECASE,
 )
@@ -42,7 +45,8 @@ _NAME = re.compile(
 )
 _FURNITURE = re.compile(
     r"\W*(?:page|p\.)\s*\d+(?:\s*(?:of|/)\s*\d+)?\W*|\W?\s*\d+\s*(?:/|of)\s*\d+\s*\W?|-\s*\d+\s*-|\u7b2c\s*\d+\s*\u9875.*"
-    r"|[-=*~\u2014\u2500#\u00b7.]{5,}|_{20,}|(?:\* ?){3,}|\W*(?:options?|choices|questions?|(?:multiple[- ]choice )?cloze(?: test| passage)?"
+    r"|[-=*~\u2014\u2500#\u00b7.]{5,}|_{20,}|(?:\* ?){3,}"
+    r"|\W*(?:options?|choices|questions?|(?:multiple[- ]choice )?cloze(?: test| passage)?"
     r"|the end|end of (?:the )?(?:test|exam|paper))(?: for (?:passage|text) \w+| \d+\s*[-\u2013]\s*\d+)?\s*[:.]?",
     re.IGNORECASE,
 )
@@ -225,7 +229,8 @@ class _Reader:
         if not texts:
             raise document.error(
                 entries[0].line,
-                "expected a text with blanks before its options, found none; mark each blank ____ or with its number, such as __1__",
+                "expected a text with blanks before its options, found none; mark each blank ____ or with "
+                "its number, such as __1__",
             )
         self.drop_texts()
         for block, own in zip(texts, self.shared(texts)):
@@ -251,7 +256,8 @@ class _Reader:
             line = next(line for block in self.blocks for line in block.lines if line.text.strip())
             raise document.error(
                 line,
-                f"expected options or answers, found '{line.text.strip()[:60]}'; put a text before its options, and take out what belongs to none",
+                f"expected options or answers, found '{line.text.strip()[:60]}'; put a text before its "
+                "options, and take out what belongs to none",
             )
         if self.left_out:
             shown = "; ".join(f"{line.place}: '{_short(line.text)}'" for line in self.left_out)
@@ -277,7 +283,8 @@ class _Reader:
             return [entries[start:end] for start, end in zip(ends, ends[1:])]
         raise document.error(
             entries[0].line,
-            f"expected options for {len(texts)} texts with {' + '.join(str(len(numbers_of(b.text)) or c) for b, c in zip(texts, counts))} blanks, found "
+            f"expected options for {len(texts)} texts with "
+            f"{' + '.join(str(len(numbers_of(b.text)) or c) for b, c in zip(texts, counts))} blanks, found "
             f"{len(entries)} lists; put the options of each text behind it",
         )
 
@@ -323,7 +330,8 @@ class _Reader:
         if len(entry.options) != len(first.options) and not self.uneven:
             raise self.document.error(
                 entry.line,
-                f"{name}: expected {len(first.options)}, as the first blank has, found {len(entry.options)}; if that is meant, pass --uneven",
+                f"{name}: expected {len(first.options)}, as the first blank has, found {len(entry.options)}; "
+                "if that is meant, pass --uneven",
             )
         if len(entry.options) > 26:
             raise self.document.error(entry.line, f"{name}: expected at most 26, found {len(entry.options)}")
@@ -341,7 +349,8 @@ def _find_bank(document: Document, block: _Block, text: str, bank: Entry) -> Any
     if len(bank.options) < count:
         raise document.error(
             bank.line,
-            f"expected options for each of {count} blanks, or one list with at least as many, found one list of {len(bank.options)}",
+            f"expected options for each of {count} blanks, or one list with at least as many, found one list "
+            f"of {len(bank.options)}",
         )
     document.notes.append(f"{bank.line.place}: one list of {len(bank.options)} options stands for all {count} blanks")
     return _find(document, block, text, count, 0)

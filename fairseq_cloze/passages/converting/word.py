@@ -1,4 +1,4 @@
-"""Word: the lines of a ``.docx`` as its reader sees them, with numbers that Word makes and blanks that are underlined."""
+"""Word: the lines of a ``.docx`` as its reader sees them, with automatic numbers and blanks that are underlined."""
 
 import io
 import re
