@@ -25,6 +25,9 @@ READINGS: dict[str, re.Pattern[str]] = {
     "in brackets": re.compile(rf"{_BRACKETED}|{_ROUND}"),
 }
 _NUMBERED = ("with the number in or before them", "with the number behind them", "in brackets")
+_SURELY_NUMBERED = re.compile(
+    rf"{FILL}(?:{_N}|{_ROUND}|{_BRACKETED}){FILL}|(?:{_BRACKETED}|{_ROUND}) ?{FILL}|{FILL} ?(?:{_BRACKETED}|{_ROUND})"
+)
 _LETTER = re.compile(r"[A-Za-z0-9\u00c0-\u024f]")
 
 
@@ -112,10 +115,18 @@ def find_blanks(text: str, expected: Sequence[int] | int) -> Reading:
         wanted = expected
         if isinstance(wanted, int):
             wanted = range(first, first + count) if first is not None else ()
-        if reading.name == "without numbers" or list(numbers) == list(wanted):
+        if list(numbers) == list(wanted) or (reading.name == "without numbers" and not _is_numbered(text, expected)):
             _check_rest(text, reading)
             return reading
     raise _misfit(text, expected, readings)
+
+
+def _is_numbered(text: str, expected: Sequence[int] | int) -> bool:
+    """Whether blanks of a text have numbers, though not those that they should have."""
+    if _SURELY_NUMBERED.search(text):
+        return True
+    wanted = range(1, expected + 1) if isinstance(expected, int) else expected
+    return 2 * len(set(read(text, _NUMBERED[0]).numbers) & set(wanted)) > len(wanted) > 1
 
 
 def _check_rest(text: str, reading: Reading) -> None:

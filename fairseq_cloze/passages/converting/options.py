@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from .blanks import number_in
+from .blanks import FILL, number_in
 from .lines import Document, Line
 
 _ROUND = r"[\u2460-\u2473]"
@@ -31,6 +31,7 @@ _MARKS = {name: re.compile(rf"(?P<star>\*)?{marker}\s*") for name, marker in _ST
 _RESTART = re.compile(
     r"(?<=\s)(?=[(\[\uff08]?\d{1,3}[)\]\uff09.\uff0e\u3001]\s*(?:[(\[\uff08]?[Aa\uff21][.)\]\uff0e\uff09\u3001:]))"
 )
+_BARE = re.compile(rf"(?:{NUMBER})?(?P<letter>[A-Z]) (?P<text>\S.*)")
 _LONE_NUMBER = re.compile(NUMBER.strip())
 _LONE_LETTER = re.compile(r"(?:[Oo]ption |[Cc]hoice )?[(\[\uff08]?([A-Z\uff21-\uff3a])[.)\]\uff0e\uff09\u3001:]?")
 
@@ -68,6 +69,8 @@ def _head(cell: str) -> _Head | None:
         if match := pattern.match(cell):
             letter = unicodedata.normalize("NFKC", match["letter"])
             number = number_in(match["number"]) if match["number"] else None
+            if style == "A:" and number is None and letter == "A":
+                continue  # somebody speaks
             rest = cell[match.end() :]
             return _Head(number, letter_index(letter), letter.isupper(), style, rest, match["star"] is not None)
     return None
@@ -98,8 +101,20 @@ def _heads(line: Line) -> list[_Head]:
         elif found and number is None:
             found[-1].text = f"{found[-1].text} {cell}".strip()
         else:
-            return []
-    return found if number is None else []
+            return _bare_heads(cells)
+    return found if number is None and found else _bare_heads(cells)
+
+
+def _bare_heads(cells: list[str]) -> list[_Head]:
+    """As :func:`_heads`, of ``1 A calm   B cold``."""
+    found = [_BARE.fullmatch(cell) for cell in cells if cell]
+    letters = [each["letter"] for each in found if each]
+    if len(letters) < max(2, len(found)) or letters != [chr(ord("A") + place) for place in range(len(letters))]:
+        return []
+    heads = [_Head(None, place, True, "A", each["text"], False) for place, each in enumerate(found) if each]
+    first = found[0]
+    heads[0].number = number_in(first["number"]) if first and first["number"] else None
+    return heads
 
 
 def lone_number(line: Line) -> int | None:
@@ -234,6 +249,8 @@ def _read_lists(document: Document, start: int) -> tuple[list[Entry], int] | Non
         if len(entries) == 1:
             return None  # "A. Smith was late."
         end = lines.index(entries.pop().line)
+    if entries and any(re.search(FILL, option) for option in entries[0].options):
+        return None  # a dialogue
     for entry in entries:
         if len(entry.options) < 2:
             raise document.error(
@@ -279,7 +296,7 @@ def _read_table(document: Document, start: int) -> tuple[list[Entry], int] | Non
             if found == list(range(found[0] or 0, (found[0] or 0) + len(found))):
                 return _read_columns(document, start, found)
     if (line.is_row or "\t" in line.text) and len(texts) >= 3 and numbers[0] and _head(texts[1]) is None:
-        if all(texts) and not all(len(text) == 1 for text in texts[1:]) and not any(numbers[1:]):
+        if all(texts) and not any(numbers[1:]) and not (texts[1] == "A" and "B" in texts[2:4]):
             return _read_rows(document, start, len(texts) - 1)
     return None
 

@@ -83,6 +83,7 @@ class SheetPassage:
     right: list[int | None]
     parted: int = 0  #: blanks that touched a letter
     keyed_by: str | None = None
+    key: tuple[Document, Line] | None = None  #: where its last answer stands
 
     def to_json(self) -> dict[str, Any]:
         """As ``prepare`` reads it; numbers that are not 1, 2, 3, ... are kept for ``--to``."""
@@ -131,7 +132,6 @@ class _Reader:
         self.entries: list[Entry] = []
         self.left_out: list[Line] = []
         self.keyed = 0  #: passages for which answers were read
-        self.options_first: bool | None = None
 
     def read(self) -> None:
         lines, at = self.document.lines, 0
@@ -261,7 +261,8 @@ class _Reader:
             )
         if self.left_out:
             shown = "; ".join(f"{line.place}: '{_short(line.text)}'" for line in self.left_out)
-            document.notes.append(f"left out {_count(len(self.left_out), 'line')} that belong to no text: {shown}")
+            count = f"{len(self.left_out):,} line{'s' * (len(self.left_out) > 1)}"
+            document.notes.append(f"left out {count} that are no part of a text: {shown}")
 
     def shared(self, texts: Sequence[_Block]) -> list[list[Entry]]:
         """The options of each text."""
@@ -289,7 +290,10 @@ class _Reader:
         )
 
     def make(self, block: _Block, entries: list[Entry]) -> SheetPassage:
-        document, text = self.document, block.text
+        document = self.document
+        if len(entries) == 1:
+            block = self.without_title(block)
+        text = block.text
         numbers = [entry.number for entry in entries if entry.number is not None]
         if numbers and len(numbers) < len(entries):
             line = next(entry.line for entry in entries if entry.number is None)
@@ -319,6 +323,15 @@ class _Reader:
         return SheetPassage(
             article, options, numbers, line, f"{found.name} ('{found.shape}')", entries[0].shape, right, parted
         )
+
+    def without_title(self, block: _Block) -> _Block:
+        """A question without the lines before it, if it has a number and they have no blank."""
+        start = next(place for place, line in enumerate(block.lines) if has_blanks(line.text))
+        before = [line for line in block.lines[:start] if line.text.strip()]
+        if not before or block.lines[start - 1].text.strip() or not _NUMBERED.match(block.lines[start].text):
+            return block
+        self.left_out += before
+        return _Block(block.lines[start:])
 
     def check_entry(self, entry: Entry, first: Entry) -> None:
         name = "the options" if entry.number is None else f"the options of blank {entry.number}"
@@ -416,6 +429,7 @@ def _assign(document: Document, passages: Sequence[SheetPassage], answers: Seque
 def _set(document: Document, passage: SheetPassage, place: int, answer: Answer, where: str) -> None:
     passage.right[place] = answer_index(document, answer, passage.options[place])
     passage.keyed_by = where
+    passage.key = document, answer.line
 
 
 def _check_answers(document: Document, passages: Sequence[SheetPassage]) -> None:
@@ -424,9 +438,11 @@ def _check_answers(document: Document, passages: Sequence[SheetPassage]) -> None
     total = sum(len(passage.right) for passage in passages)
     if 0 < known < total:
         passage = next(passage for passage in passages if None in passage.right)
+        keys = [each.key for each in (passage, *reversed(passages)) if each.key]
+        document, line = keys[0] if keys else (document, passage.line)
         number = passage.numbers[passage.right.index(None)]
         raise document.error(
-            passage.line,
+            line,
             f"expected answers for all {total} blanks or for none, found {known}; blank {number} of this text has none",
         )
 
@@ -434,7 +450,3 @@ def _check_answers(document: Document, passages: Sequence[SheetPassage]) -> None
 def _short(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= 40 else text[:37] + "..."
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"
