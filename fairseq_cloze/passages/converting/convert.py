@@ -282,7 +282,7 @@ def _sheet(document: Document, given: _Input, choices: Choices) -> Made:
     for number, passage in enumerate(passages, 1):
         name = given.stem if len(passages) == 1 else f"{given.stem}:{number}"
         made.passages.append((f"{document.source}, {passage.line.place}", name, passage.to_json()))
-    marks = " and ".join(dict.fromkeys(passage.marks for passage in passages))
+    marks = " and ".join(f"{name} ('{shape}')" for name, shape in dict(passage.marks for passage in passages).items())
     shapes = " and ".join(dict.fromkeys(repr(passage.shape) for passage in passages))
     keyed = next((passage.keyed_by for passage in passages if passage.keyed_by), None)
     has_answers = any(index is not None for passage in passages for index in passage.right)

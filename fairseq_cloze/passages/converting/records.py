@@ -120,7 +120,7 @@ def find_columns(names: Sequence[str], chosen: Mapping[str, str], source: str) -
                     source, f"expected a column '{name}', as --column {role} says, found {_named(names)}"
                 )
     for title, needed, columns in _KNOWN:
-        if not chosen and set(needed) <= set(names):
+        if not chosen and set(needed) <= set(names) and not (title == "WinoGrande" and "option3" in names):
             kept = tuple(name for name in columns.options if name in names)
             answer, key = (name if name in names else None for name in (columns.answer, columns.id))
             return Columns(columns.text, kept, answer, key, columns.first, columns.is_ending, title)

@@ -78,7 +78,7 @@ class SheetPassage:
     options: list[list[str]]
     numbers: list[int]
     line: Line  #: where it begins
-    marks: str  #: how its blanks are marked
+    marks: tuple[str, str]  #: how its blanks are marked, and the first one
     shape: str  #: how its options are written
     right: list[int | None]
     parted: int = 0  #: blanks that touched a letter
@@ -260,9 +260,9 @@ class _Reader:
                 "options, and take out what belongs to none",
             )
         if self.left_out:
-            shown = "; ".join(f"{line.place}: '{_short(line.text)}'" for line in self.left_out)
-            count = f"{len(self.left_out):,} line{'s' * (len(self.left_out) > 1)}"
-            document.notes.append(f"left out {count} that are no part of a text: {shown}")
+            lines = sorted(self.left_out, key=document.lines.index)
+            shown = "; ".join(f"{line.place}: '{_short(line.text)}'" for line in lines)
+            document.notes.append(f"left out, as no part of a text ({len(lines):,}): {shown}")
 
     def shared(self, texts: Sequence[_Block]) -> list[list[Entry]]:
         """The options of each text."""
@@ -320,9 +320,7 @@ class _Reader:
         line = next(line for line in block.lines if line.text.strip())
         options = [_without_ends(entry.options) for entry in entries]
         right = [entry.right for entry in entries]
-        return SheetPassage(
-            article, options, numbers, line, f"{found.name} ('{found.shape}')", entries[0].shape, right, parted
-        )
+        return SheetPassage(article, options, numbers, line, (found.name, found.shape), entries[0].shape, right, parted)
 
     def without_title(self, block: _Block) -> _Block:
         """A question without the lines before it, if it has a number and they have no blank."""
