@@ -75,10 +75,10 @@ def read(text: str, name: str) -> Reading:
 
 
 def _without_stops(found: Sequence[re.Match[str]]) -> list[tuple[int, int]]:
-    """Where markers stand; of dots, one more than in most is the end of a sentence."""
+    """Where markers stand; of dots, one more than in others is the end of a sentence."""
     counts = [len(match[0]) - len(match[0].rstrip(".")) for match in found]
-    usual = max(sorted(set(counts)), key=counts.count, default=0)
-    return [(match.start(), match.end() - (0 < usual == count - 1)) for match, count in zip(found, counts)]
+    fewest = min(counts, default=0)
+    return [(match.start(), match.end() - (0 < fewest == count - 1)) for match, count in zip(found, counts)]
 
 
 def has_blanks(text: str) -> bool:

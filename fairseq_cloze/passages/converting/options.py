@@ -275,7 +275,7 @@ def _next_starts(lines: list[Line], at: int, index: int, most: int = 1) -> bool:
             continue
         heads = _heads(line)
         if heads:
-            return heads[0].index == index and (index == 0 or heads[0].number is None)
+            return heads[0].index == index and heads[0].number is None
         if most == 1:
             return False
     return False
@@ -317,15 +317,13 @@ def _read_rows(document: Document, at: int, count: int) -> tuple[list[Entry], in
             raise document.error(
                 line, f"expected a number and {count} options, one in each column, found {len(cells) - 1}"
             )
-        options = [_without_letter(cell, index) for index, cell in enumerate(cells[1:])]
-        entries.append(Entry(line, number_in(number["number"]), options, shape="columns"))
+        entries.append(Entry(line, number_in(number["number"]), cells[1:], shape="columns"))
         at = end = at + 1
+    heads = [_head(option) for entry in entries for option in entry.options]
+    if all(head and head.number is None and head.index == place % count for place, head in enumerate(heads)):
+        for place, head in enumerate(heads):  # the letters stand in the cells
+            entries[place // count].options[place % count] = head.text if head else ""
     return (entries, end) if entries else None
-
-
-def _without_letter(cell: str, index: int) -> str:
-    head = _head(cell)
-    return head.text if head is not None and head.index == index and head.number is None else cell
 
 
 def _read_columns(document: Document, at: int, numbers: list[int | None]) -> tuple[list[Entry], int] | None:

@@ -23,7 +23,7 @@ PART = re.compile(
     rf"\W*(?:(?:passage|text|cloze(?: test| passage)?|article|reading|story|exercise|section|part|unit|test"
     rf"|task)\s*{_COUNT}{_REST}"
     rf"|(?:[IVX]{{1,5}}|[\u4e00\u4e8c\u4e09\u56db\u4e94\u516d\u4e03\u516b\u4e5d\u5341]{{1,2}})\s*[.\u3001]\s*.{{1,60}}"
-    r"|(?:\u77ed\u6587|\u7bc7\u7ae0|\u6587\u7ae0)\s*[\d\u4e00-\u5341A-H]{1,2}\W*|\([A-H]\)|[A-H]$)\s*$",
+    r"|(?:\u77ed\u6587|\u7bc7\u7ae0|\u6587\u7ae0)\s*[\d\u4e00-\u5341A-H]{1,2}\W*|(?-i:\([A-H]\)|[A-H]$))\s*$",
     re.IGNORECASE,
 )
 #: How directions begin, which are no part of a text.
@@ -177,14 +177,16 @@ class _Reader:
             if found := read_options(document, at):
                 self.entries += found[0]
                 return found[1]
-        if PART.fullmatch(text) and not has_blanks(text):
+        alone = self.stands_alone(lines, at)
+        if _NAME.fullmatch(text) and (alone or re.search(FILL, text)):
             return self.leave_out(lines, at, at + 1, parts=True)
-        if _NAME.fullmatch(text):
-            return self.leave_out(lines, at, at + 1, parts=True)
-        if _FURNITURE.fullmatch(text):
-            return self.leave_out(lines, at, at + 1)
-        if _DIRECTIONS.match(text):
-            return self.leave_out(lines, at, self.end_of_directions(lines, at), parts=True)
+        if alone:
+            if PART.fullmatch(text) and not has_blanks(text):
+                return self.leave_out(lines, at, at + 1, parts=True)
+            if _FURNITURE.fullmatch(text):
+                return self.leave_out(lines, at, at + 1)
+            if _DIRECTIONS.match(text):
+                return self.leave_out(lines, at, self.end_of_directions(lines, at), parts=True)
         question = split_question(text) if has_blanks(text) else None
         self.open()
         if question:
@@ -193,6 +195,11 @@ class _Reader:
             return at
         self.blocks[-1].lines.append(line)
         return at + 1
+
+    def stands_alone(self, lines: list[Line], at: int) -> bool:
+        """Whether no text goes on in a line, such as one that was wrapped before ``Part 2 of the story``."""
+        before = lines[at - 1] if at else None
+        return before is None or not before.text.strip() or before not in self.blocks[-1].lines or _is_paragraph(before)
 
     def leave_out(self, lines: list[Line], at: int, end: int, parts: bool = False) -> int:
         """Lines that are no part of a text."""
@@ -208,9 +215,9 @@ class _Reader:
         while end < len(lines) and lines[end].text.strip() and not starts_options(lines[end]):
             end += 1
         said = "\n".join(line.text for line in lines[at:end])
-        if lines[at].place.startswith("paragraph") or re.search(FILL, said) or len(numbers_of(said)) > 1:
+        if _is_paragraph(lines[at]) or re.search(FILL, said) or len(numbers_of(said)) > 1:
             end = at + 1
-            if not lines[at].place.startswith("paragraph"):
+            if not _is_paragraph(lines[at]):
                 while end < len(lines) and lines[end].text.strip() and not _ENDS.search(lines[end - 1].text):
                     end += 1
         return end
@@ -231,6 +238,16 @@ class _Reader:
                 entries[0].line,
                 "expected a text with blanks before its options, found none; mark each blank ____ or with "
                 "its number, such as __1__",
+            )
+        after = next(
+            (block for block in self.blocks[self.blocks.index(texts[0]) :] if block.text and block not in texts), None
+        )
+        if after is not None:
+            line = next(line for line in after.lines if line.text.strip())
+            raise document.error(
+                line,
+                f"expected options, or a text with blanks, found '{line.text.strip()[:60]}'; if it belongs to the text "
+                "before, take out what stands between them",
             )
         self.drop_texts()
         for block, own in zip(texts, self.shared(texts)):
@@ -346,6 +363,11 @@ class _Reader:
             )
         if len(entry.options) > 26:
             raise self.document.error(entry.line, f"{name}: expected at most 26, found {len(entry.options)}")
+
+
+def _is_paragraph(line: Line) -> bool:
+    """Whether a line is a whole paragraph, as in Word."""
+    return not line.place.startswith("line")
 
 
 def _is_single(text: str) -> bool:
