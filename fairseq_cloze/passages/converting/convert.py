@@ -47,11 +47,13 @@ class Conversion:
 
     tally: Tally = field(default_factory=Tally)
     guesses: list[str] = field(default_factory=list)  #: what each file was taken for, with counts
-    skipped_files: int = 0
+    ignored: list[str] = field(default_factory=list)  #: files in folders that are of no such format
 
     def lines(self) -> list[str]:
         """For people."""
-        return [*(f"skipped {source}: {problem}" for source, problem in self.tally.skipped), self.tally.summary()]
+        other = f", {len(self.ignored):,} files of other kinds ignored" if self.ignored else ""
+        skipped = [f"skipped {source}: {problem}" for source, problem in self.tally.skipped]
+        return [*skipped, self.tally.summary() + other]
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def load(
         raise ClozeError(f"--key: expected one for each of {len(inputs)} inputs, in order, found {len(keys)}")
     seen: dict[str, str] = {}
     for place, given in enumerate(inputs):
-        for each in _find(Path(given), result.tally, Path(keys[place]) if keys else None):
+        for each in _find(Path(given), result.ignored, Path(keys[place]) if keys else None):
             try:
                 made = _read(each, choices, chosen)
                 passages = [_check(entry, marker) for entry in made.passages]
@@ -157,7 +159,7 @@ def _guess(given: _Input, made: Made, passages: Sequence[Passage]) -> list[str]:
     ]
 
 
-def _find(given: Path, tally: Tally, key: Path | None) -> list[_Input]:
+def _find(given: Path, others: list[str], key: Path | None) -> list[_Input]:
     if str(given) == "-":
         return [_Input(given, "stdin", key)]
     if not given.exists():
@@ -172,7 +174,7 @@ def _find(given: Path, tally: Tally, key: Path | None) -> list[_Input]:
     if key is not None:
         raise ClozeError(f"{printable(str(given))}: expected a file, as --key has answers for one, found a folder")
     found, ignored = files_under(given, tuple(suffix + packed for suffix in _SUFFIXES for packed in ("", *_PACKED)))
-    tally.ignored_files += map(str, ignored)
+    others += map(str, ignored)
     if not found:
         raise ClozeError(f"{printable(str(given))}: expected a folder with {', '.join(_SUFFIXES)}, found none of them")
     return [_Input(file, _stem(file.relative_to(given).as_posix())) for file in found]

@@ -196,7 +196,8 @@ def make_passages(rows: Sequence[Row], columns: Columns) -> Made:
                 raise PassageError(
                     item.rows[0].source, f"expected answers for all {len(answers)} blanks or none, found {len(known)}"
                 )
-            fields["answers"] = [LETTERS[answer] for answer in known]
+            if known:
+                fields["answers"] = [LETTERS[answer] for answer in known]
         ids = {str(row.fields.get(columns.id)) for row in item.rows} if columns.id else set()
         if len(ids) == 1 and ids != {"None"} and ids != {""}:
             fields["id"] = ids.pop()
