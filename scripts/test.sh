@@ -7,7 +7,7 @@
 #   scripts/test.sh TEST...      some tests, with pytest's options
 set -euo pipefail
 cd "$(dirname "$0")/.."
-bash scripts/setup.sh fairseq,hub,plot,test
+bash scripts/setup.sh fairseq,hub,plot,sheets,test
 export PATH="$(realpath "${VENV:-.venv}")/bin:$PATH"
 export OMP_NUM_THREADS=1
 unset PYTHONDONTWRITEBYTECODE # each of many processes would compile our modules, and each worker all tests

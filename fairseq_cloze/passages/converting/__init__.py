@@ -1,0 +1,1 @@
+"""Converting: exam sheets, tables, quizzes and data sets become passages, and answers become keys and sheets."""
