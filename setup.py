@@ -9,8 +9,7 @@ setup(
     packages=[*find_packages(include=["fairseq_cloze*"]), "fairseq_cloze.examples"],
     package_dir={"fairseq_cloze.examples": "examples"},
     package_data={
-        "fairseq_cloze": ["py.typed"],
-        "fairseq_cloze.report": ["*.html", "*.css", "*.js"],
+        "*": ["*.css", "*.html", "*.js", "*.json", "py.typed"],
         "fairseq_cloze.examples": ["**"],
     },
     exclude_package_data={"fairseq_cloze.examples": ["**/__pycache__/*"]},

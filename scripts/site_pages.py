@@ -71,6 +71,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
     markdown = re.sub(r"(?<!!)\[([^]]+)\]\(([^)#\s:]+)\)", lambda link: _without_folders(source, link), markdown)
     markdown = _LINK.sub(lead, markdown)
+    # the library that draws charts would be loaded from a server; each chart has a table beside it
+    markdown = re.sub(r"^```mermaid\n.*?^```\n", "", markdown, flags=re.M | re.S)
     markdown = re.sub(r"^( *```\w+)[^\n`]*$", r"\1", markdown, flags=re.M)  # ```bash long
     parts = re.split(r"^(```.*?^```$)", markdown, flags=re.M | re.S)  # code blocks, which stay as they are, are odd
     parts[::2] = [re.sub(r"^ {2,3}(?=\S)", "    ", part, flags=re.M) for part in parts[::2]]
