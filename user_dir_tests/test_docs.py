@@ -104,7 +104,8 @@ def test_commands(page: Path, sandbox: Path) -> None:
     env = {"HF_HUB_CACHE": str(sandbox / "hub"), **warm_path(sandbox / "bin", *OURS)}
     ran = run("bash", "-c", script, cwd=sandbox, env=env)
     if page.name == "README.md":
-        [answers] = [text for kind, text in blocks(page) if kind == "text" and text.startswith("{")]
+        exam, answers = [text for kind, text in blocks(page) if kind == "text"]
+        assert exam == (ROOT / "examples" / "exam.txt").read_text()
         assert answers in ran.text and "\nwent\n" in ran.text, ran.text
 
 
