@@ -47,6 +47,8 @@ leg() {
         "$python" -m pip --python "$place/venv/bin/python" install --quiet --no-deps "$place"/*.whl
         cd "$place"
         "$place/venv/bin/python" -c "import fairseq_cloze; assert fairseq_cloze.__file__.startswith('$packages')"
+        "$place/venv/bin/fairseq-cloze" examples # which it holds
+        cmp examples/pretrained/mini/model.pt inputs/weights/model.pt
         round "$place/venv/bin/python" "$place/wheel" env
         ;;
     spaces)

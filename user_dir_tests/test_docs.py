@@ -11,14 +11,17 @@ from __future__ import annotations
 import pkgutil
 import re
 import shutil
+import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
 import torch
 
 from fairseq_cloze import register
+from fairseq_cloze.cli import COMMANDS
 
-from .support.commands import PASSAGES, ROOT, run, warm_path
+from .support.commands import BIN, PASSAGES, ROOT, environment, run, warm_path
 from .support.option_table import TABLE
 from .support.warm import OURS
 
@@ -58,7 +61,7 @@ RUN = ("bash", "bash long", "bash gpu")
 #: Pages whose commands take a minute and are run by other tests, too, in one form or another.
 SLOW = (
     *("training.md", "results.md", "benchmarks.md", "analysis.md", "report.md", "pretraining.md", "scaling.md"),
-    *("watch.md", "weights.md"),
+    *("steps.md", "watch.md", "weights.md", "generate.md"),
 )
 
 
@@ -99,9 +102,11 @@ def test_commands(page: Path, sandbox: Path) -> None:
         pytest.skip(f"{page.name} has no commands")
     script = "set -euo pipefail\n" + "\n".join(commands)
     env = {"HF_HUB_CACHE": str(sandbox / "hub"), **warm_path(sandbox / "bin", *OURS)}
-    run("bash", "-c", script, cwd=sandbox, env=env)
+    ran = run("bash", "-c", script, cwd=sandbox, env=env)
     if page.name == "README.md":
-        assert (sandbox / "answers.json").exists() and (sandbox / "valid.json").exists()
+        exam, answers = [text for kind, text in blocks(page) if kind == "text"]
+        assert exam == (ROOT / "examples" / "exam.txt").read_text()
+        assert answers in ran.text and "\nwent\n" in ran.text, ran.text
 
 
 @pytest.mark.slow
@@ -118,8 +123,8 @@ def test_what_is_said_again_is_run_elsewhere() -> None:
 
 
 def test_installing_is_what_setup_does() -> None:
-    [command] = [text for kind, text in blocks(ROOT / "README.md") if kind == "bash install"]
-    assert command == "pip install -e '.[fairseq,hub]'\n"
+    commands = [text for page in PAGES for kind, text in blocks(page) if kind == "bash install"]
+    assert set(commands) == {"pip install -e '.[fairseq,hub]'\n"}
     assert '-e ".[$extras]"' in (ROOT / "scripts" / "setup.sh").read_text()
 
 
@@ -141,9 +146,39 @@ def test_names_of_the_package_exist(path: Path) -> None:
         pkgutil.resolve_name(name)
 
 
-def test_every_page_is_in_the_manual() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert [page.name for page in PAGES[1:] if f"docs/{page.name}" not in readme] == []
+def test_every_page_and_command_is_in_the_manual() -> None:
+    text = (ROOT / "docs" / "commands.md").read_text()
+    tables, _, pages = text.partition("\n## All pages\n")
+    assert "docs/commands.md" in (ROOT / "README.md").read_text()
+    listed = [*re.findall(r"^- \[[^]]*\]\(([\w-]+\.md)\)", pages, re.M), "commands.md"]
+    assert sorted(listed) == sorted(page.name for page in PAGES[1:])
+    rows = "".join(line for line in tables.splitlines() if line.startswith("|"))
+    assert [command for command in COMMANDS if f"`{command}`" not in rows] == []
+
+
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    """Links and their anchors included; what is loaded when it is read comes with it."""
+    config = ROOT / "scripts" / "site.yml"
+    env = {**environment(), "NO_MKDOCS_2_WARNING": "1"}
+    command = [BIN / "mkdocs", "build", "--strict", "--quiet", "--config-file", config, "--site-dir", tmp_path / "site"]
+    ran = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (0, ""), ran.stderr
+    made = {path.parent.name for path in (tmp_path / "site").glob("*/index.html")}
+    assert {page.stem for page in PAGES[1:]} <= made
+    loading = re.compile("<(script|img|iframe)[^>]* src=.?https?:|<link[^>]* rel=.?(stylesheet|preconnect)[^>]*https?:")
+    pages = {str(path): path.read_text(encoding="utf-8") for path in (tmp_path / "site").rglob("*.html")}
+    assert [name for name, text in pages.items() if loading.search(text)] == []
+
+
+def test_the_container_is_as_setup_does() -> None:
+    dockerfile = ROOT / "examples" / "docker" / "Dockerfile"
+    run(BIN / "hadolint", "--no-color", dockerfile)
+    [torch_version] = re.findall(r" torch==(\S+)$", dockerfile.read_text(), re.M)
+    assert f"torch=${{TORCH:-{torch_version}}}" in (ROOT / "scripts" / "setup.sh").read_text()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    let_in = re.findall(r"^!(.*)$", dockerfile.with_name("Dockerfile.dockerignore").read_text(), re.M)
+    assert set(let_in) == {"LICENSE", project["readme"], "pyproject.toml", "setup.py", "fairseq_cloze", "examples"}
+    assert all((ROOT / name).exists() for name in let_in)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -166,7 +201,7 @@ def _known_options() -> set[str]:
     from fairseq.optim.lr_scheduler.polynomial_decay_schedule import PolynomialDecayLRScheduleConfig
 
     register()
-    from fairseq_cloze.cli import COMMANDS, main
+    from fairseq_cloze.cli import main
     from fairseq_cloze.plugin.criterion import ClozeRankingCriterionConfig
     from fairseq_cloze.plugin.model import ClozeRobertaConfig
     from fairseq_cloze.plugin.task import ClozeRankingConfig
@@ -186,6 +221,6 @@ def _known_options() -> set[str]:
         parameters = main.get_command(None, command).params
         known |= {option for param in parameters for option in (*param.opts, *param.secondary_opts)}
     known |= {option for rows in TABLE.values() for row in rows for option in row.options}
-    for script in (ROOT / "scripts").glob("*.*"):
+    for script in (*(ROOT / "scripts").glob("*.*"), ROOT / "examples" / "docker" / "Dockerfile"):
         known |= set(re.findall(r"--[a-z][a-z0-9-]*", script.read_text()))
     return known
