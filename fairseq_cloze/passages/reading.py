@@ -383,7 +383,7 @@ def _hint(rest: str | None, record: Record) -> str:
         return ""
     if not record.is_line:
         return "; name the file .jsonl if it holds one passage per line" if rest.startswith("{") else ""
-    if not rest.strip() and record.path == _STDIN:
+    if not rest.strip() and not Path(record.path).suffix:
         return "; the line ends within a passage: write each passage in a line of its own"
     if not rest.strip():
         return "; the line ends within a passage: name the file .json if it holds one passage over several lines"
