@@ -355,4 +355,4 @@ def test_answers_on_standard_output(tmp_path: Path, pretrained: Path) -> None:
     run(*words, "--out", tmp_path / "answers.jsonl")
     done = subprocess.run([*words, "--out", "-"], stdout=subprocess.PIPE, env=environment(), cwd=tmp_path, check=True)
     assert done.stdout == (tmp_path / "answers.jsonl").read_bytes() and len(done.stdout.splitlines()) == 8
-    assert names(tmp_path) == ["answers.json"]
+    assert names(tmp_path) == ["answers.jsonl"]

@@ -17,8 +17,8 @@ from ..version import __version__
 
 #: Sub-commands, each of a module of that name, which is loaded when it is used, as torch alone takes seconds.
 COMMANDS = (
-    "prepare import-hf export-hf clean learn-bpe fit-batch evaluate predict generate doctor compare average run watch "
-    "mail report"
+    "prepare import-hf export-hf clean learn-bpe fit-batch evaluate predict try generate doctor compare average run "
+    "watch mail report"
 ).split()
 
 _UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)

@@ -289,8 +289,8 @@ def test_what_came_before_a_mistake_is_answered(pretrained: Path) -> None:
     assert [entry["id"] for entry in talk.end()] == ["a", "a"]
     assert talk.error is not None
     assert re.fullmatch(
-        r"/dev/fd/\d+, line 3: expected JSON, found a mistake in line 1, column 2 \(.*\); the line ends within a passage: "
-        "write each passage in a line of its own; mend the passage, .*",
+        r"/dev/fd/\d+, line 3: expected JSON, found a mistake in line 1, column 2 \(.*\); the line ends within "
+        "a passage: write each passage in a line of its own; mend the passage, .*",
         str(talk.error),
     )
 
