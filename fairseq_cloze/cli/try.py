@@ -29,6 +29,7 @@ def command(
     if port is not None:
         from ..serving.application import Limits
         from ..serving.server import serve
+    from ..errors import Exit
     from ..files import split_paths
     from ..ranking.ranker import Ranker
     from ..weights.finding import open_checkpoint
@@ -38,8 +39,10 @@ def command(
     for note in ranker.notes:
         click.echo(note, err=True)
     if port is not None:
-        serve(ranker, checkpoint, port, host, Limits(seconds=seconds), blank, click.echo)
-        return
+        try:
+            serve(ranker, checkpoint, port, host, Limits(seconds=seconds), blank, click.echo)
+        except KeyboardInterrupt:  # how a server ends; it has said so
+            raise SystemExit(Exit.INTERRUPTED) from None
     import sys
     from contextlib import suppress
 
@@ -58,4 +61,4 @@ def _line(question: str) -> str:
     line = sys.stdin.readline()
     if not line:
         raise EOFError
-    return line
+    return line.rstrip("\r\n")
