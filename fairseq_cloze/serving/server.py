@@ -1,5 +1,6 @@
 """Server: the application under uvicorn, in a thread of its own, until it is told to stop."""
 
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -121,7 +122,7 @@ class Server:
                 timeout_graceful_shutdown=int(limits.seconds + limits.request_seconds + _REST),
             )
         )
-        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="http", daemon=True)
+        self._ended = threading.Event()  # as Python 3.11 takes a thread for ended whose join() was interrupted
 
     @property
     def answered(self) -> int:
@@ -129,12 +130,18 @@ class Server:
         return self._batcher.answered
 
     def __enter__(self) -> "Server":
-        self._thread.start()
+        threading.Thread(target=self._run, name="http", daemon=True).start()
         return self
+
+    def _run(self) -> None:
+        try:
+            self._server.run([self._socket])
+        finally:
+            self._ended.set()
 
     def wait(self) -> None:
         """Return when the server has ended by itself, which it does not without a fault; signals interrupt this."""
-        self._thread.join()
+        self._ended.wait()
         raise ClozeError("the server has ended, though nobody stopped it; its output may say why")
 
     def __exit__(
@@ -142,7 +149,7 @@ class Server:
     ) -> None:
         self._server.should_exit = True
         try:
-            self._thread.join()
+            self._ended.wait()
         except KeyboardInterrupt:  # told twice
             self._server.force_exit = True
             raise
@@ -185,5 +192,5 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        reason = os.strerror(code) if (code := getattr(error, "errno", None) or 0) > 0 else str(error)
         raise ClozeError(f"{host}:{port}: cannot be listened at ({reason}); choose another port or host") from error

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from ..errors import ClozeError, PassageError, printable
 from ..passages.markers import Marker, compile_marker, mark_blanks
-from ..passages.text import BLANK
+from ..passages.text import BLANK, plain
 from ..ranking.ranker import Ranked, Ranker
 
 _WIDEST = 40  # columns of an option
@@ -49,7 +49,8 @@ def converse(ranker: Ranker, ask: Callable[[str], str], tell: Callable[[str], No
             tell(str(error))
         else:
             for number, (found, one) in enumerate(zip(blanks, ranked), 1):
-                before, after = marked[max(0, found.start() - _AROUND) : found.start()], marked[found.end() :][:_AROUND]
+                before = plain(marked[max(0, found.start() - _AROUND) : found.start()])
+                after = plain(marked[found.end() :][:_AROUND])
                 tell(f"blank {number}: {printable(before)}[{printable(one.answer)}]{printable(after)}")
                 for line in table(one):
                     tell(line)

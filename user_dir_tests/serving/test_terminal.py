@@ -53,10 +53,9 @@ def test_a_conversation(ranker: Ranker) -> None:
     first, second = ranker.rank(text, [["went", "go"], ["cold", "/"]])
     assert told == [
         "A text with _ for each blank, then the options of each: a, b, c or a | b | c. Ctrl-D ends.",
-        f"blank 1: She [{first.answer}] to a school near the old mill ",
+        f"blank 1: She [{first.answer}] to a school near the old mill",
         *table(first),
-        f"blank 2: he old mill by the river, and it was [{second.answer}] ."[:9]
-        + f"mill by the river, and it was [{second.answer}] .",
+        f"blank 2: mill by the river, and it was [{second.answer}] .",
         *table(second),
         "no blank: write _ where something is missing",
         "blank 1, field 'options': expected a list of 2 to 127 strings, found 1",
