@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from ..errors import ClozeError, Exit
+from ..errors import ClozeError, Exit, ReaderGone
 from ..secrecy import hide_secrets
 from ..version import __version__
 
@@ -64,6 +64,8 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except ReaderGone as error:
+            ctx.exit(error.exit_code)
         except ClozeError as error:
             _say(str(error))
             ctx.exit(error.exit_code)
