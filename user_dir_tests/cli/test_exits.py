@@ -20,6 +20,7 @@ from ..support.commands import environment, start
 #: A call of each command that fails at once, as what it is to read is not there.
 CALLS = {
     "examples": ["--out", "/dev/null/examples"],
+    "convert": ["nix.txt", "--out", "passages.jsonl"],
     "prepare": ["--train", "nix", "--pretrained", "nix", "--out", "bin"],
     "import-hf": ["./nix", "--out", "weights"],
     "export-hf": ["nix.pt", "--out", "weights"],
@@ -29,6 +30,7 @@ CALLS = {
     "train": ["nix", "--pretrained", "nix", "--out", "out"],
     "evaluate": ["nix.pt", "bin"],
     "predict": ["nix.pt", "nix.jsonl", "--out", "answers.json"],
+    "try": ["nix.pt"],
     "generate": ["nix.txt", "--out", "passages.jsonl"],
     "doctor": ["nix.pt"],
     "compare": ["nix.json", "nix.json"],
