@@ -27,6 +27,7 @@ CALLS = {
     "fit-batch": ["nix", "--finetune-from-model", "nix.pt"],
     "evaluate": ["nix.pt", "bin"],
     "predict": ["nix.pt", "nix.jsonl", "--out", "answers.json"],
+    "try": ["nix.pt"],
     "generate": ["nix.txt", "--out", "passages.jsonl"],
     "doctor": ["nix.pt"],
     "compare": ["nix.json", "nix.json"],
