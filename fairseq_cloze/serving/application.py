@@ -283,6 +283,6 @@ def _page() -> tuple[bytes, str]:
         sources[tag] = base64.b64encode(hashlib.sha256(inner.encode()).digest()).decode()
     policy = (
         f"default-src 'none'; script-src 'sha256-{sources['script']}'; style-src 'sha256-{sources['style']}'; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return content.encode(), policy
