@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 
 HIDDEN = "***"
 
+#: Environment variable with URLs of chats and the like; they hold tokens.
+SERVICES_VARIABLE = "FAIRSEQ_CLOZE_NOTIFY"
+
 _SHORTEST = 6  # characters of a value of the environment that is looked for
 _NAME = (
-    r"(?i:(?<![a-z0-9_.-])[a-z0-9_.-]{0,60}(?:password|passwd|passphrase|passcode|bearer|secret|token|credentials?|authorization"
+    r"(?i:(?<![a-z0-9_.-])[a-z0-9_.-]{0,60}(?:cloze_notify|password|passwd|passphrase|passcode|bearer|secret|token|credentials?|authorization"
     r"|(?:api|access|secret|private|account)[_-]?key(?:[_-]id)?|(?<![a-z0-9])(?:pass|auth)|(?<=[a-z0-9][_-])pwd"
     r"|(?-i:(?<=[A-Z0-9]_)KEY)))(?![A-Za-z0-9_-])"
 )
@@ -35,8 +38,9 @@ def hide_secrets(text: str, environ: Mapping[str, str] = os.environ) -> str:
     'git clone https://***@example.org/x'
     """
     for name, value in environ.items():
-        if len(value) >= _SHORTEST and value in text and _VARIABLE.fullmatch(name):
-            text = text.replace(value, HIDDEN)
+        for secret in (value, *value.replace(",", " ").split()) if name == SERVICES_VARIABLE else (value,):
+            if len(secret) >= _SHORTEST and secret in text and _VARIABLE.fullmatch(name):
+                text = text.replace(secret, HIDDEN)
     return _SHAPES.sub(HIDDEN, _QUERY.sub(rf"\1{HIDDEN}", _URL.sub(rf"\1{HIDDEN}@", text)))
 
 

@@ -5,29 +5,37 @@ import click
 
 @click.group("mail")
 def command() -> None:
-    """Check the mail settings, and send what waits."""
+    """Check how mail and messages leave, and send what waits."""
 
 
 @command.command("test")
 def test() -> None:
-    """Send a test message to the settings' own address, and say what happened."""
-    from ..mail.mailer import send_test
+    """Send a test message to the settings' own address and to the services of FAIRSEQ_CLOZE_NOTIFY; say what happened.
 
-    click.echo(send_test())
+    Without settings for mail, only to the services.
+    """
+    from ..mail import mailer, services, settings
+
+    told = services.send_test()
+    if told:
+        click.echo(told)
+    if not told or settings.are_there():
+        click.echo(mailer.send_test())
 
 
 @command.command("flush")
 def flush() -> None:
-    """Send the mail that could not be sent before."""
+    """Send the mail and the messages that could not be sent before."""
     from ..errors import Exit
-    from ..mail.mailer import flush
+    from ..mail import mailer, services
 
-    flushed = flush()
-    if flushed is None:
+    flushed = [each for each in (mailer.flush(), services.flush()) if each is not None]
+    if not flushed:
         click.echo("nothing waits to be sent")
         return
-    click.echo(f"sent {flushed.sent}, kept {flushed.kept}")
-    for problem in flushed.problems:
+    click.echo(f"sent {sum(each.sent for each in flushed)}, kept {sum(each.kept for each in flushed)}")
+    problems = [problem for each in flushed for problem in each.problems]
+    for problem in problems:
         click.echo(problem, err=True)
-    if flushed.problems or flushed.kept:
+    if problems or any(each.kept for each in flushed):
         raise SystemExit(Exit.FAILED)

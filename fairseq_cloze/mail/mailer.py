@@ -3,10 +3,11 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from ..files import PathLike
 from .delivery import Outcome, deliver, longest
-from .message import Mail, compose
+from .message import Letter, Mail, compose
 from .settings import MailError, MailSettings, load_settings, state_path
 from .spool import Entry, waiting
 
@@ -32,10 +33,28 @@ class Mailer:
         MailError: there are no settings, or they do not fit
     """
 
+    noun = "mail"  #: what lines for people call a message
+
     def __init__(self, settings: MailSettings | None = None, spool: PathLike | None = None) -> None:
         self.settings = settings or load_settings()
         self.spool = Path(spool or state_path())
         self.problems: list[str] = []
+
+    def another(self) -> Self:
+        """One with problems of its own, for another thread."""
+        return type(self)(self.settings, self.spool)
+
+    def compose(self, mail: Mail) -> Letter:
+        """The message of a mail; a MailError where an address is none."""
+        return compose(mail, self.settings)
+
+    def longest(self, letter: Letter) -> float:
+        """Seconds that one try may take."""
+        return longest(letter, self.settings)
+
+    def deliver(self, letter: Letter, limit: float) -> Outcome:
+        """One try; takes no longer than *limit* seconds, and raises nothing."""
+        return deliver(letter, self.settings, limit)
 
     def send(self, mail: Mail, limit: float | None = None) -> bool:
         """Spool a mail and deliver it, and then, while there is time left, what the spool holds besides.
@@ -48,13 +67,13 @@ class Mailer:
             whether it left for all its addresses
         """
         self.problems = []
-        letter = compose(mail, self.settings)
+        letter = self.compose(mail)
         pauses = [PAUSE * 4**number for number in range(ATTEMPTS - 1)]
-        allowed = ATTEMPTS * longest(letter, self.settings) + sum(pauses) if limit is None else limit
+        allowed = ATTEMPTS * self.longest(letter) + sum(pauses) if limit is None else limit
         end = time.monotonic() + allowed
         try:
             entry = Entry.create(self.spool, letter)
-            fate = f"it waits in {self.spool} for the next mail or 'fairseq-cloze mail flush'"
+            fate = f"it waits in {self.spool} for the next {self.noun} or 'fairseq-cloze mail flush'"
         except OSError as error:
             entry = Entry(letter)
             fate = f"it could not be kept in {self.spool} either ({error.strerror or error}) and is lost"
@@ -66,7 +85,7 @@ class Mailer:
                 time.sleep(pause)
                 outcome = self._try(entry, end)
             if outcome.trouble:
-                self.problems.append(f"mail '{letter.subject}' was not sent: {outcome.trouble}; {fate}")
+                self.problems.append(f"{self.noun} '{letter.subject}' was not sent: {outcome.trouble}; {fate}")
         if not outcome.server:
             self._flush(end, but=entry.path)
         return not entry.letter.to and not entry.refused
@@ -97,13 +116,13 @@ class Mailer:
                     sent += bool(outcome.served)
                     reachable = not outcome.server
                     if outcome.trouble:
-                        self.problems.append(f"mail '{entry.letter.subject}' was not sent: {outcome.trouble}")
+                        self.problems.append(f"{self.noun} '{entry.letter.subject}' was not sent: {outcome.trouble}")
                 kept += bool(entry.letter.to)
         return Flushed(sent, kept, self.problems)
 
     def _try(self, entry: Entry, end: float) -> Outcome:
         letter = entry.letter
-        outcome = deliver(letter, self.settings, max(1.0, end - time.monotonic()))
+        outcome = self.deliver(letter, max(1.0, end - time.monotonic()))
         refused = [address for addresses in outcome.refused.values() for address in addresses]
         remaining = [address for address in letter.to if address not in (*outcome.served, *refused)]
         where = f"; it is kept in {self.spool / 'refused'}" if entry.path else ""
@@ -115,7 +134,9 @@ class Mailer:
                 f"{entry.path}: cannot be written ({error.strerror or error}); '{letter.subject}' may be sent again"
             )
         for reason, addresses in outcome.refused.items():
-            self.problems.append(f"mail '{letter.subject}' is refused for {', '.join(addresses)}: {reason}{where}")
+            self.problems.append(
+                f"{self.noun} '{letter.subject}' is refused for {', '.join(addresses)}: {reason}{where}"
+            )
         return outcome
 
 

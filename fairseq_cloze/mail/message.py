@@ -70,7 +70,7 @@ def compose(mail: Mail, settings: MailSettings) -> Letter:
     to = {address: name for name, address in map(split_address, mail.to or settings.to)}
     attached, notes = _read_attachments(mail.attachments, mail.text)
     text = _cut("\n\n".join(clean(part).rstrip("\n") for part in (mail.text, *notes))) + "\n"
-    subject = _one_line(mail.subject)[:_MOST_SUBJECT].strip() or "(no subject)"
+    subject = one_line(mail.subject)[:_MOST_SUBJECT].strip() or "(no subject)"
     domain = sender.rpartition("@")[2]
 
     message = EmailMessage(policy=SMTP.clone(cte_type="7bit"))  # servers need not take 8 bits
@@ -96,7 +96,7 @@ def compose(mail: Mail, settings: MailSettings) -> Letter:
     for name, kind, content in attached:
         main, sub = kind.split("/")
         charset = {"charset": "utf-8"} if main == "text" else None
-        message.add_attachment(content, main, sub, filename=_one_line(name), params=charset)
+        message.add_attachment(content, main, sub, filename=one_line(name), params=charset)
     return Letter(subject, sender, tuple(to), message.as_bytes())
 
 
@@ -119,14 +119,14 @@ def shown_lines(text: str) -> list[str]:
     return [line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.rstrip().split("\n")]
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """Text as a header may hold it: one line, without the ``=?`` by which it could spell other headers in code."""
     return " ".join(clean(text).split()).replace("=?", "= ?")
 
 
 def _display_name(name: str) -> str:
     """The name before an address: short, without the characters at which Python breaks long names wrongly."""
-    return " ".join(re.sub(r'[()<>@:;\\"=?\[\],]', " ", _one_line(name))[:_MOST_NAME].split())
+    return " ".join(re.sub(r'[()<>@:;\\"=?\[\],]', " ", one_line(name))[:_MOST_NAME].split())
 
 
 def _cut(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What a long job tells by mail, without ever waiting for it or failing with it."""
+"""What a long job tells by mail and to services, without ever waiting for it or failing with it."""
 
 import importlib.util
 import sys
@@ -8,19 +8,22 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import ClozeError
 from .mailer import Mailer
 from .message import Mail
+from .services import Messenger, find_services
 from .settings import MailError, split_address
+
+_Mailer = TypeVar("_Mailer", bound=Mailer)
 
 KINDS = ("start", "success", "failure", "best", "stalled", "chance", "ended")
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something worth a mail."""
+    """Something worth a mail or a message."""
 
     kind: str  #: one of :data:`KINDS`
     subject: str  #: without the name of the job
@@ -38,11 +41,11 @@ def _to_stderr(line: str) -> None:
 
 
 class Notifier:
-    """Mails the events of a job: the first at once, later ones together every *interval* seconds, the last at the end.
+    """Tells the events of a job: the first at once, later ones together every *interval* seconds, the last at the end.
 
-    A thread of its own makes and sends the mails.  Nothing that goes wrong there reaches the job, only a line *report*.
-    Subjects begin with *name*.  Without addresses there are no mails, and no settings are looked up; without a mailer,
-    they are the user's.
+    They go by mail to addresses, and through apprise to the services that the environment names; each has threads of
+    its own.  Nothing that goes wrong there reaches the job, only a line *report*.  Subjects begin with *name*.  Without
+    addresses there are no mails, and no settings are looked up; without a mailer or messenger, they are the user's.
     """
 
     def __init__(
@@ -52,51 +55,112 @@ class Notifier:
         interval: float = 600.0,
         mailer: Mailer | None = None,
         report: Callable[[str], None] = _to_stderr,
+        messenger: Messenger | None = None,
     ) -> None:
-        self.name, self.interval = name, interval
+        self.interval = interval
         self._report_to = report
-        self._to = tuple(filter(self._is_usable, to))
-        self._mailer = self._usable_mailer(mailer) if self._to else None
+        self._channels: list[_Channel] = []
+        addresses = tuple(filter(self._is_usable, to))
+        if addresses and (usable := self._usable(lambda: mailer or _own_mailer(), "mail")):
+            self._channels.append(_Channel(self, name, addresses, usable))
+        if messenger is None and (services := find_services(self.report)):
+            messenger = self._usable(lambda: Messenger(services), "message")
+        if messenger is not None:
+            self._channels.append(_Channel(self, name, (), messenger))
+
+    @property
+    def has_receivers(self) -> bool:
+        """Whether anybody is told."""
+        return bool(self._channels)
+
+    def tell(self, event: Event) -> None:
+        """Have an event told; returns at once."""
+        for channel in self._channels:
+            channel.tell(event)
+
+    def close(self, last: Event | None = None, limit: float = 120.0) -> None:
+        """Send what is pending and the last event at once, or leave it to the spool after *limit* seconds."""
+        end = time.monotonic() + limit
+        for channel in self._channels:
+            channel.begin_close(last, end)
+        for channel in self._channels:
+            channel.finish_close(limit, end)
+
+    def report(self, line: str) -> None:
+        """Say something to who looks on."""
+        with suppress(Exception):  # a terminal that is gone is no reason to end a job
+            self._report_to(" ".join(line.split()))
+
+    def _is_usable(self, address: str) -> bool:
+        try:
+            return bool(split_address(address))
+        except MailError as error:
+            self.report(f"{error}; no mail to it")
+            return False
+
+    def _usable(self, make: Callable[[], _Mailer], noun: str) -> _Mailer | None:
+        try:
+            return make()
+        except Exception as error:
+            self.report(f"no {noun} will be sent: {error}")
+            return None
+
+
+def _own_mailer() -> Mailer:
+    if importlib.util.find_spec("yagmail") is None:
+        raise MailError("mail needs yagmail; run: pip install yagmail")
+    return Mailer()
+
+
+class _Channel:
+    """One way for events to leave: by mail, or to services.  A thread of its own makes and sends the messages."""
+
+    def __init__(self, notifier: Notifier, name: str, to: tuple[str, ...], mailer: Mailer) -> None:
+        self._notifier, self._name, self._to, self._mailer = notifier, name, to, mailer
         self._pending: list[tuple[float, Event]] = []
         self._changed = threading.Condition()
         self._closed = False
         self._problem = ""  # with the picture, told last
         self._thread: threading.Thread | None = None
+        self._ending: list[threading.Thread] = []
 
     def tell(self, event: Event) -> None:
-        """Have an event mailed; returns at once."""
         with self._changed:
-            if self._mailer is None or self._closed:
+            if self._closed:
                 return
             self._pending.append((time.time(), event))
             if self._thread is None:
                 self._thread = self._start(self._work)
             self._changed.notify()
 
-    def close(self, last: Event | None = None, limit: float = 120.0) -> None:
-        """Send what is pending and the last event in one mail, or leave it to the spool after *limit* seconds."""
-        end = time.monotonic() + limit
+    def begin_close(self, last: Event | None, end: float) -> None:
+        """Begin to send the rest, which has to be done at *end*."""
         with self._changed:
-            if self._mailer is None or self._closed:
+            if self._closed:
                 return
             self._closed = True
             if last is not None:
                 self._pending.append((time.time(), last))
             self._changed.notify()
-        # the last mail is not left to the other thread, which may be waiting for a server
+        # the last message is not left to the other thread, which may be waiting for a server
         sender = self._start(self._send, self._pending, end) if self._pending else None
-        threads = [thread for thread in (sender, self._thread) if thread is not None]
-        for thread in threads:
+        self._ending = [thread for thread in (sender, self._thread) if thread is not None]
+
+    def finish_close(self, limit: float, end: float) -> None:
+        """Wait for it."""
+        for thread in self._ending:
             thread.join(max(0.0, end - time.monotonic()))
-        if any(thread.is_alive() for thread in threads):
-            self._report(f"mail: not finished within {limit:g} s; what was not sent waits in {self._mailer.spool}")
+        if any(thread.is_alive() for thread in self._ending):
+            noun, spool = self._mailer.noun, self._mailer.spool
+            self._notifier.report(f"{noun}: not finished within {limit:g} s; what was not sent waits in {spool}")
+        self._ending = []
 
     def _start(self, *work: Any) -> threading.Thread | None:
         thread = threading.Thread(target=self._guard, args=work, name="notify", daemon=True)
         try:
             thread.start()
         except RuntimeError as error:
-            self._report(f"mail: {error}")
+            self._notifier.report(f"{self._mailer.noun}: {error}")
             return None
         return thread
 
@@ -104,10 +168,10 @@ class Notifier:
         try:
             return work(*arguments)
         except Exception as error:
-            self._report(f"mail: {type(error).__name__}: {error}")
+            self._notifier.report(f"{self._mailer.noun}: {type(error).__name__}: {error}")
 
     def _work(self) -> None:
-        """Send what is told, and what the last mail left in the spool, no more often than every *interval* seconds."""
+        """Send what is told, and what the last message left in the spool, not more often than the notifier says."""
         next_mail = 0.0
         kept = False
         while True:
@@ -119,12 +183,11 @@ class Notifier:
                     return
                 events, self._pending = self._pending, []
             kept = self._guard(self._send, events) is not False
-            next_mail = time.monotonic() + self.interval
+            next_mail = time.monotonic() + self._notifier.interval
 
     def _send(self, events: Sequence[tuple[float, Event]], end: float | None = None) -> bool:
-        """Send events in one mail, or without events what the spool holds; whether something waits there afterwards."""
-        assert self._mailer is not None
-        mailer = Mailer(self._mailer.settings, self._mailer.spool)  # one per thread: each has its own problems
+        """Send events in one message, or without events what the spool holds; whether something waits there then."""
+        mailer = self._mailer.another()  # one per thread: each has its own problems
         if events:
             # a second less, so that the try ends, and is told about, before the time is over
             limit = None if end is None else max(1.0, end - time.monotonic() - 1.0)
@@ -132,17 +195,19 @@ class Notifier:
         else:
             kept = mailer.flush().kept > 0
         for problem in mailer.problems:
-            self._report(problem)
+            self._notifier.report(problem)
         return kept
 
     def _compose(self, events: Sequence[tuple[float, Event]]) -> Mail:
-        subject, text = f"{self.name}: {events[-1][1].subject}", events[-1][1].text
+        subject, text = f"{self._name}: {events[-1][1].subject}", events[-1][1].text
         if len(events) > 1:
             subject += f" (and {len(events) - 1} more)"
             text = "\n\n".join(
                 f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(when))}  {event.subject}\n\n{event.text.rstrip()}"
                 for when, event in events
             )
+        if not self._to:  # a message has nothing but its text
+            return Mail(subject, text)
         attachments = tuple(dict.fromkeys(path for _, event in events for path in event.attachments))
         draw = next((event.picture for _, event in reversed(events) if event.picture), lambda: None)
         picture = None
@@ -154,23 +219,3 @@ class Notifier:
                 self._problem = problem
                 text = f"{text.rstrip()}\n\nThe picture could not be drawn: {problem}"
         return Mail(subject, text, self._to, attachments, picture)
-
-    def _is_usable(self, address: str) -> bool:
-        try:
-            return bool(split_address(address))
-        except MailError as error:
-            self._report(f"{error}; no mail to it")
-            return False
-
-    def _usable_mailer(self, mailer: Mailer | None) -> Mailer | None:
-        try:
-            if importlib.util.find_spec("yagmail") is None:
-                raise MailError("mail needs yagmail; run: pip install yagmail")
-            return mailer or Mailer()
-        except Exception as error:
-            self._report(f"no mail will be sent: {error}")
-            return None
-
-    def _report(self, line: str) -> None:
-        with suppress(Exception):  # a terminal that is gone is no reason to end a job
-            self._report_to(" ".join(line.split()))

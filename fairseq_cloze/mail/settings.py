@@ -111,6 +111,11 @@ def load_settings(environ: Mapping[str, str] = os.environ) -> MailSettings:
     return MailSettings(**{**values, "host": host, "security": security, "password": password, "sender": sender})
 
 
+def are_there(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether somebody has written any, good or not."""
+    return settings_path(environ).exists() or any(name.startswith(PREFIX) and environ[name] for name in environ)
+
+
 def settings_path(environ: Mapping[str, str] = os.environ) -> Path:
     """Where the settings file is looked for."""
     return _home(environ, "XDG_CONFIG_HOME", ".config") / "mail.toml"

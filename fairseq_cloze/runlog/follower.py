@@ -19,7 +19,7 @@ from ..mail.message import shown_lines
 from ..runs.curves import History, Point
 from ..runs.drawing import history_png
 from ..runs.events import EventFollower, LineFollower
-from ..secrecy import hide_secrets
+from ..secrecy import SERVICES_VARIABLE, hide_secrets
 from .fairseq_log import read_line
 
 LAST_LINES = 50  #: of the log, in the mail of a failure
@@ -55,7 +55,7 @@ class Follower:
         self._history = History()
         self._best: dict[str, float] = {}
         self._notifier: Any = None
-        if emails:
+        if emails or os.environ.get(SERVICES_VARIABLE):
             self._guard(self._open_notifier, emails)
         if mail_start:
             self._guard(self._tell, "start", "started", "")

@@ -25,7 +25,7 @@ class Announcer:
     """Tells of the watch of one save-dir, by lines and to addresses."""
 
     def __init__(self, folder: Path, emails: Sequence[str], report: Report) -> None:
-        self._folder, self._emails, self._report = folder, emails, report
+        self._folder, self._report = folder, report
         self._notifier = Notifier(f"watch {folder.resolve().name}", emails, report=report)
         self._changed, self._pictured = False, -math.inf
         self._said: set[str] = set()
@@ -106,7 +106,7 @@ class Announcer:
         self._notifier.close(None, 10.0)
 
     def _mail(self, send: Callable[[Event], Any], kind: str, text: str) -> None:
-        if self._emails:
+        if self._notifier.has_receivers:
             found = self.records()
             body = f"{self._folder.resolve()}: {text}.\n\n{records.table(found)}"
             send(Event(kind, text, body, picture=lambda: records.draw(found, str(self._folder))))

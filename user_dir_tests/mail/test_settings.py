@@ -457,6 +457,8 @@ def test_nothing_secret_in_the_arguments() -> None:
     ).stdout
     assert text == (
         "Usage: -c mail test [OPTIONS]\n\n"
-        "  Send a test message to the settings' own address, and say what happened.\n\n"
+        "  Send a test message to the settings' own address and to the services of\n"
+        "  FAIRSEQ_CLOZE_NOTIFY; say what happened.\n\n"
+        "  Without settings for mail, only to the services.\n\n"
         "Options:\n  -h, --help  Show this message and exit.\n"
     )

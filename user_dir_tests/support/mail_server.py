@@ -259,7 +259,7 @@ class Silent:
 
 def fresh_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No mail settings and an empty spool for this process and its children; the folder of the settings file."""
-    for name in [name for name in os.environ if name.startswith("FAIRSEQ_CLOZE_MAIL_")]:
+    for name in [name for name in os.environ if name.startswith(("FAIRSEQ_CLOZE_MAIL_", "FAIRSEQ_CLOZE_NOTIFY"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
