@@ -3,14 +3,14 @@
 The wheel holds examples/ as fairseq_cloze/examples, from where ``fairseq-cloze examples`` copies it.
 """
 
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, find_packages, setup
+
+# To setuptools every folder with a file to install is a package.
+folders = find_namespace_packages(include=["examples*"], exclude=["*__pycache__*"])
+examples = [f"fairseq_cloze.{folder}" for folder in folders]
 
 setup(
-    packages=[*find_packages(include=["fairseq_cloze*"]), "fairseq_cloze.examples"],
+    packages=[*find_packages(include=["fairseq_cloze*"]), *examples],
     package_dir={"fairseq_cloze.examples": "examples"},
-    package_data={
-        "*": ["*.css", "*.html", "*.js", "*.json", "py.typed"],
-        "fairseq_cloze.examples": ["**"],
-    },
-    exclude_package_data={"fairseq_cloze.examples": ["**/__pycache__/*"]},
+    package_data={"": ["*.css", "*.html", "*.js", "*.json", "py.typed"], **dict.fromkeys(examples, ["*"])},
 )

@@ -29,7 +29,10 @@ for blanks in ranker.rank_many(passages):
 ```
 
 Several checkpoints are averaged: `fairseq_cloze.load("a.pt", "b.pt", weights=[2, 1])`. fairseq is not needed for any of
-this. All names below are in `fairseq_cloze`; everything else in the package may change from version to version.
+this. Where it is installed, its own way works, too: `fairseq_cloze.plugin.model.ClozeRobertaModel.from_pretrained`
+takes a folder such as `examples/pretrained/mini` and ranks in the same way.
+
+All names below are in `fairseq_cloze`; everything else in the package may change from version to version.
 """
 
 #: Of a class, what is shown; all that is public where nothing is said.

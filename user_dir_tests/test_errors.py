@@ -24,6 +24,7 @@ def test_exit_statuses_are_those_of_the_docs() -> None:
         "NOT_EXECUTABLE": 126,
         "NOT_FOUND": 127,
         "INTERRUPTED": 130,
+        "READER_GONE": 141,
     }
     page = (ROOT / "docs" / "exit-statuses.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| ([\d, ]+) \|", page, re.M)

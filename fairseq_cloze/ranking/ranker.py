@@ -112,7 +112,7 @@ class Ranker:
 
     @property
     def notes(self) -> list[str]:
-        """What the user should know of the checkpoints and of the memory, each once."""
+        """What to tell the user about the checkpoints and about memory; each note once."""
         return list(dict.fromkeys(note for member in self.members for note in member.notes))
 
     def rank(self, text: str, options: Sequence[Sequence[str]]) -> list[Ranked]:
