@@ -37,6 +37,7 @@ def test_every_error_of_a_user_is_a_cloze_error_with_a_status_of_the_table() -> 
     codes = {kind.__name__: kind.exit_code for kind in kinds}
     assert {name: code for name, code in codes.items() if code != Exit.FAILED} == {
         "OutOfMemory": Exit.OUT_OF_MEMORY,
+        "ReaderGone": Exit.READER_GONE,
     }
     assert all(isinstance(code, Exit) for code in codes.values())
 
