@@ -143,6 +143,33 @@ def change(tmp_path: Path, folder: Path, name: str, content: bytes) -> str:
     return str(error.value).replace(str(target), "DIR")
 
 
+def test_no_folder_of_weights(tmp_path: Path) -> None:
+    """A model of Hugging Face, a name on its hub, a tarball: the message has the command that makes a folder of it."""
+    (tmp_path / "a model").mkdir()
+    (tmp_path / "a model" / "config.json").write_text("{}")
+    (tmp_path / "x.tar.gz").write_bytes(b"")
+    run = "'fairseq-cloze import-hf"
+    other = f"; of a tarball of fairseq's or a name on the Hugging Face hub {run} "
+    for path, problem in (
+        (
+            tmp_path / "a model",
+            f"is a model of Hugging Face, from which no training starts; run {run} '{tmp_path}/a model' --out DIR' and "
+            "give DIR",
+        ),
+        (
+            Path("bert-none"),
+            f"expected a folder of weights, found none{other}bert-none --out DIR' makes one; then give DIR",
+        ),
+        (
+            tmp_path / "x.tar.gz",
+            f"expected a folder of weights, found a file{other}{tmp_path}/x.tar.gz --out DIR' makes one; then give DIR",
+        ),
+    ):
+        with pytest.raises(ClozeError) as error:
+            Vocabulary.load(path)
+        assert str(error.value) == f"{path}: {problem}"
+
+
 def test_missing_files(tmp_path: Path, folder: Path) -> None:
     (tmp_path / DICTIONARY_FILE).write_bytes((folder / DICTIONARY_FILE).read_bytes())
     with pytest.raises(ClozeError) as error:
