@@ -349,6 +349,30 @@ def test_a_reader_that_goes_away(pretrained: Path, tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.jsonl"]
 
 
+@pytest.mark.slow
+def test_standard_input_of_other_commands(tmp_path: Path, pretrained: Path) -> None:
+    """What prepare, compare and report read of it is what they read of files."""
+    source = tmp_path / "a.jsonl"
+    lines = [json.loads(path.read_text()) | {"id": path.stem} for path in sorted((PASSAGES / "test").glob("*.json"))]
+    source.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def given(path: Path, *words: Any) -> str:
+        with open(path) as file:
+            return run("fairseq-cloze", *words, stdin=file).text
+
+    for name in ("-", source):
+        options = ("--pretrained", pretrained, "--workers", "1", "--out", tmp_path / f"bin{Path(name).suffix}")
+        given(source, "prepare", "--test", name, *options)
+    [tokens] = (tmp_path / "bin" / "test").glob("tokens*")
+    assert tokens.read_bytes() == (tmp_path / "bin.jsonl" / "test" / tokens.name).read_bytes()
+    predict(pretrained / "model.pt", [source], with_probabilities=True, out=tmp_path / "answers.json")
+    said = given(tmp_path / "answers.json", "compare", "-", tmp_path / "answers.json")
+    assert said.splitlines()[-1] == "A and B have the same number of blanks right."
+    words = ("report", tmp_path / "answers.json", "--out", tmp_path / "page.html", "--passages")
+    given(source, *words, "-")
+    assert lines[0]["article"].split("_")[0][-20:].strip() in (tmp_path / "page.html").read_text()
+
+
 def test_standard_input_is_read_once(pretrained: Path) -> None:
     with pytest.raises(ClozeError) as error:
         predict(pretrained / "model.pt", ["-", "/dev/stdin"])
