@@ -19,6 +19,7 @@ from ..support.commands import environment, start
 
 #: A call of each command that fails at once, as what it is to read is not there.
 CALLS = {
+    "convert": ["nix.txt", "--out", "passages.jsonl"],
     "prepare": ["--train", "nix", "--pretrained", "nix", "--out", "bin"],
     "import-hf": ["./nix", "--out", "weights"],
     "export-hf": ["nix.pt", "--out", "weights"],
