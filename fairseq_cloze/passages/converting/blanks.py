@@ -4,8 +4,22 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-#: What is drawn to write on: underscores, or rows of dots or dashes.
-FILL = r"(?:_+|\uff3f+|\u2026{2,}|\.{5,}|-{4,}|\u2014{3,}|\u2500{2,}|\u00b7{4,})"
+#: What is drawn to write on: underscores, or rows of dots or dashes; whole rows only, which takes linear time.
+FILL = "(?:{})".format(
+    "|".join(
+        rf"(?<!{sign}){sign}{{{least},}}+"
+        for sign, least in {
+            "_": 1,
+            r"\uff3f": 1,
+            r"\u2026": 2,
+            r"\.": 5,
+            "-": 4,
+            r"\u2014": 3,
+            r"\u2500": 2,
+            r"\u00b7": 4,
+        }.items()
+    )
+)
 
 _CIRCLED = {chr(0x2460 + number): number + 1 for number in range(20)}
 _ROUND = r"[\u2460-\u2473]"

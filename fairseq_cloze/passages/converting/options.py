@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from .blanks import FILL, number_in
 from .lines import Document, Line
 
+_MOST_CHAINS = 50  # ways to part a line that are followed; two are too many
 _ROUND = r"[\u2460-\u2473]"
 _LETTER = r"(?P<letter>[A-Za-z\uff21-\uff3a])"
 
@@ -171,7 +172,7 @@ def _split(document: Document, line: Line, head: _Head, last: int | None) -> lis
         ]
         if not longer:
             break
-        chains, wanted = longer, wanted + 1
+        chains, wanted = longer[:_MOST_CHAINS], wanted + 1
     if len(chains) > 1:
         letter = chr(ord("A" if head.is_upper else "a") + next(a[2] for a, b in zip(*chains[:2]) if a != b))
         raise document.error(
@@ -268,16 +269,13 @@ def _next_head(lines: list[Line], at: int) -> _Head | None:
 
 def _next_starts(lines: list[Line], at: int, index: int, most: int = 1) -> bool:
     """Whether one of the next lines begins with the option of an index; *most* lines, none of them empty if several."""
-    for line in lines[at : at + most] if most > 1 else lines[at:]:
-        if not line.text.strip():
-            if most > 1:
-                return False
-            continue
+    if most == 1:
+        head = _next_head(lines, at)
+        return head is not None and head.index == index and head.number is None
+    for line in lines[at : at + most]:
         heads = _heads(line)
-        if heads:
-            return heads[0].index == index and heads[0].number is None
-        if most == 1:
-            return False
+        if heads or not line.text.strip():
+            return bool(heads) and heads[0].index == index and heads[0].number is None
     return False
 
 

@@ -15,6 +15,8 @@ from .keys import HEADING, Answer, answer_index, parse_answers, read_key
 from .lines import Document, Line
 from .options import Entry, lone_number, read_options, split_question, starts_options
 
+_LONGEST = 300  # characters of a line that is no part of a text
+
 _COUNT = r"(?:\d{1,3}|[IVX]{1,5}|[A-H]|one|two|three|four|five|six|seven|eight|nine|ten)"
 _REST = r"(?:\s*[:.\u2013\u2014(\uff08-].{0,60}|\s+[A-Z].{0,50}|)"
 
@@ -177,8 +179,8 @@ class _Reader:
             if found := read_options(document, at):
                 self.entries += found[0]
                 return found[1]
-        alone = self.stands_alone(lines, at)
-        if _NAME.fullmatch(text) and (alone or re.search(FILL, text)):
+        alone = len(text) <= _LONGEST and self.stands_alone(lines, at)
+        if len(text) <= _LONGEST and _NAME.fullmatch(text) and (alone or re.search(FILL, text)):
             return self.leave_out(lines, at, at + 1, parts=True)
         if alone:
             if PART.fullmatch(text) and not has_blanks(text):
@@ -199,7 +201,8 @@ class _Reader:
     def stands_alone(self, lines: list[Line], at: int) -> bool:
         """Whether no text goes on in a line, such as one that was wrapped before ``Part 2 of the story``."""
         before = lines[at - 1] if at else None
-        return before is None or not before.text.strip() or before not in self.blocks[-1].lines or _is_paragraph(before)
+        text = self.blocks[-1].lines
+        return before is None or not before.text.strip() or not text or text[-1] is not before or _is_paragraph(before)
 
     def leave_out(self, lines: list[Line], at: int, end: int, parts: bool = False) -> int:
         """Lines that are no part of a text."""
@@ -277,7 +280,8 @@ class _Reader:
                 "options, and take out what belongs to none",
             )
         if self.left_out:
-            lines = sorted(self.left_out, key=document.lines.index)
+            places = {id(line): place for place, line in enumerate(document.lines)}
+            lines = sorted(self.left_out, key=lambda line: places[id(line)])
             shown = "; ".join(f"{line.place}: '{_short(line.text)}'" for line in lines)
             document.notes.append(f"left out, as no part of a text ({len(lines):,}): {shown}")
 

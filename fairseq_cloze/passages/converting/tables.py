@@ -12,16 +12,17 @@ from ...jsontext import NotJson, parse_json
 from ..reading import LONGEST
 from .records import Made, Row, find_columns, make_passages
 
+_LONGEST_HEADER = 10_000  # characters of a line with names of columns
 _DELIMITERS = (",", "\t", ";", "|")
 
 
 def header_fits(text: str, delimiter: str) -> bool:
     """Whether the first line of a text names columns of passages, with this between them."""
-    line = text.split("\n", 1)[0].strip("\r\ufeff")
-    names = [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [])]
+    line = text[:_LONGEST_HEADER].split("\n", 1)[0].strip("\r\ufeff")
     try:
+        names = [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [])]
         return len(names) > 2 and bool(find_columns(names, {}, ""))
-    except PassageError:
+    except (PassageError, csv.Error):
         return False
 
 
