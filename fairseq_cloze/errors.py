@@ -19,6 +19,7 @@ class Exit(IntEnum):
     NOT_EXECUTABLE = 126  #: the command that was to run under a log cannot be run, as shells have it
     NOT_FOUND = 127  #: it was not found
     INTERRUPTED = 130  #: Ctrl-C
+    READER_GONE = 141  #: nobody reads the results any more, as behind ``| head``: 128 and SIGPIPE's number
 
 
 class ClozeError(Exception):
@@ -50,6 +51,12 @@ class OutOfMemory(ClozeError):
     """What cannot be computed in parts that fit into memory."""
 
     exit_code = Exit.OUT_OF_MEMORY
+
+
+class ReaderGone(ClozeError):
+    """A pipe that results go to and nobody reads any more: no mistake, so commands end without a word."""
+
+    exit_code = Exit.READER_GONE
 
 
 # Controls, what turns the direction of a text, other ends of lines, and halves of characters.

@@ -12,13 +12,13 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
-from .errors import ClozeError
+from .errors import ClozeError, ReaderGone
 
 PathLike: TypeAlias = str | os.PathLike[str]
 
@@ -41,6 +41,7 @@ _KINDS = {
 _MOST = 64 << 20  # bytes of a file that is read at once
 
 _STANDARD = {"-": 1, "/dev/stdout": 1, "/dev/stderr": 2}
+_STANDARD_INPUT = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 
 
 def split_paths(paths: PathLike) -> list[str]:
@@ -52,6 +53,36 @@ def split_paths(paths: PathLike) -> list[str]:
 def is_stdout(path: PathLike | None) -> bool:
     """Whether what is written to *path* goes to standard output, where nothing else should go then."""
     return path is not None and _descriptor(Path(path)) == 1
+
+
+def is_stdin(path: PathLike) -> bool:
+    """Whether what is read from *path* comes from standard input."""
+    return os.fspath(path) in _STANDARD_INPUT
+
+
+def is_stream(path: PathLike | None) -> bool:
+    """Whether *path* is something to write to as it comes, such as a pipe, rather than a file to replace."""
+    try:
+        return path is not None and _is_stream(Path(path))
+    except OSError:  # writing says what it is
+        return False
+
+
+def check_stdin_once(paths: Iterable[PathLike]) -> None:
+    """Make sure that standard input is read once.
+
+    Raises:
+        ClozeError: it stands among the paths twice
+    """
+    if sum(map(is_stdin, paths)) > 1:
+        raise ClozeError("-: standard input was given twice, and can be read once; give one of them as a file")
+
+
+def read_whole(path: PathLike) -> bytes:
+    """The content of a file; of ``-``, standard input.  ``OSError`` where it cannot be read."""
+    if is_stdin(path):
+        return sys.stdin.buffer.read()
+    return Path(path).read_bytes()
 
 
 def special_kind(path: PathLike) -> str | None:
@@ -188,14 +219,37 @@ def replacing(path: PathLike) -> Iterator[Path]:
         os.close(descriptor)
 
 
+@contextmanager
+def streaming(path: PathLike) -> Iterator[Callable[[bytes], None]]:
+    """A function that writes to a stream (:func:`is_stream`) at once.
+
+    Raises:
+        ReaderGone: nobody reads it any more
+        ClozeError: it cannot be written
+    """
+    path = Path(path)
+    with _explained(path):
+        stream = _open_stream(path)
+
+    def write(content: bytes) -> None:
+        with _explained(path):
+            stream.write(content)
+            stream.flush()
+
+    try:
+        yield write
+    finally:
+        with suppress(OSError):  # what it holds has been refused before
+            stream.close()
+
+
 def write_bytes(path: PathLike, content: bytes) -> None:
     """Write a file as :func:`replacing` does."""
     path = Path(path)
-    with _explained(path):
-        if _is_stream(path):
-            with _open_stream(path) as stream:
-                stream.write(content)
-            return
+    if is_stream(path):
+        with streaming(path) as write:
+            write(content)
+        return
     with replacing(path) as temporary, _explained(path):
         temporary.write_bytes(content)
 
@@ -265,6 +319,8 @@ def cannot_write(path: PathLike, reason: str) -> ClozeError:
 def _explained(path: PathLike) -> Iterator[None]:
     try:
         yield
+    except BrokenPipeError as error:
+        raise ReaderGone(str(cannot_write(path, error.strerror or str(error)))) from error
     except OSError as error:
         raise cannot_write(path, error.strerror or str(error)) from error
 

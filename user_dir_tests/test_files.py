@@ -352,7 +352,7 @@ def test_nothing_but_json_on_standard_output(tmp_path: Path) -> None:
 
 def test_answers_on_standard_output(tmp_path: Path, pretrained: Path) -> None:
     words = ["fairseq-cloze", "predict", str(pretrained / "model.pt"), str(PASSAGES / "test")]
-    run(*words, "--out", tmp_path / "answers.json")
+    run(*words, "--out", tmp_path / "answers.jsonl")
     done = subprocess.run([*words, "--out", "-"], stdout=subprocess.PIPE, env=environment(), cwd=tmp_path, check=True)
-    assert done.stdout == (tmp_path / "answers.json").read_bytes() and json.loads(done.stdout)
-    assert names(tmp_path) == ["answers.json"]
+    assert done.stdout == (tmp_path / "answers.jsonl").read_bytes() and len(done.stdout.splitlines()) == 8
+    assert names(tmp_path) == ["answers.jsonl"]

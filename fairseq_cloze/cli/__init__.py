@@ -11,14 +11,14 @@ from typing import Any
 
 import click
 
-from ..errors import ClozeError, Exit
+from ..errors import ClozeError, Exit, ReaderGone
 from ..secrecy import hide_secrets
 from ..version import __version__
 
 #: Sub-commands, each of a module of that name, which is loaded when it is used, as torch alone takes seconds.
 COMMANDS = (
-    "prepare import-hf export-hf clean learn-bpe fit-batch evaluate predict generate doctor compare average run watch "
-    "mail report"
+    "prepare import-hf export-hf clean learn-bpe fit-batch evaluate predict try generate doctor compare average run "
+    "watch mail report"
 ).split()
 
 _UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
@@ -64,6 +64,8 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except ReaderGone as error:
+            ctx.exit(error.exit_code)
         except ClozeError as error:
             _say(str(error))
             ctx.exit(error.exit_code)

@@ -11,7 +11,9 @@ from .options import blank_option, echo_beside, on_error_option, scoring_options
 @click.command("predict")
 @click.argument("checkpoint")
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
-@click.option("--out", required=True, metavar="FILE", help="JSON file to write, or -: the answers by passage id.")
+@click.option(
+    "--out", required=True, metavar="FILE", help="File to write: JSON, or JSONL where its name ends so; or -: JSONL."
+)
 @click.option("--scores", "with_probabilities", is_flag=True,
               help="Add gold, where there is any, and the probability of every candidate.")  # fmt: skip
 @click.option("--text-norm", type=click.Choice(TEXT_NORMS), help="Text normalisation.  [default: as in training]")
@@ -20,9 +22,10 @@ from .options import blank_option, echo_beside, on_error_option, scoring_options
 @on_error_option
 @scoring_options
 def command(out: str, **chosen: Any) -> None:
-    """Answer raw passages: JSON or JSONL files, or folders of them.
+    """Answer raw passages: JSON or JSONL files, folders of them, or - for standard input: JSONL.
 
-    Under torchrun or srun the processes share the work.
+    Answers to standard output or a pipe are written, a line each, while more passages come in.  Under torchrun or srun
+    the processes share the work.
     """
     from ..files import check_writable
     from ..ranking import sharing
@@ -32,7 +35,7 @@ def command(out: str, **chosen: Any) -> None:
     with sharing.joined():
         if sharing.is_first():
             check_writable(out)
-        result = predict(out=out, **chosen)
+        result = predict(out=out, tell=lambda source, why: click.echo(f"skipped {source}: {why}", err=True), **chosen)
         if not sharing.is_first():
             return
         lines = [*result.notes, *(f"skipped {source}: {reason}" for source, reason in result.tally.skipped)]

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import ClozeError, UnreadablePassageError, first_line
-from ..files import PathLike, cannot_write
+from ..files import PathLike, cannot_write, check_stdin_once, is_stdin
 from ..passages.markers import compile_marker
 from ..passages.passage import UNLABELLED
 from ..passages.reading import Tally, check_unique_id, find_files, read_passages
@@ -149,7 +149,9 @@ def prepare(
         if not overwrite:
             raise ClozeError(f"{out}: already exists; choose another --out, or pass --overwrite to replace it")
         check_replaceable(out)
-    for path in (path for paths in inputs.values() for path in paths):
+    given = [path for paths in inputs.values() for path in paths]
+    check_stdin_once(given)
+    for path in given:
         if Path(path).resolve() in out.resolve().parents:
             raise ClozeError(f"{out}: lies inside {path}, whose passages are read; choose an --out outside it")
     marker = compile_marker(blank)
@@ -215,7 +217,7 @@ def _digest(
     blank: str | None,
 ) -> str:
     """A digest of all that decides what the shards hold; another one each time for input that is gone once read."""
-    again = all(file.is_file() for split in splits for file, _ in split.files)
+    again = all(file.is_file() and not is_stdin(file) for split in splits for file, _ in split.files)
     parts = [
         *(FORMAT_VERSION, __version__, *vocabulary.digests.values()),
         *(options.to_dict(), on_error, blank, [(split.split, stamped) for split, stamped in zip(splits, read)]),

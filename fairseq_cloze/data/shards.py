@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import NoBlankError, PassageError, UnreadablePassageError
-from ..files import unused
+from ..files import is_stdin, unused
 from ..passages.markers import Marker
 from ..passages.passage import UNLABELLED, Passage
 from ..passages.reading import Numbering, Record, find_records, parse_record
@@ -64,7 +64,8 @@ def stamp(files: Sequence[tuple[Path, str]]) -> str:
     for path, default_id in files:
         try:
             found = path.stat()
-            state = f"{found.st_size} {found.st_mtime_ns}" if stat.S_ISREG(found.st_mode) else "a stream"
+            is_file = stat.S_ISREG(found.st_mode) and not is_stdin(path)
+            state = f"{found.st_size} {found.st_mtime_ns}" if is_file else "a stream"
         except OSError as error:
             state = str(error.errno)
         digest.update(f"{path}\0{default_id}\0{state}\n".encode("utf-8", "surrogateescape"))

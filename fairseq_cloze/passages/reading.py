@@ -1,22 +1,29 @@
-"""Reading: passages from files: one JSON file per passage, a folder tree of them, or JSONL; each may be gzipped."""
+"""Reading: passages from files: one JSON file per passage, a folder tree of them, or JSONL; each may be gzipped.
+
+Standard input (``-``) and pipes without a suffix are JSONL.
+"""
 
 import gzip
 import lzma
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import ClozeError, NoBlankError, OneTooHighError, PassageError, UnreadablePassageError, printable
-from ..files import PathLike, special_kind
+from ..files import PathLike, check_stdin_once, is_stdin, special_kind
 from ..jsontext import NotJson, parse_json
+from .incoming import Incoming
 from .markers import Marker
 from .passage import UNLABELLED, Passage
 
 _LINES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
 _SUFFIXES = (".json", ".json.gz", *_LINES)
+
+_STDIN = "standard input"
 
 #: Bytes of a passage, unpacked, at most.
 LONGEST = 64 << 20
@@ -84,6 +91,8 @@ class Tally:
     blanks: int = 0
     labelled: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    tell: Callable[[str, str], None] | None = None  #: told of what is skipped at once, instead of :attr:`skipped`
+    told: int = 0
     ignored_files: list[str] = field(default_factory=list)
     numbering: Numbering = field(default_factory=Numbering)
 
@@ -92,7 +101,7 @@ class Tally:
         text = f"{self.passages:,} passages, {self.blanks:,} blanks"
         if self.labelled != self.blanks:
             text += f" ({self.blanks - self.labelled:,} unlabelled)"
-        text += f", {len(self.skipped):,} skipped"
+        text += f", {len(self.skipped) + self.told:,} skipped"
         if self.ignored_files:
             text += f", {len(self.ignored_files):,} files that are not JSON or JSONL ignored"
         return text
@@ -103,10 +112,18 @@ class Tally:
         self.blanks += times * len(passage.gold)
         self.labelled += times * sum(gold != UNLABELLED for gold in passage.gold)
 
+    def skip(self, source: str, problem: str) -> None:
+        """Count a passage that does not fit."""
+        if self.tell is None:
+            self.skipped.append((source, problem))
+        else:
+            self.told += 1
+            self.tell(source, problem)
+
     def leave_out(self, passage: Passage, problem: str) -> None:
         """Count a passage as skipped that was counted before."""
         self.count(passage, -1)
-        self.skipped.append((printable(passage.source), problem))
+        self.skip(printable(passage.source), problem)
 
     def require_passages(self, paths: Iterable[PathLike]) -> None:
         """Make sure that *paths* held something to work on.
@@ -117,8 +134,12 @@ class Tally:
         if not self.passages:
             skipped = "".join(f"; skipped {source}: {reason}" for source, reason in self.skipped[:1])
             raise ClozeError(
-                f"{', '.join(map(str, paths))}: expected passages with blanks, found none ({self.summary()}{skipped})"
+                f"{', '.join(map(_name, paths))}: expected passages with blanks, found none ({self.summary()}{skipped})"
             )
+
+
+def _name(path: PathLike) -> str:
+    return _STDIN if is_stdin(path) else os.fspath(path)
 
 
 def find_files(path: PathLike, tally: Tally | None = None) -> list[tuple[Path, str]]:
@@ -128,6 +149,10 @@ def find_files(path: PathLike, tally: Tally | None = None) -> list[tuple[Path, s
         ClozeError: the path does not exist, holds no passage file, or is a file of another kind
     """
     root = Path(path)
+    if is_stdin(root):
+        return [(root, "stdin")]
+    if _is_plain_pipe(root):
+        return [(root, printable(root.name))]
     if not os.path.exists(root):
         raise ClozeError(f"{root}: no such file or folder; give a JSON or JSONL file, or a folder of them")
     if not root.is_dir():
@@ -184,6 +209,22 @@ def files_under(root: Path, suffixes: tuple[str, ...]) -> tuple[list[Path], list
     return sorted(found, key=lambda file: file.relative_to(root).as_posix()), others
 
 
+def _is_plain_pipe(file: Path) -> bool:
+    """Whether it is what a shell's ``<(command)`` stands for, or another pipe whose name says no format."""
+    return not file.suffix and special_kind(file) == "pipe"
+
+
+@contextmanager
+def _lines_of(file: Path) -> Iterator[Any]:
+    """The lines of JSONL: :class:`Incoming` where more may come later."""
+    if is_stdin(file):
+        yield Incoming(0, LONGEST + 1)
+        return
+    with open_file(file) as opened:
+        packed = file.suffix.lower() in _OPENERS
+        yield opened if packed or special_kind(file) is None else Incoming(opened.fileno(), LONGEST + 1)
+
+
 def open_file(file: Path) -> Any:
     """Open a file to read its bytes, unpacked."""
     return _OPENERS.get(file.suffix.lower(), open)(file, "rb")
@@ -194,14 +235,28 @@ def find_records(files: Iterable[tuple[Path, str]]) -> Iterator[Record]:
 
     A file that cannot be read becomes a record that says so.
     """
+    return (record for record in _records(files, None) if record is not None)
+
+
+def _records(files: Iterable[tuple[Path, str]], patience: float | None) -> Iterator[Record | None]:
+    """As :func:`find_records`; with *patience* ``None`` where the next line has not come after so many seconds."""
     for file, default_id in files:
-        if not file.name.lower().endswith(_LINES):
+        is_stream = is_stdin(file) or _is_plain_pipe(file)
+        if not is_stream and not file.name.lower().endswith(_LINES):
             yield Record(str(file), default_id, None)
             continue
+        name = _name(file)
         try:
-            with open_file(file) as lines:
-                for number, line in enumerate(iter(lambda: lines.readline(LONGEST + 1), b""), 1):
-                    source, problem = f"{file}, line {number}", None
+            with _lines_of(file) as lines:
+                number = 0
+                while True:
+                    if patience is not None and isinstance(lines, Incoming) and not lines.is_there(patience):
+                        yield None
+                    line = lines.readline(LONGEST + 1)
+                    if not line:
+                        break
+                    number += 1
+                    source, problem = f"{name}, line {number}", None
                     if len(line) > LONGEST:
                         problem = PassageError(source, _TOO_LONG)
                         while line and not line.endswith(b"\n"):
@@ -209,7 +264,7 @@ def find_records(files: Iterable[tuple[Path, str]]) -> Iterator[Record]:
                     if problem or line.strip():
                         yield Record(source, f"{default_id}:{number}", line, problem, True)
         except UNREADABLE as error:
-            yield Record(str(file), default_id, b"", _unreadable(str(file), error))
+            yield Record(name, default_id, b"", _unreadable(name, error))
 
 
 _TOO_LONG = f"expected a passage of at most {LONGEST >> 20} MB, found more"
@@ -235,17 +290,50 @@ def read_passages(
         ClozeError: a path holds nothing to read, or two passages share an id
     """
     tally = Tally() if tally is None else tally
-    seen: dict[str, str] = {}
-    for record in find_records([entry for path in paths for entry in find_files(path, tally)]):
+    return (passage for passage in _passages(list(paths), on_error, tally, marker, None, {}) if passage is not None)
+
+
+def incoming_passages(
+    paths: Iterable[PathLike],
+    patience: float,
+    on_error: str = "stop",
+    tally: Tally | None = None,
+    marker: Marker | None = None,
+) -> Iterator[Passage | None]:
+    """As :func:`read_passages`, for those who answer at once: ``None`` where the next line has not come in time.
+
+    There is no end to a stream, so passages may share an id, and nothing is kept of them.
+
+    Args:
+        patience: seconds to wait for a line
+        paths, on_error, tally, marker: as for :func:`read_passages`
+    """
+    return _passages(list(paths), on_error, Tally() if tally is None else tally, marker, patience, None)
+
+
+def _passages(
+    paths: Sequence[PathLike],
+    on_error: str,
+    tally: Tally,
+    marker: Marker | None,
+    patience: float | None,
+    seen: dict[str, str] | None,
+) -> Iterator[Passage | None]:
+    check_stdin_once(paths)
+    for record in _records([entry for path in paths for entry in find_files(path, tally)], patience):
+        if record is None:
+            yield None
+            continue
         try:
             passage = parse_record(record, marker)
         except PassageError as error:
             tally.numbering.note(record, error)
             if on_error == "stop" and not isinstance(error, NoBlankError):
                 raise
-            tally.skipped.append((error.source, error.problem))
+            tally.skip(error.source, error.problem)
             continue
-        check_unique_id(passage.id, passage.source, seen)
+        if seen is not None:
+            check_unique_id(passage.id, passage.source, seen)
         tally.numbering.note(record, passage)
         tally.count(passage)
         yield passage
@@ -285,16 +373,18 @@ def parse_record(record: Record, marker: Marker | None = None) -> Passage:
     except UNREADABLE as error:
         raise _unreadable(source, error) from error
     except NotJson as error:
-        raise PassageError(source, f"{error}{_hint(error.rest, record.is_line)}") from error
+        raise PassageError(source, f"{error}{_hint(error.rest, record)}") from error
     return Passage.from_json(fields, source, record.id, marker)
 
 
-def _hint(rest: str | None, is_line: bool) -> str:
+def _hint(rest: str | None, record: Record) -> str:
     """What to do about JSON that goes wrong with a text *rest*."""
     if rest is None:
         return ""
-    if not is_line:
+    if not record.is_line:
         return "; name the file .jsonl if it holds one passage per line" if rest.startswith("{") else ""
+    if not rest.strip() and not Path(record.path).suffix:
+        return "; the line ends within a passage: write each passage in a line of its own"
     if not rest.strip():
         return "; the line ends within a passage: name the file .json if it holds one passage over several lines"
     if rest.startswith(","):

@@ -5,6 +5,7 @@ Behind the passages a file has its origin, under a name that a passage may take 
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy as np
 
 from ..data.store import Store
 from ..errors import ClozeError, printable
-from ..files import PathLike, cannot_write, replacing
+from ..files import PathLike, cannot_write, is_stream, read_whole, replacing, streaming
 from ..jsontext import NotJson, parse_json
 from ..passages.passage import LETTERS, UNLABELLED, letters_of
 from .origin import Origin, read_origin
@@ -57,7 +58,14 @@ def gold_of(store: Store) -> np.ndarray:
 
 
 def make_predictions(store: Store, answers: np.ndarray, probabilities: np.ndarray) -> Predictions:
-    """Predictions by passage id.
+    """Predictions by passage id; arguments are those of :func:`predictions_in_order`."""
+    return Predictions(predictions_in_order(store, answers, probabilities))
+
+
+def predictions_in_order(
+    store: Store, answers: np.ndarray, probabilities: np.ndarray
+) -> Iterator[tuple[str, PassagePrediction]]:
+    """The id and the predictions of each passage, in order.
 
     Args:
         store: the passages
@@ -66,21 +74,29 @@ def make_predictions(store: Store, answers: np.ndarray, probabilities: np.ndarra
     """
     gold, ends = gold_of(store).tolist(), store.blank_offsets.tolist()
     count = np.diff(store.candidate_offsets).tolist()
-    out = Predictions()
     for passage in range(len(store)):
         blanks = range(ends[passage], ends[passage + 1])
-        out[store.id(passage)] = PassagePrediction(
-            [LETTERS[answers[blank]] for blank in blanks],
-            [None if gold[blank] == UNLABELLED else LETTERS[gold[blank]] for blank in blanks],
-            [[round(value, 6) for value in probabilities[blank, : count[blank]].tolist()] for blank in blanks],
+        yield (
+            store.id(passage),
+            PassagePrediction(
+                [LETTERS[answers[blank]] for blank in blanks],
+                [None if gold[blank] == UNLABELLED else LETTERS[gold[blank]] for blank in blanks],
+                [[round(value, 6) for value in probabilities[blank, : count[blank]].tolist()] for blank in blanks],
+            ),
         )
-    return out
 
 
 @contextmanager
 def writing(path: PathLike) -> Iterator[Callable[[str, Any], None]]:
-    """A function that writes what stands under a passage id, a line each; the file appears whole, or ``ClozeError``."""
-    comma = ""
+    """A function that writes what stands under a passage id, a line each; the file appears whole, or ``ClozeError``.
+
+    A stream gets each line at once.  It holds JSONL, and so does a file whose name says so.
+    """
+    if is_stream(path):
+        with streaming(path) as write_now:
+            yield lambda key, entry: write_now(_line(key, entry).encode())
+        return
+    lines, opened = os.fspath(path).lower().endswith(".jsonl"), False
 
     @contextmanager
     def explained() -> Iterator[None]:
@@ -90,22 +106,31 @@ def writing(path: PathLike) -> Iterator[Callable[[str, Any], None]]:
             raise cannot_write(path, error.strerror or str(error)) from error
 
     def write(key: str, entry: Any) -> None:
-        nonlocal comma
+        nonlocal opened
         with explained():
-            file.write(f"{comma}\n {json.dumps(key, ensure_ascii=False)}: {json.dumps(entry)}")
-        comma = ","
+            if lines:
+                file.write(_line(key, entry))
+            else:
+                file.write(f"{',' if opened else ''}\n {json.dumps(key, ensure_ascii=False)}: {json.dumps(entry)}")
+        opened = True
 
     with replacing(path) as temporary:
         with explained():
             file = temporary.open("w", encoding="utf-8")
         try:
-            file.write("{")
+            file.write("" if lines else "{")
             yield write
         except BaseException:
             file.close()
             raise
         with explained(), file:
-            file.write("\n}\n")
+            file.write("" if lines else "\n}\n")
+
+
+def _line(key: str, entry: Any) -> str:
+    """A line of JSONL: the id, and the fields of an entry or answers alone."""
+    fields = entry if isinstance(entry, dict) else {"answers": entry}
+    return json.dumps({"id": key, **fields}, ensure_ascii=False) + "\n"
 
 
 def write_predictions(
@@ -127,7 +152,7 @@ def read_predictions(path: PathLike) -> Predictions:
     """
     path = Path(path)
     try:
-        return parse_predictions(path.read_bytes(), str(path))
+        return parse_predictions(read_whole(path), str(path))
     except FileNotFoundError as error:
         raise ClozeError(f"{path}: no such prediction file; check the path") from error
     except OSError as error:
@@ -135,7 +160,9 @@ def read_predictions(path: PathLike) -> Predictions:
 
 
 def parse_predictions(content: bytes, name: str) -> Predictions:
-    """As :func:`read_predictions`, of the content of a file that messages call *name*."""
+    """As :func:`read_predictions`, of the content of a file that messages call *name*: one JSON object, or JSONL."""
+    if is_answer_line(content.partition(b"\n")[0]):
+        return _parse_lines(content, name)
     try:
         found = parse_json(content)
     except NotJson as error:
@@ -157,6 +184,34 @@ def _take(predictions: Predictions, key: str, entry: Any, where: str) -> None:
         predictions.origin = read_origin(entry)
     except ValueError as error:
         raise ClozeError(f"{where}: '{ORIGIN_FIELD}': {error}; {_MEND}") from error
+
+
+def is_answer_line(content: bytes) -> bool:
+    """Whether the first line of a file is one of JSONL, rather than the beginning of an object, or all of it."""
+    try:
+        found = parse_json(content)
+    except NotJson:
+        return False
+    return isinstance(found, dict) and isinstance(found.get("id"), str)
+
+
+def _parse_lines(content: bytes, name: str) -> Predictions:
+    out = Predictions()
+    for number, line in enumerate(content.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{name}, line {number}"
+        try:
+            fields = parse_json(line)
+        except NotJson as error:
+            raise ClozeError(f"{where}: {error}; {_MEND}") from error
+        if not isinstance(fields, dict) or not isinstance(fields.get("id"), str):
+            raise _misfit(where, "an object with a string 'id'", fields)
+        key = fields.pop("id")
+        if key in out or (key == ORIGIN_FIELD and out.origin is not None):
+            raise ClozeError(f"{where}: expected each passage once, found '{printable(key)}' twice; {_MEND}")
+        _take(out, key, fields, where)
+    return out
 
 
 _FIELDS = ("answers", "gold", "probabilities")

@@ -1,7 +1,8 @@
 """Predict: answer raw passages."""
 
+import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,15 +10,16 @@ from typing import Any
 from ..data.encoding import EncodingOptions, encode_passages
 from ..data.store import Store
 from ..data.vocabulary import Vocabulary
-from ..files import PathLike, is_stdout, split_paths
+from ..errors import ClozeError
+from ..files import PathLike, is_stdin, is_stdout, is_stream, split_paths
 from ..passages.markers import compile_marker
 from ..passages.passage import Passage
-from ..passages.reading import Tally, read_passages
+from ..passages.reading import Tally, incoming_passages, read_passages
 from ..views.settings import AS_TRAINED, PartialSettings
 from ..views.view import TooLongError
 from ..weights.finding import open_checkpoint
 from . import sharing
-from .answers import ORIGIN_FIELD, make_predictions, writing
+from .answers import ORIGIN_FIELD, predictions_in_order, writing
 from .metrics import COUNTS
 from .origin import origin_of
 from .ranker import Ranker, chunked
@@ -25,6 +27,9 @@ from .resources import DEFAULT_RESOURCES, Resources
 from .scores import Outcome, Scores
 
 _CHUNK = 2048  # passages that are batched together
+_FIRST, _LATER = 8, 256  # the same where the answers go to a stream: at first, and at most
+_CHARACTERS = 1 << 20  # of these passages after which no more are waited for
+_PATIENCE = 0.05  # seconds to wait for another passage before those that are there are answered
 _MOST_CHUNKS = 16  # that workers hold at a time, and wait for each other after
 
 
@@ -51,24 +56,31 @@ def predict(
     blank: str | None = None,
     on_error: str = "stop",
     out: PathLike | None = None,
+    tell: Callable[[str, str], None] | None = None,
 ) -> Prediction:
     """Answer raw passages, labelled or not; memory does not grow with their number where the answers go to a file.
+
+    Answers that go to a stream are written while more passages come in: soon after each other where many are there, and
+    at once where the next one is waited for.
 
     Inside :func:`sharing.joined` all workers read the passages, and each encodes and scores a part of every chunk.
 
     Args:
         checkpoint: one, with its vocabulary in it or beside it, or several with colons between them
-        inputs: files or folders of passages
+        inputs: files or folders of passages; ``-`` is standard input
         with_probabilities: add gold, where there is any, and the probability of every candidate
         settings, resources, weights: as for :class:`fairseq_cloze.ranking.ranker.Ranker`
         text_norm, language: see :class:`fairseq_cloze.data.encoding.EncodingOptions`; as in training where not given
         blank: regular expression of what stands for a blank; runs of underscores by default
         on_error: ``stop`` or ``skip`` passages that do not fit
-        out: file to write the answers to as they come, whole or not at all
+        out: file to write the answers to, whole or not at all; or a stream, see :func:`fairseq_cloze.files.is_stream`
+        tell: told of each passage that is skipped, where the answers go to a stream
 
     Raises:
         ClozeError: nothing to read, a passage that does not fit, a checkpoint that cannot be used
     """
+    if sharing.size() > 1 and any(map(is_stdin, inputs)):
+        raise ClozeError(f"-: standard input cannot be shared by {sharing.size()} processes; give a file")
     marker = compile_marker(blank)
     checkpoints = [open_checkpoint(path) for path in split_paths(checkpoint)]
     ranker = Ranker(checkpoints, settings=settings, resources=resources, weights=weights, language=language)
@@ -84,19 +96,24 @@ def predict(
     tally, seconds = Tally(), 0.0
     answers: dict[str, Any] = {}
     counts: Counter[str] = Counter({name: 0 for name in COUNTS})
-    names_origin = with_probabilities and out is not None and not is_stdout(out)  # as a prediction file does
-    passages = read_passages(inputs, on_error, tally, marker)
+    names_origin = with_probabilities and out is not None and not is_stream(out)  # as a prediction file does
+    if out is not None and is_stream(out) and sharing.size() == 1:
+        tally.tell = tell
+        read = _as_they_come(incoming_passages(inputs, _PATIENCE, on_error, tally, marker))
+    else:
+        read = chunked(read_passages(inputs, on_error, tally, marker), _CHUNK)
     with ExitStack() as stack:
         write = stack.enter_context(writing(out)) if out is not None and sharing.is_first() else answers.__setitem__
-        progress = stack.enter_context(sharing.progress("predict"))
-        for chunks in chunked(chunked(passages, _CHUNK), min(sharing.size(), _MOST_CHUNKS)):
+        is_shown = is_stdout(out) and sys.stdout.isatty()  # the answers themselves show how far it is
+        progress = None if is_shown else stack.enter_context(sharing.progress("predict"))
+        for chunks in chunked(read, min(sharing.size(), _MOST_CHUNKS)):
             for store, scores in _scored(chunks, ranker, encoding, tally if on_error == "skip" else None, progress):
                 seconds += scores.seconds
                 if not sharing.is_first():
                     continue
                 outcome = Outcome(scores, store)
                 counts.update(outcome.counts)
-                for key, prediction in make_predictions(store, outcome.best, outcome.probabilities).items():
+                for key, prediction in predictions_in_order(store, outcome.best, outcome.probabilities):
                     write(key, prediction.to_dict() if with_probabilities else prediction.answers)
                     names_origin &= key != ORIGIN_FIELD
         tally.require_passages(inputs)
@@ -108,6 +125,29 @@ def predict(
     numbering = tally.numbering.problem()
     notes = [*ranker.notes, *other_encodings, *([f"the accuracy means nothing: {numbering}"] if numbering else [])]
     return Prediction(answers, tally, dict(counts), seconds, notes)
+
+
+def _as_they_come(passages: Iterator[Passage | None]) -> Iterator[list[Passage]]:
+    """Passages in lists that grow, so that the first answers come early.
+
+    What is there is answered where the next passage is waited for, and before the error of one that does not fit.
+    """
+    chunk: list[Passage] = []
+    most, characters = _FIRST, 0
+    try:
+        for passage in passages:
+            if passage is not None:
+                chunk.append(passage)
+                characters += len(passage.article)
+            if chunk and (passage is None or len(chunk) == most or characters >= _CHARACTERS):
+                yield chunk
+                chunk, most, characters = [], min(2 * most, _LATER), 0
+    except ClozeError:
+        if chunk:
+            yield chunk
+        raise
+    if chunk:
+        yield chunk
 
 
 def _scored(
@@ -125,7 +165,8 @@ def _scored(
         except TooLongError as error:
             if tally is None:
                 raise
-            [odd] = [passage for chunk in chunks for passage in chunk if passage.id == error.passage]
+            at = error.number
+            odd = next(chunk[at] for chunk in chunks if at < len(chunk) and chunk[at].id == error.passage)
             tally.leave_out(odd, error.problem)
             chunks = [rest for chunk in chunks if (rest := [passage for passage in chunk if passage is not odd])]
         else:

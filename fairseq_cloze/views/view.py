@@ -20,10 +20,11 @@ Sample = dict[str, Any]
 
 
 class TooLongError(DataBinError):
-    """A *passage* with a candidate that does not fit into the model beside any text."""
+    """A *passage*, *number* of its store, with a candidate that does not fit into the model beside any text."""
 
-    def __init__(self, passage: str, tokens: int, positions: int) -> None:
+    def __init__(self, passage: str, number: int, tokens: int, positions: int) -> None:
         self.passage = passage
+        self.number = number
         self.problem = f"a candidate of {tokens:,} tokens does not fit into {positions} positions"
         super().__init__(f"passage '{passage}': {self.problem}; take the passage out, or a model with more positions")
 
@@ -65,7 +66,7 @@ class View:
 
     def _too_long(self, passage: int, tokens: int) -> DataBinError:
         """The error of a candidate that leaves no room for text."""
-        return TooLongError(self.store.id(passage), tokens, self.limit + 2)
+        return TooLongError(self.store.id(passage), int(passage), tokens, self.limit + 2)
 
     def _sample(self, items: Sequence[Item], blanks: np.ndarray, rows: list[np.ndarray]) -> Sample:
         return {

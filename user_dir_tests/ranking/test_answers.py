@@ -64,6 +64,31 @@ def test_predictions_of_a_store_and_their_file(tmp_path: Path, vocabulary: Any) 
     assert read_predictions(tmp_path / "deep" / "p.json") == made
 
 
+def test_lines_are_read_as_the_object_is(tmp_path: Path, vocabulary: Any) -> None:
+    """Written where the name says so; a mistake has its line."""
+    made = make_predictions(make_store(vocabulary), np.array([0, 2, 1]), np.full((3, 4), 0.25, np.float32))
+    path = tmp_path / "p.jsonl"
+    write_predictions(path, made)
+    assert path.read_text() == (
+        '{"id": "x/one", "answers": ["A", "C"], "gold": ["A", "B"], '
+        '"probabilities": [[0.25, 0.25, 0.25], [0.25, 0.25, 0.25, 0.25]]}\n'
+        '{"id": "two", "answers": ["B"], "probabilities": [[0.25, 0.25]]}\n'
+    )
+    assert read_predictions(path) == made and list(read_predictions(path)) == list(made)
+    first = path.read_text().splitlines()[0]
+    for line, problem in (
+        (first, f": expected each passage once, found 'x/one' twice; {MEND}"),
+        ("[]", f": expected an object with a string 'id', found []; {MEND}"),
+        ('{"id": "q"}', f": passage 'q': expected an object with a list 'answers', found {{}}; {MEND}"),
+        ("{", ": expected JSON, found a mistake in line 1, column 2 (Expecting property name enclosed in double "
+              f"quotes); {MEND}"),
+    ):  # fmt: skip
+        path.write_text(f"{first}\n\n{line}\n")
+        with pytest.raises(ClozeError) as error:
+            read_predictions(path)
+        assert str(error.value) == f"{path}, line 3{problem}"
+
+
 def test_evaluate_and_predict_write_the_same(tmp_path: Path, finetuned: Path, data_bin: Path) -> None:
     checkpoint = finetuned / "checkpoint_last.pt"
     done = run(

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +20,11 @@ from fairseq_cloze.passages.reading import read_passages
 from fairseq_cloze.ranking.answers import read_predictions
 from fairseq_cloze.ranking.evaluate import evaluate
 from fairseq_cloze.ranking.predict import predict
+from fairseq_cloze.ranking.ranker import Ranker
 from fairseq_cloze.report.page import report
 from fairseq_cloze.views.settings import PartialSettings
 
-from ..support.commands import PASSAGES, run
+from ..support.commands import PASSAGES, environment, run
 
 FOUR = ["calm", "cold", "old", "odd"]
 
@@ -218,6 +223,136 @@ def test_an_option_too_long_for_the_model(tmp_path: Path, pretrained: Path, view
     assert result.answers == alone.answers and result.counts == alone.counts
     assert result.tally.skipped == [(f"{path}, line {number}", problem) for number in (2, 3)]
     assert result.tally.summary() == "1 passages, 1 blanks, 2 skipped"
+
+
+# -- streams -----------------------------------------------------------------------------------------------------------
+
+
+class Conversation:
+    """``predict`` between two pipes, in a thread of its own."""
+
+    def __init__(self, checkpoint: Path, **options: Any) -> None:
+        (self._input, self._give), (self._take, self._output) = os.pipe(), os.pipe()
+        self._lines = os.fdopen(self._take)
+        self.error: ClozeError | None = None
+        self.result: Any = None
+        self._thread = threading.Thread(target=self._run, args=(checkpoint, options), daemon=True)
+        self._thread.start()
+
+    def _run(self, checkpoint: Path, options: Any) -> None:
+        try:
+            given = [f"/dev/fd/{self._input}"]
+            self.result = predict(checkpoint, given, out=f"/dev/fd/{self._output}", **options)
+        except ClozeError as error:
+            self.error = error
+        finally:
+            os.close(self._output)
+
+    def say(self, text: str) -> None:
+        os.write(self._give, text.encode())
+
+    def hear(self) -> Any:
+        return json.loads(self._lines.readline())
+
+    def end(self) -> list[Any]:
+        """Close, and what was still answered."""
+        os.close(self._give)
+        rest = [json.loads(line) for line in self._lines]
+        self._thread.join(60)
+        os.close(self._input)
+        self._lines.close()
+        return rest
+
+
+def test_a_passage_is_answered_while_the_next_one_is_waited_for(pretrained: Path) -> None:
+    """As they come: not before a line is whole, whatever blank lines and passages without a blank follow it."""
+    one = json.dumps({"id": "a", "article": "It was _ .", "options": [FOUR], "answers": ["B"]})
+    told: list[tuple[str, str]] = []
+    talk = Conversation(pretrained / "model.pt", tell=lambda *skipped: told.append(skipped))
+    talk.say(one + "\n")
+    first = talk.hear()
+    [ranked] = load(pretrained / "model.pt").rank("It was _ .", [FOUR])
+    assert first == {"id": "a", "answers": [LETTERS[ranked.best]]}
+    talk.say(one.replace('"a"', '"b"') + "\n\n \n" + one[:20])
+    assert talk.hear()["id"] == "b"
+    talk.say(one[20:] + "\n" + json.dumps({"article": "No gap.", "options": []}) + "\n")
+    assert talk.hear() == first  # an id may come again, as nothing is overwritten
+    talk.say(one)  # without an end of its line
+    assert talk.end() == [first]
+    assert talk.error is None
+    assert talk.result.tally.summary() == "4 passages, 4 blanks, 1 skipped" and talk.result.answers == {}
+    assert [why for _, why in told] == ["no blank: the article holds no underscore"]
+    assert talk.result.counts["n_blanks"] == 4
+
+
+def test_what_came_before_a_mistake_is_answered(pretrained: Path) -> None:
+    good = json.dumps({"id": "a", "article": "It was _ .", "options": [FOUR]})
+    talk = Conversation(pretrained / "model.pt")
+    talk.say(f"{good}\n{good}\n{{\n{good}\n")
+    assert [entry["id"] for entry in talk.end()] == ["a", "a"]
+    assert talk.error is not None
+    assert re.fullmatch(
+        r"/dev/fd/\d+, line 3: expected JSON, found a mistake in line 1, column 2 \(.*\); the line ends within "
+        "a passage: write each passage in a line of its own; mend the passage, .*",
+        str(talk.error),
+    )
+
+
+def test_of_passages_that_share_an_id_the_one_that_does_not_fit_is_left_out(pretrained: Path) -> None:
+    short, long = (
+        json.dumps({"id": "a", "article": "It was _ .", "options": [[text, "odd"]]}) for text in ("a", "a " * 130)
+    )
+    talk = Conversation(pretrained / "model.pt", on_error="skip", settings=PartialSettings("joint", "kmask"))
+    talk.say(f"{short}\n{long}\n{short}\n")
+    assert len(talk.end()) == 2
+    [(source, _)] = talk.result.tally.skipped
+    assert source.endswith(", line 2")
+
+
+def test_lists_of_passages_grow(pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first answers come early; the answers are those of one list."""
+    path = tmp_path / "a.jsonl"
+    path.write_text(
+        "".join(json.dumps({"article": "It was _ .", "options": [[f"w{n}", "odd"]]}) + "\n" for n in range(70))
+    )
+    sizes: list[int] = []
+    plain = Ranker.score_stores
+
+    def scored(self: Any, stores: Any, *args: Any) -> Any:
+        sizes.extend(map(len, stores))
+        return plain(self, stores, *args)
+
+    monkeypatch.setattr(Ranker, "score_stores", scored)
+    expected = predict(pretrained / "model.pt", [path]).answers
+    predict(pretrained / "model.pt", [path], out=tmp_path / "lines.jsonl")
+    read, write = os.pipe()
+    predict(pretrained / "model.pt", [path], out=f"/dev/fd/{write}")
+    os.close(write)
+    with os.fdopen(read) as lines:
+        text = lines.read()
+    assert sizes == [70, 70, 8, 16, 32, 14]
+    assert {entry["id"]: entry["answers"] for entry in map(json.loads, text.splitlines())} == expected
+    assert (tmp_path / "lines.jsonl").read_text() == text
+
+
+def test_a_reader_that_goes_away(pretrained: Path, tmp_path: Path) -> None:
+    """As behind ``head``: no word, and the status that a shell gives to what SIGPIPE ends; no file is left anywhere."""
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"article": "It was _ .", "options": [FOUR]}) + "\n" for _ in range(30_000)))
+    script = "cat a.jsonl | fairseq-cloze predict $0 - --scores --out - | head -n 2; echo ${PIPESTATUS[@]}"
+    ran = subprocess.run(
+        ["bash", "-c", script, pretrained / "model.pt"], cwd=tmp_path, env=environment(), capture_output=True, text=True
+    )
+    *answers, statuses = ran.stdout.splitlines()
+    assert [json.loads(line)["id"] for line in answers] == ["stdin:1", "stdin:2"]
+    assert (statuses, ran.stderr) == ("141 141 0", "")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.jsonl"]
+
+
+def test_standard_input_is_read_once(pretrained: Path) -> None:
+    with pytest.raises(ClozeError) as error:
+        predict(pretrained / "model.pt", ["-", "/dev/stdin"])
+    assert str(error.value) == "-: standard input was given twice, and can be read once; give one of them as a file"
 
 
 def test_nothing_to_predict(finetuned: Path, passage: Callable[..., Path]) -> None:
