@@ -161,7 +161,7 @@ def read_predictions(path: PathLike) -> Predictions:
 
 def parse_predictions(content: bytes, name: str) -> Predictions:
     """As :func:`read_predictions`, of the content of a file that messages call *name*: one JSON object, or JSONL."""
-    if _is_line(content.partition(b"\n")[0]):
+    if is_answer_line(content.partition(b"\n")[0]):
         return _parse_lines(content, name)
     try:
         found = parse_json(content)
@@ -186,7 +186,7 @@ def _take(predictions: Predictions, key: str, entry: Any, where: str) -> None:
         raise ClozeError(f"{where}: '{ORIGIN_FIELD}': {error}; {_MEND}") from error
 
 
-def _is_line(content: bytes) -> bool:
+def is_answer_line(content: bytes) -> bool:
     """Whether the first line of a file is one of JSONL, rather than the beginning of an object, or all of it."""
     try:
         found = parse_json(content)
@@ -208,9 +208,9 @@ def _parse_lines(content: bytes, name: str) -> Predictions:
         if not isinstance(fields, dict) or not isinstance(fields.get("id"), str):
             raise _misfit(where, "an object with a string 'id'", fields)
         key = fields.pop("id")
-        if key in out:
+        if key in out or (key == ORIGIN_FIELD and out.origin is not None):
             raise ClozeError(f"{where}: expected each passage once, found '{printable(key)}' twice; {_MEND}")
-        out[key] = _check_passage(f"{where}: passage '{printable(key)}'", fields)
+        _take(out, key, fields, where)
     return out
 
 

@@ -13,11 +13,12 @@ from typing import Any
 from ..data.databin import MANIFEST
 from ..errors import ClozeError
 from ..files import PathLike
-from ..ranking.answers import Predictions, read_predictions
+from ..ranking.answers import Predictions, is_answer_line, read_predictions
 from ..ranking.origin import Origin
 from ..runlog.fairseq_log import read_log
 from ..runs.curves import History, history_of
 from ..runs.events import EVENTS_FILE, EVENTS_SUFFIX, read_events
+from ..runs.lines import LONGEST
 from ..runs.lock import run_record
 from ..watch.records import RECORDS, Record, read_validation
 
@@ -93,7 +94,11 @@ def _read_run(path: Path) -> Run:
             f"{path}: no such file or folder; give a save-dir, a log, a {RECORDS} or a prediction file as RUN"
         )
     elif path.suffix == ".jsonl":
-        if not _read_events(run, path):
+        with path.open("rb") as file:
+            answers = is_answer_line(file.readline(LONGEST))
+        if answers:
+            _read_answers(run, path)
+        elif not _read_events(run, path):
             run.notes.clear()  # of lines that are no events, but a watch's
             _read_scores(run, path)
     elif path.suffix == ".json":

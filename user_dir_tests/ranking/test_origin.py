@@ -16,6 +16,7 @@ from fairseq_cloze.ranking.evaluate import evaluate
 from fairseq_cloze.ranking.origin import Origin, Source, origin_of, read_origin
 from fairseq_cloze.ranking.predict import predict
 from fairseq_cloze.ranking.ranker import Ranker
+from fairseq_cloze.report.page import report
 from fairseq_cloze.views.settings import PartialSettings
 from fairseq_cloze.weights.checkpoint import Checkpoint
 
@@ -88,6 +89,18 @@ def test_a_passage_may_have_its_name(tmp_path: Path, finetuned: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps(passage))
     predict(finetuned / "checkpoint_last.pt", [tmp_path / "a.jsonl"], with_probabilities=True, out=tmp_path / "p.json")
     assert len(read_predictions(tmp_path / "p.json")["fairseq_cloze"].answers) == 1
+
+
+def test_in_a_file_of_lines(tmp_path: Path) -> None:
+    """The last line; the report reads it, too."""
+    one = PassagePrediction(["A"], ["B"])
+    path = tmp_path / "p.jsonl"
+    write_predictions(path, {"x": one, "y": one}, read_origin(ORIGIN))
+    assert json.loads(path.read_text().splitlines()[-1]) == {"id": "fairseq_cloze", **ORIGIN}
+    found = read_predictions(path)
+    assert found == {"x": one, "y": one} and found.origin == read_origin(ORIGIN)
+    [row] = report([path]).data["runs"]
+    assert row["known"] and row["valid"]["blanks"] == 2 and row["sources"][0]["digest"] == SOURCE["digest"]
 
 
 def test_settings_from_anybody(tmp_path: Path, finetuned: Path) -> None:
