@@ -12,7 +12,7 @@ from typing import Any
 
 from ..data.databin import MANIFEST
 from ..errors import ClozeError
-from ..files import PathLike
+from ..files import PathLike, open_regular
 from ..ranking.answers import Predictions, is_answer_line, read_predictions
 from ..ranking.origin import Origin
 from ..runlog.fairseq_log import read_log
@@ -85,6 +85,15 @@ def read_runs(paths: Sequence[PathLike]) -> list[Run]:
     return runs
 
 
+def _holds_answers(path: Path) -> bool:
+    """Whether a file of lines begins with a passage's answers."""
+    try:
+        with open_regular(path) as file:
+            return is_answer_line(file.readline(LONGEST))
+    except OSError:  # which whoever reads it names
+        return False
+
+
 def _read_run(path: Path) -> Run:
     run = Run(path)
     if path.is_dir():
@@ -94,9 +103,7 @@ def _read_run(path: Path) -> Run:
             f"{path}: no such file or folder; give a save-dir, a log, a {RECORDS} or a prediction file as RUN"
         )
     elif path.suffix == ".jsonl":
-        with path.open("rb") as file:
-            answers = is_answer_line(file.readline(LONGEST))
-        if answers:
+        if _holds_answers(path):
             _read_answers(run, path)
         elif not _read_events(run, path):
             run.notes.clear()  # of lines that are no events, but a watch's

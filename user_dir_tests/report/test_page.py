@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import math
+import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -307,6 +308,14 @@ def test_a_file_names_its_data_bin(tmp_path: Path, data_bin: Path) -> None:
         "The passages of raw.json came from /exams/a and /exams/b, so blanks are shown without their text. Make the "
         "report again with --passages and the data-bin or the passages themselves."
     )
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.log"])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ClozeError, match=rf"{name}: .*cannot be read \((is a pipe,|it is) no file\)"):
+        report([tmp_path / name])
 
 
 def test_what_is_missing_is_said(tmp_path: Path, predictions: Path) -> None:
