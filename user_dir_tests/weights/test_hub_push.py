@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from huggingface_hub import constants
+from huggingface_hub.utils import reset_sessions
 
 from fairseq_cloze.cli.export_hf import command
 from fairseq_cloze.errors import ClozeError
@@ -28,8 +29,10 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         for name, value in {"ENDPOINT": server.url, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}.items():
             monkeypatch.setattr(constants, name, value)
-            monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        reset_sessions()  # one that was opened offline stays so
         yield server
+        reset_sessions()
 
 
 def export(*arguments: Any, code: int = 0) -> str:
