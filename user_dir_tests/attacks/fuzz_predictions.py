@@ -10,9 +10,10 @@ from fairseq_cloze.report.answer_figures import calibration, confusion, count_ri
 
 
 def seeds() -> list[bytes]:
-    """With and without gold and probabilities."""
+    """With and without gold and probabilities, as an object and as lines."""
     one = {"answers": ["A", "C"], "gold": ["A", None], "probabilities": [[0.61, 0.2, 0.19], [0.1, 0.2, 0.7]]}
-    return [json.dumps({"high/high1": one, "high/high2": {"answers": ["B"]}}, indent=1).encode(), b"{}"]
+    lines = json.dumps({"id": "high/high1", **one}) + "\n" + json.dumps({"id": "high/high2", "answers": ["B"]}) + "\n"
+    return [json.dumps({"high/high1": one, "high/high2": {"answers": ["B"]}}, indent=1).encode(), b"{}", lines.encode()]
 
 
 def attack(data: bytes) -> None:
@@ -20,7 +21,7 @@ def attack(data: bytes) -> None:
     try:
         predictions = parse_predictions(data, "p.json")
     except ClozeError as error:
-        assert str(error).startswith("p.json: ") and "\n" not in str(error)
+        assert str(error).startswith(("p.json: ", "p.json, line ")) and "\n" not in str(error)
         return
     for one in predictions.values():
         assert len(one.answers) == len(one.gold)
