@@ -13,10 +13,13 @@ from ..support.reported import ORIGIN
 
 
 def seeds() -> list[bytes]:
-    """With and without gold and probabilities."""
+    """With and without gold and probabilities, as an object and as lines."""
     one = {"answers": ["A", "C"], "gold": ["A", None], "probabilities": [[0.61, 0.2, 0.19], [0.1, 0.2, 0.7]]}
     two = {"high/high1": one, "high/high2": {"answers": ["B"]}}
-    return [json.dumps(two, indent=1).encode(), json.dumps({**two, "fairseq_cloze": ORIGIN}).encode(), b"{}"]
+    lines = "".join(json.dumps({"id": key, **entry}) + "
+" for key, entry in two.items())
+    whole = json.dumps({**two, "fairseq_cloze": ORIGIN}).encode()
+    return [json.dumps(two, indent=1).encode(), whole, b"{}", lines.encode()]
 
 
 def attack(data: bytes) -> None:
@@ -24,7 +27,7 @@ def attack(data: bytes) -> None:
     try:
         predictions = parse_predictions(data, "p.json")
     except ClozeError as error:
-        assert str(error).startswith("p.json: ") and "\n" not in str(error)
+        assert str(error).startswith(("p.json: ", "p.json, line ")) and "\n" not in str(error)
         return
     if predictions.origin is not None:
         again = json.loads(json.dumps(predictions.origin.to_dict()))
