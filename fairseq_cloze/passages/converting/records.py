@@ -187,6 +187,9 @@ def make_passages(rows: Sequence[Row], columns: Columns) -> Made:
     kind = _answer_kind(items, columns)
     for item in items:
         fields: dict[str, Any] = {"article": item.text, "options": item.options}
+        most = max(map(len, item.options))
+        if most > len(LETTERS):
+            raise PassageError(item.rows[0].source, f"expected at most {len(LETTERS)} options, found {most}")
         answers = (
             [_as_index(value, options, kind, 0) for value, options in zip(item.answers, item.options)] if kind else []
         )
