@@ -85,6 +85,8 @@ def _choices(text: str, where: str, tildes: bool) -> tuple[list[str], int]:
         place += 1
     if len(options) < 2:
         raise PassageError(where, f"expected two options or more, found {len(options)}")
+    if len(options) > len(LETTERS):
+        raise PassageError(where, f"expected at most {len(LETTERS)} options, found {len(options)}")
     if len(right) != 1:
         raise PassageError(where, f"expected one right option, marked =, found {len(right)}")
     if "" in options:

@@ -187,8 +187,11 @@ def make_passages(rows: Sequence[Row], columns: Columns) -> Made:
     kind = _answer_kind(items, columns)
     for item in items:
         fields: dict[str, Any] = {"article": item.text, "options": item.options}
+        most = max(map(len, item.options))
+        if most > len(LETTERS):
+            raise PassageError(item.rows[0].source, f"expected at most {len(LETTERS)} options, found {most}")
         answers = (
-            [_as_index(value, options, kind, 0) for value, options in zip(item.answers, item.options)] if kind else []
+            [_as_index(value, options, kind) for value, options in zip(item.answers, item.options)] if kind else []
         )
         if answers:
             known = [answer for answer in answers if answer is not None]
@@ -333,11 +336,11 @@ def _place(text: str, options: Sequence[str]) -> int:
     return [str(option).strip() for option in options].index(wanted)
 
 
-def _is_open(value: Any, kind: str | None = None) -> bool:
+def _is_open(value: Any) -> bool:
     return value is None or value in ("", [], -1, "-1")
 
 
-def _as_index(value: Any, options: Sequence[str], kind: str, default: int) -> int | None:
+def _as_index(value: Any, options: Sequence[str], kind: str) -> int | None:
     """The index that an answer names, ``None`` where it names none."""
     if _is_open(value):
         return None
@@ -366,7 +369,7 @@ def _answer_kind(items: Sequence[_Item], columns: Columns) -> str | None:
         found = []
         for place, (item, value, options) in enumerate(pairs):
             try:
-                found.append(_as_index(value, options, kind, 0))
+                found.append(_as_index(value, options, kind))
             except (ValueError, TypeError, IndexError):
                 worst = max(worst, (place, item, value, options), key=lambda each: each[0])
                 break

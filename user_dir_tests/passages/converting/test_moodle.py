@@ -28,6 +28,7 @@ def test_embedded_answers() -> None:
         ("a\n{1:SHORTANSWER:=x}", ", line 2", "expected MULTICHOICE, which has options, found SHORTANSWER"),
         ("{1:MULTICHOICE:a~b}", ", line 1", "expected one right option, marked =, found 0"),
         ("{1:MULTICHOICE:=a~=b}", ", line 1", "expected one right option, marked =, found 2"),
+        ("{1:MULTICHOICE:a=b" + "~c" * 126 + "}", ", line 1", "expected at most 127 options, found 128"),
         ("{1:MULTICHOICE:=a}", ", line 1", "expected two options or more, found 1"),
         ("{1:MULTICHOICE:=a~%50%b}", ", line 1", "expected one right option, found 'b' that is right by 50%"),
         ("{1:MULTICHOICE:=a~}", ", line 1", "expected a text for each option, found none; write / where nothing goes"),

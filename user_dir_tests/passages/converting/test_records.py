@@ -145,6 +145,7 @@ def test_rows_of_one_text_are_one_passage(tmp_path: Path) -> None:
             "text,A,B,answer\nHe _.,b,a,a\n",
             "line 2: field 'answer': expected answers of one kind, found such as may be let",
         ),
+        ("text,options,answer\nHe _.,a" + "|b" * 126 + "|c,A\n", "line 2: expected at most 127 options, found 128"),
         ("text,A,A\nHe _.,a,b\n", "line 1: expected each name of a column once; rename one of them"),
         ('text,A,B\nHe _.,a,"b\n', "line 2: expected a table, found a mistake (unexpected end of data)"),
         ("text,options\nHe _.,a b\n", "line 2: field 'options': expected options parted by one of '|' ';'"),
