@@ -16,8 +16,7 @@ def seeds() -> list[bytes]:
     """With and without gold and probabilities, as an object and as lines."""
     one = {"answers": ["A", "C"], "gold": ["A", None], "probabilities": [[0.61, 0.2, 0.19], [0.1, 0.2, 0.7]]}
     two = {"high/high1": one, "high/high2": {"answers": ["B"]}}
-    lines = "".join(json.dumps({"id": key, **entry}) + "
-" for key, entry in two.items())
+    lines = "".join(json.dumps({"id": key, **entry}) + "\n" for key, entry in two.items())
     whole = json.dumps({**two, "fairseq_cloze": ORIGIN}).encode()
     return [json.dumps(two, indent=1).encode(), whole, b"{}", lines.encode()]
 
