@@ -61,7 +61,7 @@ RUN = ("bash", "bash long", "bash gpu")
 #: Pages whose commands take a minute and are run by other tests, too, in one form or another.
 SLOW = (
     *("training.md", "results.md", "benchmarks.md", "analysis.md", "report.md", "pretraining.md", "scaling.md"),
-    *("steps.md", "watch.md", "weights.md", "generate.md"),
+    *("steps.md", "watch.md", "weights.md", "generate.md", "round.md"),
 )
 
 

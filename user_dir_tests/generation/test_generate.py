@@ -211,7 +211,7 @@ def children_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_interrupted(tmp_path: Path, prose: Path, sent: signal.Signals) -> None:
     """A run that is broken off keeps nothing under its name and leaves no worker behind."""
     (tmp_path / "long.txt").write_text((prose / "train.txt").read_text() * 30)

@@ -177,6 +177,7 @@ def test_no_head_to_score_with(finetuned: Path, data_bin: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_another_activation_in_the_ranking_head(tmp_path: Path, data_bin: Path) -> None:
     """The shape of the head comes from the checkpoint, too: fairseq-validate and evaluate agree."""
     shape = ("--encoder-layers", 1, "--encoder-embed-dim", 24, "--encoder-attention-heads", 2)
