@@ -19,8 +19,8 @@ ATTACKS = "user_dir_tests.attacks"
 def test_faults_of_writing() -> None:
     """docs/guarantees.md says what is promised of a write that fails."""
     names = [name for name in COMMANDS if name != "train"]  # which writes 456 times, 30 s for each
-    run(sys.executable, "-m", f"{ATTACKS}.faults", *names, "--every", 9)
-    run(sys.executable, "-m", f"{ATTACKS}.faults", "train", "--every", 150)
+    run(sys.executable, "-m", f"{ATTACKS}.faults", *names, "--every", 30)
+    run(sys.executable, "-m", f"{ATTACKS}.faults", "train", "--every", 230)
 
 
 @pytest.mark.slow
