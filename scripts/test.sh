@@ -34,5 +34,5 @@ if [ "${1:-}" = --coverage ]; then
     python=(coverage run)
     trap 'coverage combine --quiet && coverage report' EXIT # of tests that failed, too
 fi
-# One more than the cores: many tests wait for something.
-"${python[@]}" -m pytest -n 3 --dist worksteal --durations 15 -m "$select" "$@"
+# Two more than the cores: many tests wait for something.
+"${python[@]}" -m pytest -n 4 --dist worksteal --durations 15 -m "$select" "$@"

@@ -50,6 +50,7 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "weights" / "model.pt").is_file()
 
 
+@pytest.mark.slow
 def test_a_small_model_starts_from_a_larger_one(tmp_path: Path, pretrained: Path) -> None:
     """At full width and depth it computes nearly what the larger one does; a narrow one has the shape asked for."""
     sys.path.insert(0, str(PRETRAIN))

@@ -166,6 +166,7 @@ def test_raw_text_costs_accuracy(tmp_path: Path, weights: Path, cloth: Path) -> 
     assert accuracy["standard"] > accuracy["none"] > 25
 
 
+@pytest.mark.slow
 def test_every_ele_passage_is_read(tmp_path_factory: pytest.TempPathFactory, gpt2_bpe: Path) -> None:
     """Padded options, phrases, numbers beside blanks: nothing is skipped."""
     folder = unpack(local("data", "ele-train-clean.tar.xz"), tmp_path_factory.mktemp("ele"))

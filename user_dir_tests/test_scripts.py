@@ -70,6 +70,7 @@ def test_gpu_check_on_the_cpu(tmp_path: Path) -> None:
     assert ran.text.splitlines()[-1] == f"0 checks failed; wrote {out}"
 
 
+@pytest.mark.slow
 def test_quickstart_in_a_copy(tmp_path: Path) -> None:
     """The whole script, from a copy of the repository, with an environment that is already set up.
 

@@ -116,6 +116,7 @@ def test_commands_without_torch(tmp_path: Path, pretrained: Path) -> None:
     assert found == {name: [] for name in ("mail", "train", "compare", "learn-bpe", "prepare", "report", "run")}
 
 
+@pytest.mark.slow
 def test_generate_and_the_doctor(tmp_path: Path) -> None:
     prose, weights = (ROOT / "examples" / name for name in ("prose", "pretrained/mini/model.pt"))
     options = ("--limit", "2", "--workers", "1")

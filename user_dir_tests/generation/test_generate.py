@@ -80,6 +80,7 @@ def test_counts_are_exact(prose: Path, made: Path) -> None:
     assert tally.lines()[0].startswith(f"{len(passages):,} passages, {tally.blanks:,} blanks (")
 
 
+@pytest.mark.slow
 def test_workers_change_nothing(tmp_path: Path, prose: Path, made: Path) -> None:
     generate([prose], tmp_path / "out.jsonl", workers=3)
     assert (tmp_path / "out.jsonl").read_bytes() == made.read_bytes()
@@ -179,6 +180,7 @@ def test_two_generators_at_once(prose: Path) -> None:
     assert mixed == alone
 
 
+@pytest.mark.slow
 def test_a_script_without_a_guard_says_so(tmp_path: Path, prose: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
@@ -211,7 +213,8 @@ def children_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
 def test_interrupted(tmp_path: Path, prose: Path, sent: signal.Signals) -> None:
     """A run that is broken off keeps nothing under its name and leaves no worker behind."""
     (tmp_path / "long.txt").write_text((prose / "train.txt").read_text() * 30)

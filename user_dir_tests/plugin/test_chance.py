@@ -376,6 +376,7 @@ def test_a_run_at_chance_ends_with_its_own_status(tmp_path: Path, guessing: Path
     assert updates < 20 and f"stopped at update {updates + 1}, " in ran.text
 
 
+@pytest.mark.slow
 def test_all_workers_end_with_that_status(tmp_path: Path, guessing: Path, pretrained: Path) -> None:
     """Both see the same sums and stop at the same update; the first one says why."""
     command = (guessing, *TRAIN_OPTIONS, "--save-dir", tmp_path / "save", *options(pretrained))

@@ -76,7 +76,7 @@ raise OutOfMemory("so")
 """
 
 
-@pytest.mark.parametrize("ahead", [1, 2, 1000])
+@pytest.mark.parametrize("ahead", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_batches_that_are_made_ahead_do_not_abort_the_end(tmp_path: Path, ahead: int) -> None:
     """It was status 134 and "terminate called without an active exception"."""
     (tmp_path / "reading.py").write_text(READING)

@@ -56,6 +56,7 @@ def assert_same(one: Path, two: Path) -> None:
     assert max(float((first[name] - second[name]).abs().max()) for name in first) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tokens", "update_freq", "megabytes"), [(16000, 1, 70), pytest.param(8000, 2, 45, marks=pytest.mark.slow)]
 )

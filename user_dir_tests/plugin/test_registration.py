@@ -83,6 +83,7 @@ def test_a_copy_under_another_name(tmp_path: Path) -> None:
     assert registered(tmp_path, script) == "registered from my_cloze.plugin.task my_cloze.plugin.criterion"
 
 
+@pytest.mark.slow
 def test_a_foreign_folder_of_that_name(tmp_path: Path) -> None:
     (tmp_path / "fairseq_cloze").mkdir()
     (tmp_path / "fairseq_cloze" / "__init__.py").write_text("")

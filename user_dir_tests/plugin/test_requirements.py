@@ -91,6 +91,7 @@ def test_torch_that_will_do(monkeypatch: pytest.MonkeyPatch, version: str) -> No
     requirements.require_fairseq()
 
 
+@pytest.mark.slow
 def test_fairseq_does_not_turn_on_debug_output() -> None:
     script = "import fairseq_cloze, logging; fairseq_cloze.register(); print(logging.getLogger().handlers)"
     assert run(sys.executable, "-W", "ignore", "-c", script).text == "[]\n"

@@ -68,6 +68,7 @@ def copied(tmp_path: Path, name: str) -> str:
 # -- a finished run --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_that_patience_has_ended_does_nothing_more(go: Any, tmp_path: Path) -> None:
     options = ("--lr", "1e-12", "--save-interval-updates", "2", "--patience", "2", "--max-update", "40", *BEST)
     assert updates_of(go("save", *options)) == [1, 2, 3, 4, 5, 6]

@@ -160,6 +160,7 @@ def test_before_there_are_workers_a_signal_ends_it(tmp_path: Path) -> None:
     assert told(process, "up", signal.SIGTERM)[0] == -signal.SIGTERM
 
 
+@pytest.mark.slow
 def test_other_commands_do_not_listen(data_bin: Path) -> None:
     script = (
         "import signal, fairseq_cloze; fairseq_cloze.register(); "

@@ -124,6 +124,7 @@ def test_validate_counts_every_blank_once(finetuned: Path, data_bin: Path, log: 
     assert row["loss"] == pytest.approx(last["loss"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_validate_in_half_precision(finetuned: Path, data_bin: Path, log: Ran) -> None:
     checkpoint = finetuned / "checkpoint_last.pt"
     [row] = validate(data_bin, checkpoint, "--batch-size", "16", "--fp16", "--valid-subset", "train").metrics("train")
@@ -360,6 +361,7 @@ def test_validation_and_hydra_under_torchrun(tmp_path: Path, finetuned: Path, da
 # -- shards ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_shards_take_turns(tmp_path: Path, pretrained: Path, data_bin: Path) -> None:
     prepare({"train": [PASSAGES / "test"]}, pretrained, tmp_path / "second", workers=1)
     shards = f"{data_bin}:{tmp_path / 'second'}"

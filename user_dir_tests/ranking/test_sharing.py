@@ -270,6 +270,7 @@ def command_of(data_bin: Path, save_dir: Path, pretrained: Path, *options: Any) 
     return ("fairseq-train", data_bin, *own, *options)
 
 
+@pytest.mark.slow
 def test_slurm_requeues_a_training(tmp_path: Path, data_bin: Path, pretrained: Path) -> None:
     """USR1 for the step: both tasks save and end, the job goes back into the queue; the same job goes on."""
     batch = ("bash", ROOT / "examples" / "slurm" / "workers.sbatch")

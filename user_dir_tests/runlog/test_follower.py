@@ -219,6 +219,7 @@ def test_nobody_has_to_wait_for_the_mail(tmp_path: Path, server: Server, number:
     assert ran.process.wait(10) == 3
 
 
+@pytest.mark.slow
 def test_figures_in_a_flood(tmp_path: Path, server: Server) -> None:
     """Where more is told than can be read in passing, the last figures are there, and the command does not wait."""
     code = f"""

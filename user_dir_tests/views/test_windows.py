@@ -64,7 +64,7 @@ def long_passages(draw: st.DrawFn) -> tuple[int, list[int], list[int], int]:
     return length, sorted({0, *starts}), sorted(blanks), limit
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(long_passages())
 def test_every_blank_once_where_its_poorer_side_is_richest(case: tuple[int, list[int], list[int], int]) -> None:
     length, starts, blanks, limit = case
@@ -82,13 +82,13 @@ def test_every_blank_once_where_its_poorer_side_is_richest(case: tuple[int, list
                 assert own >= min(position - other.start, other.end - 1 - position)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(long_passages(), min_size=1, max_size=5))
 def test_passages_cut_together_are_cut_as_one_by_one(cases: list[tuple[int, list[int], list[int], int]]) -> None:
     assert cut_many(cases) == [(number, one_by_one(*case)) for number, case in enumerate(cases)]
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(long_passages())
 def test_windows_cover_the_passage(case: tuple[int, list[int], list[int], int]) -> None:
     length, starts, _, limit = case
@@ -100,7 +100,7 @@ def test_windows_cover_the_passage(case: tuple[int, list[int], list[int], int]) 
     assert len(windows) <= 2 + 8 * length // limit
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.integers(60, 400), st.integers(3, 9), st.integers(40, 60))
 def test_cuts_stand_between_short_sentences(length: int, sentence: int, limit: int) -> None:
     """With a sentence break in every reach, every cut is one, and every window overlaps the next by a quarter."""
@@ -124,7 +124,7 @@ def test_a_passage_by_hand() -> None:
     ]
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(long_passages(), st.data())
 def test_window_around(case: tuple[int, list[int], list[int], int], data: st.DataObject) -> None:
     length, starts, _, limit = case

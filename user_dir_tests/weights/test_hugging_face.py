@@ -392,6 +392,7 @@ def test_no_vocabulary_beside_a_release(tmp_path: Path, pretrained: Path) -> Non
     )
 
 
+@pytest.mark.slow
 def test_fairseq_alone_loads_the_import(tmp_path: Path, vocabulary: Vocabulary) -> None:
     """Without this plugin: fairseq's hub interface builds the model and fills a mask."""
     model = save_hf(tmp_path / "hf", vocabulary, RobertaConfig, RobertaForMaskedLM, layer_norm_eps=1e-5).eval()
