@@ -12,7 +12,8 @@ from pathlib import Path
 from ..data.databin import MANIFEST, is_data_bin
 from ..data.prepare import prepare
 from ..errors import ClozeError, printable
-from ..files import PathLike, write_text
+from ..files import PathLike, open_regular, write_text
+from ..passages.reading import files_under
 from ..weights.carried import MODEL_FILE
 
 INPUTS = "inputs.txt"  #: names and digests of what a folder was made from
@@ -78,13 +79,15 @@ def _entries(folder: Path, names: Sequence[str]) -> list[Path]:
 
 
 def _digest(paths: Sequence[PathLike]) -> str:
-    """SHA-256 of files, or of the files in folders with their names there; what is no path stands for itself."""
+    """SHA-256 of files, or of the files in folders with their names there; what is no path stands for itself.
+
+    What is hidden in a folder is left out, as who reads passages leaves it out.
+    """
     total = hashlib.sha256()
     for path in paths:
         if os.path.isdir(path):
-            for name in sorted(_files(os.fspath(path))):
-                content = _of_file(os.path.join(path, name))
-                total.update(os.fsencode(name) + b"\0" + content)
+            for file in files_under(Path(path), ("",))[0]:
+                total.update(os.fsencode(file.relative_to(path)) + b"\0" + _of_file(file))
         elif os.path.exists(path):
             total.update(b"file\0" + _of_file(path))
         else:
@@ -93,18 +96,9 @@ def _digest(paths: Sequence[PathLike]) -> str:
     return total.hexdigest()
 
 
-def _files(folder: str) -> list[str]:
-    """Files in a folder and below, links followed, what is hidden left out, by path from there."""
-    found = []
-    for where, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [os.path.relpath(os.path.join(where, name), folder) for name in names if not name.startswith(".")]
-    return found
-
-
 def _of_file(path: PathLike) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").digest()
     except OSError as error:
         raise ClozeError(f"{os.fspath(path)}: cannot be read ({error.strerror}); check the file") from error

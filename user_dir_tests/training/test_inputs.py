@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -72,6 +73,17 @@ def test_a_file_that_cannot_be_read(folder: Path) -> None:
     with pytest.raises(ClozeError) as error:
         claim(Path("out"), read_inputs("a", "w"))
     assert str(error.value) == "a/gone.json: cannot be read (No such file or directory); check the file"
+
+
+@pytest.mark.timeout(30)
+def test_what_would_be_waited_for_or_walked_for_ever(folder: Path) -> None:
+    assert claimed() == ""
+    (folder / "out" / "weights").mkdir()
+    for name in ("here", "again"):
+        (folder / "a" / name).symlink_to(".")  # each folder is looked at once
+    assert claimed() == ""
+    os.mkfifo(folder / "b" / "x.json")
+    assert claimed() == "b/x.json: cannot be read (is a pipe, no file); check the file"
 
 
 def test_splits_of_a_folder(tmp_path: Path) -> None:
