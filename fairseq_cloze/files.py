@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
@@ -93,7 +94,7 @@ def special_kind(path: PathLike) -> str | None:
         return None
 
 
-def open_regular(path: PathLike) -> BinaryIO:
+def open_regular(path: PathLike) -> BufferedReader:
     """Open a file to read; a pipe or a device is not waited for.
 
     Raises:

@@ -9,11 +9,12 @@ from statistics import fmean, stdev
 from ..data.databin import DataBin
 from ..errors import CheckpointError, ClozeError
 from ..files import PathLike
-from ..ranking.answers import Predictions, read_predictions
+from ..ranking.answers import read_predictions
 from ..ranking.compare import LEVEL
 from ..ranking.evaluate import evaluate
 from ..runs.names import BEST_CHECKPOINT, LAST_CHECKPOINT
 from ..statistics import sign_flip, wilson_interval
+from ..views.settings import PartialSettings
 from ..weights.checkpoint import Checkpoint
 from .facts import is_labelled
 
@@ -110,15 +111,21 @@ def find_result(save_dir: Path, watched: bool) -> Path:
     raise CheckpointError(f"{save_dir}: the training has left no checkpoint; leave out --no-save to have one")
 
 
-def score(data_bin: Path, checkpoint: Path, path: Path, split: str, name: str) -> tuple[Scored, float]:
-    """Answer a split, as the checkpoint was trained to, into a prediction file; returns chance in percent as well."""
-    found = evaluate(checkpoint, data_bin, split, predictions_path=path)
-    return read_scored(path, name), found.chance
+def score(
+    data_bin: Path, checkpoint: Path, path: Path, split: str, name: str
+) -> tuple[Scored, float, PartialSettings]:
+    """Answer a split, as the checkpoint was trained to, into a prediction file.
+
+    Returns:
+        what came of it, chance in percent, and how the checkpoint was trained to score
+    """
+    trained = Checkpoint.read(checkpoint)
+    found = evaluate(trained, data_bin, split, predictions_path=path)
+    return read_scored(path, name), found.chance, trained.carried
 
 
-def score_before(data_bin: Path, weights: Path, trained: Path, path: Path, split: str) -> Scored | None:
-    """The same with the weights that *trained* started from, and in its way; ``None`` where they cannot score so."""
-    settings = Checkpoint.read(trained).carried
+def score_before(data_bin: Path, weights: Path, settings: PartialSettings, path: Path, split: str) -> Scored | None:
+    """The same with weights that a training started from, in its way; ``None`` where they cannot score so."""
     before = Checkpoint.read(weights)
     if settings.scorer == "head" and not before.has_ranking_head:
         return None
@@ -128,10 +135,11 @@ def score_before(data_bin: Path, weights: Path, trained: Path, path: Path, split
 
 def read_scored(path: Path, name: str) -> Scored:
     """Count what is right in a prediction file with gold."""
-    pairs = [pair for entry in read_predictions(path).values() for pair in zip(entry.answers, entry.gold) if pair[1]]
-    if not pairs:
+    counts = _rights(path).values()
+    right, blanks = (sum(count[place] for count in counts) for place in (0, 1))
+    if not blanks:
         raise ClozeError(f"{path}: expected gold beside the answers, found none; take labelled passages")
-    return Scored(name, path, len(pairs), sum(answer == gold for answer, gold in pairs))
+    return Scored(name, path, blanks, right)
 
 
 def split_to_judge(data_bin: Path) -> str | None:
@@ -173,9 +181,8 @@ def difference(name: str, ones: Sequence[Path], others: Sequence[Path]) -> Diffe
 
 def _rights(path: Path) -> dict[str, tuple[int, int]]:
     """Per passage, blanks that are right and blanks that have gold."""
-    found: Predictions = read_predictions(path)
     out = {}
-    for key, entry in found.items():
+    for key, entry in read_predictions(path).items():
         pairs = [pair for pair in zip(entry.answers, entry.gold) if pair[1]]
         out[key] = (sum(answer == gold for answer, gold in pairs), len(pairs))
     return out

@@ -156,14 +156,14 @@ def _judge(
     split = split_to_judge(data_bin)
     if split is None:
         return None
-    scored, chance = [], 0.0
+    scored = []
     for name, run in runs.items():
         checkpoint = find_result(run.save_dir, watched)
-        found, chance = score(data_bin, checkpoint, run.save_dir.parent / ANSWERS, split, name)
+        found, chance, settings = score(data_bin, checkpoint, run.save_dir.parent / ANSWERS, split, name)
         scored.append(found)
     before = None
     if not given.any_of(OTHER_STARTS):
-        before = score_before(data_bin, weights, checkpoint, folder / BEFORE, split)
+        before = score_before(data_bin, weights, settings, folder / BEFORE, split)
     paths = [run.path for run in scored]
     differences = [difference("fine-tuned - pretrained", paths, [before.path])] if before else []
     return Outcome(split, chance, before, scored, differences)
