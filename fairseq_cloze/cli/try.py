@@ -1,5 +1,7 @@
 """``fairseq-cloze try``"""
 
+import sys
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -43,9 +45,6 @@ def command(
             serve(ranker, checkpoint, port, host, Limits(seconds=seconds), blank, click.echo)
         except KeyboardInterrupt:  # how a server ends; it has said so
             raise SystemExit(Exit.INTERRUPTED) from None
-    import sys
-    from contextlib import suppress
-
     from ..serving.terminal import converse
 
     if sys.stdin.isatty():
@@ -56,8 +55,6 @@ def command(
 
 def _line(question: str) -> str:
     """A line of standard input that is no terminal, where nobody reads questions."""
-    import sys
-
     line = sys.stdin.readline()
     if not line:
         raise EOFError

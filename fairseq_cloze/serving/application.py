@@ -106,7 +106,7 @@ class Application:
         self._hosts = {"localhost", *(host.lower() for host in hosts)}
         self._limits = limits
         self._marker = marker
-        self._routes: dict[str, tuple[str, Callable[[Any, Receive], Awaitable[Response]]]] = {
+        self._routes: dict[str, tuple[str, Callable[[Mapping[str, str], Receive], Awaitable[Response]]]] = {
             "/": ("GET", self._page),
             "/health": ("GET", self._health),
             "/predict": ("POST", self._predict),
@@ -139,7 +139,7 @@ class Application:
             method, respond = self._routes[scope["path"]]
             if scope["method"] not in (method, "HEAD" if method == "GET" else method):
                 raise Refused(405, f"expected {method}, found {scope['method']}", allow=method)
-            return await respond(scope, receive)
+            return await respond(headers, receive)
         except Refused as refused:
             return refusal(refused.status, refused.problem, **refused.headers)
 
@@ -156,17 +156,16 @@ class Application:
             return False
         return True
 
-    async def _page(self, scope: Any, receive: Receive) -> Response:
+    async def _page(self, headers: Mapping[str, str], receive: Receive) -> Response:
         content, policy = _page()
         return Response(200, content, {"content-type": "text/html; charset=utf-8", "content-security-policy": policy})
 
-    async def _health(self, scope: Any, receive: Receive) -> Response:
+    async def _health(self, headers: Mapping[str, str], receive: Receive) -> Response:
         batcher = self._batcher
         state = {"status": "ok", "model": self._name, "waiting": batcher.waiting, "answered": batcher.answered}
         return Response.of_json(state)
 
-    async def _predict(self, scope: Any, receive: Receive) -> Response:
-        headers = _headers(scope)
+    async def _predict(self, headers: Mapping[str, str], receive: Receive) -> Response:
         origin = headers.get("origin")
         if origin is not None and origin.lower() not in (f"{s}://{headers['host'].lower()}" for s in ("http", "https")):
             raise Refused(

@@ -111,9 +111,7 @@ def find_result(save_dir: Path, watched: bool) -> Path:
     raise CheckpointError(f"{save_dir}: the training has left no checkpoint; leave out --no-save to have one")
 
 
-def score(
-    data_bin: Path, checkpoint: Path, path: Path, split: str, name: str
-) -> tuple[Scored, float, PartialSettings]:
+def score(data_bin: Path, checkpoint: Path, path: Path, split: str, name: str) -> tuple[Scored, float, PartialSettings]:
     """Answer a split, as the checkpoint was trained to, into a prediction file.
 
     Returns:

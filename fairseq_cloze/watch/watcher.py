@@ -385,6 +385,4 @@ class _Watcher:
         return True
 
 
-_LEFT_OUT = (
-    *("checkpoint", "checkpoints", "data_bin", "split", "weights", "encoding", "seconds", "notes", "breakdown"),
-)
+_LEFT_OUT = "checkpoint checkpoints data_bin split weights encoding seconds notes breakdown".split()

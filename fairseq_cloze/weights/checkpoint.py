@@ -272,7 +272,7 @@ class Checkpoint:
 
     def setting(self, group: str, name: str) -> Any:
         """A value of the training's configuration, a number, a text or a list of these; ``None`` for all others."""
-        value = _table(_table(self.state.get("cfg")).get(group)).get(name)
+        value = _table(self.configuration.get(group)).get(name)
         plain = all(isinstance(one, str | int | float) for one in (value if isinstance(value, list) else [value]))
         return value if plain else None
 
