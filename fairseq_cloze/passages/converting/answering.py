@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ClozeError, printable
-from ...files import PathLike, replacing, write_text
+from ...files import PathLike, check_stdin_once, replacing, write_text
 from ...jsontext import NotJson, parse_json
 from ..passage import LETTERS, Passage
 from ..text import BLANK
@@ -37,7 +37,9 @@ def read_letters(path: PathLike) -> dict[str, list[str]]:
     except NotJson as error:
         if not content.lstrip().startswith(b'{"id"'):
             raise ClozeError(f"{name}: {error}; {_MEND}") from error
-        for number, line in enumerate(filter(None, map(bytes.strip, content.split(b"\n"))), 1):
+        for number, line in enumerate(content.split(b"\n"), 1):
+            if not line.strip():
+                continue
             try:
                 entry = parse_json(line)
             except NotJson as problem:
@@ -79,6 +81,7 @@ def answer(
     Raises:
         ClozeError: answers and passages do not belong together
     """
+    check_stdin_once([predictions, *passages])
     letters = read_letters(predictions)
     found = list(load(passages, choices=choices))
     ids = {passage.id for _, passage in found}

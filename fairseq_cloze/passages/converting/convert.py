@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ClozeError, PassageError, printable
-from ...files import PathLike, cannot_write, replacing
+from ...files import PathLike, cannot_write, check_stdin_once, is_stdin, replacing
 from ..markers import Marker, compile_marker, mark_blanks
 from ..passage import Passage
 from ..reading import LONGEST, UNREADABLE, Tally, check_unique_id, files_under, open_file
 from ..text import MARKED, UNDERSCORE
 from . import moodle, tables
-from .lines import Document, decode, text_lines
+from .lines import Document, decode, text_document
 from .records import Made, parse_columns
 from .sheets import read_sheet
 from .word import read_word
@@ -124,6 +124,7 @@ def load(
     """The passages of files, as JSON and checked; arguments are those of :func:`convert`."""
     result = Conversion() if result is None else result
     marker, chosen = compile_marker(choices.blank), parse_columns(choices.columns)
+    check_stdin_once([*inputs, *keys])
     if keys and len(keys) != len(inputs):
         raise ClozeError(f"--key: expected one for each of {len(inputs)} inputs, in order, found {len(keys)}")
     seen: dict[str, str] = {}
@@ -160,7 +161,7 @@ def _guess(given: _Input, made: Made, passages: Sequence[Passage]) -> list[str]:
 
 
 def _find(given: Path, others: list[str], key: Path | None) -> list[_Input]:
-    if str(given) == "-":
+    if is_stdin(given):
         return [_Input(given, "stdin", key)]
     if not given.exists():
         raise ClozeError(
@@ -180,9 +181,15 @@ def _find(given: Path, others: list[str], key: Path | None) -> list[_Input]:
     return [_Input(file, _stem(file.relative_to(given).as_posix())) for file in found]
 
 
-def _stem(name: str) -> str:
+def _unpacked(name: str) -> str:
+    """The name of a file without the suffix of what packs it."""
     for packed in _PACKED:
         name = name.removesuffix(packed)
+    return name
+
+
+def _stem(name: str) -> str:
+    name = _unpacked(name)
     return printable(name[: name.rfind(".")] if "." in name.rsplit("/", 1)[-1][1:] else name)
 
 
@@ -193,7 +200,7 @@ def read_bytes(path: Path) -> bytes:
         PassageError: it cannot be read, or is too long
     """
     try:
-        if str(path) == "-":
+        if is_stdin(path):
             content: bytes = sys.stdin.buffer.read(LONGEST + 1)
         else:
             with open_file(path) as file:
@@ -212,10 +219,7 @@ def _read(given: _Input, choices: Choices, chosen: Mapping[str, str]) -> Made:
             raise PassageError(source, f"expected a file, as --from {form} says, found a folder")
         return tables.read_dataset(given.path, given.stem, chosen)
     content = read_bytes(given.path)
-    name = given.path.name
-    for packed in _PACKED:
-        name = name.removesuffix(packed)
-    suffix = os.path.splitext(name)[1].lower()
+    suffix = os.path.splitext(_unpacked(given.path.name))[1].lower()
     for start, what, advice in _OTHERS:
         if content.startswith(start) and form is None:
             raise PassageError(source, f"expected text, a document of Word, a table or a quiz, found {what}; {advice}")
@@ -232,10 +236,7 @@ def _read(given: _Input, choices: Choices, chosen: Mapping[str, str]) -> Made:
             source, f"expected a sheet, as --key has its answers, found {form}; say --from sheet if it is one"
         )
     if form == "sheet":
-        document = Document(source, text_lines(text))
-        if note:
-            document.notes.append(note)
-        return _sheet(document, given, choices)
+        return _sheet(text_document(text, source, note), given, choices)
     made = _readers(form, suffix)(text, source, given.stem, chosen)
     if note:
         made.notes.append(note)
@@ -265,7 +266,7 @@ def guess_format(text: str, suffix: str) -> str:
         return "cloze"
     if suffix == ".gift" or next(moodle.gaps(text), None):
         return "gift"
-    if suffix in (".csv", ".tsv") or any(tables.header_fits(text, each) for each in (",", "\t", ";", "|")):
+    if suffix in (".csv", ".tsv") or tables.fitting_delimiters(text):
         return "table"
     return "sheet"
 
@@ -278,7 +279,7 @@ def _sheet(document: Document, given: _Input, choices: Choices) -> Made:
             key = read_word(content, str(given.key))
         else:
             text, note = decode(content, str(given.key), choices.encoding)
-            key = Document(str(given.key), text_lines(text), notes=[note] if note else [])
+            key = text_document(text, str(given.key), note)
     passages = read_sheet(document, key, choices.uneven)
     made = Made()
     for number, passage in enumerate(passages, 1):

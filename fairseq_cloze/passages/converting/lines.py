@@ -47,9 +47,10 @@ class Document:
         return PassageError(self.source if line is None else f"{self.source}, {line.place}", problem)
 
 
-def text_lines(text: str) -> list[Line]:
-    """The lines of a plain text."""
-    return [Line(line.rstrip(), f"line {number}") for number, line in enumerate(_ENDS.split(text), 1)]
+def text_document(text: str, source: str, note: str | None = None) -> Document:
+    """A plain text, and a note of how it was read."""
+    lines = [Line(line.rstrip(), f"line {number}") for number, line in enumerate(_ENDS.split(text), 1)]
+    return Document(source, lines, notes=[note] if note else [])
 
 
 def decode(content: bytes, source: str, encoding: str | None = None) -> tuple[str, str | None]:

@@ -16,8 +16,12 @@ _LONGEST_HEADER = 10_000  # characters of a line with names of columns
 _DELIMITERS = (",", "\t", ";", "|")
 
 
-def header_fits(text: str, delimiter: str) -> bool:
-    """Whether the first line of a text names columns of passages, with this between them."""
+def fitting_delimiters(text: str) -> list[str]:
+    """What may part the cells of a table: with it, the first line of a text names columns of passages."""
+    return [each for each in _DELIMITERS if _header_fits(text, each)]
+
+
+def _header_fits(text: str, delimiter: str) -> bool:
     line = text[:_LONGEST_HEADER].split("\n", 1)[0].strip("\r\ufeff")
     try:
         names = [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [])]
@@ -34,7 +38,7 @@ def read_table(text: str, source: str, stem: str, chosen: Mapping[str, str]) -> 
     """
     csv.field_size_limit(LONGEST)
     line = text.split("\n", 1)[0]
-    fitting = [each for each in _DELIMITERS if header_fits(text, each)]
+    fitting = fitting_delimiters(text)
     delimiter = fitting[0] if fitting else max(_DELIMITERS, key=line.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     rows: list[Row] = []

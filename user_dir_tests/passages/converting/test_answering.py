@@ -125,3 +125,9 @@ def test_answers_of_other_passages_are_refused(predicted: Any, problem: str, fol
         answer(folder / "answers.json", [folder / "exam.txt"], "key", folder / "key.txt")
     assert str(error.value).startswith(f"{folder}/answers.json: {problem}")
     assert not (folder / "key.txt").exists()
+
+
+def test_lines_are_counted_with_those_that_are_blank(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"id": "a", "answers": ["A"]}\n\n\n{"id": "b", oh\n')
+    with pytest.raises(ClozeError, match=r"/a\.jsonl, line 4: expected JSON"):
+        read_letters(tmp_path / "a.jsonl")

@@ -199,6 +199,16 @@ def test_standard_input_and_output(capfd: pytest.CaptureFixture[str]) -> None:
         (["s.txt", "--from", "datasets"], 1, "Error: s.txt: expected a folder, as --from datasets says, found a file"),
         (["s.txt", "--to", "key"], 2, "Error: --to and --passages go together"),
         (
+            ["-", "--key", "-"],
+            1,
+            "Error: -: standard input was given twice, and can be read once; give one of them as a file",
+        ),
+        (
+            ["-", "--to", "key", "--passages", "-"],
+            1,
+            "Error: -: standard input was given twice, and can be read once; give one of them as a file",
+        ),
+        (
             ["s.txt", "s.txt", "--to", "key", "--passages", "s.txt"],
             2,
             "Error: --to takes one IN, what predict wrote, and",

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairseq_cloze.errors import PassageError
-from fairseq_cloze.passages.converting.lines import Document, text_lines
+from fairseq_cloze.passages.converting.lines import text_document
 from fairseq_cloze.passages.converting.sheets import read_sheet
 from fairseq_cloze.passages.converting.word import read_word
 
@@ -18,8 +18,8 @@ EXAMPLES = example_passages()[::20]
 
 
 def read(text: str, key: str | None = None, uneven: bool = False) -> list[dict]:
-    other = None if key is None else Document("key.txt", text_lines(key))
-    return [passage.to_json() for passage in read_sheet(Document("exam.txt", text_lines(text)), other, uneven)]
+    other = None if key is None else text_document(key, "key.txt")
+    return [passage.to_json() for passage in read_sheet(text_document(text, "exam.txt"), other, uneven)]
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -315,9 +315,8 @@ def test_uneven_numbers_of_options_are_read_when_they_are_meant() -> None:
 
 
 def test_what_is_left_out_is_named() -> None:
-    document = Document(
-        "exam.txt", text_lines("Quiz\nName: ____\n\nDirections: Read\nthis.\n\n" + TEXT + OPTIONS + "\n* * *\n")
-    )
+    text = "Quiz\nName: ____\n\nDirections: Read\nthis.\n\n" + TEXT + OPTIONS + "\n* * *\n"
+    document = text_document(text, "exam.txt")
     read_sheet(document)
     assert document.notes == [
         "left out, as no part of a text (5): line 1: 'Quiz'; line 2: 'Name: ____'; line 4: 'Directions: Read'; "
