@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,23 +16,11 @@ from fairseq_cloze.ranking.answers import PassagePrediction, read_predictions, w
 from fairseq_cloze.ranking.origin import read_origin
 from fairseq_cloze.report.page import Report, report, write_report
 
+from ..support.chromium import chromium
 from ..support.reported import CHANCE, ORIGIN, SOURCE, answer, hostile, log_text, training_events, write_events
 from ..support.texts import write_passage
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-OPTIONS += ["--disable-component-update", "--disable-sync"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("neither chromium nor google-chrome is installed")
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        yield chromium
-        chromium.close()
+browser = pytest.fixture(chromium, scope="module")
 
 
 class Opened:

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from fairseq_cloze.ranking.ranker import Ranker
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+from ..support.chromium import chromium
+
 TEXT = "She _ to school, and it was _ ."
 OPTIONS = [["went", "go"], ["cold", "<b>x</b>", ""]]
 PHONE = {"viewport": {"width": 360, "height": 740}, "color_scheme": "dark"}
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("neither chromium nor google-chrome is installed")
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield chromium
-        chromium.close()
+browser = pytest.fixture(chromium, scope="module")
 
 
 @pytest.mark.parametrize("context", [{}, PHONE], ids=["wide", "phone, dark"])
