@@ -1,15 +1,13 @@
 """Convert: any file gives passages that ``prepare`` reads, with a count for each, or an error with its place."""
 
 import json
-import tempfile
-from functools import cache
-from pathlib import Path
 
 from fairseq_cloze.errors import ClozeError
 from fairseq_cloze.passages.converting.convert import Conversion, load
 from fairseq_cloze.passages.passage import Passage
 
 from ..support.commands import ROOT
+from .scratch import written
 
 
 def seeds() -> list[bytes]:
@@ -17,14 +15,8 @@ def seeds() -> list[bytes]:
     return [path.read_bytes() for path in sorted(folder.iterdir()) if path.name != "README.md"]
 
 
-@cache
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory()
-
-
 def attack(data: bytes) -> None:
-    file = Path(_folder().name) / "t.txt"
-    file.write_bytes(data)
+    file = written(data)
     result = Conversion()
     try:
         found = list(load([file], result=result))

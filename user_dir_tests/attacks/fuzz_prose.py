@@ -1,11 +1,9 @@
 """Prose of generate: any file gives paragraphs and excerpts that hold its text, or an error with its line."""
 
-import tempfile
-from functools import cache
-from pathlib import Path
-
 from fairseq_cloze.errors import ClozeError
 from fairseq_cloze.generation.prose import MAX_WORDS, MIN_WORDS, Cutter, read_chunks
+
+from .scratch import written
 
 PROSE = b"It was late when the old man came back to the house, and there was nobody to let him in. "
 
@@ -19,14 +17,8 @@ def seeds() -> list[bytes]:
     ]
 
 
-@cache
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory()
-
-
 def attack(data: bytes) -> None:
-    file = Path(_folder().name) / "t.txt"
-    file.write_bytes(data)
+    file = written(data)
     ids = set()
     try:
         for chunk in read_chunks([(file, "t")]):

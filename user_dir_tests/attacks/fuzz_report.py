@@ -1,14 +1,12 @@
 """Reports of damaged and lying events, validations, logs, predictions: a page whose data is plain JSON, or an error."""
 
 import json
-import tempfile
-from functools import cache
-from pathlib import Path
 
 from fairseq_cloze.errors import ClozeError
 from fairseq_cloze.report.page import embed, report
 
 from ..support.reported import CONFIG, ORIGIN, STAMP
+from .scratch import written
 
 
 def seeds() -> list[bytes]:
@@ -34,15 +32,9 @@ def seeds() -> list[bytes]:
     return [*(text.encode() for text in lines), log.encode(), json.dumps(answers).encode()]
 
 
-@cache
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory()
-
-
 def attack(data: bytes) -> None:
     for name in ("metrics.jsonl", "run.log", "answers.json"):
-        path = Path(_folder().name) / name
-        path.write_bytes(data)
+        path = written(data, name)
         try:
             made = report([path])
         except ClozeError:
