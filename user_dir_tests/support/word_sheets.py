@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 from collections.abc import Callable, Sequence
+from itertools import count as count_from
 from string import ascii_uppercase
 from typing import Any
 
@@ -52,6 +53,16 @@ def add_split(paragraph: Any, text: str, seed: int) -> None:
         run = paragraph.add_run(text[start:end])
         run.bold = chance.random() < 0.3 or None
         start = end
+
+
+def add_underlined(document: Any, article: str, blank: Callable[[], Sequence[str]]) -> None:
+    """The paragraphs of an article, with underlined pieces in place of each blank."""
+    for text in article.split("\n"):
+        paragraph = document.add_paragraph()
+        for place, part in enumerate(BLANK.split(text)):
+            for piece in blank() if place else ():
+                paragraph.add_run(piece).underline = True
+            paragraph.add_run(part)
 
 
 def automatic(passages: Sequence[Fields]) -> Any:
@@ -106,18 +117,12 @@ def tables(passages: Sequence[Fields]) -> Any:
     frame = document.add_table(1, 1)
     frame.cell(0, 0).text = "Name: ________   Class: ______"
     document.add_paragraph("Directions: Choose the best word for each blank. Mark your answers A, B, C or D.")
+    numbers = count_from(1)
     first, key = 1, list[str]()
     for fields in passages:
-        for text in fields["article"].split("\n"):
-            paragraph = document.add_paragraph()
-            parts = BLANK.split(text)
-            for place, part in enumerate(parts):
-                paragraph.add_run(part)
-                if place < len(parts) - 1:
-                    for piece in ("  ", str(first), "  "):
-                        paragraph.add_run(piece).underline = True
-                    first += 1
+        add_underlined(document, fields["article"], lambda: ("  ", str(next(numbers)), "  "))
         count = len(fields["options"])
+        first += count
         table = document.add_table(count + 1, 5)
         for column, title in enumerate(["", *"ABCD"]):
             table.cell(0, column).text = title
@@ -140,13 +145,7 @@ def lettered_cells(passages: Sequence[Fields]) -> Any:
     document = docx.Document()
     first, key = 1, list[str]()
     for fields in passages:
-        for text in fields["article"].split("\n"):
-            paragraph = document.add_paragraph()
-            parts = BLANK.split(text)
-            for place, part in enumerate(parts):
-                paragraph.add_run(part)
-                if place < len(parts) - 1:
-                    paragraph.add_run("        ").underline = True
+        add_underlined(document, fields["article"], lambda: ("        ",))
         table = document.add_table(0, 3)
         for own in fields["options"]:
             for start in (0, 2):
