@@ -8,11 +8,11 @@ from ..ranking.compare import Comparison, compare_predictions
 from .answer_figures import JsonObject, rounded
 from .sources import PredictionFile
 
-_MOST = 12  #: files that are compared, each with each
+MOST = 12  #: files that are compared, each with each
 
 
 def differences(files: Sequence[PredictionFile]) -> list[JsonObject]:
-    """Each pair of files, an earlier one and a later one, on the labelled blanks that both answered."""
+    """Each pair of the first :data:`MOST` files, an earlier one and a later one, on the blanks that both answered."""
     return [
         {
             "a": {"run": a.run, "label": a.label},
@@ -23,7 +23,7 @@ def differences(files: Sequence[PredictionFile]) -> list[JsonObject]:
             "p": rounded(found.p_passages),
             "verdict": _verdict(found),
         }
-        for a, b in combinations(files[:_MOST], 2)
+        for a, b in combinations(files[:MOST], 2)
         if (found := compared(a.predictions, b.predictions)) is not None
     ]
 

@@ -14,7 +14,7 @@ from ..files import PathLike, write_text
 from ..passages.markers import compile_marker
 from ..version import __version__
 from .answer_figures import set_figures
-from .differences import differences
+from .differences import MOST, differences
 from .run_figures import levels, run_figures
 from .sources import read_runs
 from .texts import make_sets
@@ -78,6 +78,7 @@ def report(
     sets = make_sets(found, Path(passages) if passages is not None else None, marker)
     figures = [run_figures(run, found) for run in found]
     counts = {run["valid"]["blanks"] for run in figures if run["valid"]}
+    files = [file for run in found for file in run.prediction_files]
     data = {
         "made": datetime.now(UTC).isoformat(timespec="minutes"),
         "version": __version__,
@@ -86,8 +87,8 @@ def report(
         "best": _best(figures, counts),
         "runs": figures,
         "sets": [set_figures(one) for one in sets],
-        "differences": differences([file for run in found for file in run.prediction_files]),
-        "notes": _notes(counts, passages is not None and not sets),
+        "differences": differences(files),
+        "notes": _notes(counts, passages is not None and not sets, len(files)),
     }
     return Report(data)
 
@@ -115,12 +116,14 @@ def _best(runs: Sequence[dict[str, Any]], counts: set[int | None]) -> int | None
     return max(rated, key=rated.__getitem__) if len(rated) > 1 and len(counts) == 1 else None
 
 
-def _notes(counts: set[int | None], unused: bool) -> list[str]:
+def _notes(counts: set[int | None], unused: bool, files: int) -> list[str]:
     notes = []
     if len(counts) > 1:
         found = ", ".join("an unknown number" if count is None else f"{count:,}" for count in counts)
         notes.append(f"The runs were validated on different blanks ({found} of them), so their accuracies cannot be "
                      "compared and none is marked as the best.")  # fmt: skip
+    if files > MOST:
+        notes.append(f"Of {files:,} prediction files, the first {MOST} are compared with each other.")
     return notes + ["--passages was given, but no run has a prediction file."] * unused
 
 

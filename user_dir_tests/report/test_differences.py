@@ -68,3 +68,13 @@ def test_what_cannot_be_compared() -> None:
 def test_no_more_than_twelve_files() -> None:
     files = [PredictionFile(Path("p.json"), None, made(x=("A", "A")), run, str(run)) for run in range(14)]
     assert len(differences(files)) == 12 * 11 / 2
+
+
+def test_what_is_not_compared_is_said(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.json" for number in range(13)]
+    for path in paths:
+        write_predictions(path, made(x=("A", "A")))
+    assert report(paths[:12]).data["notes"] == []
+    found = report(paths).data
+    assert found["notes"] == ["Of 13 prediction files, the first 12 are compared with each other."]
+    assert len(found["differences"]) == 12 * 11 // 2
