@@ -62,10 +62,17 @@ def read_inputs(data: PathLike, pretrained: str, valid: Sequence[str] = (), test
         if valid or test:
             raise ClozeError(f"{data}: a data-bin has its own splits; leave out --valid and --test, or give passages")
         return Inputs(pretrained, data_bin=path)
+    given = {split: list(map(Path, paths)) for split, paths in (("valid", valid), ("test", test)) if paths}
     found = {split: _entries(path, names) for split, names in _SPLITS.items()} if path.is_dir() else {}
-    passages = found if found.get("train") else {"train": [path]}
-    passages = {**passages, **({"valid": list(map(Path, valid))} if valid else {})}
-    passages = {**passages, **({"test": list(map(Path, test))} if test else {})}
+    others = [entry for split in ("valid", "test") for entry in found.get(split, [])]
+    if others and not found["train"]:  # or it would train on them
+        raise ClozeError(f"{data}: expected passages to train on, as 'train', beside {others[0].name}; found none")
+    passages = {**(found if found.get("train") else {"train": [path]}), **given}
+    for split, paths in passages.items():
+        if len(paths) > 1 and split not in given:
+            names = " and ".join(entry.name for entry in paths)
+            advice = "leave one of them there" if split == "train" else f"name the one that is meant with --{split}"
+            raise ClozeError(f"{data}: expected one '{split}', found {names}; {advice}")
     for split, paths in passages.items():
         for each in paths:
             if not os.path.exists(each):
@@ -75,7 +82,7 @@ def read_inputs(data: PathLike, pretrained: str, valid: Sequence[str] = (), test
 
 def _entries(folder: Path, names: Sequence[str]) -> list[Path]:
     found = [folder / f"{name}{ending}" for name in names for ending in _ENDINGS]
-    return [path for path in found if path.exists()][:1]
+    return [path for path in found if path.exists()]
 
 
 def _digest(paths: Sequence[PathLike]) -> str:

@@ -97,6 +97,28 @@ def test_splits_of_a_folder(tmp_path: Path) -> None:
     assert read_inputs(train, "w").passages == {"train": [train]}
 
 
+def test_what_a_folder_holds_is_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "test").mkdir()
+    with pytest.raises(ClozeError) as error:
+        read_inputs(tmp_path, "w")
+    assert str(error.value) == f"{tmp_path}: expected passages to train on, as 'train', beside test; found none"
+    for name in ("train.jsonl", "valid.jsonl", "dev.json"):
+        (tmp_path / name).touch()
+    with pytest.raises(ClozeError) as error:
+        read_inputs(tmp_path, "w")
+    assert str(error.value) == (
+        f"{tmp_path}: expected one 'valid', found valid.jsonl and dev.json; name the one that is meant with --valid"
+    )
+    assert read_inputs(tmp_path, "w", [str(tmp_path / "dev.json")]).passages == {
+        "train": [tmp_path / "train.jsonl"],
+        "valid": [tmp_path / "dev.json"],
+        "test": [tmp_path / "test"],
+    }
+    (tmp_path / "train").mkdir()
+    with pytest.raises(ClozeError, match=r"expected one 'train', found train and train.jsonl; leave one of them there"):
+        read_inputs(tmp_path, "w", [str(tmp_path / "dev.json")])
+
+
 def test_a_data_bin_has_its_splits(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{}")
     assert read_inputs(tmp_path, "w") == Inputs("w", data_bin=tmp_path)
