@@ -29,12 +29,11 @@ def ranking_losses(scores: Tensor, sample: dict[str, Any], loss: str = "softmax"
     gold = sample["gold"].clamp(min=0)
     if loss == "margin":
         right = scores.gather(1, gold[:, None])
-        others = distinct.clone()
-        others[torch.arange(len(gold), device=gold.device), gold] = False
+        others = distinct.scatter(1, gold[:, None], False)
         hinge = (margin - right + scores.masked_fill(~others, 0.0)).clamp(min=0).masked_fill(~others, 0.0)
         return hinge.sum(dim=1) / others.sum(dim=1).clamp(min=1)
     if loss == "binary":
-        target = F.one_hot(gold, scores.size(1)).to(scores.dtype)
+        target = torch.zeros_like(scores).scatter(1, gold[:, None], 1.0)
         logits = scores.masked_fill(~distinct, 0.0)
         each = F.binary_cross_entropy_with_logits(logits, target, reduction="none").masked_fill(~distinct, 0.0)
         return each.sum(dim=1) / distinct.sum(dim=1).clamp(min=1)

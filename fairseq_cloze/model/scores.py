@@ -53,7 +53,8 @@ def candidate_scores(model: nn.Module, sample: Sample, settings: Settings) -> Te
 def _scores_at_masks(model: nn.Module, sample: Sample, settings: Settings) -> Tensor:
     inputs = sample["net_input"]
     contrast = settings.contrast
-    normalise = settings.scorer != "mean" and bool(sample["multi_token"].any())
+    # More is read than the blanks' own masks where a candidate has several tokens.
+    normalise = settings.scorer != "mean" and len(inputs["reads"]) > len(inputs["windows"])
     scores, _ = model(**inputs, contrast=contrast, normalise=normalise)
     if scores.dim() == 2:  # a plain RoBERTa projects to the whole vocabulary: (reads, vocabulary)
         scores = _tokens_of_vocabulary(scores.float(), inputs, contrast, normalise)

@@ -38,10 +38,10 @@ class Stretch:
     log_candidates: float  #: sum of log C, C being the number of distinct candidates of a blank
 
     @staticmethod
-    def of_update(number: int, logs: Sequence[Mapping[str, Any]]) -> Stretch:
-        """One update, from the logging outputs of the criterion."""
+    def of_update(number: int, sums: Mapping[str, Any]) -> Stretch:
+        """One update, from the sums of the criterion's logging outputs."""
         keys = ("n_blanks", "n_correct", "chance", "loss", "log_candidates")
-        blanks, correct, chance, loss, log_candidates = (float(sum(log.get(key, 0) for log in logs)) for key in keys)
+        blanks, correct, chance, loss, log_candidates = (float(sums.get(key, 0)) for key in keys)
         return Stretch(number, number, int(blanks), int(correct), int(chance), loss, log_candidates)
 
     @staticmethod

@@ -2,6 +2,9 @@
 
 Counts are summed as integers over batches and workers and divided once, at the end, so that every worker layout gives
 the same accuracy and a checkpoint is selected on its exact value.
+
+A training never waits for its metrics: what a batch tells before it is computed was counted when it was made, see
+:meth:`fairseq_cloze.plugin.dataset.ClozeDataset.collater`; the rest stays on the device until :mod:`.sums` reads it.
 """
 
 from dataclasses import dataclass
@@ -16,9 +19,10 @@ from torch import Tensor, nn
 from ..model.losses import LOSSES, ranking_losses
 from ..model.memory import COUNTED, OOM
 from ..model.scores import candidate_scores
-from ..ranking.metrics import COUNTS, RATIOS, count_metrics
+from ..ranking.metrics import COUNTS, RATIOS, scored_counts
 from . import stopping
 from .names import CRITERION_NAME, option
+from .sums import SCORED, plain
 
 _SUMMED = (*COUNTS, "ntokens", "computed_tokens")
 
@@ -48,37 +52,30 @@ class ClozeRankingCriterion(FairseqCriterion):
     def forward(
         self, model: nn.Module, sample: dict[str, Any], reduce: bool = True
     ) -> tuple[Tensor, int, dict[str, Any]]:
-        """The sum of the losses of a batch's labelled blanks, their number, and counts for :meth:`reduce_metrics`."""
+        """The sum of the losses of a batch's labelled blanks, their number, and counts for :meth:`reduce_metrics`.
+
+        In training, what the scores decide is one tensor of the counts, see :mod:`.sums`.
+        """
         scores = candidate_scores(model, sample, self.settings)
-        labelled = sample["gold"] >= 0
         losses = ranking_losses(scores, sample, self.ranking_loss, self.ranking_margin)
-        loss = losses[labelled].sum()
-        log_candidates = sample["distinct"].sum(dim=1).clamp(min=1).log()[labelled].sum()
-        blanks = int(labelled.sum())
-        summed_loss, summed_log = torch.stack([loss.detach(), log_candidates.to(loss.dtype)]).tolist()
-        log = {
-            "loss": summed_loss,
-            "log_candidates": summed_log,
-            "ntokens": sample["ntokens"],
-            "nsentences": sample["nsentences"],
-            "sample_size": blanks,
-            "computed_tokens": sample["net_input"]["src_tokens"].numel(),
-            stopping.TOLD: int(stopping.told()),
-        }
-        return loss, blanks, {**log, **count_metrics(scores.detach(), sample)}
+        loss = losses[sample["labelled"]].sum()
+        known: dict[str, Any] = sample["known"]
+        scored = torch.cat([loss.detach().double()[None], scored_counts(scores.detach(), sample).double()])
+        log = {**known, stopping.TOLD: int(stopping.told()), SCORED: scored}
+        return loss, known["sample_size"], log if self.training else plain([log])
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
-        """Add up the counts of all workers and log them."""
-        total = {key: sum(log.get(key, 0) for log in logging_outputs) for key in ("loss", *_SUMMED)}
+        """Log the sums over all workers."""
+        total = plain(logging_outputs)
         blanks = int(total["n_blanks"])
         metrics.log_scalar("loss", float(total["loss"]) / max(blanks, 1), blanks, priority=0)
         for key in _SUMMED:
-            metrics.log_scalar_sum(_meter(key), int(total[key]), priority=60)
+            metrics.log_scalar_sum(_meter(key), int(total.get(key, 0)), priority=60)
         for name, (part, whole, scale) in RATIOS.items():
             metrics.log_derived(name, _ratio(_meter(part), _meter(whole), scale), priority=10)
         for key in COUNTED:
-            count = int(sum(log.get(key, 0) for log in logging_outputs))
+            count = int(total.get(key, 0))
             if count or key == OOM:
                 metrics.log_scalar_sum(key, count, priority=600)
         metrics.log_derived("padding", _padding, priority=70)

@@ -10,6 +10,7 @@ import torch
 from fairseq.data import FairseqDataset
 
 from ..passages.passage import UNLABELLED
+from ..ranking.metrics import known_counts
 from ..views.batches import cut_batches, longest_first, shuffled
 from ..views.view import Item, Sample, View
 
@@ -34,12 +35,31 @@ class ClozeDataset(FairseqDataset):
         return self.view.item(int(index))
 
     def collater(self, samples: Sequence[Item]) -> Sample:
-        """Make a batch, see :mod:`fairseq_cloze.views.view`; empty for no items, as fairseq pads its shards."""
+        """Make a batch, see :mod:`fairseq_cloze.views.view`; empty for no items, as fairseq pads its shards.
+
+        What the criterion wants to know is found here, so that nobody has to ask a device for it: ``items``, their
+        numbers; ``labelled``, the blanks of the batch that have an answer, ``int64 (labelled,)``; and ``known``, sums
+        over them that no score changes.
+        """
         if not len(samples):
             return {}
         sample = {**self.view.collate(samples), "split": self.name}
         if "filler" in samples[0]:
             sample.update(gold=torch.full_like(sample["gold"], UNLABELLED), nsentences=0, ntokens=0)
+        labelled = (sample["gold"] >= 0).nonzero()[:, 0]
+        log_candidates = sample["distinct"].sum(dim=1).clamp(min=1).log()[labelled].sum()
+        sample.update(
+            items=[item["index"] for item in samples],
+            labelled=labelled,
+            known={
+                "log_candidates": float(log_candidates),
+                "ntokens": sample["ntokens"],
+                "nsentences": sample["nsentences"],
+                "sample_size": len(labelled),
+                "computed_tokens": sample["net_input"]["src_tokens"].numel(),
+                **known_counts(sample),
+            },
+        )
         return sample
 
     @cached_property

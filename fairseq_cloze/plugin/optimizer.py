@@ -62,10 +62,18 @@ class FusedAdamW(FairseqOptimizer):
         }
 
     def clip_grad_norm(self, max_norm: float, aggregate_norm_fn: Any = None) -> Tensor:
-        """As fairseq's, in a few kernels rather than several per parameter, unless parameters are sharded."""
+        """As fairseq's, in a few kernels rather than several per parameter, unless parameters are sharded.
+
+        The norm is on the CPU: fairseq looks at it here, and again when the optimizer's step was queued, for which it
+        would wait.
+        """
         if aggregate_norm_fn is not None:
             return super().clip_grad_norm(max_norm, aggregate_norm_fn)
-        return nn.utils.clip_grad_norm_(list(self.params), max_norm or float("inf"))
+        gradients = [parameter.grad for parameter in self.params if parameter.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if max_norm:
+            nn.utils.clip_grads_with_norm_(self.params, max_norm, norm)
+        return norm.cpu()
 
     def multiply_grads(self, c: Any) -> None:
         """Multiply all gradients by a number or a tensor of one number."""

@@ -64,7 +64,7 @@ class _Item(NamedTuple):
 class RecoveringTask(FairseqTask):
     """A task whose batches are computed in parts where they do not fit.
 
-    Its data sets have a ``name``, which their samples carry as ``split``.
+    Its data sets have a ``name``, which their samples carry as ``split``, beside the numbers of their ``items``.
     """
 
     def __init__(self, cfg: Any, **kwargs: Any) -> None:
@@ -103,7 +103,7 @@ class RecoveringTask(FairseqTask):
         if all(parameter.grad is None for parameter in model.parameters()):  # a new update
             self._done, self._told = [], self._confirmed
         sample = dict(sample)  # fairseq may pass the same dummy batch twice in an update
-        items = [_Item(number, sample, ignore_grad) for number in sample["id"].tolist()]
+        items = [_Item(number, sample, ignore_grad) for number in sample["items"]]
         no_sync: Any = getattr(model, "no_sync", nullcontext)
         limit, where = self._training, f"update {update_num + 1}"
         sums = passed = False  # whether workers sum gradients in this backward pass, and it may have begun
@@ -170,7 +170,7 @@ class RecoveringTask(FairseqTask):
         step = super().valid_step
         if not self.recovers:
             return step(sample, model, criterion, **kwargs)
-        limit, items = self._validating, sample["id"].tolist()
+        limit, items = self._validating, sample["items"]
         before = limit.counts
 
         def work(part: Sequence[int]) -> Output:
@@ -257,7 +257,7 @@ class RecoveringTask(FairseqTask):
 
     def _collate(self, sample: Sample, items: Sequence[int]) -> Sample:
         """Some items of a batch, on its device; what is drawn for them is drawn by epoch and number, hence the same."""
-        if len(items) == len(sample["id"]):
+        if len(items) == len(sample["items"]):
             return sample
         dataset = self.datasets[sample["split"]]
         device = sample["net_input"]["src_tokens"].device

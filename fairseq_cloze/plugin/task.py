@@ -44,6 +44,7 @@ from .names import CRITERION_NAME, TASK_NAME, option
 from .recovery import RecoveringTask, RecoveryConfig
 from .resuming import MEMORY, Memory
 from .source import find_source, fit_model, prove_everywhere, value_of
+from .sums import Sums
 
 logger = logging.getLogger(__name__)
 
@@ -124,6 +125,7 @@ class ClozeRankingTask(RecoveringTask):
         #: a worker was told to stop, see :mod:`fairseq_cloze.plugin.stopping`
         self.stopping = False
         self._rate, self._scale = 0.0, None  # learning rate and loss scale of the latest update
+        self._sums = Sums()
         self._subset = ""  # that is being validated
         self.state.merge_state_dict(carried_state(self.vocabulary, self.shards[0].encoding, self.settings))
 
@@ -252,6 +254,7 @@ class ClozeRankingTask(RecoveringTask):
 
     def optimizer_step(self, optimizer: Any, model: nn.Module, update_num: int) -> None:
         """As fairseq's; what events and the chance watch want to know of the update is kept."""
+        self._sums.mark()
         super().optimizer_step(optimizer, model, update_num)
         self._scale = getattr(getattr(optimizer, "scaler", None), "loss_scale", None)
         self._rate, self.events.update = float(optimizer.get_lr()), update_num + 1
@@ -283,8 +286,9 @@ class ClozeRankingTask(RecoveringTask):
             SystemExit: with ``Exit.AT_CHANCE``, if the run is at chance and is to stop then
             Stop: a worker was told to stop, in validation; it is the same in all of them
         """
-        super().reduce_metrics(logging_outputs, criterion)
-        self.stopping = self.stopping or any(log.get(stopping.TOLD, 0) > 0 for log in logging_outputs)
+        sums = self._sums.of(logging_outputs)
+        super().reduce_metrics([sums], criterion)
+        self.stopping = self.stopping or sums.get(stopping.TOLD, 0) > 0
         if not criterion.training:
             if self.stopping:
                 raise stopping.Stop
@@ -294,7 +298,7 @@ class ClozeRankingTask(RecoveringTask):
             return
         if self._watch is None:
             self._watch = ChanceWatch(self.cfg.chance_patience, softmax=criterion.ranking_loss == "softmax")
-        update = Stretch.of_update(self.events.update, logging_outputs)
+        update = Stretch.of_update(self.events.update, sums)
         verdict = self._watch.add(update, self._rate, self._scale)
         if verdict is None:
             return

@@ -12,6 +12,9 @@ from torch import Tensor
 #: Fractions are summed as integers, in millionths.
 MICRO = 10**6
 
+#: What scores decide of :data:`COUNTS`; the others are known before there are any.
+SCORED = ("n_correct", "n_one_token_correct", "n_multi_token_correct", "reciprocal_rank")
+
 #: What metrics are made of: sums over labelled blanks, but for the second; reciprocal ranks and chances in millionths.
 COUNTS = (
     *("n_blanks", "n_unlabelled", "n_correct"),
@@ -75,15 +78,26 @@ def probabilities(scores: Tensor, first: Tensor, exists: Tensor) -> Tensor:
 
 def count_metrics(scores: Tensor, sample: Mapping[str, Any]) -> dict[str, int]:
     """What the metrics of a batch (see :mod:`fairseq_cloze.views.view`) are made of: :data:`COUNTS`."""
+    counts = {**known_counts(sample), **dict(zip(SCORED, scored_counts(scores, sample).tolist()))}
+    return {name: counts[name] for name in COUNTS}
+
+
+def known_counts(sample: Mapping[str, Any]) -> dict[str, int]:
+    """Those of :data:`COUNTS` that need no scores, of a batch that is no longer, or not yet, on another device."""
     labelled, multi = sample["gold"] >= 0, sample["multi_token"]
+    chance = (sample["chance"] * MICRO).round().long().masked_fill(~labelled, 0)
+    counts = {
+        **{"n_blanks": labelled, "n_unlabelled": ~labelled},
+        **{"n_one_token": labelled & ~multi, "n_multi_token": labelled & multi, "chance": chance},
+    }
+    return {name: int(count.sum()) for name, count in counts.items()}
+
+
+def scored_counts(scores: Tensor, sample: Mapping[str, Any]) -> Tensor:
+    """:data:`SCORED` of a batch, ``int64 (4,)``, on its device, which nobody waits for."""
+    multi = sample["multi_token"]
     reciprocal, hit = reciprocal_ranks_and_hits(scores, sample["gold"])
-    chance = (sample["chance"] * MICRO).round().long()
-    counts = (
-        *(labelled, ~labelled, hit),
-        *(labelled & ~multi, hit & ~multi, labelled & multi, hit & multi),
-        *(reciprocal, chance.masked_fill(~labelled, 0)),
-    )
-    return dict(zip(COUNTS, torch.stack([count.sum() for count in counts]).tolist()))
+    return torch.stack([count.sum() for count in (hit, hit & ~multi, hit & multi, reciprocal)])
 
 
 def metrics_of(counts: Mapping[str, int]) -> dict[str, float]:

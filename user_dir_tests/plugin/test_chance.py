@@ -24,6 +24,7 @@ from fairseq_cloze.plugin.chance import (
     Verdict,
     likely_causes,
 )
+from fairseq_cloze.plugin.sums import plain
 from fairseq_cloze.ranking.metrics import MICRO
 from fairseq_cloze.runs.events import read_events
 from fairseq_cloze.statistics import chance_interval
@@ -75,7 +76,7 @@ def test_join_adds_up() -> None:
 
 
 def test_sums_of_workers_and_steps() -> None:
-    """Logging outputs as fairseq hands them over: one per accumulation step, or one sum of doubles."""
+    """Of logging outputs as fairseq hands them over: one per accumulation step, or one sum of doubles."""
     steps = [
         {"n_blanks": 3, "n_correct": 1, "chance": 750_000, "loss": 4.0, "log_candidates": 3 * LOG4},
         {"n_blanks": 0, "n_correct": 0, "chance": 0, "loss": 0.0, "log_candidates": 0.0},
@@ -83,7 +84,7 @@ def test_sums_of_workers_and_steps() -> None:
     ]
     summed = {key: float(sum(step[key] for step in steps)) for key in steps[0]}
     for logs in (steps, [summed]):
-        assert Stretch.of_update(7, logs) == Stretch(
+        assert Stretch.of_update(7, plain(logs)) == Stretch(
             7,
             7,
             5,

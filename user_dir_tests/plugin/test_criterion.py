@@ -16,6 +16,7 @@ register()
 
 from fairseq_cloze.model.losses import LOSSES, ranking_losses  # noqa: E402
 from fairseq_cloze.plugin.criterion import ClozeRankingCriterion  # noqa: E402
+from fairseq_cloze.plugin.sums import SCORED  # noqa: E402
 
 INF = float("inf")
 SCORES = torch.tensor([[2.0, 0.5, -1.0, 0.0], [0.0, 1.0, -INF, -INF], [3.0, 1.0, -INF, 2.0]])
@@ -153,11 +154,10 @@ def test_forward_counts_labelled_blanks_only() -> None:
     sample = {
         **batch(),
         "gold": torch.tensor([0, -1, 3]),
+        "labelled": torch.tensor([0, 2]),
         "multi_token": torch.tensor([False, True, True]),
-        "chance": torch.tensor([0.25, 0.5, 1 / 3], dtype=torch.float64),
-        "ntokens": 5,
-        "nsentences": 1,
-        "net_input": {"src_tokens": torch.zeros(1, 6), "candidate_tokens": torch.full((3, 4, 1), 9)},
+        "known": {"ntokens": 5, "sample_size": 2, "n_blanks": 2},
+        "net_input": {"candidate_tokens": torch.full((3, 4, 1), 9)},
     }
     task = SimpleNamespace(settings=Settings(), target_dictionary=None)
     criterion = ClozeRankingCriterion(task, "softmax", 1.0)
@@ -165,21 +165,9 @@ def test_forward_counts_labelled_blanks_only() -> None:
     losses = ranking_losses(SCORES, batch())
     assert loss.item() == pytest.approx(float(losses[0] + losses[2]))
     assert size == 2
-    assert output == {
-        "loss": loss.item(),
-        "log_candidates": pytest.approx(math.log(4) + math.log(3)),
-        "told_to_stop": 0,
-        "ntokens": 5,
-        "nsentences": 1,
-        "sample_size": 2,
-        "computed_tokens": 6,
-        "n_blanks": 2,
-        "n_unlabelled": 1,
-        "n_correct": 1,
-        "n_one_token": 1,
-        "n_one_token_correct": 1,
-        "n_multi_token": 1,
-        "n_multi_token_correct": 0,
-        "reciprocal_rank": 1_500_000,
-        "chance": 583_333,
-    }
+    known = {"ntokens": 5, "sample_size": 2, "n_blanks": 2, "told_to_stop": 0}
+    scored = output.pop(SCORED)
+    assert output == known and scored.dtype == torch.float64
+    assert scored.tolist() == [loss.item(), 1, 1, 0, 1_500_000]
+    names = ("loss", "n_correct", "n_one_token_correct", "n_multi_token_correct", "reciprocal_rank")
+    assert criterion.eval()(Model(), sample)[2] == {**dict(zip(names, scored.tolist())), **known}

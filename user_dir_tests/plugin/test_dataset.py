@@ -4,12 +4,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from fairseq_cloze.data.encoding import encode_passages
 from fairseq_cloze.data.store import Store
 from fairseq_cloze.passages.reading import read_passages
 from fairseq_cloze.plugin.dataset import ClozeDataset
 from fairseq_cloze.plugin.epochs import Cut
+from fairseq_cloze.ranking.metrics import SCORED, count_metrics
 
 from ..support.commands import PASSAGES
 from ..support.costs import Costs
@@ -66,6 +68,10 @@ def test_a_filler_is_the_cheapest_item_and_counts_for_nothing(store: Store, voca
     assert sample["net_input"]["src_tokens"].tolist() == real["net_input"]["src_tokens"].tolist()
     assert (sample["gold"] == -1).all() and (real["gold"] >= 0).all()
     assert (sample["nsentences"], sample["ntokens"]) == (0, 0)
+    blanks, computed = len(sample["blanks"]), sample["net_input"]["src_tokens"].numel()
+    nothing = dict.fromkeys(sample["known"], 0)
+    assert sample["known"] == {**nothing, "n_unlabelled": blanks, "computed_tokens": computed}
+    assert (sample["items"], sample["labelled"].tolist()) == ([cheapest], [])
 
 
 @pytest.mark.parametrize("view", ["joint", "full", "neighbors"])
@@ -75,6 +81,12 @@ def test_collated_batches_are_the_views(store: Store, vocabulary: Any, view: str
     for batch in dataset.batch_by_size(dataset.ordered_indices(), 1024):
         sample = dataset.collater([dataset[index] for index in batch])
         assert sample["net_input"]["src_tokens"].numel() <= 1024
-        assert sample["id"].tolist() == batch.tolist()
+        assert sample["id"].tolist() == sample["items"] == batch.tolist()
+        known, counts = sample["known"], count_metrics(torch.zeros(sample["distinct"].shape), sample)
+        assert {name: known[name] for name in known.keys() & counts} == {
+            name: count for name, count in counts.items() if name not in SCORED
+        }
+        assert sample["labelled"].tolist() == [row for row, gold in enumerate(sample["gold"].tolist()) if gold >= 0]
+        assert known["log_candidates"] == pytest.approx(float(sample["distinct"].sum(dim=1).log().sum()))
         blanks += sample["blanks"].tolist()
     assert sorted(blanks) == list(range(405))

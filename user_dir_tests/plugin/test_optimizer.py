@@ -104,7 +104,8 @@ def test_norm_and_clipping_are_fairseqs(device: str, max_norm: float) -> None:
         optimizer.multiply_grads(0.5)
         norm = optimizer.clip_grad_norm(max_norm)
         assert params[2].grad is None
-        results.append([norm, params[0].grad, params[1].grad])
+        results.append([norm.cpu(), params[0].grad, params[1].grad])
+        assert kind is FairseqAdam or norm.device.type == "cpu"  # nobody has to wait for it once more
     torch.testing.assert_close(*results)
     assert float(results[0][0]) > 5
 
