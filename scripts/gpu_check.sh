@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Prove fp16 training, resuming and validation on a CUDA GPU, offline, in minutes; prints a table and writes JSON.
-#   scripts/gpu_check.sh [--json FILE] [--device cpu --measure tiny]
-# Exit status: 0 all checks passed, 1 some failed, 3 no GPU at hand.
+# Check speed, half precision, memory, resuming and validation on a CUDA GPU, offline, in 12 minutes at most.
+#   scripts/gpu_check.sh [--minutes 12] [--json FILE] [--only PARTS] [--device cpu]
+# Writes a JSON line for each figure as it is found, and a page with verdicts; the same command goes on where it ended.
+# Exit status: 0 all is well, 1 some checks failed or goals were missed, 3 no GPU at hand.
 # Uses .venv if it is there, else the python on PATH, which needs fairseq-cloze's dependencies.
 set -euo pipefail
 cd "$(dirname "$0")/.."

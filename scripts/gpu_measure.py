@@ -6,112 +6,114 @@ The data are windows of 512 positions; a token is one that is not padding.
 from __future__ import annotations
 
 import statistics
-import time
+import sys
+import warnings
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from bench_flops import forward_flops
-from bench_measure import gemm_rate, gemm_shapes, synchronize
-from bench_transformers import rows_of, score_with_transformers, train_step_with_transformers, transformers_model
-from gpu_runs import PLUGIN, SHAPES, log_rows, summarise
+from bench_measure import gemm_rate, gemm_shapes, seconds_of, synchronize
+from gpu_runs import PLUGIN, POSITIONS, SHAPES, Timer, log_rows, shape_options, summarise
 
-POSITIONS = 512
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
-#: Updates of a run that measures, and of the one that is to stay stable.
-UPDATES, STABLE_UPDATES = 40, 500
+#: Options of ``fairseq-train`` by type to compute in; half precision is trained on CUDA only.
+PRECISIONS = {"bf16": ("--autocast", "--compile"), "fp16": ("--fp16", "--compile"), "fp32": ()}
 
-#: What is trained of each shape: name → type, options, updates.
-RUNS: dict[str, dict[str, Any]] = {
-    "tiny": {"bf16": ("bf16", ("--autocast",), 12)},
-    "base": {
-        "bf16, compiled": ("bf16", ("--autocast", "--compile"), UPDATES),
-        "fp32": ("fp32", (), UPDATES // 2),
-    },
-    "large": {
-        "bf16": ("bf16", ("--autocast",), UPDATES),
-        "bf16, compiled": ("bf16", ("--autocast", "--compile"), UPDATES),
-        "fp16, compiled": ("fp16", ("--fp16", "--compile"), STABLE_UPDATES),
-    },
-}
+#: Updates of a run that measures, of the one that is to stay stable, and tokens of its batches.
+UPDATES, STABLE_UPDATES, STABLE_TOKENS = 40, 500, 8192
 
 #: Tokens of a batch, and GiB that ``fit-batch`` may fill.
-MAX_TOKENS = {"tiny": 1024, "base": 32768, "large": 32768}
-FIT_GIB = {"tiny": 1.0, "base": 20.0, "large": 30.0}
+MAX_TOKENS, FIT_GIB = 32768, 30.0
 
 
 class Measures:
-    """What is measured of one shape after the other.
+    """What is measured, one part after the other, each in a process of its own.
 
     Args:
         check: the run of checks, with its data prepared
     """
 
     def __init__(self, check: Any) -> None:
-        import fairseq_cloze
+        self.check = check
+        self.max_tokens = MAX_TOKENS if check.cuda else 1024
+        self.fit_gib = FIT_GIB if check.cuda else 1.0
 
-        fairseq_cloze.register()
-        from fairseq_cloze.data.databin import DataBin
+    @cached_property
+    def dataset(self) -> Any:
+        """The windows, ready to be cut into batches."""
         from fairseq_cloze.plugin.dataset import ClozeDataset
+
+        return ClozeDataset(self.view, shuffle=True)
+
+    @cached_property
+    def view(self) -> Any:
+        """The windows."""
+        import fairseq_cloze
+        from fairseq_cloze.data.databin import DataBin
         from fairseq_cloze.views.making import make_view
 
-        self.check = check
-        data = DataBin(check.work / "long")
-        self.vocabulary = data.vocabulary
-        self.view = make_view(_default_settings(), data.open("train"), data.vocabulary, POSITIONS)
-        self.dataset = ClozeDataset(self.view, shuffle=True)
-        self.results: dict[str, Any] = check.results.setdefault("measures", {})
+        fairseq_cloze.register()
+        data = DataBin(self.check.work / "long")
+        return make_view(_default_settings(), data.open("train"), data.vocabulary, POSITIONS)
 
-    def parts(self, shape: str) -> list[Callable[[], None]]:
-        """What to run for a shape, in order."""
-        functions: list[Callable[[str], None]] = [self.limit, self.training, self.memory, self.peer, self.scoring]
-        out = []
-        for function in functions:
-            part: Any = partial(function, shape)
-            part.__name__ = f"{function.__name__} of {shape}"
-            out.append(part)
-        return out
+    def rate(self, shape: str) -> None:
+        """Rate of matrix products by type, TFLOP/s."""
+        for name, dtype in DTYPES.items():
+            if self.check.cuda or name != "fp16":
+                shapes = gemm_shapes(self._architecture(shape), device=self.check.device)
+                self.check.figure(f"rate / {name} / tflops", gemm_rate(dtype, self.check.device, shapes) / 1e12)
 
-    def limit(self, shape: str) -> None:
-        """Rate of matrix products, FLOP/s by type."""
-        rates = {
-            name: gemm_rate(dtype, self.check.device, gemm_shapes(self._architecture(shape), device=self.check.device))
-            for name, dtype in DTYPES.items()
-            if self.check.cuda or name != "fp16"
-        }
-        self.results[shape] = {"tflops of matrix products": {name: rate / 1e12 for name, rate in rates.items()}}
+    def training(self, shape: str, dtype: str) -> None:
+        """``fairseq-train``: tokens per second, and the share of the limit."""
+        updates = UPDATES if self.check.cuda else 12
+        text = self.check.train(
+            f"training-{shape}-{dtype}",
+            *(*shape_options(shape), *(PRECISIONS[dtype] if self.check.cuda else ("--autocast",))),
+            *("--lr", 2e-5, "--max-tokens", self.max_tokens, "--no-save", "--log-interval", 4),
+            updates=updates,
+            data="long",
+        )
+        rows = log_rows(text, "train_inner")
+        rows = rows[len(rows) // 3 :]
+        speed = statistics.median(row["wps"] for row in rows if row["wps"])
+        name = f"training / {shape}, {dtype}"
+        self.check.figure(
+            f"{name} / seconds of an update", statistics.median(1 / row["ups"] for row in rows if row["ups"])
+        )
+        self._speed(name, shape, dtype, speed, 3)
 
-    def training(self, shape: str) -> None:
-        """``fairseq-train``: tokens per second, share of the limit, and of the largest run whether it is stable."""
-        found = self.results[shape]["training"] = {}
-        for name, (dtype, options, updates) in RUNS[shape].items():
-            options = (*options, "--lr", 2e-5, "--lr-scheduler", "polynomial_decay", "--warmup-updates", 20)
-            options = (*options, "--total-num-update", 2 * updates, "--max-tokens", MAX_TOKENS[shape], "--no-save")
-            options = (*options, "--max-positions", POSITIONS, "--log-interval", 4)
-            text = self.check.train(f"{shape}-{name.replace(', ', '-')}", shape, updates, *options, data="long")
-            rows = log_rows(text, "train_inner")
-            speed = statistics.median(row["wps"] for row in rows[len(rows) // 3 :] if row["wps"])
-            found[name] = {**summarise(text), "updates": updates, **self._speed(shape, dtype, speed, 3)}
-            if updates == STABLE_UPDATES:
-                run = found[name]
-                stable = run["overflows"] <= 10 and run["loss_scale"]["min"] >= 1
-                stable = stable and all(row["loss"] < rows[0]["loss"] + 0.3 for row in rows)  # NaN is not less
-                self.check.expect(f"{shape}, {name}: stable for {updates} updates", stable)
+    def stable(self, shape: str) -> None:
+        """``fairseq-train --fp16`` for many updates: no overflows, and a loss that does not rise."""
+        updates = STABLE_UPDATES if self.check.cuda else 8
+        text = self.check.train(
+            f"stable-{shape}",
+            *(*shape_options(shape), *(("--fp16",) if self.check.cuda else ())),
+            *("--lr", 2e-5, "--lr-scheduler", "polynomial_decay", "--warmup-updates", max(updates // 20, 1)),
+            *("--total-num-update", 2 * updates, "--no-save", "--log-interval", max(updates // 50, 1)),
+            *("--max-tokens", STABLE_TOKENS if self.check.cuda else self.max_tokens),
+            updates=updates,
+            data="long",
+        )
+        rows, run = log_rows(text, "train_inner"), summarise(text)
+        self.check.figure(f"stable / {shape}", run)
+        scales = run.get("overflows", 0) <= 10 and run.get("loss_scale", {"min": 1})["min"] >= 1
+        falls = all(row["loss"] < rows[0]["loss"] + 0.3 for row in rows)  # NaN is not less
+        self.check.expect(f"{shape}, fp16: stable for {updates} updates", scales and falls)
 
     def memory(self, shape: str) -> None:
         """``fit-batch``: the peak that it predicts, and the one that it measures then."""
+        self.view  # noqa: B018 - registers the plugin
         from fairseq_cloze.plugin.fitting import fit_batch
 
-        layers, width, inner, heads = SHAPES[shape]
-        options = (self.check.work / "long", *PLUGIN, "--arch", "cloze_roberta", "--from-scratch", "--autocast")
-        options += ("--encoder-layers", layers, "--encoder-embed-dim", width, "--encoder-ffn-embed-dim", inner)
-        options += ("--encoder-attention-heads", heads, "--max-positions", POSITIONS, "--optimizer", "fused_adamw")
-        options += ("--lr", 1e-5, *([] if self.check.cuda else ["--cpu"]))
-        result = fit_batch(options, memory_limit=int(FIT_GIB[shape] * 2**30))
-        self.results[shape]["memory"] = {
-            "limit_gib": FIT_GIB[shape],
+        options = (self.check.work / "long", *PLUGIN, *shape_options(shape), "--autocast", "--optimizer", "fused_adamw")
+        options = (*options, "--lr", 1e-5, *([] if self.check.cuda else ["--cpu"]))
+        result = fit_batch(options, memory_limit=int(self.fit_gib * 2**30))
+        figures = {
+            "limit_gib": self.fit_gib,
             "max_tokens": result.max_tokens,
             "predicted_gib": result.predicted / 2**30,
             "measured_gib": result.peak / 2**30,
@@ -119,88 +121,184 @@ class Measures:
             "bytes_per_parameter": (result.weights + result.gradients + result.optimizer) / result.parameters,
             "seconds": result.seconds,
         }
-        off = abs(result.predicted - result.peak) / result.peak
-        self.check.expect(f"{shape}: the predicted peak is the measured one within 10%", off <= 0.1)
+        self.check.figure(f"memory / {shape}", figures)
+        off, most = abs(result.predicted - result.peak) / result.peak, 0.03 if self.check.cuda else 0.1
+        self.check.expect(
+            f"{shape}: the peak that fit-batch predicts is the measured one within {most:.0%}", off <= most
+        )
+
+    def waits(self, shape: str) -> None:
+        """Where a training step waits for the device, as torch says, and how long an update takes without a log."""
+        from fairseq_cloze.plugin.measuring import CpuMemory, CudaMemory, Steps, parse
+
+        self.view  # noqa: B018 - registers the plugin
+        options = (self.check.work / "long", *PLUGIN, *shape_options(shape), "--autocast", "--optimizer", "fused_adamw")
+        options = (*options, "--criterion", "cloze_ranking", "--lr", 1e-5, "--max-tokens", self.max_tokens)
+        options = (*options, *([] if self.check.cuda else ["--cpu"]))
+        memory: Any = (CudaMemory if self.check.cuda else CpuMemory)(None)
+        steps = Steps(parse([str(option) for option in options], str(self.check.work)), memory)
+        batch = steps.batches(self.max_tokens)[0]
+        sample = steps.dataset.collater([steps.dataset[item] for item in batch])
+
+        def update() -> None:
+            steps.trainer.train_step([sample])
+
+        seconds = [seconds_of(update, self.check.device) for _ in range(8)]
+        self.check.figure(f"waits / {shape} / seconds of an update", statistics.median(seconds[2:]))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            if self.check.cuda:
+                torch.cuda.set_sync_debug_mode("warn")
+            update()
+            if self.check.cuda:
+                torch.cuda.set_sync_debug_mode("default")
+        found = [each for each in caught if "synchroniz" in str(each.message)]
+        places = sorted({f"{'/'.join(Path(each.filename).parts[-2:])}:{each.lineno}" for each in found})
+        self.check.figure(f"waits / {shape} / times in an update", len(found))
+        self.check.figure(f"waits / {shape} / places", places)
+        ours = [place for place in places if "fairseq/" not in place and "optimizer" not in place]
+        self.check.expect("a training step waits for the device where fairseq looks at the gradients only", not ours)
+
+    def scoring(self, shape: str, dtype: str) -> None:
+        """One forward of every window."""
+        from fairseq_cloze.model.masked_lm import MaskedLM
+        from fairseq_cloze.model.scores import candidate_scores
+        from fairseq_cloze.views.view import to_device
+
+        device, half = self.check.device, dtype == "fp16"
+        model = MaskedLM(self._architecture(shape), len(self.view.vocabulary), autocast=not half).to(device).eval()
+        model = model.half() if half else model
+        order = self.dataset.ordered_indices()[: 192 if self.check.cuda else 4]
+        batches = self.dataset.batch_by_size(order, self.max_tokens)
+        samples = [self.dataset.collater([self.dataset[int(index)] for index in batch]) for batch in batches]
+
+        def score() -> None:
+            with torch.inference_mode():
+                found = [candidate_scores(model, to_device(each, device), _default_settings()) for each in samples]
+            assert all(scores.isfinite().any() for scores in [each.cpu() for each in found])
+
+        seconds = [seconds_of(score, device) for _ in range(6 if self.check.cuda else 2)]
+        tokens = int(self.view.row_length[order].sum())
+        self._speed(f"scoring / {shape}, {dtype}", shape, dtype, tokens / statistics.median(seconds[1:]), 1)
 
     def peer(self, shape: str) -> None:
-        """transformers with SDPA on the same batches, in bfloat16."""
-        device = self.check.device
-        model = self._transformers(shape).to(device).train()
+        """transformers with SDPA on the same batches, in bfloat16: training, then scoring."""
+        from bench_transformers import (
+            rows_of,
+            score_with_transformers,
+            train_step_with_transformers,
+            transformers_model,
+        )
+
+        device, size = self.check.device, len(self.view.vocabulary)
+        model = transformers_model("RobertaForMaskedLM", shape=self._architecture(shape), vocabulary_size=size)
+        model = model.to(device).train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, fused=True)
-        batches = self.dataset.batch_by_size(self.dataset.ordered_indices(), MAX_TOKENS[shape])[:3]
+        order = self.dataset.ordered_indices()[: 192 if self.check.cuda else 4]
+        batches = self.dataset.batch_by_size(order, self.max_tokens)[:3]
         samples = [rows_of(self.view, batch) for batch in batches]
         speeds = []
-        for number in range(9):
+        for number in range(9 if self.check.cuda else 4):
             rows = samples[number % len(samples)]
-            synchronize(device)
-            start = time.perf_counter()
-            train_step_with_transformers(model, optimizer, rows, device, bf16=True)
-            synchronize(device)
-            speeds.append(sum(len(row.tokens) for row in rows) / (time.perf_counter() - start))
-        found = self.results[shape]["training"]
-        found["transformers, bf16"] = self._speed(shape, "bf16", statistics.median(speeds[3:]), 3)
-        best = max(run["tokens_per_second"] for name, run in found.items() if name.startswith("bf16"))
-        found["bf16: times transformers"] = best / found["transformers, bf16"]["tokens_per_second"]
+            step = partial(train_step_with_transformers, model, optimizer, rows, device, bf16=True)
+            speeds.append(sum(len(row.tokens) for row in rows) / seconds_of(step, device))
+        self._speed(f"training / {shape}, transformers bf16", shape, "bf16", statistics.median(speeds[3:]), 3)
+        rows = [row for sample in samples for row in sample]
+        score = partial(score_with_transformers, model.eval(), rows, max(map(len, batches)), device, True)
+        seconds = [seconds_of(score, device) for _ in range(4 if self.check.cuda else 2)]
+        tokens = sum(len(row.tokens) for row in rows)
+        speed = tokens / statistics.median(seconds[1:])
+        self._speed(f"scoring / {shape}, transformers bf16", shape, "bf16", speed, 1)
+        figures = self.check.report.figures
+        for kind in ("training", "scoring"):
+            ours, theirs = (figures.get(f"{kind} / {shape}, {who} / tokens/s") for who in ("bf16", "transformers bf16"))
+            if ours and theirs:
+                self.check.figure(f"{kind} / {shape}, bf16 / times transformers", ours / theirs)
 
-    def scoring(self, shape: str) -> None:
-        """One forward of every window, ours and that of transformers, in bfloat16."""
+    def whole_step(self, shape: str) -> None:
+        """A step alone, forward and backward in bfloat16: as it is, as one compiled function, as a CUDA graph.
+
+        What cannot be done is a figure, and no failure: this asks whether it would pay.
+        """
+        from fairseq_cloze.model.losses import ranking_losses
         from fairseq_cloze.model.masked_lm import MaskedLM
         from fairseq_cloze.model.scores import candidate_scores
         from fairseq_cloze.views.view import to_device
 
         device = self.check.device
-        ours = MaskedLM(self._architecture(shape), len(self.vocabulary), autocast=True).to(device).eval()
-        peer = self._transformers(shape).to(device).eval()
-        order = self.dataset.ordered_indices()[: 64 if self.check.cuda else 8]
-        rows = rows_of(self.view, order)
-        batches = self.dataset.batch_by_size(order, MAX_TOKENS[shape])
+        model = MaskedLM(self._architecture(shape), len(self.view.vocabulary), autocast=True).to(device).train()
+        batch = self.dataset.batch_by_size(self.dataset.ordered_indices(), self.max_tokens)[0]
+        sample = to_device(self.dataset.collater([self.dataset[int(index)] for index in batch]), device)
 
-        def score() -> None:
-            for batch in batches:
-                sample = to_device(self.dataset.collater([self.dataset[int(index)] for index in batch]), device)
-                with torch.inference_mode():
-                    candidate_scores(ours, sample, _default_settings()).cpu()
+        def loss_of(sample: Any) -> Any:
+            return ranking_losses(candidate_scores(model, sample, _default_settings()), sample).sum()
 
-        batch_size = max(len(batch) for batch in batches)
-        contestants = {"bf16": score, "transformers, bf16": partial(score_with_transformers, peer, rows, batch_size)}
-        contestants["transformers, bf16"] = partial(contestants["transformers, bf16"], device, True)
-        tokens = sum(len(row.tokens) for row in rows)
-        seconds: dict[str, list[float]] = {name: [] for name in contestants}
-        for _ in range(4):
-            for name, function in contestants.items():
-                start = time.perf_counter()
-                function()
+        def eager() -> None:
+            loss_of(sample).backward()
+
+        backend = "inductor" if self.check.cuda else "eager"  # inductor takes minutes on a CPU
+        compiled_loss: Any = torch.compile(loss_of, dynamic=False, backend=backend)
+
+        def compiled() -> None:
+            compiled_loss(sample).backward()
+
+        def graph() -> Callable[[], None]:
+            for parameter in model.parameters():
+                parameter.grad = None
+            side: Any = torch.cuda.Stream()
+            with torch.cuda.stream(side):
+                for _ in range(3):
+                    eager()
+            torch.cuda.current_stream().wait_stream(side)
+            captured = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(captured):
+                eager()
+            return captured.replay
+
+        ways: dict[str, Callable[[], Callable[[], None]]] = {"eager": lambda: eager, "compiled": lambda: compiled}
+        if self.check.cuda:
+            ways["CUDA graph"] = graph
+        for name, make in ways.items():
+            timer = Timer()
+            try:
+                step = make()
+                seconds = [seconds_of(step, device) for _ in range(8 if self.check.cuda else 3)]
+                value: Any = statistics.median(seconds[2:])
+            except Exception as error:  # whatever torch cannot do
+                value = f"not possible: {type(error).__name__}: {str(error).strip().splitlines()[0][:150]}"
                 synchronize(device)
-                seconds[name].append(time.perf_counter() - start)
-        found = self.results[shape]["scoring"] = {
-            name: self._speed(shape, "bf16", tokens / statistics.median(values[1:]), 1)
-            for name, values in seconds.items()
-        }
-        speeds = [run["tokens_per_second"] for run in found.values()]
-        found["bf16: times transformers"] = speeds[0] / speeds[1]
+            self.check.figure(f"whole step / {shape}, {name} / seconds", value)
+            print(f"{name}: {timer.seconds:.0f} s", file=sys.stderr)
 
     # -- shapes ------------------------------------------------------------------------------------------------------
 
     def _architecture(self, shape: str) -> Any:
         from fairseq_cloze.model.architecture import Architecture
 
-        layers, width, inner, heads = SHAPES[shape]
-        return Architecture(layers, width, inner, heads, POSITIONS)
+        return Architecture(**SHAPES[shape], max_positions=POSITIONS)
 
-    def _transformers(self, shape: str) -> Any:
-        """A peer with random weights."""
-        size = len(self.vocabulary)
-        return transformers_model("RobertaForMaskedLM", shape=self._architecture(shape), vocabulary_size=size)
-
-    def _speed(self, shape: str, dtype: str, tokens_per_second: float, times_forward: int) -> dict[str, float]:
-        """Speed, and the share of the rate of matrix products that it makes."""
-        store = self.view.store
-        lengths = self.view.row_length
+    def _speed(self, name: str, shape: str, dtype: str, tokens_per_second: float, times_forward: int) -> None:
+        """Tell a speed, and the share of the rate of matrix products that it makes."""
+        store, lengths = self.view.store, self.view.row_length
         pieces = int(store.candidate_token_offsets[-1])
-        each = forward_flops(self._architecture(shape), lengths, store.blanks, pieces) / int(lengths.sum())
-        rate = times_forward * each * tokens_per_second
-        limit = self.results[shape]["tflops of matrix products"][dtype]
-        return {"tokens_per_second": tokens_per_second, "tflops": rate / 1e12, "mfu_percent": rate / limit / 1e10}
+        flops = shape_flops(self._architecture(shape), lengths, store.blanks, pieces)
+        rate = times_forward * flops / int(lengths.sum()) * tokens_per_second
+        self.check.figure(f"{name} / tokens/s", tokens_per_second)
+        self.check.figure(f"{name} / tflops", rate / 1e12)
+        limit = self.check.report.figures.get(f"rate / {dtype} / tflops")
+        if limit:
+            self.check.figure(f"{name} / share", rate / limit / 1e10)
+
+
+def shape_flops(architecture: Any, lengths: Any, blanks: int, pieces: int) -> int:
+    """Operations of scoring, as :mod:`bench_flops` counts them, where layers are gated and attention local as well."""
+    total = forward_flops(architecture, lengths, blanks, pieces)
+    width, inner = architecture.encoder_embed_dim, architecture.encoder_ffn_embed_dim
+    if architecture.gated:  # a third product
+        total += architecture.encoder_layers * 2 * width * inner * int(lengths.sum())
+    local = sum(architecture.is_local(layer) for layer in range(architecture.encoder_layers))
+    seen = lengths.clip(max=architecture.local_attention + 1)
+    return total - local * 4 * width * int((lengths * (lengths - seen)).sum())
 
 
 def _default_settings() -> Any:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from fairseq_cloze import register
 
@@ -33,41 +32,6 @@ def test_what_scripts_import_is_there(path: Path) -> None:
             for each in node.names:
                 if not hasattr(module, each.name):  # then it is a module
                     importlib.import_module(f"{node.module}.{each.name}")
-
-
-def test_gpu_check_without_a_gpu(tmp_path: Path) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
-    ran = run("bash", ROOT / "scripts" / "gpu_check.sh", code=3, env={"VENV": str(BIN.parent)})
-    assert ran.text == (
-        "no CUDA GPU at hand: nothing was checked (--device cpu --measure tiny runs the same steps on the CPU)\n"
-    )
-
-
-@pytest.mark.slow  # docs/training.md has the same command, without a look at its figures
-def test_gpu_check_on_the_cpu(tmp_path: Path) -> None:
-    """Everything the script does on a GPU, it does on a CPU, but for training in half precision."""
-    out = tmp_path / "result.json"
-    options = ("--device", "cpu", "--measure", "tiny", "--json", out)
-    ran = run("bash", ROOT / "scripts" / "gpu_check.sh", *options, env={"VENV": str(BIN.parent)})
-    result = json.loads(out.read_text())
-    assert all(result["checks"].values()) and len(result["checks"]) == 14
-    assert result["training"]["first run"]["updates"] == result["training"]["resumed run"]["updates"] == 60
-    assert result["validation"]["validate-fp16"]["n_blanks"] == 405
-    assert result["evaluation"]["cpu"]["n_blanks"] == result["evaluation"]["cpu-fp16"]["n_blanks"] == 605
-    assert 0 < result["evaluation"]["cpu-fp16"]["largest difference of a probability"] < 0.05
-    assert result["evaluation"]["cpu"]["accuracy"] > 95
-    assert set(result["precisions"]) == {"fp32", "bf16"}
-    tiny = result["measures"]["tiny"]
-    for what in ("training", "scoring"):
-        rates = tiny["tflops of matrix products"]["bf16"]
-        for name in ("bf16", "transformers, bf16"):
-            speed = tiny[what][name]
-            assert speed["mfu_percent"] == pytest.approx(100 * speed["tflops"] / rates) and speed["mfu_percent"] > 0
-        ours, peer = (tiny[what][name]["tokens_per_second"] for name in ("bf16", "transformers, bf16"))
-        assert tiny[what]["bf16: times transformers"] == pytest.approx(ours / peer)
-    assert tiny["memory"]["bytes_per_parameter"] == pytest.approx(16, abs=0.1) and tiny["memory"]["max_tokens"] > 500
-    assert ran.text.splitlines()[-1] == f"0 checks failed; wrote {out}"
 
 
 @pytest.mark.slow

@@ -39,9 +39,9 @@ def _place() -> str:
     return ""
 
 
-class _Operations(TorchDispatchMode):
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, found: set[str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found = found
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -65,12 +65,12 @@ class Waits(TorchFunctionMode):
         self._operations = _Operations(self.found)
 
     def __enter__(self) -> Any:
-        self._operations.__enter__()
-        return super().__enter__()
+        self._operations.__enter__()  # type: ignore[no-untyped-call]
+        return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        self._operations.__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._operations.__exit__(*error)  # type: ignore[no-untyped-call]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _FUNCTIONS:
