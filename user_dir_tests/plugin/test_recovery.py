@@ -146,6 +146,7 @@ def test_validate(pretrained: Path, data_bin: Path) -> None:
 def update(task: Any, model: Any, fails: list[int], sizes: tuple[int, ...]) -> tuple[list[Any], dict[str, Any], int]:
     """One update of some batches: gradients, sums of the logging outputs, and number of backward passes."""
     from fairseq_cloze.plugin.criterion import ClozeRankingCriterion
+    from fairseq_cloze.plugin.sums import plain
 
     optimizer, dataset = FailingOptimizer(model, fails), task.dataset("train")
     criterion = ClozeRankingCriterion(task, "softmax", 1.0)
@@ -156,7 +157,7 @@ def update(task: Any, model: Any, fails: list[int], sizes: tuple[int, ...]) -> t
         logs.append(task.train_step(sample, model, criterion, optimizer, 0)[2])
         start += size
     gradients = [None if each.grad is None else each.grad.clone() for each in optimizer.parameters]
-    return gradients, {key: sum(log[key] for log in logs) for key in logs[0]}, optimizer.calls
+    return gradients, plain(logs), optimizer.calls
 
 
 @pytest.fixture
