@@ -132,8 +132,7 @@ def _use(part: dict[str, Any], flops: Any, architecture: Any, unit: str) -> None
         architecture: of the model
         unit: what the rates count
     """
-    lengths = part.pop("lengths")
-    total = flops(architecture, lengths, part["blanks"], part["pieces"])
+    total = flops(architecture, part.pop("lengths"), part.pop("reads"), part["pieces"])
     part["flops_per_token"] = total / part["tokens"]
     rates: dict[str, Rates] = part["rates"]
     part["flops"], part["utilisation"] = {}, {}

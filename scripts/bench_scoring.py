@@ -73,6 +73,7 @@ class ScoringBench:
             "rows": len(self.rows),
             "blanks": self.store.blanks,
             "lengths": [len(row.tokens) for row in self.rows],
+            "reads": [len(row.blanks) for row in self.rows],
             "tokens": sum(len(row.tokens) for row in self.rows),
             "pieces": sum(int((row.candidates != 1).sum()) for row in self.rows),
         }

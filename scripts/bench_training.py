@@ -123,6 +123,7 @@ def measure_training(
             passages=len(rows),
             tokens=sum(lengths),
             lengths=lengths,
+            reads=[len(row.blanks) for row in rows],
             blanks=sum(len(row.blanks) for row in rows),
             pieces=sum(int((row.candidates != 1).sum()) for row in rows),
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -279,9 +279,9 @@ class Measures:
 
     def _speed(self, name: str, shape: str, dtype: str, tokens_per_second: float, times_forward: int) -> None:
         """Tell a speed, and the share of the rate of matrix products that it makes."""
-        store, lengths = self.view.store, self.view.row_length
-        pieces = int(store.candidate_token_offsets[-1])
-        flops = shape_flops(self._architecture(shape), lengths, store.blanks, pieces)
+        lengths, pieces = self.view.row_length, int(self.view.store.candidate_token_offsets[-1])
+        reads = [len(self.view.item(index)["blanks"]) for index in range(len(self.view))]
+        flops = shape_flops(self._architecture(shape), lengths.tolist(), reads, pieces)
         rate = times_forward * flops / int(lengths.sum()) * tokens_per_second
         self.check.figure(f"{name} / tokens/s", tokens_per_second)
         self.check.figure(f"{name} / tflops", rate / 1e12)
@@ -290,15 +290,18 @@ class Measures:
             self.check.figure(f"{name} / share", rate / limit / 1e10)
 
 
-def shape_flops(architecture: Any, lengths: Any, blanks: int, pieces: int) -> int:
-    """Operations of scoring, as :mod:`bench_flops` counts them, where layers are gated and attention local as well."""
-    total = forward_flops(architecture, lengths, blanks, pieces)
+def shape_flops(architecture: Any, lengths: Sequence[int], reads: Sequence[int], pieces: int) -> int:
+    """As :func:`bench_flops.forward_flops`, where layers may be gated and attention local as well."""
+    total = forward_flops(architecture, lengths, reads, pieces)
     width, inner = architecture.encoder_embed_dim, architecture.encoder_ffn_embed_dim
-    if architecture.gated:  # a third product
-        total += architecture.encoder_layers * 2 * width * inner * int(lengths.sum())
-    local = sum(architecture.is_local(layer) for layer in range(architecture.encoder_layers))
-    seen = lengths.clip(max=architecture.local_attention + 1)
-    return total - local * 4 * width * int((lengths * (lengths - seen)).sum())
+    layers, near = architecture.encoder_layers, architecture.local_attention + 1
+    for layer in range(layers):
+        for length, read in zip(lengths, reads if layer == layers - 1 else lengths):
+            if architecture.gated:  # a third product
+                total += 2 * width * inner * read
+            if architecture.is_local(layer):
+                total -= 4 * width * read * (length - min(length, near))
+    return total
 
 
 def _default_settings() -> Any:

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -155,17 +154,18 @@ def test_parts_of_a_gpu(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_operations_of_a_shape(shape: str) -> None:
-    """A gated layer has a third product, a local one looks at so many tokens at most."""
+    """A gated layer has a third product, a local one looks at so many tokens at most, the last one reads few."""
     architecture = Architecture(**SHAPES[shape], max_positions=POSITIONS)
-    lengths = np.array([5, 17, 40, 512])
+    lengths, reads = [5, 17, 40, 512], [1, 0, 3, 9]
     width, inner = architecture.encoder_embed_dim, architecture.encoder_ffn_embed_dim
-    expected = 2 * width * width * 7 + 2 * width * 30
+    expected = 2 * width * width * 13 + 2 * width * 30
     for layer in range(architecture.encoder_layers):
-        products = 4 * width * width + (3 if architecture.gated else 2) * width * inner
-        for length in lengths.tolist():
+        products = 2 * width * width + (3 if architecture.gated else 2) * width * inner
+        asking = reads if layer == architecture.encoder_layers - 1 else lengths
+        for length, read in zip(lengths, asking):
             seen = min(length, architecture.local_attention + 1) if architecture.is_local(layer) else length
-            expected += 2 * length * products + 4 * width * length * seen
-    assert shape_flops(architecture, lengths, 7, 30) == expected
+            expected += 2 * length * 2 * width * width + 2 * read * products + 4 * width * read * seen
+    assert shape_flops(architecture, lengths, reads, 30) == expected
 
 
 def test_what_is_measured_in_a_process_runs(tmp_path: Path, data_bin: Path) -> None:

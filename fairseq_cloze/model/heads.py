@@ -40,8 +40,8 @@ class LMHead(nn.Module):
         candidate_tokens: Tensor,
         token_reads: Tensor,
         windows: Tensor,
-        contrast: float,
-        normalise: bool,
+        contrast: float = 0.0,
+        normalise: bool = False,
     ) -> Tensor:
         """Score the tokens of candidates, ``(blanks, candidates, tokens)``, by their embedding rows alone.
 
