@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from fairseq_cloze import register
 
-from ..support.models import build
+from ..support.models import FailingOptimizer, build
 from ..support.waiting import Waits
 
 register()
@@ -54,6 +55,33 @@ def test_a_step_waits_for_nothing(
         optimizer.clip_grad_norm(1.0)
         optimizer.step()
     assert waits.found == {"plugin/optimizer.clip_grad_norm: cpu"}
+
+
+MODERN = {
+    **{"norm_first": True, "gated": True, "without_biases": True, "rotary_base": 1e4, "local_rotary_base": 1e3},
+    **{"local_attention": 8, "global_every": 3},
+}
+
+
+@pytest.mark.parametrize(
+    ("view", "scorer", "options"),
+    [("joint", "mean", {}), ("joint", "mean", MODERN), ("joint", "l2r", {}), ("full", "mean", {})],
+)
+def test_a_step_on_a_device_without_values(
+    tmp_path: Path, data_bin: Path, monkeypatch: pytest.MonkeyPatch, view: str, scorer: str, options: dict[str, Any]
+) -> None:
+    """Whatever asks such a device for a value, or brings it together with a CPU, is an error; ways are a GPU's."""
+    monkeypatch.setattr(torch, "autocast", lambda *arguments, **more: nullcontext())  # which it has not
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)
+    shape = {"encoder_layers": 3, "encoder_embed_dim": 24, "encoder_attention_heads": 2}
+    task, model = build(data_bin, tmp_path, from_scratch=True, view=view, scorer=scorer, **shape, **options)
+    task.load_dataset("train")
+    dataset, criterion = task.dataset("train"), ClozeRankingCriterion(task, "softmax", 1.0)
+    model.to("meta")
+    sample = to_device(dataset.collater([dataset[item] for item in (0, 3, 5)]), "meta")
+    _, _, log = task.train_step(sample, model, criterion, FailingOptimizer(model, []), 0)
+    assert log[SCORED].shape == (5,) and log[SCORED].is_meta
+    assert all(each.grad is not None and each.grad.is_meta for each in model.parameters() if each.requires_grad)
 
 
 def test_a_step_that_waits_is_found() -> None:
