@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from fairseq_cloze import register
 
@@ -29,14 +29,22 @@ class Numbered(Costs):
     def item(self, index: int) -> dict[str, Any]:
         return {"index": index}
 
-    def collate(self, items: Any) -> dict[str, Any]:
-        return {"items": [item["index"] for item in items], "gold": torch.zeros(len(items))}
+
+class Batches(ClozeDataset):
+    """Batches that are the numbers of their items, and how many were made."""
+
+    made = 0
+
+    def collater(self, samples: Any) -> dict[str, Any]:
+        self.made += 1
+        filler = {"nsentences": 0} if samples and "filler" in samples[0] else {}
+        return {"items": [item["index"] for item in samples], **filler} if samples else {}
 
 
 def epoch_of(cut: Cut, items: int = 40, epoch: int = 1, digest: str = "these") -> list[EpochBatches]:
     """The iterators of all processes."""
     view = Numbered([5 + number % 7 for number in range(items)], [1] * items)
-    dataset = ClozeDataset(view, shuffle=True, seed=cut.seed)
+    dataset = Batches(view, shuffle=True, seed=cut.seed)
     vars(dataset)["digest"] = digest
     return [EpochBatches(dataset, cut, process, speak=process == 0, epoch=epoch) for process in range(cut.processes)]
 
@@ -171,3 +179,17 @@ def test_after_the_end_of_an_epoch_the_next_one_begins(caplog: pytest.LogCapture
     cut = Cut(**{**vars(ONE), "batch_size": 7})
     assert updates(goes_on(cut, first[0].state_dict())) == updates(epoch_of(cut, epoch=2))
     assert not caplog.records
+
+
+def test_batches_are_made_ahead_and_pinned() -> None:
+    """While a step is computed, in a thread even without processes that load data: no device waits for a batch."""
+    [plain] = epoch_of(ONE)
+    dataset: Any = plain.dataset
+    epoch = EpochBatches(dataset, ONE, 0, epoch=1, num_workers=0, buffer_size=3, reuse_dataloader=True)
+    batches = epoch.next_epoch_itr()
+    next(batches)
+    end = time.monotonic() + 20
+    while dataset.made < 4 and time.monotonic() < end:
+        time.sleep(0.01)
+    assert 4 <= dataset.made <= 6
+    assert epoch.dataloader.pin_memory
