@@ -67,15 +67,15 @@ class ClozeRankingCriterion(FairseqCriterion):
     @classmethod
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
         """Log the sums over all workers."""
-        total = plain(logging_outputs)
+        total: dict[str, Any] = {"loss": 0.0, **dict.fromkeys((*_SUMMED, *COUNTED), 0), **plain(logging_outputs)}
         blanks = int(total["n_blanks"])
         metrics.log_scalar("loss", float(total["loss"]) / max(blanks, 1), blanks, priority=0)
         for key in _SUMMED:
-            metrics.log_scalar_sum(_meter(key), int(total.get(key, 0)), priority=60)
+            metrics.log_scalar_sum(_meter(key), int(total[key]), priority=60)
         for name, (part, whole, scale) in RATIOS.items():
             metrics.log_derived(name, _ratio(_meter(part), _meter(whole), scale), priority=10)
         for key in COUNTED:
-            count = int(total.get(key, 0))
+            count = int(total[key])
             if count or key == OOM:
                 metrics.log_scalar_sum(key, count, priority=600)
         metrics.log_derived("padding", _padding, priority=70)

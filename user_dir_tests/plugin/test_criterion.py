@@ -105,7 +105,7 @@ def logs(**counts: int) -> dict[str, Any]:
     return {"loss": 0.0, "sample_size": 0, **dict.fromkeys(names, 0), **counts}
 
 
-def reduced(*outputs: dict[str, Any]) -> dict[str, Any]:
+def reduced(*outputs: dict[str, Any] | list[dict[str, Any]]) -> dict[str, Any]:
     with metrics.aggregate(new_root=True) as meters:
         for output in outputs:
             ClozeRankingCriterion.reduce_metrics([output] if isinstance(output, dict) else output)
@@ -128,6 +128,12 @@ def test_metrics_are_divided_once() -> None:
     assert values["chance"] == pytest.approx(25.0, abs=1e-4)
     assert (values["n_blanks"], values["padding"]) == (1000, 20.0)
     assert "bps" in values
+
+
+def test_a_worker_without_a_batch_adds_nothing() -> None:
+    counted = logs(loss=2.0, n_blanks=4, n_correct=3)
+    assert reduced([{}, counted])["accuracy"] == reduced([counted])["accuracy"] == 75.0
+    assert reduced([{}])["n_blanks"] == reduced([])["n_blanks"] == 0
 
 
 def test_accuracy_is_exact_for_checkpoint_selection() -> None:
