@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,21 @@ def test_scores_do_not_depend_on_the_batch(headed: Member, store: Store, name: s
         together = scores_of(headed, store, name, kind, batch_size)
         for blank in alone:
             assert together[blank] == pytest.approx(alone[blank], abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["kmask", "l2r"])
+def test_the_empty_candidate_may_be_the_only_one_of_several_tokens(
+    member: Member, passage: Callable[..., Path], kind: str
+) -> None:
+    """It is scored as the slash that exams print; alone in a batch, too, its tokens are put in proportion."""
+    assert len(member.vocabulary.nothing) == 2
+    passage("1.json", "He gave it to _ the old man.", [["/", "of", "for"]], ["A"])
+    folder = passage("2.json", "He is an _ man.", [["extraordinarily", "old"]], ["B"]).parent
+    both = Store.from_columns(
+        [encode_passages(list(read_passages([folder])), member.vocabulary)], len(member.vocabulary)
+    )
+    alone, together = (scores_of(member, both, "joint", kind, size)[0] for size in (1, 2))
+    assert alone == pytest.approx(together, abs=1e-5)
 
 
 @pytest.mark.parametrize("contrast", [0.0, 0.7])
