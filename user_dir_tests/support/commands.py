@@ -110,9 +110,14 @@ def validate(data_bin: Path, checkpoint: Path, *options: Any, code: int = 0, **k
     return run(*command, "--num-workers", "0", "--log-format", "json", *options, code=code, **kwargs)
 
 
-def torchrun(*command: Any, **kwargs: Any) -> Ran:
-    """Run a command in two processes under torchrun."""
-    return run("torchrun", "--nproc-per-node", "2", "--master-port", free_port(), *command, **kwargs)
+def torchrun(folder: Path, command: str | Path, *arguments: Any) -> Ran:
+    """Run a command of ours or a Python script in two processes under torchrun.
+
+    They are forked from a warm process, through a link in *folder*, which is made.
+    """
+    env = warm_path(folder, str(command))
+    launcher = ("torchrun", "--nproc-per-node", "2", "--master-port", free_port())
+    return run(*launcher, folder / Path(command).name, *arguments, env=env)
 
 
 def read_until(process: subprocess.Popen[str], words: str) -> str:
