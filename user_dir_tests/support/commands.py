@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .warm import WarmProcess, at_start, on_path, packages_for
+from .warm import WarmProcess, at_start, on_path, packages_for, share
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGIN = ROOT / "fairseq_cloze"
@@ -52,6 +52,14 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 _BASE = environment()
+
+
+def share_warm_processes() -> None:
+    """Processes that this one starts fork their commands from the same warm ones."""
+    if sys.platform == "linux":
+        share(_BASE)
+
+
 _KNOWN = {"cwd", "env", "stdin", "stdout", "stderr", "text", "start_new_session"}
 
 

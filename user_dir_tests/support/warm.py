@@ -43,6 +43,8 @@ OURS = {
     "torchrun": TORCH,
 }
 
+_SHARED = "FAIRSEQ_CLOZE_WARM_SHARED"
+
 HERE = Path(__file__).parent
 
 _kept: list[socket.socket] = []  # open as long as this process lives
@@ -117,9 +119,18 @@ def at_start(env: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in env.items() if name.startswith(_AT_START)}
 
 
+def share(base: dict[str, str]) -> None:
+    """Start warm processes in environment *base* for this process and all that it starts."""
+    addresses = {" ".join(packages): address(packages, tuple(base.items())) for packages in (TORCH, FAIRSEQ)}
+    os.environ[_SHARED] = json.dumps([at_start(base), addresses])
+
+
 @cache
 def address(packages: tuple[str, ...], env: tuple[tuple[str, str], ...]) -> str:
-    """The socket of a warm process, which ends with this one."""
+    """The socket of a warm process, which ends with this one or with the one that shares it."""
+    started, addresses = json.loads(os.environ.get(_SHARED, "[null, {}]"))
+    if started == at_start(dict(env)) and " ".join(packages) in addresses:
+        return str(addresses[" ".join(packages)])
     path = os.path.join(tempfile.mkdtemp(prefix="warm-"), "socket")
     atexit.register(shutil.rmtree, os.path.dirname(path), ignore_errors=True)
     ours, theirs = socket.socketpair()
