@@ -1,9 +1,6 @@
 """User dir: how fairseq finds this package, and the moment at which it registers."""
 
-import importlib.util
-import logging
 import sys
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
@@ -30,12 +27,14 @@ def register_with_fairseq() -> None:
         sys.meta_path.insert(0, _AfterFairseq())
 
 
-class _AfterFairseq(MetaPathFinder):
+class _AfterFairseq:
     """Finds fairseq as all others do, once, and registers when it is imported."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if name != "fairseq":
             return None
+        import importlib.util
+
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.loader is not None:
@@ -61,6 +60,8 @@ class UserDirs(list[str]):
         if not (path / "plugin" / "registration.py").is_file() or path.name != _PACKAGE:
             return super().__contains__(folder)
         if not super().__contains__(folder):
+            import logging
+
             logging.getLogger(_PACKAGE).warning(
                 "--user-dir %s: already imported from %s, which is used", folder, self[0]
             )

@@ -18,8 +18,14 @@ fi
 
 ruff check .
 ruff format --check .
-mypy
-lint-imports --no-logo
+# Beside the tests, many of which wait for something: without caches these take half a minute.  What they say comes last.
+checked=$(mktemp)
+(
+    set -e
+    mypy
+    lint-imports --no-logo
+) >"$checked" 2>&1 &
+checking=$!
 select='not slow'
 if [ "${1:-}" = --all ]; then
     shift
@@ -34,5 +40,10 @@ if [ "${1:-}" = --coverage ]; then
     python=(coverage run)
     trap 'coverage combine --quiet && coverage report' EXIT # of tests that failed, too
 fi
-# Two more than the cores: many tests wait for something.
-"${python[@]}" -m pytest -n 4 --dist worksteal --durations 15 -m "$select" "$@"
+# Two more than the cores, for the same reason.
+status=0
+"${python[@]}" -m pytest -n 4 --dist worksteal --durations 15 -m "$select" "$@" || status=$?
+wait "$checking" || status=1
+cat "$checked"
+rm "$checked"
+exit "$status"

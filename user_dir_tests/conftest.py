@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from .support.commands import FINETUNE, PASSAGES, train
+from .support.commands import FINETUNE, PASSAGES, share_warm_processes, train
 from .support.local import existing, local, unpack
 from .support.once import made_once
 from .support.texts import write_passage
@@ -22,6 +23,17 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.register_profile("new", print_blob=True, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Importing torch and fairseq takes seconds: once for all workers, not once in each."""
+    if config.getoption("numprocesses", None) and "PYTEST_XDIST_WORKER" not in os.environ:
+        share_warm_processes()
+
+
+def pytest_collection_finish() -> None:
+    """What is there now stays to the end: nobody looks through it for circles again."""
+    gc.freeze()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from .support import warm
 from .support.commands import ROOT, environment, run, start, warm_path
 from .support.warm import TORCH, WarmProcess
 
@@ -119,3 +120,17 @@ def test_the_plugin_is_imported_anew(tmp_path: Path) -> None:
     """What is warm is not of this project: --user-dir still has everything to do."""
     code = "import sys; print([name for name in sys.modules if name.startswith(('fairseq_cloze', 'user_dir_tests'))])"
     assert forked(tmp_path, code).communicate()[0] == "[]\n"
+
+
+def test_workers_share_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this process has started is found by those that it starts, whose environment differs in other things."""
+    monkeypatch.setenv("FAIRSEQ_CLOZE_WARM_SHARED", "[null, {}]")  # is set back
+    monkeypatch.setattr(warm, "TORCH", ("json",))
+    monkeypatch.setattr(warm, "FAIRSEQ", ("json", "csv"))
+    base = environment()
+    warm.share(base)
+    find = warm.address.__wrapped__  # without the memory of this process
+    mine = warm.address(("json",), tuple(base.items()))
+    assert find(("json",), tuple({**base, "PYTEST_XDIST_WORKER": "gw7"}.items())) == mine
+    assert find(("json", "csv"), tuple(base.items())) != mine
+    assert find(("json",), tuple({**base, "PYTHONOPTIMIZE": "1"}.items())) != mine

@@ -5,8 +5,7 @@ from typing import Any
 
 import click
 
-from ..passages.converting.answering import KINDS
-from ..passages.converting.convert import FORMATS
+from ..passages.choices import ANSWER_KINDS, FORMATS
 from .options import blank_option, echo_beside, on_error_option
 
 
@@ -22,7 +21,7 @@ from .options import blank_option, echo_beside, on_error_option
               help="Column of a table: text=NAME, options=NAME,NAME,..., answer=NAME, id=NAME.")
 @click.option("--encoding", metavar="NAME", help="Encoding of text.  [default: told from the content]")
 @click.option("--uneven", is_flag=True, help="Blanks of a sheet may have different numbers of options.")
-@click.option("--to", type=click.Choice(KINDS), help="Make a key or a filled sheet; IN is what predict wrote.")
+@click.option("--to", type=click.Choice(ANSWER_KINDS), help="Make a key or a filled sheet; IN is what predict wrote.")
 @click.option("--passages", multiple=True, metavar="FILE", help="With --to: what was predicted.")
 @blank_option
 @on_error_option

@@ -1,13 +1,11 @@
 """``fairseq-cloze examples``"""
 
 import os
-import shutil
 from pathlib import Path
 
 import click
 
 from ..errors import ClozeError, SetupError
-from ..files import PathLike, cannot_write, unused
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -17,12 +15,16 @@ _PLACES = (_PACKAGE / "examples", _PACKAGE.parent / "examples")
 _MODEL = Path("pretrained", "mini")
 
 
-def copy_examples(out: PathLike) -> None:
+def copy_examples(out: str | os.PathLike[str]) -> None:
     """Copy the examples that come with the package into a new folder, whole or not at all.
 
     Raises:
         ClozeError: *out* is there already or cannot be written, or this copy of the package has no examples
     """
+    import shutil
+
+    from ..files import cannot_write, unused
+
     out = Path(out)
     if os.path.lexists(out):
         raise ClozeError(f"{out}: is there already; choose another --out, or remove it first")

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from ..passages.text import LANGUAGES
+from ..passages.choices import LANGUAGES
 from .options import blank_option, on_error_option
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from ..files import is_stdout, write_text
 from ..ranking.resources import Resources
 from ..views.settings import OTHER_BLANKS, SCORERS, VIEWS, PartialSettings
 
@@ -16,6 +15,8 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 def echo_beside(*paths: str | None) -> Callable[[str], None]:
     """What prints lines for people: to standard error where one of the files to write is standard output."""
+    from ..files import is_stdout
+
     return partial(click.echo, err=any(map(is_stdout, paths)))
 
 
@@ -23,6 +24,8 @@ def show(result: Any, json_path: str | None, *paths: str | None) -> None:
     """Print the lines of a result beside the files to write, and write it as JSON where that is asked for."""
     echo_beside(json_path, *paths)("\n".join(result.lines()))
     if json_path:
+        from ..files import write_text
+
         write_text(json_path, result.to_json())
 
 

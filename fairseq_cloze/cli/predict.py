@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from ..passages.text import LANGUAGES, TEXT_NORMS
+from ..passages.choices import LANGUAGES, TEXT_NORMS
 from .options import blank_option, echo_beside, on_error_option, scoring_options
 
 

@@ -4,8 +4,7 @@ from typing import Any
 
 import click
 
-from ..data.encoding import EncodingOptions
-from ..passages.text import LANGUAGES, TEXT_NORMS
+from ..passages.choices import LANGUAGES, TEXT_NORMS
 from .options import blank_option, on_error_option
 
 
@@ -30,6 +29,7 @@ def command(out: str, text_norm: str, sentence_case: bool, language: str, **chos
 
     A command that was cut off goes on where it stopped when it is given again.
     """
+    from ..data.encoding import EncodingOptions
     from ..data.prepare import prepare
     from ..errors import Exit, printable
 

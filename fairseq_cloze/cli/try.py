@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ..passages.text import LANGUAGES
+from ..passages.choices import LANGUAGES
 from .options import blank_option, scoring_options
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import DataBinError, printable
 from ..files import PathLike, read_regular, write_text
 from ..jsontext import NotJson, parse_json
-from ..passages.text import LANGUAGES, TEXT_NORMS
+from ..passages.choices import LANGUAGES, TEXT_NORMS
 from .checking import check_split, is_remembered, remember
 from .encoding import COLUMNS, EncodingOptions, column_dtype
 from .fairseq_files import FAIRSEQ_FILES, FairseqFiles

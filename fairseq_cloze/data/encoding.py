@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import ClozeError
+from ..passages.choices import LANGUAGES, TEXT_NORMS
 from ..passages.passage import Passage
 from ..passages.text import (
     BLANK,
-    LANGUAGES,
     NOTHING,
-    TEXT_NORMS,
     WHITE_SPACE,
     capitalise,
     normalise,
@@ -53,7 +52,7 @@ class EncodingOptions:
 
     text_norm: str = "standard"  #: or ``none``, see :func:`fairseq_cloze.passages.text.normalise`
     sentence_case: bool = False  #: capitalise candidates of blanks that open a sentence
-    language: str = "en"  #: of the text, one of :data:`fairseq_cloze.passages.text.LANGUAGES`
+    language: str = "en"  #: of the text, one of :data:`fairseq_cloze.passages.choices.LANGUAGES`
 
     def __post_init__(self) -> None:
         for name, known in (("text_norm", TEXT_NORMS), ("language", LANGUAGES)):

@@ -14,11 +14,6 @@ BLANK = re.compile(f"{MARKED}|__*(?:[0-9]+_+)?")
 #: characters more (U+001C to U+001F), which have tokens.
 WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
 
-TEXT_NORMS = ("standard", "none")
-
-#: Languages whose writing differs; ``en`` stands for all that put spaces between words, and none before punctuation.
-LANGUAGES = ("en", "fr", "zh")
-
 #: Options that mean "nothing goes here" (the zero article).
 NOTHING = frozenset({"/", "\\", "", "\uff0f", "\uff3c"})
 
@@ -98,7 +93,7 @@ def capitalise(word: str) -> str:
 
 
 def likely_language(text: str) -> str | None:
-    """The language of :data:`LANGUAGES` that a text seems to be in, told from its commonest words; else ``None``."""
+    """The language, of :data:`.choices.LANGUAGES`, that a text seems to be in by its commonest words; else ``None``."""
     words = len(text.split())
     if len(_CHINESE.findall(text)) > max(len(text) // 4, 1):
         return "zh"

@@ -72,7 +72,7 @@ class Ranker:
         settings: how to score; where something is left open, as each checkpoint was trained
         resources: what it may use
         weights: of the checkpoints in the average, not negative; equal where they are not given
-        language: of the texts, one of :data:`fairseq_cloze.passages.text.LANGUAGES`; that of the first checkpoint's
+        language: of the texts, one of :data:`fairseq_cloze.passages.choices.LANGUAGES`; that of the first checkpoint's
             training, or else ``en``, where it is not given
         blank: regular expression of what stands for a blank in the texts; runs of underscores where it is not given
 

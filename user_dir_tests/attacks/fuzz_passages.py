@@ -3,10 +3,11 @@
 import json
 
 from fairseq_cloze.errors import PassageError
+from fairseq_cloze.passages.choices import LANGUAGES
 from fairseq_cloze.passages.markers import compile_marker
 from fairseq_cloze.passages.passage import UNLABELLED
 from fairseq_cloze.passages.reading import Numbering, Record, parse_record
-from fairseq_cloze.passages.text import BLANK, LANGUAGES, normalise, opens_sentence, sentence_breaks
+from fairseq_cloze.passages.text import BLANK, normalise, opens_sentence, sentence_breaks
 
 MARKER = compile_marker(r"_+\(\d+\)_+|\[MASK\]")
 PLAIN = {

@@ -50,6 +50,7 @@ if __name__ == "__main__":
 HEAVY = (
     *("torch", "torch._dynamo", "torch._inductor", "fairseq", "sklearn", "hydra", "matplotlib", "transformers"),
     *("huggingface_hub", "safetensors", "watchdog", "yagmail", "lemminflect", "textblob", "playwright"),
+    *("apprise", "docx", "pandas", "pyarrow", "scipy", "sympy", "tensorboardX", "uvicorn"),
 )
 
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fairseq_cloze.passages.choices import LANGUAGES
 from fairseq_cloze.passages.text import (
     BLANK,
-    LANGUAGES,
     MARKED,
     WHITE_SPACE,
     capitalise,

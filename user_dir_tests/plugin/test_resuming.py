@@ -25,7 +25,7 @@ from fairseq_cloze.passages.passage import Passage
 from fairseq_cloze.runs.events import read_events
 from fairseq_cloze.weights.checkpoint import Checkpoint
 
-from ..support.commands import BIN, PASSAGES, TRAIN_OPTIONS, Ran, run, start, torchrun, train
+from ..support.commands import PASSAGES, TRAIN_OPTIONS, Ran, run, start, torchrun, train
 
 register()
 
@@ -224,7 +224,7 @@ def test_two_processes_go_on_where_one_was(go: Any, data_bin: Path, pretrained: 
     options = ("--save-interval-updates", "2", "--disable-validation")
     first = go("save", *options, "--max-update", "4")
     started = ("--save-dir", tmp_path / "save", "--finetune-from-model", pretrained / "model.pt", "--max-epoch", "1")
-    two = torchrun(BIN / "fairseq-train", data_bin, *TRAIN_OPTIONS, *SMALL, *started, *options)
+    two = torchrun(tmp_path / "bin", "fairseq-train", data_bin, *TRAIN_OPTIONS, *SMALL, *started, *options)
     blanks = [row["n_blanks"] for ran in (first, two) for row in ran.metrics("train_inner")]
     assert sum(blanks) == 405
     assert two.text.count("epoch 1 goes on in other batches (processes 1 then, 2 now)") == 1

@@ -17,7 +17,20 @@ from fairseq_cloze.data.prepare import prepare
 from fairseq_cloze.errors import Exit
 from fairseq_cloze.runs.lock import RunState, run_state
 
-from ..support.commands import BIN, PASSAGES, PLUGIN, ROOT, TRAIN_OPTIONS, Ran, free_port, run, start, train, validate
+from ..support.commands import (
+    BIN,
+    PASSAGES,
+    PLUGIN,
+    ROOT,
+    TRAIN_OPTIONS,
+    Ran,
+    free_port,
+    run,
+    start,
+    torchrun,
+    train,
+    validate,
+)
 
 register()
 
@@ -293,8 +306,8 @@ def test_tensorboard_shows_what_the_log_says(finetuned: Path, log: Ran) -> None:
 
 def two_processes(data_bin: Path, save_dir: Path, *options: Any) -> Ran:
     """Plain torchrun, without a word about backends; what rank 0 printed, and warnings of rank 1."""
-    launcher = ("torchrun", "--nproc-per-node", "2", "--master-port", free_port(), BIN / "fairseq-train")
-    return run(*launcher, data_bin, *TRAIN_OPTIONS, "--save-dir", save_dir, *options)
+    folder = save_dir.with_name(f"{save_dir.name}-bin")
+    return torchrun(folder, "fairseq-train", data_bin, *TRAIN_OPTIONS, "--save-dir", save_dir, *options)
 
 
 @pytest.mark.parametrize("update_freq", [1, pytest.param(2, marks=pytest.mark.slow)])

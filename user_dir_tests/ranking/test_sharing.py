@@ -32,6 +32,7 @@ from ..support.commands import (
     torchrun,
     train,
 )
+from ..support.warm import TORCH
 
 SLURM = ROOT / "user_dir_tests" / "support" / "slurm"  # stand-ins for srun and scontrol
 
@@ -133,9 +134,10 @@ def test_two_workers_score_as_one(tmp_path: Path, finetuned: Path, pretrained: P
     """The same numbers to the last digit, in JSON, predictions and on the screen; and each has done its share."""
     (tmp_path / "score.py").write_text(SCORE)
     passages = PASSAGES / "valid"
-    script = (tmp_path / "score.py", tmp_path / "out", finetuned / "checkpoint_last.pt", pretrained / "model.pt")
-    alone = run(sys.executable, *script, data_bin, passages, env={"PYTHONPATH": str(ROOT)})
-    two = torchrun(*script, data_bin, passages, env={"PYTHONPATH": str(ROOT)})
+    weights = (finetuned / "checkpoint_last.pt", pretrained / "model.pt")
+    script = (tmp_path / "score.py", tmp_path / "out", *weights, data_bin, passages)
+    alone = run(sys.executable, *script, warm=TORCH)
+    two = torchrun(tmp_path / "bin", *script)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         *("fitted.json", "full", "joint", "joint.json", "one", "scores")
     ]
@@ -212,7 +214,7 @@ def by_hand(*commands: Sequence[Any]) -> list[subprocess.Popen[str]]:
     """Processes that nobody looks after, with the variables of torchrun."""
     common = {"WORLD_SIZE": str(len(commands)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     return [
-        start(*command, env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": str(ROOT)})
+        start(*command, env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}, warm=TORCH)
         for rank, command in enumerate(commands)
     ]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .warm import WarmProcess, at_start, on_path, packages_for
+from .warm import WarmProcess, at_start, on_path, packages_for, share
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGIN = ROOT / "fairseq_cloze"
@@ -52,6 +52,14 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 _BASE = environment()
+
+
+def share_warm_processes() -> None:
+    """Processes that this one starts fork their commands from the same warm ones."""
+    if sys.platform == "linux":
+        share(_BASE)
+
+
 _KNOWN = {"cwd", "env", "stdin", "stdout", "stderr", "text", "start_new_session"}
 
 
@@ -110,9 +118,14 @@ def validate(data_bin: Path, checkpoint: Path, *options: Any, code: int = 0, **k
     return run(*command, "--num-workers", "0", "--log-format", "json", *options, code=code, **kwargs)
 
 
-def torchrun(*command: Any, **kwargs: Any) -> Ran:
-    """Run a command in two processes under torchrun."""
-    return run("torchrun", "--nproc-per-node", "2", "--master-port", free_port(), *command, **kwargs)
+def torchrun(folder: Path, command: str | Path, *arguments: Any) -> Ran:
+    """Run a command of ours or a Python script in two processes under torchrun.
+
+    They are forked from a warm process, through a link in *folder*, which is made.
+    """
+    env = warm_path(folder, str(command))
+    launcher = ("torchrun", "--nproc-per-node", "2", "--master-port", free_port())
+    return run(*launcher, folder / Path(command).name, *arguments, env=env)
 
 
 def read_until(process: subprocess.Popen[str], words: str) -> str:

@@ -28,14 +28,22 @@ from .warm_client import ADDRESSES, STATUS, ask
 _AT_START = ("PYTHON", "LD_", "OMP_", "MKL_", "MALLOC_", "TORCH_", "HF_", "LOGLEVEL", "CUDA_", "LANG", "LC_")
 
 #: Modules that our commands import.
-TORCH = ("torch", "click", "numpy", "safetensors.torch", "tokenizers.implementations", "tqdm")
+TORCH = ("torch", "torch.distributed.run", "click", "numpy", "safetensors.torch", "tokenizers.implementations", "tqdm")
 
 #: Modules that fairseq's commands import, ours aside.
 FAIRSEQ = (*TORCH, "torch._dynamo", "torch.distributed.fsdp", "fairseq", "fairseq.trainer")
 
 
 #: What the process is to have imported that a command is forked from.
-OURS = {"fairseq-train": FAIRSEQ, "fairseq-validate": FAIRSEQ, "fairseq-cloze": TORCH}
+OURS = {
+    "fairseq-train": FAIRSEQ,
+    "fairseq-validate": FAIRSEQ,
+    "fairseq-hydra-train": FAIRSEQ,
+    "fairseq-cloze": TORCH,
+    "torchrun": TORCH,
+}
+
+_SHARED = "FAIRSEQ_CLOZE_WARM_SHARED"
 
 HERE = Path(__file__).parent
 
@@ -111,9 +119,18 @@ def at_start(env: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in env.items() if name.startswith(_AT_START)}
 
 
+def share(base: dict[str, str]) -> None:
+    """Start warm processes in environment *base* for this process and all that it starts."""
+    addresses = {" ".join(packages): address(packages, tuple(base.items())) for packages in (TORCH, FAIRSEQ)}
+    os.environ[_SHARED] = json.dumps([at_start(base), addresses])
+
+
 @cache
 def address(packages: tuple[str, ...], env: tuple[tuple[str, str], ...]) -> str:
-    """The socket of a warm process, which ends with this one."""
+    """The socket of a warm process, which ends with this one or with the one that shares it."""
+    started, addresses = json.loads(os.environ.get(_SHARED, "[null, {}]"))
+    if started == at_start(dict(env)) and " ".join(packages) in addresses:
+        return str(addresses[" ".join(packages)])
     path = os.path.join(tempfile.mkdtemp(prefix="warm-"), "socket")
     atexit.register(shutil.rmtree, os.path.dirname(path), ignore_errors=True)
     ours, theirs = socket.socketpair()
@@ -132,10 +149,15 @@ def on_path(folder: Path, base: dict[str, str], names: Iterable[str]) -> dict[st
     """Variables with which scripts find commands in *folder* that are forked from a warm process, too.
 
     What a script sets for the Python that it starts has no effect then.
+
+    Args:
+        folder: to make
+        base: environment of warm processes
+        names: commands of ours, or paths of Python scripts
     """
     folder.mkdir(exist_ok=True)
-    scripts = Path(sys.executable).parent
-    for name in names:
-        (folder / name).symlink_to(HERE / "warm_client.py" if sys.platform == "linux" else scripts / name)
-    addresses = {name: (address(OURS[name], tuple(base.items())), str(scripts / name)) for name in names}
+    paths = [Path(sys.executable).parent / name for name in names]
+    for path in paths:
+        (folder / path.name).symlink_to(HERE / "warm_client.py" if sys.platform == "linux" else path)
+    addresses = {path.name: (address(OURS.get(path.name, TORCH), tuple(base.items())), str(path)) for path in paths}
     return {"PATH": f"{folder}:{base['PATH']}", ADDRESSES: json.dumps(addresses)}

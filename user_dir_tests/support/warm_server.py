@@ -104,8 +104,11 @@ def _standard(file: int, mode: str, errors: str) -> io.TextIOWrapper:
 
 if __name__ == "__main__":
     del sys.path[0]
+    sockets = [socket.socket(fileno=int(number)) for number in sys.argv[1:3]]
+    if sockets[0] in select.select(sockets, [], [])[0]:  # nobody needed it
+        sys.exit()
     preload(sys.argv[3:])
-    become(serve(*(socket.socket(fileno=int(number)) for number in sys.argv[1:3])))
+    become(serve(*sockets))
     if sys.argv[1:2] == ["-c"]:
         code = sys.argv.pop(2)
         del sys.argv[0]

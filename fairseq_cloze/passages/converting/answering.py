@@ -13,8 +13,6 @@ from ..text import BLANK
 from .convert import NO_CHOICES, Choices, load, read_bytes
 from .word import write_word
 
-KINDS = ("key", "sheet")
-
 _MEND = "write it with 'fairseq-cloze predict'"
 
 #: A filled sheet: paragraphs of pieces of text, each filled in or not.

@@ -25,9 +25,6 @@ from .records import Made, parse_columns
 from .sheets import read_sheet
 from .word import read_word
 
-#: What ``--from`` may say.
-FORMATS = ("sheet", "table", "json", "cloze", "gift", "xml", "parquet", "datasets")
-
 _SUFFIXES = (".txt", ".text", ".md", ".docx", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".gift", ".xml", ".parquet")
 _PACKED = (".gz", ".xz")
 
@@ -256,7 +253,7 @@ def _readers(form: str, suffix: str) -> Callable[[str, str, str, Mapping[str, st
 
 
 def guess_format(text: str, suffix: str) -> str:
-    """The format of a text, of :data:`FORMATS`, told from what is in it and from the suffix of its name."""
+    """The format of a text, of :data:`..choices.FORMATS`, told from what is in it and from the suffix of its name."""
     start = text.lstrip()
     if suffix in (".json", ".jsonl", ".ndjson") or re.match(r'\{\s*"|\[\s*\{\s*"', start):
         return "json"
