@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_measure import Built, Contestant, Work, evenly, fastest
+from bench_measure import Built, Contestant, Work, evenly, fastest, version_of
 
 BATCH_SIZES = (1, 2, 4)  # blanks
 
 
 def scoring(job: dict[str, Any]) -> Built:
     """Its ``predict``, in pairs of what stands before the blank, with a candidate, and what stands behind it."""
-    import sentence_transformers
     import torch
     from sentence_transformers import CrossEncoder
 
@@ -37,5 +36,5 @@ def scoring(job: dict[str, Any]) -> Built:
     first = min(4, len(questions))
     take(1, 1).run()
     size, seconds = fastest({size: take(first, size).run for size in BATCH_SIZES}, job["device"])
-    facts = {"version": f"sentence-transformers {sentence_transformers.__version__}", "batch_size": size}
+    facts = {"version": f"sentence-transformers {version_of('sentence-transformers')}", "batch_size": size}
     return Built({"float32": Contestant(partial(take, batch_size=size), "blanks", seconds / first)}, facts)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -273,9 +274,6 @@ def measure_limit(job: Mapping[str, Any]) -> Built:
 
 def machine(device: str) -> dict[str, Any]:
     """What this runs on."""
-    import fairseq
-    import transformers
-
     out: dict[str, Any] = {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -283,12 +281,20 @@ def machine(device: str) -> dict[str, Any]:
         "vector_instructions": torch.backends.cpu.get_cpu_capability(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "fairseq": fairseq.__version__,
-        "transformers": transformers.__version__,
+        "fairseq": version_of("ve-fairseq"),
+        "transformers": version_of("transformers"),
     }
     if torch.device(device).type == "cuda":
         out["gpu"] = torch.cuda.get_device_name(0)
     return out
+
+
+def version_of(package: str) -> str:
+    """Of what is installed, nothing if it is not."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _processor() -> str:

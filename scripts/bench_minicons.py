@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_measure import Built, Contestant, Work, evenly
+from bench_measure import Built, Contestant, Work, evenly, version_of
 
 
 def scoring(job: dict[str, Any]) -> Built:
@@ -44,4 +43,4 @@ def scoring(job: dict[str, Any]) -> Built:
         return Work(score, len(chosen))
 
     contestant = Contestant.warmed(take, "blanks", min(4, len(questions)), job["device"])
-    return Built({"float32": contestant}, {"version": f"minicons {version('minicons')}", "batch_size": 1})
+    return Built({"float32": contestant}, {"version": f"minicons {version_of('minicons')}", "batch_size": 1})

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from bench_measure import Built, Contestant, Work, evenly, machine
-from bench_sentence_ranking import questions_of, run
+from bench_questions import questions_of, run
 from bench_transformers import dump_rows, rows_of
 
 from fairseq_cloze.data.encoding import encode_passages
@@ -178,6 +178,9 @@ class Training:
     """
 
     def __init__(self, weights: Path, data_bin: Path, save_dir: Path, device: str, bf16: bool) -> None:
+        import fairseq_cloze
+
+        fairseq_cloze.register()
         from fairseq import checkpoint_utils, options, tasks
         from fairseq.dataclass.utils import convert_namespace_to_omegaconf
         from fairseq.trainer import Trainer

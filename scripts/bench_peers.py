@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import site
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from bench_measure import version_of
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = ROOT / "work" / "bench"
@@ -68,14 +69,14 @@ def interpreter(name: str) -> Path:
     """
     peer, version = split(name)
     package = PEERS[peer].package
-    here = not package or importlib.util.find_spec(package.replace("-", "_")) is not None
-    if here and not version and not PEERS[peer].own:
+    found = version_of(package)
+    if not package or (found and not PEERS[peer].own and version in ("", found)):
         return Path(sys.executable)
     wanted = f"{package}=={version}" if version else package
     folder = ENVIRONMENTS / wanted
     python, mark = folder / "bin" / "python", folder / "installed"
     if not mark.is_file():
-        print(f"installing {wanted} into {folder.relative_to(ROOT)} (once)", file=sys.stderr, flush=True)
+        print(f"installing {wanted} into {folder} (once)", file=sys.stderr, flush=True)
         _run(sys.executable, "-m", "venv", "--clear", folder)
         [packages] = (folder / "lib").glob("python*/site-packages")
         (packages / "below.pth").write_text("".join(f"{path}\n" for path in site.getsitepackages()))

@@ -11,25 +11,24 @@ import io
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from bench_measure import Built, Contestant, Work, evenly, fastest
-from bench_transformers import filled, ranking_head
+from bench_measure import Built, Contestant, Work, evenly, fastest, version_of
+from bench_questions import Question, questions_of, run
+from bench_transformers import ranking_head
 from fairseq import options, tasks
 from fairseq.data.encoders.gpt2_bpe import get_encoder
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq_cli import preprocess
 from torch import Tensor
 
-from fairseq_cloze.passages.passage import UNLABELLED, Passage
+from fairseq_cloze.passages.passage import Passage
 from fairseq_cloze.passages.reading import read_passages
 from fairseq_cloze.passages.text import BLANK, NOTHING, normalise
 from fairseq_cloze.views.view import to_device
@@ -37,42 +36,6 @@ from fairseq_cloze.weights.checkpoint import Checkpoint
 
 SPLIT = "valid"
 BATCH_SIZES = (1, 2, 4)  # blanks
-
-
-@dataclass(frozen=True)
-class Question:
-    """One blank as the task has it.
-
-    Attributes:
-        before, after: the passage around it, the other blanks removed
-        fills: its candidates, empty where nothing goes there
-        gold: index of the right candidate, 0 where unlabelled
-    """
-
-    before: str
-    after: str
-    fills: list[str]
-    gold: int
-
-    @property
-    def texts(self) -> list[str]:
-        """The passage with each candidate filled in."""
-        return filled(self.before, self.after, self.fills)
-
-
-def questions_of(passages: Sequence[Passage], choices: int) -> list[Question]:
-    """All blanks that have as many candidates, by length of the text; the task has no other ones."""
-    out = []
-    for passage in passages:
-        segments = BLANK.split(normalise(passage.article))
-        for blank, candidates in enumerate(passage.candidates):
-            if len(candidates) != choices:
-                continue
-            before, after = "".join(segments[: blank + 1]), "".join(segments[blank + 1 :])
-            fills = ["" if candidate in NOTHING else candidate for candidate in candidates]
-            gold = passage.gold[blank]
-            out.append(Question(before, after, fills, 0 if gold == UNLABELLED else gold))
-    return sorted(out, key=lambda question: len(question.texts[0]))
 
 
 def write_texts(questions: Sequence[Question], folder: Path) -> None:
@@ -123,25 +86,6 @@ def prepare_texts(folder: Path, weights: Path, choices: int, core: int | None = 
     label = folder / "bin" / "label" / f"{SPLIT}.label"
     label.parent.mkdir()
     label.write_text((folder / "label.txt").read_text())
-
-
-def run(*command: Any, core: int | None = None) -> None:
-    """Run a command with one thread, on one core if it is named.
-
-    Raises:
-        SystemExit: it failed; with what it wrote
-    """
-    pin = (lambda: os.sched_setaffinity(0, {core})) if core is not None else None
-    ran = subprocess.run(
-        [str(part) for part in command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        preexec_fn=pin,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore"},
-    )
-    if ran.returncode:
-        raise SystemExit(f"exit status {ran.returncode}: {' '.join(map(str, command))}\n{ran.stdout[-3000:]}")
 
 
 def _bpe_encoder() -> Path:
@@ -247,7 +191,7 @@ def scoring(job: dict[str, Any]) -> Built:
     size, seconds = fastest({size: partial(ranking.evaluate, size, first) for size in BATCH_SIZES}, device)
     longest = checkpoint.architecture.max_positions
     facts = {
-        "version": f"fairseq {_version()}",
+        "version": f"fairseq {version_of('ve-fairseq')}",
         "batch_size": size,
         "rows": sum(map(len, rows)),
         "cut": sum(len(row) >= longest for question in rows for row in question),
@@ -274,7 +218,7 @@ def preparation(job: dict[str, Any]) -> Built:
             "commands": Contestant(lambda _: commands, "", 0.0),  # it takes too long to try
             "encoding": Contestant.warmed(lambda _: encoding, "", 1, "cpu", runs=1),
         },
-        {"version": f"fairseq {_version()}"},
+        {"version": f"fairseq {version_of('ve-fairseq')}"},
     )
 
 
@@ -295,9 +239,3 @@ def _encode(weights: Path, passages: Sequence[Passage]) -> Callable[[], None]:
                 dictionary.encode_line(bpe.encode(text), append_eos=False, add_if_not_exist=False)
 
     return encode
-
-
-def _version() -> str:
-    import fairseq
-
-    return str(fairseq.__version__)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from bench_measure import Built, Contestant, Work, evenly, fastest
+from bench_measure import Built, Contestant, Work, evenly, fastest, version_of
 from torch import Tensor
 
 PAD = 1
@@ -281,7 +281,7 @@ def scoring(job: dict[str, Any]) -> Built:
         run = partial(score_with_transformers, model, rows, batch_size, device, bf16)
         return Work(run, sum(len(row.blanks) for row in rows))
 
-    built = Built({}, {"version": f"transformers {_version()}", "ways": {}})
+    built = Built({}, {"version": f"transformers {version_of('transformers')}", "ways": {}})
     for name, kinds in {"float32": ["float32"], "bfloat16": ["autocast", "bfloat16"]}.items():
         rows = [row for passage in tried for row in passage]
 
@@ -302,7 +302,7 @@ def training(job: dict[str, Any]) -> Built:
     """``RobertaForMaskedLM`` with torch's fused AdamW, on our batches (``batches.json``)."""
     work, device = Path(job["work"]), job["device"]
     batches = [load_rows(batch) for batch in json.loads((work / "batches.json").read_text())]
-    built = Built({}, {"version": f"transformers {_version()}"})
+    built = Built({}, {"version": f"transformers {version_of('transformers')}"})
     for name in ("float32", "bfloat16"):
         model = transformers_model("RobertaForMaskedLM", work / "hf", dropout=DROPOUT).to(device).train()
         optimizer = torch.optim.AdamW(
@@ -343,16 +343,10 @@ def multiple_choice(job: dict[str, Any]) -> Built:
 
     take(1, 1).run()
     size, seconds = fastest({size: take(first, size).run for size in QUESTION_BATCH_SIZES}, device)
-    facts = {"version": f"transformers {_version()}", "batch_size": size}
+    facts = {"version": f"transformers {version_of('transformers')}", "batch_size": size}
     return Built({"float32": Contestant(partial(take, batch_size=size), "blanks", seconds / first)}, facts)
 
 
 def filled(before: str, after: str, fills: Sequence[str], **_: Any) -> list[str]:
     """A passage with each candidate of a blank filled in."""
     return [" ".join(f"{before}{fill}{after}".split()) for fill in fills]
-
-
-def _version() -> str:
-    import transformers
-
-    return str(transformers.__version__)

@@ -39,7 +39,9 @@ class Worker:
     def __init__(self, name: str, python: Path, package: Path | None, threads: int, log: Path) -> None:
         self.name, self.log = name, log
         env = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore"}
-        env |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(package or "")}
+        env |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+        if package:
+            env["PYTHONPATH"] = f"{package}:{os.environ.get('PYTHONPATH', '')}"
         with open(log, "w") as file:
             self.process = subprocess.Popen(
                 [str(python), __file__, str(package or ""), str(threads)],
@@ -147,7 +149,6 @@ def _serve(package: str, threads: int) -> None:
         found = Path(fairseq_cloze.__file__).parent.parent
         if found != Path(package):
             raise SystemExit(f"fairseq_cloze: expected that of {package}, found that of {found}")
-        fairseq_cloze.register()
     else:
         # transformers 5.x imports it; what ve-fairseq pulls in is a CUDA build that does not load beside a CPU torch
         sys.modules["torchaudio"] = None  # type: ignore[assignment]
