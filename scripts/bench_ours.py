@@ -133,9 +133,11 @@ def scoring(job: dict[str, Any]) -> Built:
     built = Built({})
     rankers = {}
     for name, options in PRECISIONS.items():
-        if not set(options) <= set(inspect.signature(load).parameters):
+        if not set(options) <= set(inspect.signature(load).parameters) or (name == "int8" and device != "cpu"):
             continue
-        rankers[name] = load(Path(job["weights"]) / "model.pt", device=device, **options)
+        ranker = load(Path(job["weights"]) / "model.pt", device=device, **options)
+        if getattr(ranker.members[0], name, True):  # this CPU has what int8 needs
+            rankers[name] = ranker
 
     def take(name: str, size: int, plain: bool = False) -> Work:
         ranker = rankers[name]

@@ -69,7 +69,7 @@ def interpreter(name: str) -> Path:
     """
     peer, version = split(name)
     package = PEERS[peer].package
-    found = version_of(package)
+    found = version_of(package) if package else ""
     if not package or (found and not PEERS[peer].own and version in ("", found)):
         return Path(sys.executable)
     wanted = f"{package}=={version}" if version else package
