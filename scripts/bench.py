@@ -120,7 +120,7 @@ class Bench:
         """A process for an environment or a commit, started where it is not there."""
         if name not in self.workers:
             log = self.work / f"{len(self.workers)}.log"
-            self.workers[name] = Worker(name, python, package, self.options.threads, log)
+            self.workers[name] = Worker(python, package, self.options.threads, log)
         return self.workers[name]
 
     def stop(self) -> None:
@@ -148,13 +148,13 @@ class Bench:
         self.job: dict[str, Any] = {
             **{"weights": str(options.weights.absolute()), "passages": str(options.passages.absolute())},
             **{"work": str(self.work), "device": options.device, "limit": options.limit, "filled": FILLED},
-            **{"pool": POOL * options.limit, "prepared": PREPARED},
+            **{"pool": POOL * options.limit if options.only != ["scoring"] else 0, "prepared": PREPARED},
         }
         try:
             inputs = here.ask("call", function="bench_ours:write_inputs", job=self.job)
             machine = here.ask("call", function="bench_ours:runs_on", job=self.job)
         except WorkerError as error:
-            raise SystemExit(str(error)) from None
+            raise SystemExit(f"ours: {error}") from None
         self.result["machine"] = {**machine, **self.quiet}
         self.result |= {"weights": options.weights.name, "passages": inputs["passages"]}
         self.result["architecture"] = self.job["architecture"] = inputs["architecture"]
@@ -193,9 +193,9 @@ class Bench:
 
         for who, worker in self.ours.items():
             try:
-                add(who, FUNCTIONS[part], worker, write=who == "ours")
+                add(who, FUNCTIONS[part], worker, here=who == "ours")
             except WorkerError as error:
-                raise SystemExit(str(error)) from None
+                raise SystemExit(f"{who}: {error}") from None
         if part != "prepare":
             add("gemm", "bench_measure:measure_limit", self.ours["ours"])
         ways: dict[str, Any] = {}
@@ -236,7 +236,7 @@ class Bench:
                         found = each.worker.ask("run", contestant=name, size=each.size)
                 except WorkerError as error:
                     if who in self.ours or who == "gemm":
-                        raise SystemExit(str(error)) from None
+                        raise SystemExit(f"{who}: {error}") from None
                     self.skip(who, str(error))
                     continue
                 rate = rates.setdefault(name, Rates())

@@ -57,8 +57,8 @@ def write_inputs(job: dict[str, Any]) -> dict[str, Any]:
     """Write what peers work on into the folder ``work``: ``hf``, ``rows.json``, ``questions.json`` and ``files``.
 
     Args:
-        job: ``weights``, ``passages``, ``work``; most passages to score (``limit``), to train on (``pool``), to prepare
-            (``prepared``), and most blanks to fill in (``filled``)
+        job: ``weights``, ``passages``, ``work``; most passages to score (``limit``), to train on (``pool``, 0 where
+            nothing is trained or prepared), to prepare (``prepared``), and most blanks to fill in (``filled``)
 
     Returns:
         the architecture, and how many there are of each
@@ -96,7 +96,9 @@ def write_inputs(job: dict[str, Any]) -> dict[str, Any]:
             "passages": len(prepared),
             "texts": len(questions_of(prepared, choices)) * choices,
             "tokens": _tokens(encode_passages(prepared, member.vocabulary)),
-        },
+        }
+        if prepared
+        else {},
     }
 
 
@@ -127,7 +129,7 @@ def scoring(job: dict[str, Any]) -> Built:
     They return tokens without padding and all tokens; without contrast, which no peer has, the answers.
 
     Args:
-        job: of :func:`write_inputs`, and ``device``
+        job: of :func:`write_inputs`, ``device``, and whether this is not another commit (``here``)
     """
     chosen, device = evenly(read(job), job["limit"]), job["device"]
     built = Built({})
@@ -161,7 +163,10 @@ def scoring(job: dict[str, Any]) -> Built:
         first = min(FIRST, len(chosen))
         built.contestants[name] = Contestant.warmed(partial(take, name), "passages", first, device)
         seconds = built.contestants[name].seconds
-        built.contestants[f"{name} without contrast"] = Contestant(partial(take, name, plain=True), "check", seconds)
+        if job["here"] and name != "int8":
+            built.contestants[f"{name} without contrast"] = Contestant(
+                partial(take, name, plain=True), "check", seconds
+            )
     return built
 
 
@@ -230,7 +235,7 @@ def _padding(lengths: list[int]) -> float:
 
 
 def training(job: dict[str, Any]) -> Built:
-    """A training step in both types; writes ``batches.json`` for peers if the job says so (``write``)."""
+    """A training step in both types; writes ``batches.json`` for peers, unless it is of another commit."""
     from fairseq_cloze.data.prepare import prepare
 
     work = Path(job["own"])
@@ -239,7 +244,7 @@ def training(job: dict[str, Any]) -> Built:
     for name in ("float32", "bfloat16"):
         ours = Training(Path(job["weights"]), work / "bin", work / name, job["device"], name == "bfloat16")
         built.contestants[name] = Contestant.warmed(ours.take, "batches", 1, job["device"], runs=1)
-    if job.get("write"):
+    if job["here"]:
         (Path(job["work"]) / "batches.json").write_text(json.dumps([dump_rows(batch) for batch in ours.batches]))
     built.facts["padding"] = ours.padding
     return built

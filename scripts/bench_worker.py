@@ -29,15 +29,14 @@ class Worker:
     """The other side of such a process.
 
     Args:
-        name: for messages
         python: interpreter of its environment
         package: folder that ``fairseq_cloze`` is imported from; ``None`` where it is not needed
         threads: of torch
         log: file for what it prints
     """
 
-    def __init__(self, name: str, python: Path, package: Path | None, threads: int, log: Path) -> None:
-        self.name, self.log = name, log
+    def __init__(self, python: Path, package: Path | None, threads: int, log: Path) -> None:
+        self.log = log
         env = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore"}
         env |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
         if package:
@@ -68,10 +67,10 @@ class Worker:
         if not line:
             said = self.log.read_text(errors="replace").strip().splitlines()
             code = self.process.wait()
-            raise WorkerError(f"{self.name}: ended with status {code}: {said[-1] if said else 'without a word'}")
+            raise WorkerError(f"its process ended with status {code}: {said[-1] if said else 'without a word'}")
         reply = json.loads(line)
         if "error" in reply:
-            raise WorkerError(f"{self.name}: {reply['error']}")
+            raise WorkerError(reply["error"])
         return reply["result"]
 
     def stop(self) -> None:

@@ -225,16 +225,16 @@ def test_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "    os._exit(3)\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    worker = Worker("toy", Path(sys.executable), None, 1, tmp_path / "log")
+    worker = Worker(Path(sys.executable), None, 1, tmp_path / "log")
     try:
         built = worker.ask("build", function="toy:make", who="toy", job={"answer": 3})
         assert list(built["contestants"]) == ["toy float32"] and built["facts"] == {"version": "toy 1"}
         found = worker.ask("run", contestant="toy float32", size=2)
         assert found["rate"] == pytest.approx(4 / found["seconds"])
         assert worker.ask("found", contestant="toy float32") == [3, 3]
-        with pytest.raises(WorkerError, match="^toy: ValueError: no way$"):
+        with pytest.raises(WorkerError, match="^ValueError: no way$"):
             worker.ask("call", function="toy:fail", job={})
-        with pytest.raises(WorkerError, match="^toy: ended with status 3: out of memory$"):
+        with pytest.raises(WorkerError, match="^its process ended with status 3: out of memory$"):
             worker.ask("call", function="toy:die", job={})
     finally:
         worker.stop()
