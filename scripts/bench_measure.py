@@ -153,11 +153,15 @@ class Built:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def fastest(ways: Mapping[T, Callable[[], Any]], device: str) -> tuple[T, float]:
-    """The way that takes least time, and its seconds."""
-    timed = {name: seconds_of(way, device) for name, way in ways.items()}
-    best = min(timed, key=lambda name: timed[name])
-    return best, timed[best]
+def fastest(sizes: Sequence[int], run: Callable[[int], Any], device: str) -> tuple[float, int]:
+    """The seconds of the fastest size of batch, and that; larger ones are tried while they are faster."""
+    best = (seconds_of(partial(run, sizes[0]), device), sizes[0])
+    for size in sizes[1:]:
+        seconds = seconds_of(partial(run, size), device)
+        if seconds >= best[0]:
+            break
+        best = (seconds, size)
+    return best
 
 
 # -- others on this machine ------------------------------------------------------------------------------------------

@@ -188,7 +188,7 @@ def scoring(job: dict[str, Any]) -> Built:
     rows = ranking.rows()
     first = min(4, len(questions))
     ranking.evaluate(1, 1)
-    size, seconds = fastest({size: partial(ranking.evaluate, size, first) for size in BATCH_SIZES}, device)
+    seconds, size = fastest(BATCH_SIZES, lambda size: ranking.evaluate(size, first), device)
     longest = checkpoint.architecture.max_positions
     facts = {
         "version": f"fairseq {version_of('ve-fairseq')}",

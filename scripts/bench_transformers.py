@@ -282,17 +282,17 @@ def scoring(job: dict[str, Any]) -> Built:
         return Work(run, sum(len(row.blanks) for row in rows))
 
     built = Built({}, {"version": f"transformers {version_of('transformers')}", "ways": {}})
+    rows = [row for passage in tried for row in passage]
     for name, kinds in {"float32": ["float32"], "bfloat16": ["autocast", "bfloat16"]}.items():
-        rows = [row for passage in tried for row in passage]
-
-        def trial(kind: str, batch_size: int, rows: list[Row] = rows) -> np.ndarray:
+        found: list[tuple[float, str, int]] = []
+        for kind in [job["ways"][name][0]] if "ways" in job else kinds:
             model, bf16 = models[kind]
-            return score_with_transformers(model, rows, batch_size, device, bf16)
-
-        for kind in kinds:
-            trial(kind, BATCH_SIZES[0], rows[: BATCH_SIZES[0]])  # warm
-        ways = [tuple(job["ways"][name])] if "ways" in job else [(kind, size) for kind in kinds for size in BATCH_SIZES]
-        best, seconds = fastest({way: partial(trial, *way) for way in ways}, device)
+            sizes = [job["ways"][name][1]] if "ways" in job else BATCH_SIZES
+            score_with_transformers(model, rows[: sizes[0]], sizes[0], device, bf16)  # warm
+            trial = partial(score_with_transformers, model, rows, device=device, bf16=bf16)
+            seconds, size = fastest(sizes, lambda size, trial=trial: trial(batch_size=size), device)
+            found.append((seconds, kind, size))
+        seconds, *best = min(found)
         built.facts["ways"][name] = best
         built.contestants[name] = Contestant(partial(take, *best), "passages", seconds / len(tried))
     return built
@@ -342,7 +342,7 @@ def multiple_choice(job: dict[str, Any]) -> Built:
         return Work(partial(choose_with_transformers, model, evenly(questions, size), batch_size, device), size)
 
     take(1, 1).run()
-    size, seconds = fastest({size: take(first, size).run for size in QUESTION_BATCH_SIZES}, device)
+    seconds, size = fastest(QUESTION_BATCH_SIZES, lambda size: take(first, size).run(), device)
     facts = {"version": f"transformers {version_of('transformers')}", "batch_size": size}
     return Built({"float32": Contestant(partial(take, batch_size=size), "blanks", seconds / first)}, facts)
 
