@@ -413,7 +413,7 @@ def main() -> int:
         try:
             bench.run()
         except KeyboardInterrupt:
-            kept = f"the figures so far are in {options.json}" if "machine" in bench.result else "nothing was measured"
+            kept = f"the figures so far are in {options.json}" if "seconds" in bench.result else "nothing was measured"
             print(f"stopped after {_clock(bench.spent())}: {kept}", file=sys.stderr)
             return 130
         finally:

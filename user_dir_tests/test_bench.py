@@ -54,13 +54,13 @@ def measured(page: Path) -> str:
 @pytest.mark.slow
 def test_bench(tmp_path: Path, pretrained: Path) -> None:
     page, out = tmp_path / "page.md", tmp_path / "bench.json"
+    commit = run("git", "rev-parse", "--short", "HEAD").text.strip()
     page.write_text(PAGE.read_text())
     options = ("--weights", pretrained, "--passages", write_pairs(tmp_path / "pairs"), "--limit", "2", "--rounds", "1")
     options += ("--threads", "1", "--minutes", "0.1", "--against", "HEAD", "--json", out, "--write", page)
     ran = run("bash", ROOT / "scripts" / "bench", *options, env={"VENV": str(BIN.parent)})
 
     result = json.loads(out.read_text())
-    commit = run("git", "rev-parse", "--short", "HEAD").text.strip()
     assert result["command"].startswith("scripts/bench --weights")
     assert result["complete"] and result["skipped"] == {} and result["against"] == commit
     assert {"processor", "cores", "torch", "others", "load"} <= set(result["machine"])
