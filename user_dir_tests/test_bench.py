@@ -95,7 +95,6 @@ def test_bench(tmp_path: Path, pretrained: Path) -> None:
     assert block in ran.text
 
 
-@pytest.mark.slow
 def test_stopped_halfway(tmp_path: Path, pretrained: Path) -> None:
     """It keeps what it has measured, says so on the page, and leaves no process."""
     page, out = tmp_path / "page.md", tmp_path / "new" / "bench.json"
