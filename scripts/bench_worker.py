@@ -88,6 +88,8 @@ def resolve(function: str) -> Any:
 class _Requests:
     """What can be asked of a worker."""
 
+    device = "cpu"
+
     def __init__(self) -> None:
         self.contestants: dict[str, Any] = {}
         self.works: dict[str, tuple[int, Any]] = {}
@@ -112,6 +114,7 @@ class _Requests:
         if self.works.get(contestant, (None,))[0] != size:
             self.works[contestant] = (size, self.contestants[contestant].take(size))
         work = self.works[contestant][1]
+        synchronize(self.device)
         start = time.perf_counter()
         found = work.run()
         synchronize(self.device)
@@ -129,8 +132,6 @@ class _Requests:
 
         self.contestants, self.works, self.returned = {}, {}, {}
         gc.collect()
-
-    device = "cpu"
 
 
 def _serve(package: str, threads: int) -> None:
