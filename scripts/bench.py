@@ -387,7 +387,7 @@ def derived(result: dict[str, Any]) -> dict[str, Any]:
         if "lengths" not in out.get(name, {}):
             continue
         part = out[name] = dict(out[name])
-        total = flops(_Shape(out["architecture"]), part.pop("lengths"), sum(part.pop("reads")), part["pieces"])
+        total = flops(_Shape(out["architecture"]), part.pop("lengths"), part.pop("reads"), part["pieces"])
         part["flops_per_token"] = total / part["tokens"]
         rates: dict[str, Rates] = part.get("rates", {})
         part["flops"], part["utilisation"] = {}, {}

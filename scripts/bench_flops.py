@@ -34,36 +34,31 @@ class Shape(Protocol):
         """Width inside the feed-forward layers."""
 
 
-def encoder_flops(shape: Shape, lengths: Sequence[int] | np.ndarray) -> int:
-    """Operations of the encoder's forward pass.
-
-    In each layer a token needs four projections of :math:`d \\times d` and two of :math:`d \\times f`; and in a
-    sequence of :math:`L` tokens :math:`2 L d` for its attention weights, and as many for their sum of values.
-
-    Args:
-        shape: of the encoder
-        lengths: tokens of each sequence, ``<s>`` and ``</s>`` included, padding not
-    """
-    width, inner = shape.encoder_embed_dim, shape.encoder_ffn_embed_dim
-    tokens = np.asarray(lengths, dtype=np.int64)
-    products = 2 * (4 * width * width + 2 * width * inner) * int(tokens.sum())
-    attention = 4 * width * int((tokens * tokens).sum())
-    return shape.encoder_layers * (products + attention)
-
-
-def forward_flops(shape: Shape, lengths: Sequence[int] | np.ndarray, blanks: int, pieces: int) -> int:
+def forward_flops(shape: Shape, lengths: Sequence[int], reads: Sequence[int], pieces: int) -> int:
     """Operations of scoring blanks: the encoder, the LM head at each blank, a row of the embedding for each piece.
 
+    In each layer a token needs four projections of :math:`d \\times d` and two of :math:`d \\times f`; and in a
+    sequence of :math:`L` tokens :math:`2 L d` for its attention weights, and as many for their sum of values.  In the
+    last layer, tokens that are not read need the projections of keys and of values alone.
+
     Args:
         shape: of the encoder
         lengths: tokens of each sequence, ``<s>`` and ``</s>`` included, padding not
-        blanks: positions that the LM head transforms
-        pieces: tokens of all candidates of these blanks
+        reads: tokens of each sequence that the LM head transforms
+        pieces: tokens of all candidates
     """
-    width = shape.encoder_embed_dim
-    return encoder_flops(shape, lengths) + 2 * width * width * blanks + 2 * width * pieces
+    width, inner = shape.encoder_embed_dim, shape.encoder_ffn_embed_dim
+    tokens, read = np.asarray(lengths, dtype=np.int64), np.asarray(reads, dtype=np.int64)
+
+    def layer(queries: np.ndarray) -> int:
+        looked_at = 2 * 2 * width * width * int(tokens.sum())
+        asking = 2 * (2 * width * width + 2 * width * inner) * int(queries.sum())
+        return looked_at + asking + 4 * width * int((queries * tokens).sum())
+
+    encoder = (shape.encoder_layers - 1) * layer(tokens) + layer(read)
+    return encoder + 2 * width * width * int(read.sum()) + 2 * width * pieces
 
 
-def training_flops(shape: Shape, lengths: Sequence[int] | np.ndarray, blanks: int, pieces: int) -> int:
+def training_flops(shape: Shape, lengths: Sequence[int], reads: Sequence[int], pieces: int) -> int:
     """Operations of a training step without the optimizer: three times :func:`forward_flops`."""
-    return 3 * forward_flops(shape, lengths, blanks, pieces)
+    return 3 * forward_flops(shape, lengths, reads, pieces)

@@ -197,7 +197,8 @@ class Measures:
         store = self.view.store
         lengths = self.view.row_length
         pieces = int(store.candidate_token_offsets[-1])
-        each = forward_flops(self._architecture(shape), lengths, store.blanks, pieces) / int(lengths.sum())
+        reads = [len(self.view.item(index)["blanks"]) for index in range(len(self.view))]
+        each = forward_flops(self._architecture(shape), lengths.tolist(), reads, pieces) / int(lengths.sum())
         rate = times_forward * each * tokens_per_second
         limit = self.results[shape]["tflops of matrix products"][dtype]
         return {"tokens_per_second": tokens_per_second, "tflops": rate / 1e12, "mfu_percent": rate / limit / 1e10}

@@ -1,8 +1,11 @@
 """Self-attention over rows of different lengths that lie one after the other, without padding between them."""
 
+from __future__ import annotations
+
 import importlib
 import inspect
 from functools import cache
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -17,51 +20,97 @@ class Rows(NamedTuple):
     ends: Tensor  #: running totals of the lengths, starting with 0, ``int32 (rows + 1,)``, on the tokens' device
     longest: int
 
+    @classmethod
+    def of_lengths(cls, lengths: list[int], device: torch.device) -> Rows:
+        """Rows of known lengths, without waiting for the device."""
+        ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+        return cls(lengths, ends.to(device, non_blocking=True), max(lengths, default=0))
+
+    @classmethod
+    def of_ends(cls, ends: Tensor) -> Rows:
+        """Rows that end there, ``int32 (rows + 1,)``; on CUDA this waits, once."""
+        totals = ends.tolist()
+        lengths = [after - before for before, after in pairwise(totals)]
+        return cls(lengths, ends, max(lengths, default=0))
+
+    def padded_places(self, width: int) -> Tensor:
+        """Where each token stands in the rows padded to *width* and flattened, ``int64 (tokens,)``, without waiting."""
+        shift = torch.arange(len(self.lengths), device=self.ends.device) * width - self.ends[:-1]
+        index = torch.arange(sum(self.lengths), device=self.ends.device)
+        return index + shift.repeat_interleave(self.ends.diff(), output_size=len(index))
+
+
+class Reads(NamedTuple):
+    """Tokens whose output is read; the others are looked at only."""
+
+    tokens: Tensor  #: which of all tokens they are, ascending, ``int64 (reads,)``
+    rows: Rows  #: how many of them each row has
+
 
 def rows_of(present: Tensor) -> Rows:
     """Rows of an input, *present* where it is not padding, ``bool (rows, length)``; on CUDA this waits, once."""
-    ends = F.pad(present.sum(dim=1).cumsum(dim=0), (1, 0)).to(torch.int32)
-    totals = ends.tolist()
-    lengths = [after - before for before, after in zip(totals, totals[1:])]
-    return Rows(lengths, ends, max(lengths, default=0))
+    return Rows.of_ends(F.pad(present.sum(dim=1).cumsum(dim=0), (1, 0)).to(torch.int32))
 
 
-def attend(qkv: Tensor, rows: Rows, dropout: float = 0.0, reach: int | None = None) -> Tensor:
-    """Scaled dot-product attention of each row to itself.
+def attend(
+    query: Tensor,
+    key_value: Tensor,
+    rows: Rows,
+    dropout: float = 0.0,
+    reach: int | None = None,
+    reads: Reads | None = None,
+) -> Tensor:
+    """Scaled dot-product attention of each row to itself, ``(queries, heads, head width)``.
 
     On CUDA, ``torch.nn.attention.varlen`` takes all rows at once where it can: half precision, no dropout, and a device
     that has FlashAttention.  A CPU takes them in turns, as two products and a softmax, which is faster there than
     torch's kernel (``docs/decisions.md``).  Everything else pads them.
 
     Args:
-        qkv: query, key and value, ``(tokens, 3, heads, head width)``; the result is ``(tokens, heads, head width)``
+        query: of each token, or of each of *reads*, ``(queries, heads, head width)``
+        key_value: key and value of each token, ``(tokens, 2, heads, head width)``
         rows: where the rows lie
         dropout: probability of dropping an attention weight
         reach: how many tokens to each side a token looks at; ``None``: at all of its row
+        reads: which tokens the queries are of; ``None``: of all
     """
-    if qkv.device.type == "cpu":
-        return torch.cat([_attend_row(row, dropout, reach) for row in torch.split(qkv, rows.lengths)])
-    kernel = _varlen_attention(reach is not None) if not dropout and _has_flash(qkv) else None
+    asking = rows if reads is None else reads.rows
+    if query.device.type == "cpu":
+        places = [None] * len(rows.lengths) if reads is None else torch.split(_places(reads, rows), asking.lengths)
+        parts = zip(torch.split(query, asking.lengths), torch.split(key_value, rows.lengths), places)
+        return torch.cat([_attend_row(*part, dropout, reach) for part in parts])
+    # A kernel's window is counted from the ends of rows, so it has no place for a few queries.
+    usable = not dropout and _has_flash(query) and (reach is None or reads is None)
+    kernel = _varlen_attention(reach is not None) if usable else None
     if kernel is None:
-        return attend_padded(qkv, rows, dropout, reach)
+        return attend_padded(query, key_value, rows, dropout, reach, reads)
     window = {} if reach is None else {"window_size": (reach, reach)}
-    return kernel(*qkv.unbind(dim=1), rows.ends, rows.ends, rows.longest, rows.longest, **window)
+    return kernel(query, *key_value.unbind(dim=1), asking.ends, rows.ends, asking.longest, rows.longest, **window)
+
+
+def _places(reads: Reads, rows: Rows) -> Tensor:
+    """Place of each read token in its row, ``int64 (reads,)``."""
+    return reads.tokens - rows.ends[:-1].repeat_interleave(reads.rows.ends.diff(), output_size=len(reads.tokens))
 
 
 #: Tokens of a block of local attention, unless the reach is longer: smaller products are slow.
 _BLOCK = 64
 
 
-def _attend_row(row: Tensor, dropout: float, reach: int | None) -> Tensor:
-    query, key, value = row.permute(1, 2, 0, 3)  # (3, heads, length, head width)
-    query = query * query.size(-1) ** -0.5
-    if reach is None or len(row) <= reach + 1:
+def _attend_row(query: Tensor, key_value: Tensor, places: Tensor | None, dropout: float, reach: int | None) -> Tensor:
+    """:func:`attend` in one row, whose queries are of the tokens at *places*."""
+    query = query.transpose(0, 1) * query.size(-1) ** -0.5
+    key, value = key_value.permute(1, 2, 0, 3)  # (2, heads, length, head width)
+    if reach is None or len(key_value) <= reach + 1:
         return _weigh(query, key, value, dropout).transpose(0, 1)
+    if places is not None:
+        far = (torch.arange(len(key_value)) - places[:, None]).abs() > reach
+        return _weigh(query, key, value, dropout, far).transpose(0, 1)
     # A block of queries looks at its own block of keys and at one on each side, so memory grows with the length alone.
     block = max(reach, _BLOCK)
     queries, keys, values = (part.split(block, dim=1) for part in (query, key, value))
-    places = torch.arange(3 * block)
-    far = (places - places[block : 2 * block, None]).abs() > reach
+    around = torch.arange(3 * block)
+    far = (around - around[block : 2 * block, None]).abs() > reach
     out = []
     for number, part in enumerate(queries):
         near = slice(max(number - 1, 0), number + 2)
@@ -90,27 +139,41 @@ def _varlen_attention(local: bool = False) -> Any:
     return kernel if not local or "window_size" in inspect.signature(kernel).parameters else None
 
 
-def _has_flash(qkv: Tensor) -> bool:
-    half = qkv.dtype in (torch.float16, torch.bfloat16)
-    width = qkv.size(-1) <= 256 and qkv.size(-1) % 8 == 0
-    return half and width and qkv.is_cuda and torch.cuda.get_device_capability(qkv.device)[0] >= 8
+def _has_flash(query: Tensor) -> bool:
+    half = query.dtype in (torch.float16, torch.bfloat16)
+    width = query.size(-1) <= 256 and query.size(-1) % 8 == 0
+    return half and width and query.is_cuda and torch.cuda.get_device_capability(query.device)[0] >= 8
 
 
-def attend_padded(qkv: Tensor, rows: Rows, dropout: float = 0.0, reach: int | None = None) -> Tensor:
+def attend_padded(
+    query: Tensor,
+    key_value: Tensor,
+    rows: Rows,
+    dropout: float = 0.0,
+    reach: int | None = None,
+    reads: Reads | None = None,
+) -> Tensor:
     """:func:`attend` by torch's kernel for padded rows, on any device.
 
     torch's memory-efficient kernel has a form for packed rows too, but drops the same weights in every row then.
     """
-    lengths = rows.ends.diff()
-    number, place = (torch.arange(count, device=qkv.device) for count in (len(lengths), rows.longest))
-    present = place < lengths[:, None]
-    shift = (number * rows.longest - rows.ends[:-1]).repeat_interleave(lengths, output_size=len(qkv))
-    index = torch.arange(len(qkv), device=qkv.device) + shift  # where each token is, without waiting for the device
-    padded = qkv.new_zeros(present.numel(), *qkv.shape[1:]).index_copy(0, index, qkv)
-    query, key, value = padded.view(*present.shape, *qkv.shape[1:]).permute(2, 0, 3, 1, 4)
-    seen = present[:, None, None]
+    asking = rows if reads is None else reads.rows
+    (key, value), _ = _pad(key_value, rows)
+    (padded,), index = _pad(query[:, None], asking)
+    place = torch.arange(rows.longest, device=query.device)
+    seen = (place < rows.ends.diff()[:, None])[:, None, None]
     if reach is not None:
-        near = (place - place[:, None]).abs() <= reach
-        seen = seen & (near | ~present[:, None, :, None])  # padding looks at something, or its gradients are NaN
-    out = F.scaled_dot_product_attention(query, key, value, seen, dropout)
+        here = index % asking.longest if reads is None else _places(reads, rows)
+        # Padding looks at something, or its gradients are NaN: it stands far before the row, and sees all of it.
+        at = place.new_full((len(rows.lengths) * asking.longest,), -rows.longest).index_copy(0, index, here)
+        at = at.view(len(rows.lengths), 1, -1, 1)
+        seen = seen & ((place - at).abs().le(reach) | at.lt(0))
+    out = F.scaled_dot_product_attention(padded, key, value, seen, dropout)
     return out.transpose(1, 2).flatten(0, 1)[index]
+
+
+def _pad(packed: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+    """*packed*, ``(tokens, parts, heads, width)``, as ``(parts, rows, heads, longest, width)``; the tokens' places."""
+    index = rows.padded_places(rows.longest)
+    padded = packed.new_zeros(len(rows.lengths) * rows.longest, *packed.shape[1:]).index_copy(0, index, packed)
+    return padded.view(len(rows.lengths), rows.longest, *packed.shape[1:]).permute(2, 0, 3, 1, 4), index

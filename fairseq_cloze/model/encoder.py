@@ -1,7 +1,8 @@
 """Encoder: a transformer encoder without work on padding, made of the parts that its architecture names.
 
-The tokens of all rows lie one after the other; products, layer norms and dropout see nothing else.  Parameters, their
-names and their order are fairseq's where it has them, so RoBERTa's checkpoints go both ways.
+The tokens of all rows lie one after the other; products, layer norms and dropout see nothing else.  Where few tokens
+are read, the last layer computes keys and values of all, and everything else of these few.  Parameters, their names and
+their order are fairseq's where it has them, so RoBERTa's checkpoints go both ways.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..data.vocabulary import PAD
 from .architecture import FIRST_POSITION, Architecture
-from .attention import Rows, attend, rows_of
+from .attention import Reads, Rows, attend, rows_of
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -97,21 +98,34 @@ class EncoderLayer(nn.Module):
         self.in_training = training
         self.before_attention, self.after_attention = compiled
 
-    def forward(self, x: Tensor, rows: Rows, rotation: Tensor | None = None) -> Tensor:
-        """Compute a layer of the *rows* in *x*, ``(tokens, width)``, in its type; *rotation*: see :func:`rotated`."""
-        if self.in_training.recompute and torch.is_grad_enabled():
-            return checkpoint(self._compute, x, rows, rotation, use_reentrant=False)
-        return self._compute(x, rows, rotation)
+    def forward(self, x: Tensor, rows: Rows, rotation: Tensor | None = None, reads: Reads | None = None) -> Tensor:
+        """Compute a layer of the *rows* in *x*, ``(tokens, width)``, in its type; with *reads* their output alone.
 
-    def _compute(self, x: Tensor, rows: Rows, rotation: Tensor | None) -> Tensor:
+        *rotation*: see :func:`rotated`.
+        """
+        if self.in_training.recompute and torch.is_grad_enabled():
+            return checkpoint(self._compute, x, rows, rotation, reads, use_reentrant=False)
+        return self._compute(x, rows, rotation, reads)
+
+    def _compute(self, x: Tensor, rows: Rows, rotation: Tensor | None, reads: Reads | None) -> Tensor:
         attention, options = self.self_attn, self.in_training if self.training else TrainingOptions()
-        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
         eps, own_norm = self.final_layer_norm.eps, getattr(self, "self_attn_layer_norm", None)
-        before = own_norm if self.norm_first else None
-        weights, biases = [each.weight for each in projections], [each.bias for each in projections]
-        norm = None if before is None else _parameters(before)
-        qkv = self.before_attention(x, weights, biases, norm, eps, attention.heads, rotation)
-        attended = attend(qkv.view(len(x), 3, attention.heads, -1), rows, options.attention_dropout, self.reach)
+        norm = _parameters(own_norm) if self.norm_first and own_norm is not None else None
+
+        def project(x: Tensor, rotation: Tensor | None, turned: int, *projections: nn.Linear) -> Tensor:
+            weights, biases = [each.weight for each in projections], [each.bias for each in projections]
+            product = self.before_attention(x, weights, biases, norm, eps, attention.heads, rotation, turned)
+            return product.view(len(x), len(projections), attention.heads, -1)
+
+        if reads is None:
+            qkv = project(x, rotation, 2, attention.q_proj, attention.k_proj, attention.v_proj)
+            query, key_value = qkv[:, 0], qkv[:, 1:]
+        else:
+            key_value = project(x, rotation, 1, attention.k_proj, attention.v_proj)
+            x = x[reads.tokens]
+            rotation = None if rotation is None else rotation[:, reads.tokens]
+            query = project(x, rotation, 1, attention.q_proj)[:, 0]
+        attended = attend(query, key_value, rows, options.attention_dropout, self.reach, reads)
         norms = (self.final_layer_norm, None) if self.norm_first else (own_norm, self.final_layer_norm)
         parts = (attention.out_proj, norms[0], self.fc1, self.fc2, norms[1])
         parameters = [parameter for part in parts for parameter in _parameters(part)]
@@ -174,39 +188,56 @@ class Encoder(nn.Module):
             self.layer_norm = make_norm(architecture, architecture.encoder_embed_dim)
 
     def forward(
-        self, tokens: Tensor, states: list[Tensor] | None = None, token_embeddings: Tensor | None = None
+        self,
+        tokens: Tensor,
+        states: list[Tensor] | None = None,
+        token_embeddings: Tensor | None = None,
+        reads: Tensor | None = None,
+        row_lengths: list[int] | None = None,
+        read_counts: list[int] | None = None,
     ) -> Tensor:
-        """Encode *tokens*, ``int64 (rows, length)``, as ``(rows, length, width)``, 0 at padding.
+        """Encode *tokens*, ``int64 (rows, length)``, as ``(rows, length, width)``, 0 at padding; or what is read alone.
 
         Under autocast, everything after the embeddings is computed and kept in its type; layer norms and softmax add
         up in float32 inside.
 
         Args:
             tokens: padded with ``<pad>``
-            states: a list that gets what goes into the first layer and what comes out of each
+            states: a list that gets what goes into the first layer and what comes out of each; not with *reads*
             token_embeddings: instead of those of *tokens*, ``(rows, length, width of the embeddings)``
+            reads: offsets into the flattened tokens of what is read, ascending, none of padding, ``int64 (reads,)``;
+                the result is ``(reads, width)``, and the last layer computes no more than it needs
+            row_lengths: tokens of each row, padded on the right; without, the device is asked, which waits for it
+            read_counts: how many of the reads each row has; without, the same
         """
-        present = tokens.ne(PAD)
-        rows = rows_of(present)
-        index = present.flatten().nonzero()[:, 0] if sum(rows.lengths) < present.numel() else None
+        device, length = tokens.device, tokens.size(1)
+        if row_lengths is not None:
+            rows = Rows.of_lengths(row_lengths, device)
+            index = rows.padded_places(length)
+            positions = index % length + FIRST_POSITION
+        else:
+            present = tokens.ne(PAD)
+            rows = rows_of(present)
+            index = present.flatten().nonzero()[:, 0]
+            positions = (present.cumsum(dim=1) + PAD).flatten()[index]
+        full = sum(rows.lengths) == tokens.numel()
 
         def packed(values: Tensor) -> Tensor:
             values = values.flatten(0, 1)
-            return values if index is None else values[index]
+            return values if full else values[index]
 
         def padded(x: Tensor) -> Tensor:
-            if index is not None:
-                x = x.new_zeros(present.numel(), x.size(1)).index_copy(0, index, x)
+            if not full:
+                x = x.new_zeros(tokens.numel(), x.size(1)).index_copy(0, index, x)
             return x.view(*tokens.shape, -1)
 
-        positions = packed(present.int().cumsum(dim=1, dtype=torch.int64) * present + PAD)
-        device = tokens.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        with torch.autocast(device, enabled=False):
+        read = None if reads is None else _locate(reads, index, tokens.size(0), length, read_counts)
+        dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+        with torch.autocast(device.type, enabled=False):
             x = self.embed_tokens(packed(tokens)) if token_embeddings is None else packed(token_embeddings)
             rotations: list[Tensor | None] = [None, None]  # of global and of local layers
             if self.rotary_bases[0]:
-                rotations = [self._rotation(base, positions - PAD - 1) for base in self.rotary_bases]
+                rotations = [self._rotation(base, positions - FIRST_POSITION) for base in self.rotary_bases]
             else:
                 x = x + self.embed_positions(positions)
             x = _layer_norm(x, self.layernorm_embedding)
@@ -216,13 +247,16 @@ class Encoder(nn.Module):
             x = x if dtype is None else x.to(dtype)
             if states is not None:
                 states.append(padded(x))
-            for layer in self._layers_to_compute():
-                x = layer(x, rows, rotations[layer.is_local])
+            layers = self._layers_to_compute()
+            for number, layer in enumerate(layers, 1):
+                x = layer(x, rows, rotations[layer.is_local], read if number == len(layers) else None)
                 if states is not None:
                     states.append(padded(x))
+            if read is not None and not layers:
+                x = x[read.tokens]
             if hasattr(self, "layer_norm"):
                 x = _layer_norm(x, self.layer_norm)
-        return padded(x)
+        return padded(x) if read is None else x
 
     def _rotation(self, base: float, places: Tensor) -> Tensor:
         """Cosine and sine of the angles that turn heads at each place, ``float32 (2, tokens, head width)``."""
@@ -251,26 +285,28 @@ def before_attention(
     eps: float = 0.0,
     heads: int = 1,
     rotation: Tensor | None = None,
+    turned: int = 2,
 ) -> Tensor:
-    """Query, key and value of ``(tokens, width)`` in one product, ``(tokens, 3 * width)``.
+    """Query, key and value of ``(tokens, width)``, or some of them, in one product, ``(tokens, parts * width)``.
 
     A function of tensors, as :func:`after_attention` is, so that all layers share its compilation.
 
     Args:
-        weights, biases: of the three products; the biases may be ``None``
+        weights, biases: of these parts; the biases may be ``None``
         norm: weight and bias of a layer norm that comes before, with *eps*
-        rotation: query and key of each of the *heads* are turned by it, see :func:`rotated`
+        rotation: the first *turned* parts, those but the value, are turned by it in each of the *heads*, see
+            :func:`rotated`
     """
     weight = torch.cat([each.to(x.dtype) for each in weights])
     bias = None if biases[0] is None else torch.cat([each.to(x.dtype) for each in biases])
     if norm is not None:
         scale, shift = (part if part is None else part.to(x.dtype) for part in norm)
         x = F.layer_norm(x, x.shape[-1:], scale, shift, eps)
-    qkv = F.linear(x, weight, bias)
+    product = F.linear(x, weight, bias)
     if rotation is None:
-        return qkv
-    parts = qkv.view(len(qkv), 3, heads, -1)
-    return torch.cat([rotated(parts[:, :2], rotation), parts[:, 2:]], dim=1).flatten(1)
+        return product
+    parts = product.view(len(product), len(weights), heads, -1)
+    return torch.cat([rotated(parts[:, :turned], rotation), parts[:, turned:]], dim=1).flatten(1)
 
 
 def rotated(heads: Tensor, rotation: Tensor) -> Tensor:
@@ -331,6 +367,16 @@ def compile_for_all_layers(function: Callable[..., Tensor]) -> Callable[..., Ten
         return out
 
     return call
+
+
+def _locate(reads: Tensor, index: Tensor, rows: int, length: int, counts: list[int] | None) -> Reads:
+    """Where *reads*, offsets into rows padded to *length*, stand among the tokens that *index* packs."""
+    if counts is not None:
+        of_rows = Rows.of_lengths(counts, reads.device)
+    else:
+        starts = torch.arange(rows + 1, device=reads.device) * length
+        of_rows = Rows.of_ends(torch.searchsorted(reads, starts).to(torch.int32))
+    return Reads(torch.searchsorted(index, reads), of_rows)
 
 
 def _layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:

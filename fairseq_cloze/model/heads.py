@@ -40,8 +40,8 @@ class LMHead(nn.Module):
         candidate_tokens: Tensor,
         token_reads: Tensor,
         windows: Tensor,
-        contrast: float,
-        normalise: bool,
+        contrast: float = 0.0,
+        normalise: bool = False,
     ) -> Tensor:
         """Score the tokens of candidates, ``(blanks, candidates, tokens)``, by their embedding rows alone.
 
@@ -72,14 +72,22 @@ class LMHead(nn.Module):
 
 def contrast_shares(windows: Tensor, contrast: float) -> Tensor:
     """*contrast* for each blank, 0 where its window has no other, ``float32 (blanks,)``."""
-    return contrast * (torch.bincount(windows)[windows] > 1).float()
+    return contrast * (_blanks_of(windows)[windows] > 1).float()
 
 
 def mean_of_others(values: Tensor, windows: Tensor) -> Tensor:
     """Mean of *values*, ``(blanks, width)``, over the other blanks of the same window, 0 where there is none."""
-    count = torch.bincount(windows)
-    total = values.new_zeros(len(count), values.size(1)).index_add(0, windows, values)
-    return (total[windows] - values) / (count[windows] - 1).clamp(min=1)[:, None]
+    count = _blanks_of(windows)[windows]
+    total = torch.zeros_like(values).index_add(0, windows, values)
+    return (total[windows] - values) / (count - 1).clamp(min=1)[:, None]
+
+
+def _blanks_of(windows: Tensor) -> Tensor:
+    """How many blanks each window has, as there are no more windows than blanks, ``int64 (blanks,)``.
+
+    ``torch.bincount`` would wait for the device, to know how many windows there are.
+    """
+    return torch.zeros_like(windows).index_add(0, windows, torch.ones_like(windows))
 
 
 class RankingHead(nn.Module):

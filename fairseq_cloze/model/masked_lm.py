@@ -76,32 +76,12 @@ class MaskedLM(nn.Module):
         with torch.device("meta"), _Uninitialised():
             return cls(*args, **options)
 
-    def forward(
-        self,
-        src_tokens: Tensor,
-        features_only: bool = False,
-        classification_head_name: str | None = None,
-        masked_tokens: Tensor | None = None,
-        candidate_tokens: Tensor | None = None,
-        **inputs: Any,
-    ) -> tuple[Tensor, dict[str, Any]]:
-        """As fairseq's RoBERTa, with no extras; with *candidate_tokens* :func:`scores_of_candidate_tokens` alone.
-
-        Args:
-            src_tokens: ``int64 (rows, length)``
-            features_only: encoder output, ``(rows, length, width)``
-            classification_head_name: the output of that head
-            masked_tokens: where to compute logits, ``bool (rows, length)``; everywhere without
-        """
+    def forward(self, src_tokens: Tensor, **inputs: Any) -> tuple[Tensor, dict[str, Any]]:
+        """As fairseq's RoBERTa, with no extras: :func:`outputs`, computed in bfloat16 where the model was asked to."""
         device = src_tokens.device.type
         with torch.autocast(device, torch.bfloat16) if self.autocast else nullcontext():
             encoder, lm_head = self.encoder.sentence_encoder, self.encoder.lm_head
-            if candidate_tokens is not None:
-                return scores_of_candidate_tokens(encoder, lm_head, src_tokens, candidate_tokens, **inputs), {}
-            features = encoder(src_tokens)
-            if classification_head_name is not None:
-                return self.classification_heads[classification_head_name](features), {}
-            return features if features_only else lm_head(features, masked_tokens), {}
+            return outputs(encoder, lm_head, self.classification_heads, src_tokens, **inputs), {}
 
     def max_positions(self) -> int:
         """Most tokens of an input."""
@@ -114,21 +94,44 @@ def shapes(architecture: Architecture, rows: int, ranking_head: bool) -> dict[st
     return {name: tuple(value.shape) for name, value in model.state_dict().items() if not name.endswith(".version")}
 
 
-def scores_of_candidate_tokens(
+def outputs(
     encoder: Encoder,
     lm_head: LMHead,
+    heads: nn.ModuleDict,
     src_tokens: Tensor,
-    candidate_tokens: Tensor,
-    reads: Tensor,
-    token_reads: Tensor,
-    windows: Tensor,
-    contrast: float = 0.0,
-    normalise: bool = False,
-    **unused: Any,
+    features_only: bool = False,
+    classification_head_name: str | None = None,
+    masked_tokens: Tensor | None = None,
+    candidate_tokens: Tensor | None = None,
+    reads: Tensor | None = None,
+    row_lengths: list[int] | None = None,
+    read_counts: list[int] | None = None,
+    **scoring: Any,
 ) -> Tensor:
-    """Scores of the tokens of candidates, ``(blanks, candidates, tokens)``, from a batch's ``net_input``.
+    """What a model gives for an input; its last layer computes no more than that needs.
 
-    See :meth:`fairseq_cloze.views.joint.JointView.collate` and :meth:`fairseq_cloze.model.heads.LMHead.token_scores`.
+    Args:
+        encoder, lm_head, heads: its parts
+        src_tokens: ``int64 (rows, length)``
+        features_only: encoder output, ``(rows, length, width)``
+        classification_head_name: the output of that head
+        masked_tokens: where to compute logits, ``bool (rows, length)``; everywhere without
+        candidate_tokens: their scores, ``(blanks, candidates, tokens)``, by
+            :meth:`fairseq_cloze.model.heads.LMHead.token_scores`, which takes the rest of a batch's ``net_input``
+        reads, row_lengths, read_counts: see :meth:`fairseq_cloze.model.encoder.Encoder.forward`; *reads* are where
+            *masked_tokens* is true, and spare the question where that is
     """
-    features = encoder(src_tokens).flatten(0, 1)
-    return lm_head.token_scores(features[reads], candidate_tokens, token_reads, windows, contrast, normalise)
+    if classification_head_name is not None:
+        firsts = torch.arange(len(src_tokens), device=src_tokens.device) * src_tokens.size(1)
+        features = encoder(src_tokens, None, None, firsts, row_lengths, [1] * len(src_tokens))
+        scores: Tensor = heads[classification_head_name](features[:, None])
+        return scores
+    if reads is None and masked_tokens is not None:
+        reads = masked_tokens.flatten().nonzero()[:, 0]
+    if features_only or reads is None:
+        features = encoder(src_tokens, row_lengths=row_lengths)
+        return features if features_only else lm_head(features)
+    features = encoder(src_tokens, None, None, reads, row_lengths, read_counts)
+    if candidate_tokens is None:
+        return lm_head(features)
+    return lm_head.token_scores(features, candidate_tokens, **scoring)

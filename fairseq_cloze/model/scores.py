@@ -6,7 +6,6 @@ earlier one.  Softmax over a row gives the probabilities.
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..data.vocabulary import PAD
@@ -73,17 +72,15 @@ def _tokens_of_vocabulary(logits: Tensor, inputs: Sample, contrast: float, norma
 
 def _filled_scores(model: nn.Module, sample: Sample) -> Tensor:
     """Mean log-probability of what is filled in and of its neighbours, ``float32 (rows,)``."""
-    source = sample["net_input"]["src_tokens"]
-    spans = sample["spans"]
-    position = torch.arange(source.size(1), device=source.device)
-    # One neighbour on each side; <s> and </s> where the text ends.
-    scored = (position >= spans[:, :1] - 1) & (position <= spans[:, 1:])
-    logits, _ = model(src_tokens=source, masked_tokens=scored)
-    own = logits.float().log_softmax(dim=-1).gather(1, source[scored][:, None])[:, 0]
-    return own.new_zeros(len(source)).index_add(0, scored.nonzero()[:, 0], own) / scored.sum(dim=1)
+    inputs = sample["net_input"]
+    source, reads = inputs["src_tokens"], inputs["reads"]
+    logits, _ = model(**inputs)
+    own = logits.float().log_softmax(dim=-1).gather(1, source.flatten()[reads][:, None])[:, 0]
+    total = own.new_zeros(len(source)).index_add(0, reads // source.size(1), own)
+    return total / (sample["spans"].diff()[:, 0] + 2)
 
 
 def _head_scores(model: nn.Module, sample: Sample) -> Tensor:
-    tokens = sample["net_input"]["src_tokens"]
-    scores, _ = model(src_tokens=tokens, features_only=True, classification_head_name=HEAD_NAME)
+    inputs = {name: sample["net_input"][name] for name in ("src_tokens", "row_lengths")}
+    scores, _ = model(**inputs, features_only=True, classification_head_name=HEAD_NAME)
     return scores[:, 0].float()

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ..model.architecture import BASE, LARGE, Architecture
 from ..model.encoder import Attention, Encoder, TrainingOptions
 from ..model.heads import LMHead
-from ..model.masked_lm import scores_of_candidate_tokens
+from ..model.masked_lm import outputs
 from ..weights.reading import upgraded_weights
 from .names import ANY_ARCHITECTURE, MODEL_NAME, option
 
@@ -134,19 +134,22 @@ class ClozeRobertaModel(RobertaModel):
         return ClozeHubInterface.from_pretrained(model_name_or_path, checkpoint_file, **options)
 
     def forward(
-        self, src_tokens: Tensor, *args: Any, candidate_tokens: Tensor | None = None, **kwargs: Any
+        self,
+        src_tokens: Tensor,
+        features_only: bool = False,
+        return_all_hiddens: bool = False,
+        classification_head_name: str | None = None,
+        **kwargs: Any,
     ) -> tuple[Tensor, dict[str, Any]]:
-        """As :meth:`fairseq.models.roberta.RobertaModel.forward`, and with *candidate_tokens* their scores alone.
-
-        They take what :func:`fairseq_cloze.model.masked_lm.scores_of_candidate_tokens` says.
-        """
+        """As :meth:`fairseq.models.roberta.RobertaModel.forward`, and all that the core's :func:`outputs` can."""
         device = src_tokens.device.type
         with torch.autocast(device, torch.bfloat16) if getattr(self.args, "autocast", False) else nullcontext():
-            if candidate_tokens is None:
-                return super().forward(src_tokens, *args, **kwargs)
+            asked = (src_tokens, features_only)
+            if return_all_hiddens or "token_embeddings" in kwargs:
+                return super().forward(*asked, return_all_hiddens, classification_head_name, **kwargs)
             encoder, lm_head = self.encoder.sentence_encoder, self.encoder.lm_head
-            scores = scores_of_candidate_tokens(encoder, lm_head, src_tokens, candidate_tokens, **kwargs)
-            return scores, {"inner_states": None}
+            heads = self.classification_heads
+            return outputs(encoder, lm_head, heads, *asked, classification_head_name, **kwargs), {"inner_states": None}
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> None:
         """Rename older weights, drop heads of other tasks."""

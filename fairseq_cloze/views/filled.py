@@ -64,16 +64,19 @@ class FilledView(View):
         """Make a batch.
 
         Returns:
-            ``net_input`` with ``src_tokens``, ``int64 (rows, length)``; ``row``, the input row of each candidate, -1
-            where it has none, ``int64 (blanks, candidates)``; ``spans``, start and end of the candidate in its row,
-            ``int64 (rows, 2)``; and the fields of :func:`fairseq_cloze.views.view.blank_fields`
+            ``net_input`` as in :class:`fairseq_cloze.views.view.View`, which reads each candidate and its neighbour on
+            each side, ``<s>`` and ``</s>`` where the text ends; ``row``, the input row of each candidate, -1 where it
+            has none, ``int64 (blanks, candidates)``; ``spans``, start and end of the candidate in its row, ``int64
+            (rows, 2)``; and the fields of :func:`fairseq_cloze.views.view.blank_fields`
         """
         blanks = np.concatenate([item["blanks"] for item in items])
-        sample = self._sample(items, blanks, [row for item in items for row in item["rows"]])
+        spans = [span for item in items for span in item["spans"]]
+        reads = [range(start - 1, end + 1) for start, end in spans]
+        sample = self._sample(items, blanks, [row for item in items for row in item["rows"]], reads)
         distinct = sample["distinct"]
         sample["row"] = torch.full(distinct.shape, -1)
         sample["row"][distinct] = torch.arange(int(distinct.sum()))
-        sample["spans"] = torch.tensor([span for item in items for span in item["spans"]])
+        sample["spans"] = torch.tensor(spans)
         return sample
 
 

@@ -25,6 +25,11 @@ class Copy(NamedTuple):
     tokens: np.ndarray  #: ``int64 (tokens,)``
     reads: list[tuple[int, int, int]]  #: offset in *tokens*, candidate, and the token of it that is scored there
 
+    @property
+    def offsets(self) -> list[int]:
+        """Offsets that are read, ascending."""
+        return sorted({offset for offset, _, _ in self.reads})
+
 
 class JointView(View):
     """A window of the passage, every blank a ``<mask>``, for the scorer ``mean``, ``kmask`` or ``l2r``."""
@@ -134,12 +139,8 @@ class JointView(View):
         """Make a batch: one row per window, then the copies.
 
         Returns:
-            ``net_input`` with
+            ``net_input`` as in :class:`fairseq_cloze.views.view.View`, which reads the blanks' own masks first; with
 
-            - src_tokens: ``int64 (rows, length)``
-            - masked_tokens: positions that are read, ``bool (rows, length)``
-            - reads: the same as ascending offsets into the flattened input, those of the blanks' own masks first,
-              ``int64 (reads,)``
             - candidate_tokens: ``int64 (blanks, candidates, tokens)``, padded with ``<pad>``
             - token_reads: index into *reads* at which each token is scored, ``int64 (blanks, candidates, tokens)``
             - windows: window of each blank, numbered within the batch, ``int64 (blanks,)``
@@ -148,29 +149,24 @@ class JointView(View):
         """
         blanks = np.concatenate([item["blanks"] for item in items])
         windows = np.repeat(np.arange(len(items)), [len(item["blanks"]) for item in items])
-        positions = np.concatenate([item["positions"] for item in items])
+        reads = [item["positions"].tolist() for item in items]
         rows = [item["tokens"] for item in items]
         copies = []  # and the number of the blank in the batch
         for item, start in zip(items, np.searchsorted(windows, np.arange(len(items))).tolist()):
             for copy in item["copies"]:
                 tokens, position = item["tokens"], item["positions"][copy.blank]
                 rows.append(np.concatenate([tokens[:position], copy.tokens, tokens[position + 1 :]]))
+                reads.append([int(position) + offset for offset in copy.offsets])
                 copies.append((start + copy.blank, copy))
-        sample = self._sample(items, blanks, rows)
-        shape = sample["net_input"]["src_tokens"].shape
         candidate_tokens = self._candidate_tokens(blanks)
-        reads = (positions + windows * shape[1]).tolist()
         token_reads = np.broadcast_to(np.arange(len(blanks))[:, None, None], candidate_tokens.shape).copy()
-        for row, (blank, copy) in enumerate(copies, len(items)):
-            offsets = sorted({offset for offset, _, _ in copy.reads})
+        before = len(blanks)
+        for blank, copy in copies:
             for offset, candidate, place in copy.reads:
-                token_reads[blank, candidate, place] = len(reads) + offsets.index(offset)
-            reads += [row * shape[1] + int(positions[blank]) + offset for offset in offsets]
-        masked = torch.zeros(shape, dtype=torch.bool)
-        masked.view(-1)[reads] = True
+                token_reads[blank, candidate, place] = before + copy.offsets.index(offset)
+            before += len(copy.offsets)
+        sample = self._sample(items, blanks, rows, reads)
         sample["net_input"].update(
-            masked_tokens=masked,
-            reads=torch.tensor(reads),
             candidate_tokens=torch.from_numpy(candidate_tokens),
             token_reads=torch.from_numpy(token_reads),
             windows=torch.from_numpy(windows),

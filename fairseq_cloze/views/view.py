@@ -68,12 +68,30 @@ class View:
         """The error of a candidate that leaves no room for text."""
         return TooLongError(self.store.id(passage), int(passage), tokens, self.limit + 2)
 
-    def _sample(self, items: Sequence[Item], blanks: np.ndarray, rows: list[np.ndarray]) -> Sample:
+    def _sample(
+        self, items: Sequence[Item], blanks: np.ndarray, rows: list[np.ndarray], reads: Sequence[Sequence[int]]
+    ) -> Sample:
+        """A batch of *rows*, each read at the places that *reads* has for it, ascending.
+
+        Its ``net_input`` has
+
+        - src_tokens: ``int64 (rows, length)``
+        - row_lengths: tokens of each row, a list
+        - masked_tokens: positions that are read, ``bool (rows, length)``
+        - reads: the same as ascending offsets into the flattened input, ``int64 (reads,)``
+        - read_counts: how many of them each row has, a list
+        """
+        source = pad_rows(rows)
+        offsets = torch.tensor([row * source.size(1) + place for row, places in enumerate(reads) for place in places])
+        masked = torch.zeros(source.shape, dtype=torch.bool)
+        masked.view(-1)[offsets] = True
+        lengths, counts = list(map(len, rows)), list(map(len, reads))
+        net_input = {"src_tokens": source, "row_lengths": lengths, "masked_tokens": masked}
         return {
             "id": torch.tensor([item["index"] for item in items]),
             "nsentences": len(items),
-            "ntokens": sum(map(len, rows)),
-            "net_input": {"src_tokens": pad_rows(rows)},
+            "ntokens": sum(lengths),
+            "net_input": {**net_input, "reads": offsets, "read_counts": counts},
             **blank_fields(self.store, blanks),
         }
 

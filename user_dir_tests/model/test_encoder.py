@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from fairseq_cloze.model.architecture import Architecture
 from fairseq_cloze.model.encoder import (
@@ -26,7 +28,7 @@ LENGTHS = (11, 7, 1, 10)
 def build(shape: Architecture = SHAPE, compiled: bool = False, **options: Any) -> Encoder:
     """Random weights that are the same for the same shape."""
     torch.manual_seed(3)
-    embed_tokens = nn.Embedding(ENTRIES, WIDTH, padding_idx=PAD)
+    embed_tokens = nn.Embedding(ENTRIES, shape.embedding_width, padding_idx=PAD)
     encoder = Encoder(shape, embed_tokens, TrainingOptions(**options), compiled)
     for parameter in encoder.parameters():
         nn.init.normal_(parameter, std=0.2)
@@ -108,6 +110,57 @@ def test_no_layer_sees_padding() -> None:
         layer.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].shape, output.shape)))
     encoder(tokens_of())
     assert seen == [((sum(LENGTHS), WIDTH), (sum(LENGTHS), WIDTH))] * LAYERS
+
+
+#: Shapes whose last layer differs: in norms, in positions, in what it looks at, in whose weights it has.
+SHAPES = {
+    "roberta": SHAPE,
+    "albert": replace(SHAPE, embedding_dim=16, shared_layers=True),
+    "modernbert": replace(SHAPE, norm_first=True, gated=True, without_biases=True, rotary_base=160000.0),
+    "local": replace(SHAPE, rotary_base=99.0, local_rotary_base=9.0, local_attention=4, global_every=3),
+}
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["asked", "known"])
+@pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_is_read_alone_is_what_it_is_among_all(shape: str, recompute: bool, known: bool) -> None:
+    """Outputs and gradients, in rows of which many tokens are read, one, and none."""
+    tokens = tokens_of()
+    reads = torch.tensor([1, 4, 10, 22, 33, 42])
+    counts = {"row_lengths": list(LENGTHS), "read_counts": [3, 0, 1, 2]} if known else {}
+    encoder = build(SHAPES[shape], recompute=recompute).double().train()
+    assert shape != "local" or encoder.layers[-1].is_local
+    found: dict[str, Any] = {}
+    expected: dict[str, Any] = {}
+    for into, features in (
+        (found, encoder(tokens, reads=reads, **counts)),
+        (expected, encoder(tokens).flatten(0, 1)[reads]),
+    ):
+        encoder.zero_grad()
+        features.square().sum().backward()
+        into.update({name: value.grad for name, value in encoder.named_parameters()}, features=features.detach())
+    assert found["features"].shape == (6, WIDTH)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=1e-10, rtol=1e-10, msg=name)
+
+
+def test_the_last_layer_computes_no_more_than_is_read() -> None:
+    """Keys and values of all tokens, everything else of two: counted in multiplications with their additions."""
+    encoder, tokens, inner = build().eval(), tokens_of((9, 9)), 96
+    with FlopCounterMode(display=False) as counter:
+        assert encoder(tokens, reads=torch.tensor([3, 12])).shape == (2, WIDTH)
+
+    def layer(queries: int, tokens: int, lengths: int) -> int:
+        products = queries * (2 * WIDTH * WIDTH + 2 * WIDTH * inner) + tokens * 2 * WIDTH * WIDTH
+        return 2 * (products + queries * lengths * 2 * WIDTH)
+
+    assert counter.get_total_flops() == (LAYERS - 1) * layer(18, 18, 9) + layer(2, 18, 9)
+
+
+def test_reads_where_every_layer_is_left_out() -> None:
+    encoder, tokens = build(layerdrop=1.0).train(), tokens_of()
+    torch.testing.assert_close(encoder(tokens, reads=torch.tensor([1, 12])), encoder(tokens).flatten(0, 1)[[1, 12]])
 
 
 def test_all_hidden_states_and_given_embeddings_are_fairseqs() -> None:
