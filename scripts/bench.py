@@ -37,7 +37,8 @@ FLOPS = {"scoring": (forward_flops, "blanks"), "training": (training_flops, "tok
 POOL = 4  # passages to train on, for each one to score
 PREPARED = 100  # passages to prepare at most, as fairseq needs half a minute for them
 FILLED = 32  # blanks at most for peers that fill in every candidate, as they score one or two in a second
-FILLED_SHARE = 0.35  # of the time for scoring
+#: Share of a round of scoring for peers that fill in every candidate, and for those that are slower still.
+SHARES = {"blanks": 0.35, "few": 0.10}
 FEWEST = 4  # passages, where time is short
 
 #: Share of the answers that must be ours and the peer's alike, in float32; where two scores nearly tie they may differ.
@@ -265,16 +266,20 @@ class Bench:
         def seconds(of: str) -> float:
             return sum(each.seconds for each in entrants.values() if each.of == of)
 
-        filled = 0
-        if seconds("blanks"):
-            filled = min(max(int(FILLED_SHARE * round_seconds / seconds("blanks")), 2), inputs["questions"])
-            part["filled"] = {"blanks": filled, "of": inputs["blanks"], "choices": inputs["choices"]}
+        sizes = {}
+        for of, share in SHARES.items():
+            most = int(share * round_seconds / seconds(of)) if seconds(of) else 0
+            sizes[of] = min(max(most, 2), inputs["questions"])
+        part["filled"] = {"of": inputs["blanks"], "choices": inputs["choices"]}
+        spent = sum(number * seconds(of) for of, number in sizes.items())
         of_passage = seconds("passages") + seconds("check") / self.options.rounds
-        passages = int((round_seconds - filled * seconds("blanks") - seconds("")) / of_passage)
+        passages = int((round_seconds - spent - seconds("")) / of_passage)
         passages = min(max(passages, FEWEST), inputs["chosen"])
-        sizes = {"passages": passages, "check": passages, "blanks": filled}
-        for each in entrants.values():
+        sizes |= {"passages": passages, "check": passages}
+        for name, each in entrants.items():
             each.size = sizes.get(each.of, 1)
+            if each.of in SHARES:
+                part["peers"][name.rsplit(" ", 1)[0]]["blanks"] = each.size
         rows = [row for rows in evenly(self.read("rows.json"), passages) for row in rows]
         part |= {"passages": passages, **_facts(rows)}
         self.measure("scoring", entrants, lambda: self.check(entrants))
@@ -311,7 +316,7 @@ class Bench:
         pair = ("sentence_ranking float32", "multiple-choice float32")
         if set(pair) <= set(part["rates"]):
             share = part["filled"]["agreement"] = alike(*pair)
-            if share < 0.9 and part["filled"]["blanks"] >= 8:  # few, and a new head tells them apart by little
+            if share < 0.9 and entrants[pair[0]].size >= 8:  # few, and a new head tells them apart by little
                 raise SystemExit(f"the same weights and texts: {100 * share:.1f}% of the peers' answers are the same")
 
     def training(self, inputs: dict[str, Any]) -> None:

@@ -124,7 +124,7 @@ class Contestant:
 
     Attributes:
         take: makes ready to work on so many
-        of: what they are: ``passages``, ``blanks``, ``batches``, or nothing where there is one size
+        of: what they are: ``passages``, ``blanks``, ``few`` of these, ``batches``, or nothing where there is one size
         seconds: that one of them took in a first short measurement
     """
 

@@ -114,7 +114,7 @@ def _goals(result: dict[str, Any]) -> Iterator[Goal]:
 
 
 def _scoring(part: dict[str, Any]) -> list[str]:
-    rates, filled = part["rates"], part.get("filled")
+    rates = part["rates"]
     padding = f", {part['padding']:.2f}% padding added" if "padding" in part else ""
     lines = [
         "### Scoring",
@@ -135,12 +135,16 @@ def _scoring(part: dict[str, Any]) -> list[str]:
             lines.append(f"The fastest batches of {facts['version']} hold {batches}.")
     for name, share in part.get("agreement", {}).items():
         lines.append(f"{100 * share:.2f}% of the answers of {name} are ours without contrast.")
-    if filled:
-        sizes = {who: facts["batch_size"] for who, facts in part["peers"].items() if "batch_size" in facts}
+    sizes = [
+        f"{who} {facts['blanks']}, {facts['batch_size']} in a batch"
+        for who, facts in part["peers"].items()
+        if "batch_size" in facts
+    ]
+    if sizes:
         cut = part["peers"].get("sentence_ranking", {})
         lines.append(
-            f"Peers that fill in every candidate score {filled['blanks']} of {filled['of']:,} blanks, spread over all "
-            f"lengths. Blanks in a batch: {', '.join(f'{size} ({who})' for who, size in sizes.items())}."
+            f"Peers that fill in every candidate score some of {part['filled']['of']:,} blanks, spread over all "
+            f"lengths: {'; '.join(sizes)}."
             + (f" {cut['cut']} of {cut['rows']} texts were cut at the model's positions." if cut.get("cut") else "")
         )
     return lines + _limit(part)
