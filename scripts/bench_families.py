@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from bench_measure import Contestant, in_turns, machine
+from bench_measure import in_turns, machine
 from bench_transformers import PAD, Row, score_with_transformers, train_step_with_transformers
 from torch import Tensor
 
@@ -112,7 +112,7 @@ def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _rates(work: dict[str, Callable[[], Any]], amount: int, options: argparse.Namespace) -> dict[str, float]:
-    contestants = {name: Contestant(run, amount) for name, run in work.items()}
+    contestants = {name: (run, amount) for name, run in work.items()}
     rates = in_turns(contestants, options.rounds, options.device)
     return {
         **{name: rate.median for name, rate in rates.items()},

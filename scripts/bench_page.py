@@ -1,16 +1,42 @@
-"""What the measurements say, as text for ``docs/benchmarks.md``."""
+"""What the measurements say, as text for ``docs/benchmarks.md``; also where the run was stopped halfway."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench_measure import Rates
+from bench_measure import BUSY, Rates
 
 BEGIN = "<!-- figures: scripts/bench writes what stands between here and the end of figures -->"
 END = "<!-- end of figures -->"
 
 DTYPES = ("float32", "bfloat16")
+
+#: Least ratio of us to a peer, by part, peer and type of ours: what ours is compared with, and the goal.
+OVER = {
+    ("scoring", "sentence_ranking", "float32"): ("float32", "at least 75"),
+    ("scoring", "transformers", "float32"): ("float32", "at least 2.6"),
+    ("scoring", "transformers", "bfloat16"): ("bfloat16", "at least 2.4"),
+    ("scoring", "transformers", "int8"): ("bfloat16", "at least 3.5"),
+    ("training", "transformers", "float32"): ("float32", "at least 2.4"),
+    ("training", "transformers", "bfloat16"): ("bfloat16", "at least 2.4"),
+    ("prepare", "sentence_ranking", "commands"): ("commands", "at least 20"),
+}
+SHARES = {"scoring": "at least 65", "training": "none"}
+MOST_PADDING = "at most 3"
+NAMES = {
+    "ours": "ours",
+    "sentence_ranking": "fairseq's `sentence_ranking`",
+    "multiple-choice": "transformers' `RobertaForMultipleChoice`",
+    "cross-encoder": "sentence-transformers' `CrossEncoder`",
+    "transformers": "transformers",
+}
+PARTS = {
+    "scoring": ("scoring, blanks/s", 1),
+    "training": ("training, tokens/s", 0),
+    "prepare": ("preparation, passages/s per core", 1),
+}
 
 
 def write_block(page: Path, text: str) -> None:
@@ -31,23 +57,27 @@ def render(result: dict[str, Any]) -> str:
     machine, shape = result["machine"], result["architecture"]
     device = f"{machine['gpu']}, " if "gpu" in machine else ""
     threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
-    lines = [
+    lines = []
+    if not result["complete"]:
+        lines = [f"**Incomplete**: stopped, or still running, after {result['seconds'] / 60:.1f} minutes.", ""]
+    lines += [
         f"{result['date']}, {device}{machine['processor']} ({machine['vector_instructions']}), {threads}, torch "
         f"{machine['torch']}, fairseq {machine['fairseq']}, transformers {machine['transformers']}.",
         f"Weights `{result['weights']}`: {shape['encoder_layers']} layers of {shape['encoder_embed_dim']}, "
         f"feed-forward {shape['encoder_ffn_embed_dim']:,}, {shape['max_positions']} positions.",
-        f"Medians of {result['rounds']} rounds, in brackets the slowest and the fastest.",
-        "",
-        "```text",
-        result["command"],
-        "```",
+        f"Medians of rounds ({_rounds(result)}), in brackets the slowest and the fastest. "
+        f"{result['seconds'] / 60:.1f} minutes in all.",
     ]
-    goals = _goals(result)
+    if any(rates.disturbed for part in PARTS for rates in result.get(part, {}).get("rates", {}).values()):
+        lines.append(f"\\* In a round of this, others took more than {100 * BUSY:.0f}% of the machine's CPUs.")
+    lines += [f"Without {name}: {reason}" for name, reason in result["skipped"].items()]
+    lines += ["", "```text", result["command"], "```"]
+    goals = list(_goals(result))
     if goals:
         lines += ["", "| | measured | goal |", "|---|---|---|"]
         lines += [f"| {what} | {_spread(value, digits)}{unit} | {aim} |" for what, value, digits, unit, aim in goals]
     for name, section in (("scoring", _scoring), ("training", _training), ("prepare", _preparation)):
-        if name in result:
+        if result.get(name, {}).get("rates"):
             lines += ["", *section(result[name])]
     return "\n".join(lines)
 
@@ -55,7 +85,7 @@ def render(result: dict[str, Any]) -> str:
 def summary(result: dict[str, Any]) -> str:
     """The goals for a terminal."""
     return "\n".join(
-        f"{what.replace('`', ''):70}{_spread(value, digits)}{unit}, goal: {aim}"
+        f"{what.replace('`', ''):80}{_spread(value, digits)}{unit}, goal: {aim}"
         for what, value, digits, unit, aim in _goals(result)
     )
 
@@ -63,118 +93,142 @@ def summary(result: dict[str, Any]) -> str:
 Goal = tuple[str, Rates, int, str, str]
 
 
-def _goals(result: dict[str, Any]) -> list[Goal]:
-    goals: list[Goal] = []
-    for name, unit, over, share in (
-        ("scoring", "blanks/s", "at least 1.3", "at least 65"),
-        ("training", "tokens/s", "at least 1.5", "none"),
-    ):
-        if name not in result:
-            continue
-        part = result[name]
-        rates: dict[str, Rates] = part["rates"]
-        if name == "scoring":
-            ranking = rates["ours float32"].over(rates["sentence_ranking float32"])
-            goals.append(("scoring, blanks/s: over fairseq's `sentence_ranking`", ranking, 1, " times", "at least 40"))
-        for dtype in DTYPES:
-            ratio = rates[f"ours {dtype}"].over(rates[f"transformers {dtype}"])
-            goals.append((f"{name}, {unit}, {dtype}: over transformers", ratio, 2, " times", over))
-        for dtype in DTYPES:
-            utilisation = part["utilisation"][dtype].times(100)
-            goals.append((f"{name}, {dtype}: of the GEMM rate", utilisation, 1, "%", share))
-        goals.append((f"{name}: padding in a batch, not computed", Rates([part["padding"]]), 2, "%", "at most 3"))
-    if "prepare" in result:
-        rates = result["prepare"]["rates"]
-        ratio = rates["ours"].over(rates["fairseq"])
-        goals.append(("preparation, passages/s per core: over fairseq's commands", ratio, 1, " times", "at least 20"))
-    return goals
+def _goals(result: dict[str, Any]) -> Iterator[Goal]:
+    for name, (title, _) in PARTS.items():
+        part = result.get(name, {})
+        rates: dict[str, Rates] = part.get("rates", {})
+        for other in _whos(rates):
+            for column in _columns(rates, "ours"):
+                same, aim = OVER.get((name, _peer(other), column), (column, "none"))
+                theirs = rates.get(f"{other} {same}")
+                if theirs is None or column == "encoding":
+                    continue
+                kind = f", {column}" if column != "commands" else ""
+                over = "" if same == column else f" in {same}"
+                ratio = rates[f"ours {column}"].over(theirs)
+                yield f"{title}{kind}: over {_called(other)}{over}", ratio, 2, " times", aim
+        for dtype, share in part.get("utilisation", {}).items():
+            yield f"{name}, {dtype}: of the GEMM rate", share.times(100), 1, "%", SHARES[name]
+        if "padding" in part:
+            yield f"{name}: padding in a batch, not computed", Rates([part["padding"]]), 2, "%", MOST_PADDING
 
 
 def _scoring(part: dict[str, Any]) -> list[str]:
-    rates, filled = part["rates"], part["filled"]
+    rates = part["rates"]
+    padding = f", {part['padding']:.2f}% padding added" if "padding" in part else ""
     lines = [
         "### Scoring",
         "",
         f"{part['passages']} passages of all lengths: {part['blanks']:,} blanks, {part['tokens']:,} tokens in "
-        f"{part['rows']} rows, {part['padding']:.2f}% padding added.",
+        f"{part['rows']} rows{padding}.",
         "",
-        "| blanks/s | float32 | ours is faster by | bfloat16 | ours is faster by |",
-        "|---|---|---|---|---|",
-        _row("ours", rates, "ours", "ours", 1),
-        _row("transformers, one forward per passage", rates, "transformers", "ours", 1),
-        _row("fairseq `sentence_ranking`", rates, "sentence_ranking", "ours", 2),
-        _row("transformers `RobertaForMultipleChoice`", rates, "multiple choice", "ours", 2),
-        "",
+        *_table("blanks/s", part, DTYPES, 2),
     ]
-    sizes = [part["transformers"][dtype]["batch_size"] for dtype in DTYPES]
-    kind = {"autocast": "autocast", "weights": "bfloat16 weights"}[part["transformers"]["bfloat16"]["bfloat16"]]
-    agreement = [f"{100 * part['agreement'][dtype]:.2f}%" for dtype in DTYPES]
-    cut = f" {filled['cut']} of {filled['rows']} texts were cut at the model's positions." if filled["cut"] else ""
-    lines += [
-        f"transformers' fastest batches hold {sizes[0]} passages in float32 and {sizes[1]} in bfloat16 ({kind}); "
-        f"{agreement[0]} and {agreement[1]} of its answers are ours without contrast.",
-        f"The last two score {filled['blanks']} of {filled['of']:,} blanks, spread over all lengths, with "
-        f"{filled['batch_size']['sentence_ranking']} and {filled['batch_size']['multiple choice']} blanks a batch, in "
-        f"float32.{cut}",
+    if "ours int8" in rates:
+        lines += ["", f"In int8 ours makes {_spread(rates['ours int8'], 1)} blanks/s."]
+    lines.append("")
+    for facts in part["peers"].values():
+        if "ways" in facts:
+            (_, one), (kind, two) = facts["ways"]["float32"], facts["ways"]["bfloat16"]
+            kind = "autocast" if kind == "autocast" else "bfloat16 weights"
+            batches = f"{one} passages in float32 and {two} in bfloat16 ({kind})"
+            lines.append(f"The fastest batches of {facts['version']} hold {batches}.")
+    for name, share in part.get("agreement", {}).items():
+        lines.append(f"{100 * share:.2f}% of the answers of {name} are ours without contrast.")
+    sizes = [
+        f"{who} {facts['blanks']}, {facts['batch_size']} in a batch"
+        for who, facts in part["peers"].items()
+        if "batch_size" in facts
     ]
-    return lines + _limit(part, "blanks")
+    if sizes:
+        cut = part["peers"].get("sentence_ranking", {})
+        lines.append(
+            f"Peers that fill in every candidate score some of {part['filled']['of']:,} blanks, spread over all "
+            f"lengths: {'; '.join(sizes)}."
+            + (f" {cut['cut']} of {cut['rows']} texts were cut at the model's positions." if cut.get("cut") else "")
+        )
+    return lines + _limit(part)
 
 
 def _training(part: dict[str, Any]) -> list[str]:
+    updates = "1 update" if part["updates"] == 1 else f"{part['updates']} updates"
     return [
         "### Training",
         "",
-        f"{part['updates']} updates a round on {part['passages']} passages: {part['tokens']:,} tokens that are not "
-        f"padding, {part['blanks']:,} blanks, {part['padding']:.2f}% padding added.",
+        f"{updates} a round on {part['passages']} passages: {part['tokens']:,} tokens that are not padding, "
+        f"{part['blanks']:,} blanks, {part['padding']:.2f}% padding added.",
         "",
-        "| tokens/s | float32 | ours is faster by | bfloat16 | ours is faster by |",
-        "|---|---|---|---|---|",
-        _row("ours", part["rates"], "ours", "ours", 0),
-        _row("transformers", part["rates"], "transformers", "ours", 0),
-        *_limit(part, "tokens"),
+        *_table("tokens/s", part, DTYPES, 0),
+        *_limit(part),
     ]
 
 
-def _limit(part: dict[str, Any], unit: str) -> list[str]:
-    lines = ["", "| the limit | float32 | bfloat16 |", "|---|---|---|"]
+def _preparation(part: dict[str, Any]) -> list[str]:
+    return [
+        "### Preparation",
+        "",
+        f"{part['passages']:,} passages, which are {part['texts']:,} texts for `sentence_ranking` and "
+        f"{part['tokens']:,} tokens for us; one core. By the commands in passages/s, encoding alone in tokens/s.",
+        "",
+        *_table("", part, ("commands", "encoding"), 1),
+    ]
+
+
+def _table(unit: str, part: dict[str, Any], columns: tuple[str, ...], digits: int) -> list[str]:
+    rates: dict[str, Rates] = part["rates"]
+    lines = [
+        f"| {unit} |" + "".join(f" {column} | ours is faster by |" for column in columns),
+        "|---|" + "---|---|" * len(columns),
+    ]
+    for who in ("ours", *_whos(rates)):
+        cells = []
+        for column in columns:
+            rate, ours = rates.get(f"{who} {column}"), rates.get(f"ours {column}")
+            cells.append(_spread(rate, digits) if rate else "")
+            cells.append(_spread(ours.over(rate), 2) if rate and ours and who != "ours" else "")
+        lines.append(f"| {_called(who)} | {' | '.join(cells)} |")
+    return lines
+
+
+def _limit(part: dict[str, Any]) -> list[str]:
+    if set(part["utilisation"]) < set(DTYPES):
+        return []
     rows = {
         "GEMM, GFLOP/s": [part["rates"][f"gemm {dtype}"].times(1e-9) for dtype in DTYPES],
         "model, GFLOP/s": [part["flops"][dtype].times(1e-9) for dtype in DTYPES],
         "model over GEMM, %": [part["utilisation"][dtype].times(100) for dtype in DTYPES],
     }
-    lines += [f"| {what} | {_spread(a, 1)} | {_spread(b, 1)} |" for what, (a, b) in rows.items()]
-    return [*lines, "", f"{part['flops_per_token'] / 1e6:,.1f} MFLOP for a token by the formula."]
-
-
-def _preparation(part: dict[str, Any]) -> list[str]:
-    rows = [("passages/s, by the commands", part["rates"], 1), ("tokens/s, encoding alone", part["encoding"], 0)]
     return [
-        "### Preparation",
-        "",
-        f"{part['passages']:,} passages, which are {part['texts']:,} texts for `sentence_ranking` and "
-        f"{part['tokens']:,} tokens for us; one core.",
-        "",
-        "| | ours | fairseq | ours is faster by |",
-        "|---|---|---|---|",
-        *(
-            f"| {what} | {_spread(r['ours'], digits)} | {_spread(r['fairseq'], digits)} "
-            f"| {_spread(r['ours'].over(r['fairseq']), 2)} |"
-            for what, r, digits in rows
-        ),
+        *("", "| the limit | float32 | bfloat16 |", "|---|---|---|"),
+        *(f"| {what} | {_spread(a, 1)} | {_spread(b, 1)} |" for what, (a, b) in rows.items()),
+        *("", f"{part['flops_per_token'] / 1e6:,.1f} MFLOP for a token by the formula."),
     ]
 
 
-def _row(what: str, rates: dict[str, Rates], who: str, ours: str, digits: int) -> str:
-    cells: list[str] = []
-    for dtype in DTYPES:
-        rate: Rates | None = rates.get(f"{who} {dtype}")
-        cells.append(_spread(rate, digits) if rate else "")
-        cells.append(_spread(rates[f"{ours} {dtype}"].over(rate), 2) if rate and who != ours else "")
-    return f"| {what} | {' | '.join(cells)} |"
+def _rounds(result: dict[str, Any]) -> str:
+    return ", ".join(f"{result[part].get('rounds', 0)} of {part}" for part in PARTS if part in result)
+
+
+def _whos(rates: dict[str, Rates]) -> list[str]:
+    """Everybody but us and the machine, in the order of their first figures."""
+    return [who for who in dict.fromkeys(name.rsplit(" ", 1)[0] for name in rates) if who not in ("ours", "gemm")]
+
+
+def _columns(rates: dict[str, Rates], who: str) -> list[str]:
+    return [name.rsplit(" ", 1)[1] for name in rates if name.rsplit(" ", 1)[0] == who]
+
+
+def _peer(who: str) -> str:
+    return who.split("==")[0]
+
+
+def _called(who: str) -> str:
+    name = NAMES.get(_peer(who), who)
+    return f"{name} {who.split('==')[1]}" if "==" in who and _peer(who) in NAMES else name
 
 
 def _spread(rates: Rates, digits: int) -> str:
     text = f"{rates.median:,.{digits}f}"
     if len(rates.rounds) > 1:
         text += f" ({min(rates.rounds):,.{digits}f} to {max(rates.rounds):,.{digits}f})"
-    return text
+    return text + ("\\*" if rates.disturbed else "")

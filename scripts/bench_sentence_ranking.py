@@ -8,64 +8,42 @@ each, is empty.  They go through fairseq's ``multiprocessing_bpe_encoder`` and `
 from __future__ import annotations
 
 import io
+import json
 import os
-import subprocess
+import shutil
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from bench_measure import Built, Contestant, Work, evenly, fastest, version_of
+from bench_questions import Question, questions_of, run
+from bench_transformers import ranking_head
 from fairseq import options, tasks
 from fairseq.data.encoders.gpt2_bpe import get_encoder
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq_cli import preprocess
 from torch import Tensor
 
-from fairseq_cloze.passages.passage import UNLABELLED, Passage
+from fairseq_cloze.passages.passage import Passage
+from fairseq_cloze.passages.reading import read_passages
 from fairseq_cloze.passages.text import BLANK, NOTHING, normalise
 from fairseq_cloze.views.view import to_device
+from fairseq_cloze.weights.checkpoint import Checkpoint
 
 SPLIT = "valid"
-
-
-@dataclass(frozen=True)
-class Question:
-    """One blank as the task has it.
-
-    Attributes:
-        texts: the passage with each candidate filled in
-        gold: index of the right candidate, 0 where unlabelled
-    """
-
-    texts: tuple[str, ...]
-    gold: int
-
-
-def questions_of(passages: Sequence[Passage], choices: int) -> list[Question]:
-    """All blanks that have as many candidates, by length of the text; the task has no other ones."""
-    out = []
-    for passage in passages:
-        segments = BLANK.split(normalise(passage.article))
-        for blank, candidates in enumerate(passage.candidates):
-            if len(candidates) != choices:
-                continue
-            before, after = "".join(segments[: blank + 1]), "".join(segments[blank + 1 :])
-            fills = ["" if candidate in NOTHING else candidate for candidate in candidates]
-            texts = tuple(" ".join(f"{before}{fill}{after}".split()) for fill in fills)
-            gold = passage.gold[blank]
-            out.append(Question(texts, 0 if gold == UNLABELLED else gold))
-    return sorted(out, key=lambda question: len(question.texts[0]))
+BATCH_SIZES = (1, 2, 4)  # blanks
 
 
 def write_texts(questions: Sequence[Question], folder: Path) -> None:
     """What a user of the task has to write: a text file per input, and the labels."""
     folder.mkdir(parents=True)
     (folder / "input0.txt").write_text("\n" * len(questions))
-    for choice in range(len(questions[0].texts)):
-        lines = "".join(f"{question.texts[choice]}\n" for question in questions)
+    for choice, texts in enumerate(zip(*(question.texts for question in questions))):
+        lines = "".join(f"{text}\n" for text in texts)
         (folder / f"input{choice + 1}.txt").write_text(lines, encoding="utf-8")
     (folder / "label.txt").write_text("".join(f"{question.gold}\n" for question in questions))
 
@@ -108,25 +86,6 @@ def prepare_texts(folder: Path, weights: Path, choices: int, core: int | None = 
     label = folder / "bin" / "label" / f"{SPLIT}.label"
     label.parent.mkdir()
     label.write_text((folder / "label.txt").read_text())
-
-
-def run(*command: Any, core: int | None = None) -> None:
-    """Run a command with one thread, on one core if it is named.
-
-    Raises:
-        SystemExit: it failed; with what it wrote
-    """
-    pin = (lambda: os.sched_setaffinity(0, {core})) if core is not None else None
-    ran = subprocess.run(
-        [str(part) for part in command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        preexec_fn=pin,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore"},
-    )
-    if ran.returncode:
-        raise SystemExit(f"exit status {ran.returncode}: {' '.join(map(str, command))}\n{ran.stdout[-3000:]}")
 
 
 def _bpe_encoder() -> Path:
@@ -196,14 +155,87 @@ class SentenceRanking:
             ]
         return [out[index] for index in range(len(out))]
 
-    def evaluate(self, batch_size: int) -> np.ndarray:
-        """What ``fairseq-validate`` does with the split; the best candidate of each blank, ``int64 (blanks,)``."""
-        batches = self.task.get_batch_iterator(
-            self.dataset, max_sentences=batch_size, required_batch_size_multiple=1, disable_iterator_cache=True
-        )
+    def evaluate(self, batch_size: int, size: int | None = None) -> np.ndarray:
+        """What ``fairseq-validate`` does with the split, or with as many of its blanks, evenly spread.
+
+        Returns:
+            the best candidate of each blank, ``int64 (blanks,)``
+        """
         written = self.criterion.prediction_h = io.StringIO()  # as with --save-predictions
-        for sample in batches.next_epoch_itr(shuffle=False):
+        order = evenly(self.dataset.ordered_indices().tolist(), size or len(self.dataset))
+        for start in range(0, len(order), batch_size):
+            sample = self.dataset.collater([self.dataset[index] for index in order[start : start + batch_size]])
             self.task.valid_step(to_device(sample, self.device), self.model, self.criterion)
         lines = (line.split("\t") for line in written.getvalue().splitlines())
         answers = {int(number): int(answer) for number, answer, _ in lines}
-        return np.array([answers[number] for number in range(len(self.dataset))])
+        return np.array([answers[number] for number in sorted(answers)])
+
+
+# -- what is measured ------------------------------------------------------------------------------------------------
+
+
+def scoring(job: dict[str, Any]) -> Built:
+    """The task and its criterion on some blanks, as ``fairseq-validate`` runs them; the fastest size of batch."""
+    work, weights, device = Path(job["work"]), Path(job["weights"]), job["device"]
+    questions = [Question(**each) for each in json.loads((work / "questions.json").read_text())]
+    checkpoint = Checkpoint.read(weights / "model.pt")
+    choices = len(questions[0].fills)
+    write_texts(questions, work / "questions")
+    prepare_texts(work / "questions", weights, choices)
+    state = {name: value.float() for name, value in checkpoint.weights.items()}
+    head, data = ranking_head(work / "hf"), work / "questions" / "bin"
+    ranking = SentenceRanking(data, checkpoint.architecture, state, head, choices, device)
+    rows = ranking.rows()
+    first = min(4, len(questions))
+    ranking.evaluate(1, 1)
+    seconds, size = fastest(BATCH_SIZES, lambda size: ranking.evaluate(size, first), device)
+    longest = checkpoint.architecture.max_positions
+    facts = {
+        "version": f"fairseq {version_of('ve-fairseq')}",
+        "batch_size": size,
+        "rows": sum(map(len, rows)),
+        "cut": sum(len(row) >= longest for question in rows for row in question),
+    }
+    return Built(
+        {"float32": Contestant(lambda n: Work(partial(ranking.evaluate, size, n), n), "blanks", seconds / first)}, facts
+    )
+
+
+def preparation(job: dict[str, Any]) -> Built:
+    """fairseq's commands on one core, start-up included; and encoding alone.  Writing their texts is not counted."""
+    work, weights = Path(job["work"]), Path(job["weights"])
+    passages, texts = list(read_passages([work / "files"])), Path(job["own"]) / "texts"
+    write_texts(questions_of(passages, job["choices"]), texts)
+
+    def prepare() -> None:
+        shutil.rmtree(texts / "bin", ignore_errors=True)
+        prepare_texts(texts, weights, job["choices"], min(os.sched_getaffinity(0)))
+
+    commands = Work(prepare, len(passages))
+    encoding = Work(_encode(weights, passages), job["tokens"])
+    return Built(
+        {
+            "commands": Contestant(lambda _: commands, "", 0.0),  # it takes too long to try
+            "encoding": Contestant.warmed(lambda _: encoding, "", 1, "cpu", runs=1),
+        },
+        {"version": f"fairseq {version_of('ve-fairseq')}"},
+    )
+
+
+def _encode(weights: Path, passages: Sequence[Passage]) -> Callable[[], None]:
+    """The texts that we encode through fairseq's BPE and dictionary, as its two commands do."""
+    from fairseq.data import Dictionary
+    from fairseq.data.encoders.gpt2_bpe import GPT2BPE, GPT2BPEConfig
+
+    config = GPT2BPEConfig(gpt2_encoder_json=str(weights / "encoder.json"), gpt2_vocab_bpe=str(weights / "vocab.bpe"))
+    dictionary = Dictionary.load(str(weights / "dict.txt"))
+
+    def encode() -> None:
+        bpe = GPT2BPE(config)
+        for passage in passages:
+            texts: list[str] = BLANK.split(normalise(passage.article))
+            texts += [f" {choice}" for row in passage.candidates for choice in row if choice not in NOTHING]
+            for text in texts:
+                dictionary.encode_line(bpe.encode(text), append_eos=False, add_if_not_exist=False)
+
+    return encode

@@ -5,18 +5,25 @@ Everything runs on random weights as well, where no folder is given.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from bench_measure import Built, Contestant, Work, evenly, fastest, version_of
 from torch import Tensor
 
 PAD = 1
+BATCH_SIZES = (4, 8, 16)  # passages
+QUESTION_BATCH_SIZES = (1, 2, 4)  # blanks
+TRIED = 16  # passages to find the fastest way with
+DROPOUT = 0.1
 
 
 @dataclass
@@ -59,6 +66,17 @@ def rows_of(view: Any, indices: Sequence[int] | None = None) -> list[Row]:
     return rows
 
 
+def dump_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Rows as JSON has them."""
+    return [{each.name: getattr(row, each.name).tolist() for each in fields(row)} for row in rows]
+
+
+def load_rows(rows: Sequence[dict[str, Any]]) -> list[Row]:
+    """The same back."""
+    types = {"distinct": bool}
+    return [Row(**{name: np.array(value, types.get(name, np.int64)) for name, value in row.items()}) for row in rows]
+
+
 def transformers_model(
     name: str, folder: Path | None = None, shape: Any = None, vocabulary_size: int = 50265, dropout: float = 0.1
 ) -> Any:
@@ -77,7 +95,8 @@ def transformers_model(
     model_class = getattr(transformers, name)
     rates = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     if folder is not None:
-        return model_class.from_pretrained(folder, torch_dtype=torch.float32, attn_implementation="sdpa", **rates)
+        dtype = "torch_dtype" if transformers.__version__.startswith("4.") else "dtype"
+        return model_class.from_pretrained(folder, attn_implementation="sdpa", **{dtype: torch.float32}, **rates)
     config = transformers.RobertaConfig(
         vocab_size=vocabulary_size,
         hidden_size=shape.encoder_embed_dim,
@@ -222,3 +241,112 @@ def choose_with_transformers(
             logits = model(tokens, attention_mask=tokens.ne(PAD).long()).logits
         answers[batch] = logits.argmax(dim=1).cpu().numpy()
     return answers
+
+
+def ranking_head(folder: Path) -> dict[str, Tensor]:
+    """The new head of :func:`multiple_choice`, by fairseq's names."""
+    model = _chooser(folder)
+    return {
+        f"{theirs}.{kind}": model.get_parameter(f"{name}.{kind}").detach()
+        for theirs, name in (("dense", "roberta.pooler.dense"), ("out_proj", "classifier"))
+        for kind in ("weight", "bias")
+    }
+
+
+def _chooser(folder: Path) -> Any:
+    torch.manual_seed(1)
+    return transformers_model("RobertaForMultipleChoice", folder).eval()
+
+
+# -- what is measured ------------------------------------------------------------------------------------------------
+
+
+def scoring(job: dict[str, Any]) -> Built:
+    """One forward per passage; the fastest size of batch, and the faster one of autocast and of weights in bfloat16.
+
+    Args:
+        job: ``work`` with ``rows.json`` and ``hf``, ``device``, and ``ways`` if another version found the fastest ones
+    """
+    work, device = Path(job["work"]), job["device"]
+    passages = [load_rows(rows) for rows in json.loads((work / "rows.json").read_text())]
+    full = transformers_model("RobertaForMaskedLM", work / "hf").to(device).eval()
+    half = transformers_model("RobertaForMaskedLM", work / "hf").to(device, torch.bfloat16).eval()
+    models = {"float32": (full, False), "autocast": (full, True), "bfloat16": (half, False)}
+    middle = (len(passages) - TRIED) // 2
+    tried = passages[max(middle, 0) : max(middle, 0) + TRIED]  # neighbours, so with as little padding as ever
+
+    def take(way: str, batch_size: int, size: int) -> Work:
+        model, bf16 = models[way]
+        rows = [row for passage in evenly(passages, size) for row in passage]
+        run = partial(score_with_transformers, model, rows, batch_size, device, bf16)
+        return Work(run, sum(len(row.blanks) for row in rows))
+
+    built = Built({}, {"version": f"transformers {version_of('transformers')}", "ways": {}})
+    rows = [row for passage in tried for row in passage]
+    for name, kinds in {"float32": ["float32"], "bfloat16": ["autocast", "bfloat16"]}.items():
+        found: list[tuple[float, str, int]] = []
+        for kind in [job["ways"][name][0]] if "ways" in job else kinds:
+            model, bf16 = models[kind]
+            sizes = [job["ways"][name][1]] if "ways" in job else BATCH_SIZES
+            score_with_transformers(model, rows[: sizes[0]], sizes[0], device, bf16)  # warm
+            trial = partial(score_with_transformers, model, rows, device=device, bf16=bf16)
+            seconds, size = fastest(sizes, lambda size, trial=trial: trial(batch_size=size), device)
+            found.append((seconds, kind, size))
+        seconds, *best = min(found)
+        built.facts["ways"][name] = best
+        built.contestants[name] = Contestant(partial(take, *best), "passages", seconds / len(tried))
+    return built
+
+
+def training(job: dict[str, Any]) -> Built:
+    """``RobertaForMaskedLM`` with torch's fused AdamW, on our batches (``batches.json``)."""
+    work, device = Path(job["work"]), job["device"]
+    batches = [load_rows(batch) for batch in json.loads((work / "batches.json").read_text())]
+    built = Built({}, {"version": f"transformers {version_of('transformers')}"})
+    for name in ("float32", "bfloat16"):
+        model = transformers_model("RobertaForMaskedLM", work / "hf", dropout=DROPOUT).to(device).train()
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=1e-5, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01, fused=True
+        )
+        take = partial(_steps, model, optimizer, batches, device, name == "bfloat16")
+        built.contestants[name] = Contestant.warmed(take, "batches", 1, device, runs=1)
+    return built
+
+
+def _steps(
+    model: Any, optimizer: torch.optim.Optimizer, batches: list[list[Row]], device: str, bf16: bool, size: int
+) -> Work:
+    chosen = evenly(batches, size)
+
+    def step() -> None:
+        for batch in chosen:
+            train_step_with_transformers(model, optimizer, batch, device, bf16)
+
+    return Work(step, sum(len(row.tokens) for batch in chosen for row in batch))
+
+
+def multiple_choice(job: dict[str, Any]) -> Built:
+    """``RobertaForMultipleChoice`` on the texts with each candidate filled in; the fastest size of batch."""
+    from transformers import AutoTokenizer
+
+    work, device = Path(job["work"]), job["device"]
+    tokenizer, longest = AutoTokenizer.from_pretrained(work / "hf"), job["architecture"]["max_positions"]
+    questions = [
+        [np.array(row) for row in tokenizer(filled(**each), truncation=True, max_length=longest)["input_ids"]]
+        for each in json.loads((work / "questions.json").read_text())
+    ]
+    model = _chooser(work / "hf").to(device)
+    first = min(4, len(questions))
+
+    def take(size: int, batch_size: int) -> Work:
+        return Work(partial(choose_with_transformers, model, evenly(questions, size), batch_size, device), size)
+
+    take(1, 1).run()
+    seconds, size = fastest(QUESTION_BATCH_SIZES, lambda size: take(first, size).run(), device)
+    facts = {"version": f"transformers {version_of('transformers')}", "batch_size": size}
+    return Built({"float32": Contestant(partial(take, batch_size=size), "blanks", seconds / first)}, facts)
+
+
+def filled(before: str, after: str, fills: Sequence[str], **_: Any) -> list[str]:
+    """A passage with each candidate of a blank filled in."""
+    return [" ".join(f"{before}{fill}{after}".split()) for fill in fills]
