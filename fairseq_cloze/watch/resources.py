@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ..files import PathLike
 from ..processes import cores
-from ..ranking.resources import Resources
+from ..ranking.resources import Resources, check_device
 from ..runs.lock import RunState, run_record, run_state
 
 
@@ -16,7 +16,12 @@ def prepare_torch(resources: Resources, save_dir: PathLike) -> tuple[Resources, 
 
     Returns:
         the same with a device, and what scoring uses, in words
+
+    Raises:
+        ClozeError: there is no such device
     """
+    if resources.device is not None:
+        check_device(resources.device)
     device, why = choose_device(resources.device, save_dir)
     if device == "cpu" and "torch" not in sys.modules:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from fairseq_cloze.cli.train import command as train_command
@@ -60,7 +61,12 @@ def test_it_is_the_line_by_hand(tmp_path: Path, pretrained: Path) -> None:
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert (result["split"], result["n_blanks"]) == ("test", 98)
     before, after = f"{result['pretrained']:10.2f}", f"{result['mean']:10.2f}"
-    *_, title, chance, zero_shot, tuned, difference, checkpoint, page = ran.text.splitlines()
+    lines = ran.text.splitlines()
+    steps = [line.split(", ")[0] for line in lines[lines.index("the log of fairseq-train: out/train.log") :]][1:-7]
+    assert steps[0] == "update 1 of 9" and steps[-1] == "update 9 of 9"
+    assert {each.split(" ")[0] for each in steps} == {"update"}  # not a word of fairseq's own
+    assert '"valid" subset' in (tmp_path / "out" / "train.log").read_text()
+    *_, title, chance, zero_shot, tuned, difference, checkpoint, page = lines
     assert title == "test, 98 blanks                   accuracy %   95% interval"
     assert chance == f"{'chance':34}     25.00"
     assert zero_shot.startswith(f"{'pretrained':34}{before}   ")
@@ -96,7 +102,10 @@ def test_exit_statuses_pass(tmp_path: Path, pretrained: Path, data_bin: Path) ->
     """What fairseq-train says with its own; then nothing is judged."""
     words = ("fairseq-cloze", "train", data_bin, "--pretrained", pretrained, "--out", "out")
     ran = run(*words, "--lr", "1e-9", "--chance-patience", "20", "--stop-at-chance", cwd=tmp_path, code=4)
-    assert "--stop-at-chance asks for" in ran.text and not (tmp_path / "out" / "result.json").exists()
+    assert "WARNING | fairseq_cloze.plugin" in ran.text and "are at chance: accuracy is" in ran.text
+    assert "  1. " in ran.text and "--stop-at-chance asks for" in ran.text
+    assert ran.text.endswith("fairseq-train has ended with status 4; its log is out/train.log\n")
+    assert not (tmp_path / "out" / "result.json").exists()
     run(*words, "--no-such-option", cwd=tmp_path, code=2)
 
 
@@ -136,9 +145,16 @@ def test_what_does_not_go_together(tmp_path: Path) -> None:
     for words, message in (
         (("--seeds", "2", "--seed", "3"), "--seeds and --seed: expected one of them"),
         (("--save-dir", "x"), "--save-dir: checkpoints lie in --out; leave it out, or take fairseq-train itself"),
+        (
+            ("--watch", "cuda:77"),
+            f"device cuda:77 cannot be used (there are {torch.cuda.device_count()} CUDA devices); take cpu, cuda, or "
+            "cuda:N",
+        ),
         (("--against", tmp_path / "nix"), f"{tmp_path}/nix: no such prediction file; check the path"),
     ):
         assert said(PASSAGES, "--pretrained", "w", "--out", out, *words) == (1, message)
+    code, message = said(PASSAGES, "--pretrained", "w", "--out", out, "--watch", "nowhere")
+    assert code == 1 and message.startswith("device nowhere cannot be used (")
     assert not out.exists()
 
 
