@@ -4,6 +4,8 @@ from typing import Any
 
 import click
 
+from .options import preparing_options
+
 
 class _Train(click.Command):
     """Shows the options that go through as well."""
@@ -35,6 +37,7 @@ class _Train(click.Command):
 @click.option("--out", required=True, metavar="DIR", help="Folder for all that is made.")
 @click.option("--valid", multiple=True, metavar="PATH", help="Passages to validate on.")
 @click.option("--test", multiple=True, metavar="PATH", help="Passages to judge the result by.")
+@preparing_options
 @click.option("--epochs", metavar="N", type=click.FloatRange(min=0, min_open=True), default=3.0, show_default=True,
               help="How often to train on each passage.")  # fmt: skip
 @click.option("--watch", metavar="DEVICE",

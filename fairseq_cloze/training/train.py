@@ -5,8 +5,9 @@ The same call goes on where it was interrupted.
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import ClozeError, printable
 from ..files import PathLike, alone_in, write_text
@@ -49,6 +50,7 @@ def train(
     seeds: int | None = None,
     against: PathLike | None = None,
     options: Sequence[str] = (),
+    preparing: Mapping[str, Any] | None = None,
     tell: Tell = print,
 ) -> Outcome | None:
     """Fine-tune weights on passages with ``fairseq-train``.
@@ -62,6 +64,7 @@ def train(
         seeds: train as often, with seeds 1, 2 ..., each into a folder of its own
         against: folder of another training, or a prediction file, to compare with
         options: for ``fairseq-train``; they stand in place of what is decided here
+        preparing: how passages are encoded, arguments of :func:`fairseq_cloze.data.prepare.prepare` by name
         tell: takes a line for people
 
     Returns:
@@ -78,7 +81,7 @@ def train(
     if watch is not None:
         check_device(watch)
     others = prediction_files(against) if against is not None else []
-    inputs, folder = read_inputs(data, pretrained, valid, test), Path(out)
+    inputs, folder = read_inputs(data, pretrained, valid, test, preparing), Path(out)
 
     def say(line: str) -> None:
         tell(printable(line))

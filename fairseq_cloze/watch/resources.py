@@ -20,8 +20,6 @@ def prepare_torch(resources: Resources, save_dir: PathLike) -> tuple[Resources, 
     Raises:
         ClozeError: there is no such device
     """
-    if resources.device is not None:
-        check_device(resources.device)
     device, why = choose_device(resources.device, save_dir)
     if device == "cpu" and "torch" not in sys.modules:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -29,6 +27,8 @@ def prepare_torch(resources: Resources, save_dir: PathLike) -> tuple[Resources, 
 
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif device != "cpu":
+        check_device(device)
     if device != "cpu":
         return replace(resources, device=device), device
     if "OMP_NUM_THREADS" not in os.environ and run_state(save_dir) is not RunState.ENDED:

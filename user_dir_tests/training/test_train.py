@@ -11,11 +11,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from fairseq_cloze.cli.prepare import command as prepare_command
 from fairseq_cloze.cli.train import command as train_command
+from fairseq_cloze.data.encoding import EncodingOptions
 from fairseq_cloze.data.prepare import prepare
 from fairseq_cloze.errors import ClozeError
 from fairseq_cloze.files import alone_in
 from fairseq_cloze.training.facts import gather_facts
+from fairseq_cloze.training.inputs import make_materials, read_inputs
 from fairseq_cloze.training.known_options import known_options
 from fairseq_cloze.training.plan import Device, Given, make_plan
 from fairseq_cloze.training.train import _fitting, train
@@ -182,6 +185,26 @@ def test_a_watch_without_anything_to_score(tmp_path: Path, pretrained: Path) -> 
     assert str(error.value) == (
         "--watch: there are no answers in a split 'valid' to score; give --valid, or leave it out"
     )
+
+
+def test_what_prepare_can_train_can() -> None:
+    """In one place, so that neither is forgotten."""
+    prepare_has, train_has = (
+        {name for each in one.params for name in each.opts} for one in (prepare_command, train_command)
+    )
+    assert prepare_has - train_has == {"--train", "--overwrite"}
+
+
+def test_passages_are_prepared_as_was_said(tmp_path: Path, pretrained: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"article": "Ein [B] .", "options": [["Haus", "Hut"]], "answers": ["A"]}\n{}\n')
+    said: list[str] = []
+    options = EncodingOptions("none", True, "fr")
+    how = {"options": options, "blank": r"\[B\]", "on_error": "skip", "workers": 1}
+    inputs = read_inputs(tmp_path / "p.jsonl", str(pretrained), preparing=how)
+    data_bin, _ = make_materials(inputs, tmp_path / "out", said.append)
+    manifest = json.loads((data_bin / "manifest.json").read_text())
+    assert manifest["encoding"] == options.to_dict() and manifest["splits"]["train"]["skipped"] == 1
+    assert said[:2] == ["preparing passages", "train: 2 passages, 1 blanks, 1 skipped"]
 
 
 def test_help_shows_every_group() -> None:
