@@ -100,7 +100,7 @@ class Progress:
     def end(self, status: int) -> None:
         """The training has ended: show what is left, and what a failure may come from."""
         self.look(_SPEND_AT_END)
-        if self._bar.disable and self._told[1] < self._done():
+        if self._bar.disable and self._begun is not None and self._told[1] < self._done():
             self._tell(self.text())
         if status not in (0, Exit.REQUEUE):
             for line in [] if self._shown else self._last_lines():

@@ -160,8 +160,10 @@ def test_what_a_failure_says(training: Training, tmp_path: Path) -> None:
         again.log(lines[0], "Error: no such file")
         again.progress.end(1)
         assert again.said == ["Error: no such file", last]
+    again.tell("started", update=0)
+    again.tell("update", update=9, loss=1.0)
     third = Training(tmp_path)
-    with third.progress:
+    with third.progress:  # which never began: figures of before are none of it
         third.log(lines[0])
         third.progress.end(1)
         assert third.said == [lines[0], last]
