@@ -37,6 +37,14 @@ def _to_stderr(line: str) -> None:
     sys.stderr.flush()
 
 
+def _is_terminal() -> bool:
+    """Whether a line can be drawn again on standard error; a terminal that does not know its size shows no bar."""
+    try:
+        return sys.stderr.isatty() and all(os.get_terminal_size(sys.stderr.fileno()))
+    except (OSError, ValueError):  # it is no file at all
+        return False
+
+
 class Progress:
     """Follows a training into a save-dir, of so many updates, by its events and its log.
 
@@ -75,7 +83,8 @@ class Progress:
         from tqdm import tqdm
 
         form = "{percentage:3.0f}%|{bar}| {desc}"
-        self._bar = tqdm(total=self._updates, desc="starting", disable=None, dynamic_ncols=True, bar_format=form)
+        quiet = not _is_terminal()
+        self._bar = tqdm(total=self._updates, desc="starting", disable=quiet, dynamic_ncols=True, bar_format=form)
         return self
 
     def __exit__(self, *_: object) -> None:

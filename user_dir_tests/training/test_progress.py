@@ -178,6 +178,19 @@ def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:
     assert str(error.value) == f"{tmp_path}/{LOG}: cannot be written (Is a directory); choose another file"
 
 
+def test_a_terminal_without_a_size_gets_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of ``script`` and of containers; tqdm would show nothing there."""
+    outer, inner = pty.openpty()
+    with os.fdopen(inner, "w") as screen, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", screen)
+        it = Training(tmp_path)
+        with it.progress:
+            it.tell("started", update=0)
+            it.tell("validation", update=0, subset="valid", loss=1.2, accuracy=51.25)
+            assert it.look() == ["update 0 of 40, valid 51.25% (best)"]
+    os.close(outer)
+
+
 def test_on_a_terminal_it_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which is drawn again; warnings stand above it."""
     outer, inner = pty.openpty()
