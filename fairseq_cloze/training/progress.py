@@ -136,9 +136,9 @@ class Progress:
         return max((points[-1].update for points in lists if points), default=0)
 
     def _seconds_left(self) -> float | None:
-        """At the pace since it began."""
+        """At the pace since it began; ``None`` where that is not known, and at the end."""
         (begin, first), (at, last) = self._begun or (0.0, 0), self._last
-        if last <= first or at <= begin:
+        if last <= first or at <= begin or last >= self._updates:
             return None
         pace = (at - begin) / (last - first)
         return max(0.0, pace * (self._updates - last) - (time.monotonic() - at))
@@ -162,7 +162,8 @@ class Progress:
             return
         if not self._bar.disable:
             self._bar.n = min(self._done(), self._updates)
-            self._bar.set_description_str(self.text())  # which draws it
+            if (text := self.text()) != self._bar.desc:
+                self._bar.set_description_str(text)  # which draws it
             return
         validations, now = len(self._history.validations.get(_SUBSET, [])), time.monotonic()
         due = self._done() > self._told[1] and now - self._told[2] >= EVERY

@@ -150,8 +150,9 @@ def _fitting(plan: Plan, device: Device, wanted: int, path: Path, say: Tell) -> 
 
 def _train(plan: Plan, watch: str | None, say: Tell) -> None:
     claim_save_dir(plan.save_dir)
-    with Progress(plan.save_dir, plan.updates) as progress:
-        say(f"the log of fairseq-train: {progress.log}")
+    progress = Progress(plan.save_dir, plan.updates)
+    say(f"the log of fairseq-train: {progress.log}")
+    with progress:
         with watching(plan.save_dir, plan.data_bin, watch, progress) as watcher:
             status = run_training(plan.command, progress)
             progress.end(status)

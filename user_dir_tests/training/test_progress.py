@@ -78,7 +78,7 @@ def test_a_line_a_minute_and_for_every_validation(training: Training) -> None:
     training.said.clear()
     training.progress.end(0)
     assert training.said == []
-    assert training.progress.text() == "update 40 of 40, 0:00:00 left, loss 0.500, valid 50.50% (best 51.25%)"
+    assert training.progress.text() == "update 40 of 40, loss 0.500, valid 50.50% (best 51.25%)"
 
 
 def test_the_last_figures_are_said_at_the_end(training: Training) -> None:
