@@ -99,8 +99,8 @@ class Progress:
                 self._show(line)
             for event in self._events.read(seconds):
                 self._history.add(event)
-                if event["type"] in ("started", "resumed"):
-                    self._begun = self._last = time.monotonic(), self._done()
+                if event["type"] in ("started", "resumed") and isinstance(event.get("update"), int):
+                    self._begun = self._last = time.monotonic(), event["update"]
             self._read_scores()
         if self._begun is not None and self._done() > self._last[1]:
             self._last = time.monotonic(), self._done()
@@ -133,7 +133,7 @@ class Progress:
     def _done(self) -> int:
         history = self._history
         lists = (history.updates, history.epochs, *history.validations.values())
-        return max((points[-1].update for points in lists if points), default=0)
+        return max([self._last[1], *(points[-1].update for points in lists if points)])
 
     def _seconds_left(self) -> float | None:
         """At the pace since it began; ``None`` where that is not known, and at the end."""

@@ -101,11 +101,11 @@ def test_a_training_that_goes_on(training: Training, tmp_path: Path) -> None:
     again.seconds = training.seconds
     training.look()
     with again.progress:
-        again.tell("resumed", update=20)
-        assert again.look() == ["update 20 of 40, loss 1.000, valid 50.00% (best 60.00%)"]
+        again.tell("resumed", update=22)
+        assert again.look() == ["update 22 of 40, loss 1.000, valid 50.00% (best 60.00%)"]
         training.seconds += 60
-        again.tell("update", update=26, loss=0.9)
-        assert again.look() == ["update 26 of 40, 0:02:20 left, loss 0.900, valid 50.00% (best 60.00%)"]
+        again.tell("update", update=28, loss=0.9)
+        assert again.look() == ["update 28 of 40, 0:02:00 left, loss 0.900, valid 50.00% (best 60.00%)"]
 
 
 def test_scores_of_a_watch(training: Training) -> None:
