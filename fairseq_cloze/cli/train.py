@@ -37,13 +37,13 @@ class _Train(click.Command):
 @click.option("--out", required=True, metavar="DIR", help="Folder for all that is made.")
 @click.option("--valid", multiple=True, metavar="PATH", help="Passages to validate on.")
 @click.option("--test", multiple=True, metavar="PATH", help="Passages to judge the result by.")
-@preparing_options
 @click.option("--epochs", metavar="N", type=click.FloatRange(min=0, min_open=True), default=3.0, show_default=True,
               help="How often to train on each passage.")  # fmt: skip
 @click.option("--watch", metavar="DEVICE",
               help="Score every checkpoint beside the training, on this device, such as cpu or cuda:1.")  # fmt: skip
 @click.option("--seeds", type=click.IntRange(min=1), metavar="N", help="Train with seeds 1 to N; mean and spread.")
 @click.option("--against", metavar="RUN", help="Compare with another --out folder, or with a prediction file.")
+@preparing_options
 def command(data: str, arguments: tuple[str, ...], **chosen: Any) -> None:
     """Fine-tune weights with settings that suit data, model and device; table and report at the end.
 
