@@ -94,6 +94,22 @@ def special_kind(path: PathLike) -> str | None:
         return None
 
 
+#: What stands in place of a file where git lfs is not installed: how it begins, what it is, and what to do.
+POINTER = b"version https://git-lfs.github.com/"
+POINTER_IS = "a pointer of git lfs, not the file itself; run 'git lfs pull' in its folder, or download it"
+
+
+def is_pointer(path: PathLike) -> bool:
+    """Whether a file is what git leaves where git lfs is not installed; a pipe or a device is not opened."""
+    if special_kind(path):
+        return False
+    try:
+        with open_regular(path) as file:
+            return file.read(len(POINTER)) == POINTER
+    except OSError:  # which whoever reads it names
+        return False
+
+
 def open_regular(path: PathLike) -> BufferedReader:
     """Open a file to read; a pipe or a device is not waited for.
 

@@ -4,6 +4,8 @@ import json
 import math
 from typing import Any
 
+from .files import POINTER, POINTER_IS
+
 #: Of whole numbers; Python converts no more than some thousand, and nothing here needs more than twenty.
 _DIGITS = 1000
 
@@ -43,6 +45,8 @@ def parse_json(content: bytes | str) -> Any:
     except json.JSONDecodeError as error:
         if isinstance(content, bytes) and content.startswith(_UTF_16):
             raise NotJson("expected UTF-8 text, found UTF-16; save the file as UTF-8") from error
+        if error.doc.startswith(POINTER.decode()):
+            raise NotJson(f"expected JSON, found {POINTER_IS}") from error
         where = f"line {error.lineno}, column {error.colno}"
         raise NotJson(f"expected JSON, found a mistake in {where} ({error.msg})", error.doc[error.pos :]) from error
     except RecursionError as error:

@@ -7,6 +7,7 @@ import importlib
 import json
 import shutil
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from fairseq_cloze import register
 
-from .support.commands import BIN, PASSAGES, ROOT, run, start, warm_path
+from .support.commands import BIN, PASSAGES, ROOT, Ran, run, start, warm_path
 
 #: What the virtual environment gets unless another one is asked for.
 TORCH = "2.13.0"
@@ -139,21 +140,24 @@ def test_the_whole_round_told_to_stop_and_started_again(tmp_path: Path, pretrain
     env.update(TRAIN=str(PASSAGES / "train"), VALID=str(PASSAGES / "valid"))
     command = ("bash", ROOT / "scripts" / "log.sh", "bash", ROOT / "scripts" / "finetune.sh", "--max-tokens", "1024")
     process = start(*command, cwd=tmp_path, env=env, start_new_session=True)
-    assert process.stdout is not None
-    text = ""
-    for line in process.stdout:
-        text += line
-        if '"num_updates": "40"' in line:  # far from 32, where the epoch ends: it is saved again there, once validated
-            process.send_signal(signal.SIGUSR1)  # which log.sh passes on to all that it has started
-    assert process.wait() == 75, text
-    checkpoints = tmp_path / "out" / "checkpoints"
+    log, checkpoints = tmp_path / "out" / "train.log", tmp_path / "out" / "checkpoints"
+    while process.poll() is None and not (log.exists() and '"num_updates": "40"' in log.read_text()):
+        time.sleep(0.05)
+    # far from 32, where the epoch ends: it is saved again there, once validated
+    process.send_signal(signal.SIGUSR1)  # which log.sh passes on to all that it has started
+    text, _ = process.communicate()
+    assert process.returncode == 75, text
     stopped = int(next(line for line in text.splitlines() if line.startswith("Stopped after update ")).split()[3][:-1])
     assert 30 <= stopped < 60
 
     ran = run(*command, cwd=tmp_path, env=env)
-    assert f"resuming from {Path('out') / 'checkpoints' / 'checkpoint_last.pt'}" in ran.text
-    updates = [row["num_updates"] for row in ran.metrics("train_inner")]
+    words = Ran(0, log.read_text().partition("Stopped after update ")[2])
+    assert f"resuming from {Path('out') / 'checkpoints' / 'checkpoint_last.pt'}" in words.text
+    updates = [row["num_updates"] for row in words.metrics("train_inner")]
     assert min(updates) > stopped and max(updates) == 60
+    assert " | INFO | " not in text + ran.text
+    assert f"\nupdate {stopped} of 60, " in ran.text and "\nupdate 60 of 60, " in ran.text
+    assert ran.text.count("the log of fairseq-train: out/train.log\n") == 1
     rows = [json.loads(line) for line in (checkpoints / "validation.jsonl").read_text().splitlines()]
     scored: dict[int, Any] = {row["updates"]: row for row in rows}
     assert len(scored) == len(rows), "a checkpoint was scored twice"

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ..passages.choices import LANGUAGES, TEXT_NORMS
 from ..ranking.resources import Resources
 from ..views.settings import OTHER_BLANKS, SCORERS, VIEWS, PartialSettings
 
@@ -56,6 +57,17 @@ on_error_option = click.option(
 blank_option = click.option(
     "--blank", metavar="REGEX",
     help=r"What stands for a blank, such as '\[MASK\]' or '_+\(\d+\)_+'.  [default: a run of underscores]")
+_PREPARING = (
+    click.option("--text-norm", type=click.Choice(TEXT_NORMS), default="standard", show_default=True,
+                 help="Normalise white space and the space before punctuation, or keep the text as it is."),
+    click.option("--sentence-case", is_flag=True, help="Capitalise the options of blanks that open a sentence."),
+    click.option("--language", type=click.Choice(LANGUAGES), default="en", show_default=True,
+                 help="Whose spaces and ends of sentences the text has; en also for other languages that have those of "
+                 "English."),
+    blank_option,
+    on_error_option,
+    click.option("--workers", type=click.IntRange(min=1), help="Processes that encode.  [default: one per core]"),
+)
 json_option = click.option(
     "--json", "json_path", metavar="OUT", help="File to write the result to as JSON; - for stdout.")
 split_option = click.option("--split", default="valid", show_default=True, help="Split of the data-bin.")
@@ -99,6 +111,23 @@ def _gathered(name: str, kind: type[Any], options: Sequence[Decorator]) -> Decor
         return decorated
 
     return decorate
+
+
+def preparing_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """How passages are encoded; the function gets ``preparing``, arguments of ``prepare`` by name."""
+
+    @wraps(function)
+    def command(*, text_norm: str, sentence_case: bool, language: str, **chosen: Any) -> Any:
+        from ..data.encoding import EncodingOptions
+
+        options = EncodingOptions(text_norm, sentence_case, language)
+        others = {name: chosen.pop(name) for name in ("blank", "on_error", "workers")}
+        return function(preparing={"options": options, **others}, **chosen)
+
+    decorated: Callable[..., Any] = command
+    for option in reversed(_PREPARING):
+        decorated = option(decorated)
+    return decorated
 
 
 def resource_options(default_device: str) -> Decorator:

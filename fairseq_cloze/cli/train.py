@@ -4,6 +4,8 @@ from typing import Any
 
 import click
 
+from .options import preparing_options
+
 
 class _Train(click.Command):
     """Shows the options that go through as well."""
@@ -41,6 +43,7 @@ class _Train(click.Command):
               help="Score every checkpoint beside the training, on this device, such as cpu or cuda:1.")  # fmt: skip
 @click.option("--seeds", type=click.IntRange(min=1), metavar="N", help="Train with seeds 1 to N; mean and spread.")
 @click.option("--against", metavar="RUN", help="Compare with another --out folder, or with a prediction file.")
+@preparing_options
 def command(data: str, arguments: tuple[str, ...], **chosen: Any) -> None:
     """Fine-tune weights with settings that suit data, model and device; table and report at the end.
 

@@ -1,7 +1,8 @@
 """Mail that arrives once, or waits: every message is spooled, sent, and then removed."""
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -140,9 +141,34 @@ class Mailer:
         return outcome
 
 
+class _Keeper(Mailer):
+    """Sends nothing: names what waits, as it lacks something."""
+
+    def __init__(self, noun: str, spool: Path, lacks: str) -> None:
+        self.noun, self.spool, self._lacks = noun, spool, lacks
+
+    def deliver(self, letter: Letter, limit: float) -> Outcome:
+        return Outcome(trouble=f"it waits for {self._lacks}")
+
+
+def flush_by(make: Callable[[], Mailer], noun: str, spool: Path, lacks: str) -> Flushed | None:
+    """Send what waits in a folder; None where nothing waits, and then no mailer is made.
+
+    Where none can be made, as it *lacks* something, all stays and is named.
+    """
+    if not waiting(spool):
+        return None
+    try:
+        mailer = make()
+    except MailError as error:
+        kept = _Keeper(noun, spool, lacks).flush()
+        return replace(kept, problems=[str(error), *kept.problems])
+    return mailer.flush()
+
+
 def flush() -> Flushed | None:
     """Send what waits, with the user's own settings; None where nothing waits, and then none are needed."""
-    return Mailer().flush() if waiting(state_path()) else None
+    return flush_by(Mailer, Mailer.noun, state_path(), "settings")
 
 
 def send_test(settings: MailSettings | None = None) -> str:

@@ -20,10 +20,9 @@ from urllib.parse import unquote
 from ..files import PathLike
 from ..secrecy import HIDDEN, SERVICES_VARIABLE, hide_secrets
 from .delivery import Outcome
-from .mailer import Flushed, Mailer
+from .mailer import Flushed, Mailer, flush_by
 from .message import Letter, Mail, clean, one_line
 from .settings import MailError, MailSettings, state_path
-from .spool import waiting
 
 LIMIT = 30.0  #: seconds that one try may take; apprise itself gives up after four without an answer
 MOST_TEXT = 3000  #: characters of a message; a service may take fewer
@@ -202,7 +201,7 @@ def services_path(environ: Mapping[str, str] = os.environ) -> Path:
 
 def flush() -> Flushed | None:
     """Tell what waits to the services of now; None where nothing waits."""
-    return Messenger(find_services()).flush() if waiting(services_path()) else None
+    return flush_by(lambda: Messenger(find_services()), Messenger.noun, services_path(), "apprise")
 
 
 def send_test() -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import ClozeError, NoBlankError, OneTooHighError, PassageError, UnreadablePassageError, printable
-from ..files import PathLike, check_stdin_once, is_stdin, special_kind
+from ..files import POINTER_IS, PathLike, check_stdin_once, is_pointer, is_stdin, special_kind
 from ..jsontext import NotJson, parse_json
 from .incoming import Incoming
 from .markers import Marker
@@ -226,7 +226,9 @@ def _lines_of(file: Path) -> Iterator[Any]:
 
 
 def open_file(file: Path) -> Any:
-    """Open a file to read its bytes, unpacked."""
+    """Open a file to read its bytes, unpacked; one of :data:`UNREADABLE` where that is not possible."""
+    if is_pointer(file):
+        raise OSError(f"is {POINTER_IS}")
     return _OPENERS.get(file.suffix.lower(), open)(file, "rb")
 
 

@@ -9,7 +9,7 @@ import torch
 
 from ..data.store import Store
 from ..data.vocabulary import Vocabulary
-from ..errors import CheckpointError, ClozeError, first_line
+from ..errors import CheckpointError
 from ..model.masked_lm import MaskedLM
 from ..model.memory import Limit, cannot_split, in_parts
 from ..model.names import HEAD_NAME, HEADS
@@ -20,7 +20,7 @@ from ..views.settings import PartialSettings
 from ..views.view import Item, View, to_device
 from ..weights.checkpoint import Checkpoint
 from . import sharing
-from .resources import Resources
+from .resources import Resources, cannot_use
 from .scores import Scores
 
 #: Most tokens of a batch where neither limit is given, unless one item alone costs more.
@@ -133,5 +133,5 @@ def _open_device(name: str | None) -> torch.device:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ClozeError(f"device {name} cannot be used ({first_line(error)}); take cpu, cuda, or cuda:N") from error
+        raise cannot_use(name, error) from error
     return device

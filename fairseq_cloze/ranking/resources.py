@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from ..errors import ClozeError, first_line
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -15,3 +17,26 @@ class Resources:
 
 
 DEFAULT_RESOURCES = Resources()
+
+
+def check_device(name: str) -> None:
+    """Make sure, before long work, that there is a device of that name; none of a GPU's memory is taken.
+
+    Raises:
+        ClozeError: there is none
+    """
+    import torch
+
+    try:
+        device = torch.device(name)
+        if device.type != "cuda":
+            torch.empty(1, device=device)
+        elif (device.index or 0) >= (count := torch.cuda.device_count()):
+            raise RuntimeError(f"there are {count} CUDA devices")
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise cannot_use(name, error) from error
+
+
+def cannot_use(name: str | None, error: Exception) -> ClozeError:
+    """The error of a device that is not there, or cannot be used."""
+    return ClozeError(f"device {name} cannot be used ({first_line(error)}); take cpu, cuda, or cuda:N")

@@ -25,8 +25,8 @@ from .terminal import without_controls
 
 # "2026-11-24 03:12:00 | INFO | train_inner | TEXT" and, of hydra, "[2026-11-24 03:12:00,123][train_inner][INFO] - TEXT"
 _PREFIX = re.compile(
-    r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \| [A-Z]+ \| (?P<name>[^|]+) \| "
-    r"|\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+\]\[(?P<name2>[^\]]+)\]\[[A-Z]+\] - "
+    r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \| (?P<level>[A-Z]+) \| (?P<name>[^|]+) \| "
+    r"|\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+\]\[(?P<name2>[^\]]+)\]\[(?P<level2>[A-Z]+)\] - "
 )
 _LONGEST_LABEL = 200  # characters before the prefix: "[default0]:", "0: ", a time, a host, a process
 _NO_LABEL = re.compile(r"['\"{}]")  # a line that quotes such a line
@@ -92,12 +92,23 @@ def read_line(line: bytes, history: History) -> str | None:
     return None
 
 
-def _split(line: str) -> tuple[str | None, str]:
-    """Who logged a line, as far as it says so, and what."""
+def level_of(line: str) -> str | None:
+    """How a line was logged, such as ``INFO``; ``None`` where it does not say so."""
+    match = _prefix(line)
+    return None if match is None else match["level"] or match["level2"]
+
+
+def _prefix(line: str) -> re.Match[str] | None:
     match = _PREFIX.search(line)
     if match is None or match.start() > _LONGEST_LABEL or _NO_LABEL.search(line, 0, match.start()):
-        return None, line
-    return (match["name"] or match["name2"]).strip(), line[match.end() :]
+        return None
+    return match
+
+
+def _split(line: str) -> tuple[str | None, str]:
+    """Who logged a line, as far as it says so, and what."""
+    match = _prefix(line)
+    return (None, line) if match is None else ((match["name"] or match["name2"]).strip(), line[match.end() :])
 
 
 def _read_figures(line: str, history: History) -> str | None:

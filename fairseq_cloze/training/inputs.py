@@ -6,10 +6,13 @@ What is made belongs to the content of the inputs, not to their names: a folder 
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 from ..data.databin import MANIFEST, is_data_bin
+from ..data.encoding import DEFAULT_ENCODING
 from ..data.prepare import prepare
 from ..errors import ClozeError, printable
 from ..files import PathLike, open_regular, write_text
@@ -31,6 +34,7 @@ class Inputs:
     pretrained: str  #: file or folder of weights, or a name of the Hugging Face hub
     data_bin: Path | None = None
     passages: Mapping[str, Sequence[Path]] | None = None  #: by split, where there is no data-bin yet
+    preparing: Mapping[str, Any] = field(default_factory=dict)  #: how to prepare them, arguments of ``prepare`` by name
 
     def digests(self) -> dict[str, str]:
         """SHA-256 by name."""
@@ -38,19 +42,30 @@ class Inputs:
             parts: dict[str, Sequence[PathLike]] = {"data-bin": [self.data_bin / MANIFEST]}  # which has all digests
         else:
             parts = {f"--{split}" if split != "train" else "passages": paths for split, paths in self._splits()}
-        return {name: _digest(paths) for name, paths in {**parts, "--pretrained": [self.pretrained]}.items()}
+        digests = {name: _digest(paths) for name, paths in {**parts, "--pretrained": [self.pretrained]}.items()}
+        for name, value in _chosen(self.preparing).items():
+            if name not in ("--workers", "--on-error"):  # what is made is the same with them
+                digests[name] = hashlib.sha256(str(value).encode(errors="surrogateescape")).hexdigest()
+        return digests
 
     def _splits(self) -> list[tuple[str, Sequence[Path]]]:
         return list((self.passages or {}).items())
 
 
-def read_inputs(data: PathLike, pretrained: str, valid: Sequence[str] = (), test: Sequence[str] = ()) -> Inputs:
+def read_inputs(
+    data: PathLike,
+    pretrained: str,
+    valid: Sequence[str] = (),
+    test: Sequence[str] = (),
+    preparing: Mapping[str, Any] | None = None,
+) -> Inputs:
     """Look at what was given.
 
     Args:
         data: a data-bin; a folder with passages in ``train``, ``valid``, ``test``; or passages to train on
         pretrained: see :class:`Inputs`
         valid, test: passages of these splits, also in place of those in *data*
+        preparing: how passages are encoded, arguments of :func:`fairseq_cloze.data.prepare.prepare` by name
 
     Raises:
         ClozeError: something is not there, or does not go together
@@ -61,6 +76,8 @@ def read_inputs(data: PathLike, pretrained: str, valid: Sequence[str] = (), test
     if is_data_bin(path):
         if valid or test:
             raise ClozeError(f"{data}: a data-bin has its own splits; leave out --valid and --test, or give passages")
+        if chosen := _chosen(preparing or {}):
+            raise ClozeError(f"{data}: a data-bin is prepared already; leave out {', '.join(chosen)}, or give passages")
         return Inputs(pretrained, data_bin=path)
     given = {split: list(map(Path, paths)) for split, paths in (("valid", valid), ("test", test)) if paths}
     found = {split: _entries(path, names) for split, names in _SPLITS.items()} if path.is_dir() else {}
@@ -77,7 +94,18 @@ def read_inputs(data: PathLike, pretrained: str, valid: Sequence[str] = (), test
         for each in paths:
             if not os.path.exists(each):
                 raise ClozeError(f"--{split}: {each}: no such file or folder; check the path")
-    return Inputs(pretrained, passages={split: paths for split, paths in passages.items() if paths})
+    return Inputs(pretrained, None, {split: paths for split, paths in passages.items() if paths}, preparing or {})
+
+
+def _chosen(preparing: Mapping[str, Any]) -> dict[str, Any]:
+    """What differs from what ``prepare`` does without, by its option on the command line."""
+
+    def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {**values, **asdict(values.get("options", DEFAULT_ENCODING))}
+
+    usual = flat({name: signature(prepare).parameters[name].default for name in preparing})
+    found = {name: value for name, value in flat(preparing).items() if name != "options" and value != usual[name]}
+    return {f"--{name.replace('_', '-')}": value for name, value in found.items()}
 
 
 def _entries(folder: Path, names: Sequence[str]) -> list[Path]:
@@ -154,7 +182,7 @@ def make_materials(inputs: Inputs, out: Path, tell: Callable[[str], None]) -> tu
     if not is_data_bin(data_bin):
         tell("preparing passages")
         splits = {split: list(paths) for split, paths in (inputs.passages or {}).items()}
-        for report in prepare(splits, weights.parent, data_bin, tell=tell):
+        for report in prepare(splits, weights.parent, data_bin, tell=tell, **inputs.preparing):
             for line in report.lines():
                 tell(line)
     return data_bin, weights

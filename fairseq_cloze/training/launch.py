@@ -14,9 +14,11 @@ from typing import Any, NoReturn
 
 from ..errors import ClozeError, Exit
 from ..runlog.child import Child
-from ..runs.lock import RUN_FILE, RunState, run_state
+from ..runs.lock import LOG_VARIABLE, RUN_FILE, RunState, run_state
+from .progress import Progress
 
 _SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
+_GLANCE = 0.5  # seconds between looks at what is new
 
 
 @contextmanager
@@ -47,19 +49,30 @@ def _end_to_go_on() -> NoReturn:
     raise SystemExit(Exit.REQUEUE)
 
 
-def run_training(command: Sequence[str]) -> int:
-    """Run a command of fairseq to its end, with the signals that this process gets; returns its exit status."""
+def run_training(command: Sequence[str], progress: Progress) -> int:
+    """Run a command of fairseq to its end, with the signals that this process gets; returns its exit status.
+
+    What it prints goes straight into the log, which is complete whatever becomes of this process.
+    """
     beside = Path(sys.executable).with_name(command[0])
     program = str(beside) if beside.exists() else command[0]
     if shutil.which(program) is None:
         raise ClozeError(f"{program}: not found beside {sys.executable} nor on PATH; install fairseq there")
     child = Child()
     sys.stdout.flush()
+    environ = {
+        "PYTHONWARNINGS": "ignore",
+        "PYTHONUNBUFFERED": "1",
+        **os.environ,
+        LOG_VARIABLE: str(progress.log.absolute()),
+    }
     with child.signals():
-        problem = child.start([program, *command[1:]], {"PYTHONWARNINGS": "ignore", **os.environ}, [])
+        into_log = [(os.POSIX_SPAWN_DUP2, progress.log_fd, number) for number in (1, 2)]
+        problem = child.start([program, *command[1:]], environ, into_log)
         while not child.has_ended():
-            if select.select([child.wake], [], [], 1.0)[0]:
+            if select.select([child.wake], [], [], _GLANCE)[0]:
                 os.read(child.wake, 4096)
+            progress.look()
     if problem:
         raise ClozeError(problem)
     if not child.status and {number.name for number in _SIGNALS} & set(child.forwarded):
@@ -67,18 +80,35 @@ def run_training(command: Sequence[str]) -> int:
     return child.status
 
 
-@contextmanager
-def watching(save_dir: Path, data_bin: Path, device: str | None) -> Iterator[subprocess.Popen[bytes] | None]:
-    """A watch of a save-dir in a process of its own while the training runs; none where *device* is ``None``.
+def wait_for(watch: subprocess.Popen[bytes], progress: Progress) -> int:
+    """Wait until a watch has scored the last checkpoint; returns its exit status."""
+    while True:
+        try:
+            return watch.wait(_GLANCE)
+        except subprocess.TimeoutExpired:
+            progress.look()
 
-    Signals to this process do not reach it.  It is stopped unless it has ended by itself.
+
+def claim_save_dir(save_dir: Path) -> None:
+    """Make sure that nobody else trains into a folder, which is made where it is missing.
 
     Raises:
-        ClozeError: a training runs there already
+        ClozeError: another training runs there
     """
     if run_state(save_dir) is RunState.RUNNING:
         raise ClozeError(f"{save_dir}: another training writes there; wait for it, or choose another --out")
     save_dir.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def watching(
+    save_dir: Path, data_bin: Path, device: str | None, progress: Progress
+) -> Iterator[subprocess.Popen[bytes] | None]:
+    """A watch of a save-dir in a process of its own while the training runs; none where *device* is ``None``.
+
+    What it prints goes into the log, too.  Signals to this process do not reach it.  It is stopped unless it has ended
+    by itself.
+    """
     if device is None:
         yield None
         return
@@ -86,7 +116,13 @@ def watching(save_dir: Path, data_bin: Path, device: str | None) -> Iterator[sub
     package = Path(__file__).resolve().parents[1]
     path = os.pathsep.join(filter(None, [str(package.parent), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", package.name, "watch", str(save_dir), str(data_bin), "--device", device]
-    watch = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, start_new_session=True)
+    watch = subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=progress.log_fd,
+        stderr=progress.log_fd,
+        start_new_session=True,
+    )
     try:
         yield watch
     finally:

@@ -95,13 +95,30 @@ class Given:
         """A whole number, ``None`` where the option was not given; a ``ClozeError`` where it is something else."""
         if name not in self:
             return None
-        try:
-            number = int(self._values[name])
-        except ValueError:
-            number = 0
-        if number < 1:
+        if not (number := _count(self._values[name])):
             raise ClozeError(f"{name}: expected a number from 1, found '{self._values[name]}'")
         return number
+
+    def numbers(self, name: str) -> list[int]:
+        """Whole numbers with commas between them, as fairseq takes them; none where the option was not given."""
+        if name not in self:
+            return []
+        text = self._values[name]
+        numbers = [_count(part) for part in text.strip("[]()").split(",")]
+        if not all(numbers):
+            raise ClozeError(
+                f"{name}: expected a number from 1, or one for each of the first epochs with commas between them, as "
+                f"4,2, found '{text}'"
+            )
+        return numbers
+
+
+def _count(text: str) -> int:
+    """A whole number from 1; 0 for anything else."""
+    try:
+        return max(0, int(text))
+    except ValueError:
+        return 0
 
 
 @dataclass(frozen=True)
@@ -175,15 +192,18 @@ def make_plan(
     processes = given.number("--distributed-world-size") or max(device.gpus, 1)
     wanted = max(math.ceil(tokens_of_update(facts) / processes), facts.largest)  # of each in an update
     max_tokens, batch_size = given.number("--max-tokens"), given.number("--batch-size")
-    update_freq = given.number("--update-freq") or 1
+    update_freqs = given.numbers("--update-freq") or [1]  # of the first epochs; the last one of all that follow
     if max_tokens is None and batch_size is None:
         most = fits or (wanted if device.gpus else CPU_TOKENS)
         max_tokens = max(min(wanted, most), facts.largest)
         if "--update-freq" not in given:
-            update_freq = math.ceil(wanted / max_tokens)
+            update_freqs = [math.ceil(wanted / max_tokens)]
     epochs = float(given.number("--max-epoch") or epochs)
-    in_epoch = math.ceil(facts.batches(max_tokens, batch_size) / (processes * update_freq))
-    updates = given.number("--max-update") or max(1, round(epochs * in_epoch))
+    batches = facts.batches(max_tokens, batch_size)
+    sizes = [math.ceil(batches / (processes * update_freq)) for update_freq in update_freqs]
+    updates = max(1, round(_updates_in(sizes, epochs)))
+    if limit := given.number("--max-update"):
+        updates = min(limit, updates) if "--max-epoch" in given else limit
 
     scheduler = given.text("--lr-scheduler", "polynomial_decay")
     optimizer = "adam" if "--memory-efficient-fp16" in given else "fused_adamw"
@@ -211,8 +231,8 @@ def make_plan(
         options.append(("--max-update", str(updates)))
     if max_tokens is not None:
         options.append(("--max-tokens", str(max_tokens)))
-    if update_freq > 1:
-        options.append(("--update-freq", str(update_freq)))
+    if update_freqs[0] > 1:
+        options.append(("--update-freq", str(update_freqs[0])))  # unless it was given
     options += [
         ("--save-dir", str(save_dir)),
         ("--save-interval-updates", str(max(1, math.ceil(updates / SAVES)))),
@@ -225,7 +245,24 @@ def make_plan(
         options += [("--best-checkpoint-metric", "accuracy"), ("--maximize-best-checkpoint-metric",)]
     options += [("--log-format", "simple"), ("--log-interval", str(max(1, math.ceil(updates / 50))))]
     kept = tuple(option for option in options if option[0] not in given)
-    return Plan(data_bin, kept, tuple(given.words), updates, updates / in_epoch, save_dir)
+    return Plan(data_bin, kept, tuple(given.words), updates, _epochs_of(sizes, updates), save_dir)
+
+
+def _updates_in(sizes: Sequence[int], epochs: float) -> float:
+    """How many updates so many epochs have, if the first ones have *sizes*, and all that follow have the last one."""
+    *first, rest = sizes
+    begun = sum(size * min(max(epochs - number, 0.0), 1.0) for number, size in enumerate(first))
+    return begun + rest * max(epochs - len(first), 0.0)
+
+
+def _epochs_of(sizes: Sequence[int], updates: float) -> float:
+    """The other way round."""
+    *first, rest = sizes
+    epochs = 0.0
+    for size in first:
+        share = min(updates / size, 1.0)
+        epochs, updates = epochs + share, updates - share * size
+    return epochs + updates / rest
 
 
 def with_save_dir(plan: Plan, save_dir: Path, seed: int) -> Plan:

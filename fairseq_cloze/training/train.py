@@ -5,16 +5,18 @@ The same call goes on where it was interrupted.
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import ClozeError, printable
 from ..files import PathLike, alone_in, write_text
 from ..plugin.fitting import fit_batch
 from ..plugin.requirements import require_installed
+from ..ranking.resources import check_device
 from .facts import find_device, gather_facts
 from .inputs import CHECKPOINTS, claim, make_materials, read_inputs
-from .launch import requeued_by_signals, run_training, watching
+from .launch import claim_save_dir, requeued_by_signals, run_training, wait_for, watching
 from .outcome import (
     ANSWERS,
     BEFORE,
@@ -27,6 +29,7 @@ from .outcome import (
     split_to_judge,
 )
 from .plan import OTHER_STARTS, Device, Given, Plan, make_plan, tokens_of_update, with_save_dir
+from .progress import Progress
 
 REPORT, RESULT = "report.html", "result.json"
 _FIT = "fit.json"
@@ -47,6 +50,7 @@ def train(
     seeds: int | None = None,
     against: PathLike | None = None,
     options: Sequence[str] = (),
+    preparing: Mapping[str, Any] | None = None,
     tell: Tell = print,
 ) -> Outcome | None:
     """Fine-tune weights on passages with ``fairseq-train``.
@@ -60,6 +64,7 @@ def train(
         seeds: train as often, with seeds 1, 2 ..., each into a folder of its own
         against: folder of another training, or a prediction file, to compare with
         options: for ``fairseq-train``; they stand in place of what is decided here
+        preparing: how passages are encoded, arguments of :func:`fairseq_cloze.data.prepare.prepare` by name
         tell: takes a line for people
 
     Returns:
@@ -73,8 +78,10 @@ def train(
     given = Given(options)
     if seeds is not None and "--seed" in given:
         raise ClozeError("--seeds and --seed: expected one of them")
+    if watch is not None:
+        check_device(watch)
     others = prediction_files(against) if against is not None else []
-    inputs, folder = read_inputs(data, pretrained, valid, test), Path(out)
+    inputs, folder = read_inputs(data, pretrained, valid, test, preparing), Path(out)
 
     def say(line: str) -> None:
         tell(printable(line))
@@ -90,7 +97,7 @@ def train(
             runs = {f"fine-tuned, seed {seed}": with_save_dir(plan, place, seed) for seed, place in places.items()}
         for run in runs.values():
             tell(run.line)
-            _train(run, watch)
+            _train(run, watch, say)
         outcome = _judge(runs, data_bin, weights, folder, watch is not None, given)
         if outcome is not None and others:
             ones = [run.path for run in outcome.runs]
@@ -141,11 +148,17 @@ def _fitting(plan: Plan, device: Device, wanted: int, path: Path, say: Tell) -> 
     return found.max_tokens
 
 
-def _train(plan: Plan, watch: str | None) -> None:
-    with watching(plan.save_dir, plan.data_bin, watch) as watcher:
-        status = run_training(plan.command)
-        if not status and watcher is not None:
-            status = watcher.wait()  # until it has scored the last checkpoint
+def _train(plan: Plan, watch: str | None, say: Tell) -> None:
+    claim_save_dir(plan.save_dir)
+    progress = Progress(plan.save_dir, plan.updates)
+    say(f"the log of fairseq-train: {progress.log}")
+    with progress:
+        with watching(plan.save_dir, plan.data_bin, watch, progress) as watcher:
+            status = run_training(plan.command, progress)
+            progress.end(status)
+            if not status and watcher is not None:
+                status = wait_for(watcher, progress)  # until it has scored the last checkpoint
+                progress.look()
     if status:
         raise SystemExit(status)
 

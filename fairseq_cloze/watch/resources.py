@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ..files import PathLike
 from ..processes import cores
-from ..ranking.resources import Resources
+from ..ranking.resources import Resources, check_device
 from ..runs.lock import RunState, run_record, run_state
 
 
@@ -16,6 +16,9 @@ def prepare_torch(resources: Resources, save_dir: PathLike) -> tuple[Resources, 
 
     Returns:
         the same with a device, and what scoring uses, in words
+
+    Raises:
+        ClozeError: there is no such device
     """
     device, why = choose_device(resources.device, save_dir)
     if device == "cpu" and "torch" not in sys.modules:
@@ -24,6 +27,8 @@ def prepare_torch(resources: Resources, save_dir: PathLike) -> tuple[Resources, 
 
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif device != "cpu":
+        check_device(device)
     if device != "cpu":
         return replace(resources, device=device), device
     if "OMP_NUM_THREADS" not in os.environ and run_state(save_dir) is not RunState.ENDED:

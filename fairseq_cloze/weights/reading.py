@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, first_line
-from ..files import open_regular
+from ..files import POINTER_IS, is_pointer, open_regular
 from ..model.names import ENCODER, HEADS, LM_HEAD
 from .archive import Archive
 from .plain import Convert, Refused, TensorRef, show, to_plain
@@ -34,15 +34,8 @@ def allow_checkpoint_types() -> None:
 
 def refuse_pointer(path: Path) -> None:
     """``CheckpointError`` if a file is what git leaves where git lfs is not installed."""
-    try:
-        with open_regular(path) as file:
-            pointer = file.read(40).startswith(b"version https://git-lfs.github.com/")
-    except OSError:
-        return
-    if pointer:
-        raise CheckpointError(
-            f"{path}: is a pointer of git lfs, not the file itself; run 'git lfs pull' in its folder, or download it"
-        )
+    if is_pointer(path):
+        raise CheckpointError(f"{path}: is {POINTER_IS}")
 
 
 def is_archive(path: Path) -> bool:

@@ -795,7 +795,9 @@ def test_command_flush(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (ran.exit_code, ran.output) == (0, "nothing waits to be sent\n")
     fill(2)
     ran = command("flush")
-    assert ran.exit_code == 1 and ran.output.startswith("Error: no mail settings: write ")
+    counts, error, *named = ran.output.splitlines()
+    assert (ran.exit_code, counts) == (1, "sent 0, kept 2") and error.startswith("no mail settings: write ")
+    assert named == [f"mail 'mail {number}' was not sent: it waits for settings" for number in range(2)]
     port = free_port()
     in_environment(Server(port=port), monkeypatch)
     ran = command("flush")

@@ -12,11 +12,11 @@ from fairseq_cloze.cli.mail import command
 from fairseq_cloze.mail import mailer as mail_module
 from fairseq_cloze.mail import services as services_module
 from fairseq_cloze.mail.mailer import Flushed
-from fairseq_cloze.mail.message import Mail
+from fairseq_cloze.mail.message import Letter, Mail, compose
 from fairseq_cloze.mail.notify import Event, Notifier
 from fairseq_cloze.mail.services import Messenger, Service, find_services
-from fairseq_cloze.mail.settings import MailError
-from fairseq_cloze.mail.spool import waiting
+from fairseq_cloze.mail.settings import MailError, MailSettings, state_path
+from fairseq_cloze.mail.spool import Entry, waiting
 
 from ..support.commands import free_port, run
 from ..support.mail_server import Server, fresh_home
@@ -193,6 +193,16 @@ def test_without_apprise(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not notifier.has_receivers
     with pytest.raises(MailError, match="needs apprise"):
         services_module.send_test()
+    spool = services_module.services_path()
+    Entry.create(spool, Letter("best", "job@notify", ("slack-01234567@notify",), b"71%")).close()
+    assert services_module.flush() == Flushed(
+        0,
+        1,
+        [
+            "FAIRSEQ_CLOZE_NOTIFY needs apprise; run: pip install apprise",
+            "message 'best' was not sent: it waits for apprise",
+        ],
+    )
 
 
 def test_run_tells_the_end(tmp_path: Path) -> None:
@@ -233,6 +243,15 @@ def test_the_commands_of_mail(monkeypatch: pytest.MonkeyPatch) -> None:
         ("fairseq-cloze: test", "This is the test message of 'fairseq-cloze mail test'."),
         ("job: new best", "71%"),
     ]
+    Notifier("job", [], report=said.append).close(Event("best", "another", "72%"))
+    settings = MailSettings("127.0.0.1", 1, "plain", sender="me@example.org")
+    Entry.create(state_path(), compose(Mail("for Jane", "text", ("jane@example.org",)), settings)).close()
+    with ServiceServer(port=port) as server:  # mail whose settings are gone does not hold them up
+        code, text = ask("flush")
+    counts, error, named = text.splitlines()
+    assert (code, counts, named) == (1, "sent 1, kept 1", "mail 'for Jane' was not sent: it waits for settings")
+    assert error.startswith("no mail settings: write ") and len(server.received) == 1
+    assert len(waiting(state_path())) == 1 and waiting(services_module.services_path()) == []
     monkeypatch.setenv("FAIRSEQ_CLOZE_NOTIFY", "x")
     assert ask("test") == (
         1,

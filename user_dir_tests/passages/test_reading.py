@@ -14,6 +14,7 @@ import pytest
 from fairseq_cloze.errors import SKIP_HINT, ClozeError, PassageError
 from fairseq_cloze.passages.reading import _TOO_LONG, LONGEST, Record, Tally, find_files, parse_record, read_passages
 
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 FOUR = ["calm", "cold", "old", "odd"]
 
 
@@ -235,6 +236,28 @@ def test_damaged_gzip_is_skipped_and_named(tmp_path: Path) -> None:
     [(source, reason)] = tally.skipped
     assert source == str(tmp_path / "a.jsonl.gz")
     assert reason.startswith("cannot be read (") and reason.endswith("); check the file")
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.json.gz", "a.ndjson.gz"])
+def test_pointers_of_git_lfs(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(POINTER)
+    with pytest.raises(PassageError) as error:
+        list(read_passages([tmp_path]))
+    assert error.value.problem == (
+        "cannot be read (is a pointer of git lfs, not the file itself; run 'git lfs pull' in its folder, or download "
+        "it); check the file"
+    )
+    tally = Tally()
+    assert list(read_passages([tmp_path], "skip", tally)) == [] and len(tally.skipped) == 1
+
+
+def test_a_pointer_of_git_lfs_from_a_pipe() -> None:
+    with pytest.raises(PassageError) as error:
+        parse_record(Record("standard input, line 1", "x", POINTER.encode().splitlines(True)[0], None, True))
+    assert error.value.problem == (
+        "expected JSON, found a pointer of git lfs, not the file itself; run 'git lfs pull' in its folder, or download "
+        "it"
+    )
 
 
 def test_damaged_gzip(tmp_path: Path) -> None:

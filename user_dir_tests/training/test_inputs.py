@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from fairseq_cloze.data.encoding import EncodingOptions
 from fairseq_cloze.errors import ClozeError
 from fairseq_cloze.training.inputs import Inputs, claim, read_inputs
 
@@ -32,6 +34,30 @@ def claimed(train: str = "a", valid: str = "b", weights: str = "w", out: str = "
 
 def refused(*names: str) -> str:
     return f"out: was made from other inputs ({', '.join(names)}); choose another --out, or remove that folder first"
+
+
+def test_how_passages_are_prepared(folder: Path) -> None:
+    """What changes the data-bin belongs to the folder; what does not, and what was usual before, may change."""
+
+    def claimed(**preparing: Any) -> str:
+        try:
+            claim(Path("out"), read_inputs("a", "w", preparing=preparing))
+        except ClozeError as error:
+            return str(error)
+        return ""
+
+    french = EncodingOptions("none", True, "fr")
+    assert claimed(options=EncodingOptions(), blank=None, on_error="stop", workers=None) == claimed() == ""
+    (folder / "out" / "data-bin").mkdir()
+    assert claimed(options=EncodingOptions(), blank=None, on_error="skip", workers=3) == claimed() == ""
+    assert claimed(options=french) == refused("--text-norm", "--sentence-case", "--language")
+    assert claimed(blank="#") == refused("--blank")
+    (folder / "out" / "data-bin").rmdir()
+    assert claimed(options=french, blank="#") == ""
+    (folder / "out" / "data-bin").mkdir()
+    assert claimed(options=french, blank="#") == ""
+    assert claimed(options=french, blank="##") == refused("--blank")
+    assert claimed(options=french) == refused("--blank")
 
 
 def test_nothing_made_yet(folder: Path) -> None:
@@ -126,6 +152,12 @@ def test_a_data_bin_has_its_splits(tmp_path: Path) -> None:
         read_inputs(tmp_path, "w", ["x"])
     assert str(error.value) == (
         f"{tmp_path}: a data-bin has its own splits; leave out --valid and --test, or give passages"
+    )
+    preparing = {"options": EncodingOptions(language="fr"), "blank": None, "on_error": "skip", "workers": None}
+    with pytest.raises(ClozeError) as error:
+        read_inputs(tmp_path, "w", preparing=preparing)
+    assert str(error.value) == (
+        f"{tmp_path}: a data-bin is prepared already; leave out --on-error, --language, or give passages"
     )
     claim(tmp_path / "out", read_inputs(tmp_path, "w"))
     (tmp_path / "out" / "checkpoints").mkdir()

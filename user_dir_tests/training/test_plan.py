@@ -138,6 +138,18 @@ def test_how_long_it_is() -> None:
     assert planned("--max-epoch", "2").epochs == 2.0
 
 
+@pytest.mark.parametrize(
+    ("freqs", "epochs", "updates"),
+    [("4,2", 1.0, 110), ("4,2", 1.5, 220), ("[4, 2]", 0.5, 55), ("4,2,1", 2.25, 440)],
+)
+def test_epochs_of_different_updates(freqs: str, epochs: float, updates: int) -> None:
+    """As fairseq takes ``--update-freq``: one for each of the first epochs, the last one for all that follow."""
+    plan = planned("--update-freq", freqs, epochs=epochs)
+    assert (plan.updates, plan.epochs) == (updates, epochs)
+    given = planned("--update-freq", freqs, "--max-update", str(updates))
+    assert (given.updates, given.epochs) == (updates, epochs)
+
+
 def test_gpus_share_an_update() -> None:
     """So it is the same training on one and on several."""
     on_four = options(planned(device=replace(H100, gpus=4)))
@@ -167,6 +179,12 @@ def test_gpus_share_an_update() -> None:
                                     "--save-interval-updates": "132", "--log-interval": "27"}),
         (("--update-freq", "4"), {"--update-freq": None, "--max-update": "330", "--total-num-update": "330",
                                   "--warmup-updates": "33", "--save-interval-updates": "33", "--log-interval": "7"}),
+        (("--update-freq", "4,2"), {"--update-freq": None, "--max-update": "550", "--total-num-update": "550",
+                                    "--warmup-updates": "55", "--save-interval-updates": "55",
+                                    "--log-interval": "11"}),
+        (("--max-epoch", "1", "--max-update", "500"),
+         {"--max-update": None, "--total-num-update": "220", "--warmup-updates": "22",
+          "--save-interval-updates": "22", "--log-interval": "5"}),
         (("--optimizer", "sgd"), {"--optimizer": None, "--adam-betas": None, "--adam-eps": None,
                                   "--weight-decay": None}),
         (("--lr-scheduler", "fixed"), {"--lr-scheduler": None, "--warmup-updates": None, "--total-num-update": None}),
@@ -220,7 +238,14 @@ def test_the_same_with_another_seed() -> None:
         (("--task=other",), "--task: it is cloze_ranking; leave it out, or take fairseq-train itself"),
         (("--max-update", "many"), "--max-update: expected a number from 1, found 'many'"),
         (("--max-tokens", "0"), "--max-tokens: expected a number from 1, found '0'"),
-        (("--update-freq",), "--update-freq: expected a number from 1, found ''"),
+        *(
+            (
+                ("--update-freq", text),
+                "--update-freq: expected a number from 1, or one for each of the first epochs with commas between "
+                f"them, as 4,2, found '{text}'",
+            )
+            for text in ("", "x", "4,", "4,0", "4,2.5")
+        ),
     ],
 )
 def test_what_is_refused(words: tuple[str, ...], message: str) -> None:

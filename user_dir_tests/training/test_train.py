@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 
+from fairseq_cloze.cli.prepare import command as prepare_command
 from fairseq_cloze.cli.train import command as train_command
+from fairseq_cloze.data.encoding import EncodingOptions
 from fairseq_cloze.data.prepare import prepare
 from fairseq_cloze.errors import ClozeError
 from fairseq_cloze.files import alone_in
 from fairseq_cloze.training.facts import gather_facts
+from fairseq_cloze.training.inputs import make_materials, read_inputs
 from fairseq_cloze.training.known_options import known_options
 from fairseq_cloze.training.plan import Device, Given, make_plan
 from fairseq_cloze.training.train import _fitting, train
@@ -60,7 +64,12 @@ def test_it_is_the_line_by_hand(tmp_path: Path, pretrained: Path) -> None:
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert (result["split"], result["n_blanks"]) == ("test", 98)
     before, after = f"{result['pretrained']:10.2f}", f"{result['mean']:10.2f}"
-    *_, title, chance, zero_shot, tuned, difference, checkpoint, page = ran.text.splitlines()
+    lines = ran.text.splitlines()
+    steps = [line.split(", ")[0] for line in lines[lines.index("the log of fairseq-train: out/train.log") :]][1:-7]
+    assert steps[0] == "update 1 of 9" and steps[-1] == "update 9 of 9"
+    assert {each.split(" ")[0] for each in steps} == {"update"}  # not a word of fairseq's own
+    assert '"valid" subset' in (tmp_path / "out" / "train.log").read_text()
+    *_, title, chance, zero_shot, tuned, difference, checkpoint, page = lines
     assert title == "test, 98 blanks                   accuracy %   95% interval"
     assert chance == f"{'chance':34}     25.00"
     assert zero_shot.startswith(f"{'pretrained':34}{before}   ")
@@ -96,7 +105,10 @@ def test_exit_statuses_pass(tmp_path: Path, pretrained: Path, data_bin: Path) ->
     """What fairseq-train says with its own; then nothing is judged."""
     words = ("fairseq-cloze", "train", data_bin, "--pretrained", pretrained, "--out", "out")
     ran = run(*words, "--lr", "1e-9", "--chance-patience", "20", "--stop-at-chance", cwd=tmp_path, code=4)
-    assert "--stop-at-chance asks for" in ran.text and not (tmp_path / "out" / "result.json").exists()
+    assert "WARNING | fairseq_cloze.plugin" in ran.text and "are at chance: accuracy is" in ran.text
+    assert "  1. " in ran.text and "--stop-at-chance asks for" in ran.text
+    assert ran.text.endswith("fairseq-train has ended with status 4; its log is out/train.log\n")
+    assert not (tmp_path / "out" / "result.json").exists()
     run(*words, "--no-such-option", cwd=tmp_path, code=2)
 
 
@@ -136,9 +148,16 @@ def test_what_does_not_go_together(tmp_path: Path) -> None:
     for words, message in (
         (("--seeds", "2", "--seed", "3"), "--seeds and --seed: expected one of them"),
         (("--save-dir", "x"), "--save-dir: checkpoints lie in --out; leave it out, or take fairseq-train itself"),
+        (
+            ("--watch", "cuda:77"),
+            f"device cuda:77 cannot be used (there are {torch.cuda.device_count()} CUDA devices); take cpu, cuda, or "
+            "cuda:N",
+        ),
         (("--against", tmp_path / "nix"), f"{tmp_path}/nix: no such prediction file; check the path"),
     ):
         assert said(PASSAGES, "--pretrained", "w", "--out", out, *words) == (1, message)
+    code, message = said(PASSAGES, "--pretrained", "w", "--out", out, "--watch", "nowhere")
+    assert code == 1 and message.startswith("device nowhere cannot be used (")
     assert not out.exists()
 
 
@@ -166,6 +185,26 @@ def test_a_watch_without_anything_to_score(tmp_path: Path, pretrained: Path) -> 
     assert str(error.value) == (
         "--watch: there are no answers in a split 'valid' to score; give --valid, or leave it out"
     )
+
+
+def test_what_prepare_can_train_can() -> None:
+    """In one place, so that neither is forgotten."""
+    prepare_has, train_has = (
+        {name for each in one.params for name in each.opts} for one in (prepare_command, train_command)
+    )
+    assert prepare_has - train_has == {"--train", "--overwrite"}
+
+
+def test_passages_are_prepared_as_was_said(tmp_path: Path, pretrained: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"article": "Ein [B] .", "options": [["Haus", "Hut"]], "answers": ["A"]}\n{}\n')
+    said: list[str] = []
+    options = EncodingOptions("none", True, "fr")
+    how = {"options": options, "blank": r"\[B\]", "on_error": "skip", "workers": 1}
+    inputs = read_inputs(tmp_path / "p.jsonl", str(pretrained), preparing=how)
+    data_bin, _ = make_materials(inputs, tmp_path / "out", said.append)
+    manifest = json.loads((data_bin / "manifest.json").read_text())
+    assert manifest["encoding"] == options.to_dict() and manifest["splits"]["train"]["skipped"] == 1
+    assert said[:2] == ["preparing passages", "train: 2 passages, 1 blanks, 1 skipped"]
 
 
 def test_help_shows_every_group() -> None:

@@ -25,6 +25,7 @@ from click.testing import CliRunner
 from fairseq_cloze import register
 from fairseq_cloze.cli import main
 from fairseq_cloze.errors import ClozeError
+from fairseq_cloze.ranking.resources import Resources
 from fairseq_cloze.runs.lock import RunLock
 from fairseq_cloze.watch import arrivals, watcher
 from fairseq_cloze.watch.records import append_record, has_stalled, read_validation
@@ -595,6 +596,12 @@ def test_a_file_in_the_place_of_the_folder(tmp_path: Path, small_bin: Path) -> N
     (tmp_path / "run").write_text("")
     with pytest.raises(ClozeError, match="run: cannot be written .*; check the folder"):
         watch(tmp_path / "run", small_bin)
+
+
+def test_a_device_that_is_not_there(tmp_path: Path, small_bin: Path) -> None:
+    """It is refused at once, not at each checkpoint."""
+    with pytest.raises(ClozeError, match=r"^device nowhere cannot be used \("):
+        watch(tmp_path / "run", small_bin, resources=Resources(device="nowhere"))
 
 
 def test_the_gpu_is_the_runs(tmp_path: Path) -> None:

@@ -21,21 +21,13 @@ from ..reading import LONGEST, UNREADABLE, Tally, check_unique_id, files_under, 
 from ..text import MARKED, UNDERSCORE
 from . import moodle, tables
 from .lines import Document, decode, text_document
+from .others import refuse_others
 from .records import Made, parse_columns
 from .sheets import read_sheet
 from .word import read_word
 
 _SUFFIXES = (".txt", ".text", ".md", ".docx", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".gift", ".xml", ".parquet")
 _PACKED = (".gz", ".xz")
-
-#: Files that are something else, by what they begin with: what they are, and what to do.
-_OTHERS = (
-    (b"%PDF", "PDF", "save it as .docx or copy its text into a .txt"),
-    (b"{\\rtf", "RTF", "save it as .docx or .txt"),
-    (b"\xd0\xcf\x11\xe0", "a file of an older Office", "save it as .docx, or a table as .csv"),
-    (b"\x89PNG", "a picture", "type its text"),
-    (b"\xff\xd8\xff", "a picture", "type its text"),
-)
 
 
 @dataclass
@@ -216,10 +208,8 @@ def _read(given: _Input, choices: Choices, chosen: Mapping[str, str]) -> Made:
             raise PassageError(source, f"expected a file, as --from {form} says, found a folder")
         return tables.read_dataset(given.path, given.stem, chosen)
     content = read_bytes(given.path)
+    refuse_others(content, source)
     suffix = os.path.splitext(_unpacked(given.path.name))[1].lower()
-    for start, what, advice in _OTHERS:
-        if content.startswith(start) and form is None:
-            raise PassageError(source, f"expected text, a document of Word, a table or a quiz, found {what}; {advice}")
     if form == "datasets":
         raise PassageError(source, "expected a folder, as --from datasets says, found a file")
     if form == "parquet" or (form is None and content.startswith(b"PAR1")):
@@ -272,6 +262,7 @@ def _sheet(document: Document, given: _Input, choices: Choices) -> Made:
     key = None
     if given.key is not None:
         content = read_bytes(given.key)
+        refuse_others(content, str(given.key))
         if content.startswith(b"PK\x03\x04"):
             key = read_word(content, str(given.key))
         else:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import PassageError, SetupError, first_line
-from ...files import read_regular
+from ...files import POINTER_IS, is_pointer, read_regular
 from ...jsontext import NotJson, parse_json
 from ..reading import LONGEST
 from .records import Made, Row, find_columns, make_passages
@@ -196,7 +196,8 @@ def read_dataset(folder: Path, stem: str, chosen: Mapping[str, str]) -> Made:
             with arrow.memory_map(str(path)) as source:
                 records += arrow.ipc.open_stream(source).read_all().to_pylist()
         except Exception as error:  # whatever a broken file leads to
-            raise PassageError(str(path), f"expected a file of Arrow, found none ({first_line(error)})") from error
+            found = POINTER_IS if is_pointer(path) else f"none ({first_line(error)})"
+            raise PassageError(str(path), f"expected a file of Arrow, found {found}") from error
     made = _from_records(_rows(records, str(folder), stem), chosen, str(folder))
     made.guess = f"data set of Hugging Face, {made.guess}"
     return made

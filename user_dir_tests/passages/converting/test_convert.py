@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,44 @@ def test_encodings_that_are_said() -> None:
         decode(b"\x81 \x8d \x8f", "a.txt")
 
 
+def packed(**parts: bytes) -> bytes:
+    """A zip archive; two underscores in a name stand for a slash."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, part in parts.items():
+            archive.writestr(name.replace("__", "/"), part)
+    return content.getvalue()
+
+
+_ODF = b"application/vnd.oasis.opendocument."
+_OLE = b"\xd0\xcf\x11\xe0" + bytes(508)
+_WORD, _SLIDES = "save it as .docx or .txt", "save its text as .docx or .txt"
+
+
+def older(part: str) -> bytes:
+    """What an older Office wrote."""
+    return _OLE + part.encode("utf-16-le")
+
+
+#: Files that are something else under any name, and what is said of them.
+OTHERS = [
+    ("a.odt", packed(mimetype=_ODF + b"text"), f"a text of LibreOffice (.odt); {_WORD}"),
+    ("odt.docx", packed(mimetype=_ODF + b"text"), f"a text of LibreOffice (.odt); {_WORD}"),
+    ("a.ods", packed(mimetype=_ODF + b"spreadsheet"), "a table of LibreOffice (.ods); save it as .csv"),
+    ("a.xlsx", packed(xl__workbook=b""), "a table of Excel (.xlsx); save it as .csv"),
+    ("xlsx.docx", packed(xl__workbook=b""), "a table of Excel (.xlsx); save it as .csv"),
+    ("a.pptx", packed(ppt__presentation=b""), f"slides of PowerPoint (.pptx); {_SLIDES}"),
+    ("a.pages", packed(Index__Document=b""), "a document of Apple's Pages, Numbers or Keynote; export it as .docx"),
+    ("a.epub", packed(mimetype=b"application/epub+zip"), f"a book (EPUB); {_SLIDES}"),
+    ("a.zip", packed(exam=b"1 _"), "a zip archive; unpack it, and give the files in it"),
+    ("doc.docx", older("WordDocument"), f"a document of an older Word (.doc); {_WORD}"),
+    ("a.xls", older("Workbook"), "a table of an older Excel (.xls); save it as .csv"),
+    ("a.ppt", older("PowerPoint Document"), f"slides of an older PowerPoint (.ppt); {_SLIDES}"),
+    ("locked.docx", older("EncryptedPackage"), "a document with a password; take the password away and save it as"),
+    ("pdf.txt", b"%PDF-1.7\n1 0 obj", "PDF; save it as .docx or copy its text into a .txt"),
+]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
@@ -117,6 +157,10 @@ def test_encodings_that_are_said() -> None:
             b"\xd0\xcf\x11\xe0",
             "expected text, a document of Word, a table or a quiz, found a file of an older",
         ),
+        *(
+            (name, content, f"expected text, a document of Word, a table or a quiz, found {what}")
+            for name, content, what in OTHERS
+        ),
         (
             "a.docx",
             b"PK\x03\x04",
@@ -132,6 +176,30 @@ def test_other_files_are_refused_by_name(name: str, content: bytes, problem: str
     with pytest.raises(PassageError) as error:
         list(load([tmp_path / name]))
     assert error.value.problem.startswith(problem)
+
+
+def test_other_files_are_no_keys_and_no_format_makes_them_fit(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("He _1_ home.\n1. A. ran B. sat\n")
+    (tmp_path / "a.pdf").write_bytes(b"%PDF-1.4")
+    expected = (
+        f"{tmp_path}/a.pdf: expected text, a document of Word, a table or a quiz, found PDF; save it as .docx or copy "
+        "its text into a .txt"
+    )
+    for inputs, keys, form in (("a.txt", ["a.pdf"], None), ("a.pdf", [], "sheet"), ("a.pdf", [], "table")):
+        with pytest.raises(PassageError) as error:
+            list(load([tmp_path / inputs], [tmp_path / key for key in keys], Choices(source_format=form)))
+        assert str(error.value).startswith(expected)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.docx", "a.csv", "a.jsonl", "a.json.gz", "a.parquet"])
+def test_pointers_of_git_lfs(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(PassageError) as error:
+        list(load([tmp_path / name]))
+    assert error.value.problem == (
+        "cannot be read (is a pointer of git lfs, not the file itself; run 'git lfs pull' in its folder, or download "
+        "it); check the file"
+    )
 
 
 def test_the_command(tmp_path: Path) -> None:
