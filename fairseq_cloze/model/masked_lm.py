@@ -17,6 +17,7 @@ from ..data.vocabulary import PAD
 from .architecture import Architecture
 from .encoder import Encoder
 from .heads import LMHead, RankingHead
+from .int8 import quantise
 from .names import ENCODER, HEAD_NAME
 
 
@@ -102,6 +103,10 @@ class MaskedLM(nn.Module):
             if classification_head_name is not None:
                 return self.classification_heads[classification_head_name](features), {}
             return features if features_only else lm_head(features, masked_tokens), {}
+
+    def to_int8(self) -> None:
+        """Multiply the weights of the encoder's layers as 8-bit integers from now on, on a CPU."""
+        quantise(self.encoder.sentence_encoder)
 
     def max_positions(self) -> int:
         """Most tokens of an input."""
