@@ -279,10 +279,10 @@ def linear(x: Tensor, weights: list[Any], biases: list[Any]) -> Tensor:
         weights: of each, all tensors or all :class:`Int8Weight`
         biases: of each, all tensors or all ``None``
     """
-    biases = [bias if bias is None else bias.to(x.dtype) for bias in biases]
     if isinstance(weights[0], Int8Weight):
         return products(x, weights, biases)
     weights = [weight.to(x.dtype) for weight in weights]
+    biases = [bias if bias is None else bias.to(x.dtype) for bias in biases]
     if len(weights) == 1:
         return F.linear(x, weights[0], biases[0])
     return F.linear(x, torch.cat(weights), None if biases[0] is None else torch.cat(biases))
@@ -318,7 +318,7 @@ def after_attention(
         norm_first: the first norm is of what goes into the feed-forward layers alone, and there is no second one
         gated: half of the first feed-forward product is multiplied by the activation of the other
     """
-    cast: list[Any] = [parameter if parameter is None else parameter.to(x.dtype) for parameter in parameters]
+    cast = [part.to(x.dtype) if isinstance(part, Tensor) else part for part in parameters]
     out_weight, out_bias, norm_1, shift_1, weight_1, bias_1, weight_2, bias_2, norm_2, shift_2 = cast
     width = x.shape[-1:]
     x = x + _drop(linear(attended, [out_weight], [out_bias]), dropout)
