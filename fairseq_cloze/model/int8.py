@@ -27,7 +27,7 @@ _ZERO = 128
 _SMALLEST = 1e-30
 
 #: Tokens that are computed at a time, for each thread.
-_CHUNK = 256
+_CHUNK = 512
 
 
 class Int8Weight:

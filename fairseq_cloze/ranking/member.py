@@ -70,12 +70,12 @@ class Member:
             self.model.to_int8()
 
     def _can_compute_int8(self, resources: Resources) -> bool:
-        """Whether int8 is of use here, noted where it is not; ``ClozeError`` where something else was asked for, too."""
+        """Whether int8 is of use here, noted where it is not; ``ClozeError`` where it does not go with the rest."""
         for other in ("fp16", "bf16"):
             if getattr(resources, other):
                 raise ClozeError(f"--int8 and --{other}: expected one of them, as each says what computes")
         if self.device.type != "cpu":
-            raise ClozeError(f"--int8 is for CPUs, and the device is {self.device}; add --device cpu, or take --fp16")
+            raise ClozeError(f"--int8 is for CPUs, and the device is {self.device}; take --device cpu")
         missing = int8.missing()
         if missing:
             self._notes.append(f"--int8: {missing}, so it was computed in float32")

@@ -65,7 +65,7 @@ class Origin:
     device: str
     fp16: bool
     bf16: bool
-    int8: bool
+    int8: bool = False  #: files of before do not say it
     data_bin: str | None = None  #: that was scored, from the root on
     split: str | None = None
     inputs: list[str] = field(default_factory=list)  #: or raw passages, the first :data:`_MOST_INPUTS` of them

@@ -32,6 +32,7 @@ HOW = {
     "device": "cpu",
     "fp16": False,
     "bf16": False,
+    "int8": False,
 }
 
 
