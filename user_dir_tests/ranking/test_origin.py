@@ -92,6 +92,11 @@ def test_a_passage_may_have_its_name(tmp_path: Path, finetuned: Path) -> None:
     assert len(read_predictions(tmp_path / "p.json")["fairseq_cloze"].answers) == 1
 
 
+def test_a_file_of_before_int8_is_read() -> None:
+    before = {name: value for name, value in ORIGIN.items() if name != "int8"}
+    assert read_origin(before) == read_origin(ORIGIN)
+
+
 def test_in_a_file_of_lines(tmp_path: Path) -> None:
     """The last line; the report reads it, too."""
     one = PassagePrediction(["A"], ["B"])
