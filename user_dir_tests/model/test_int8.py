@@ -7,13 +7,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from fairseq_cloze.data.vocabulary import PAD
 from fairseq_cloze.model import int8
+from fairseq_cloze.model.architecture import Architecture
+from fairseq_cloze.model.encoder import Encoder
 from fairseq_cloze.model.int8 import Int8Weight, missing, products, quantise
 
-from .test_encoder import SHAPE, build, tokens_of
-
+SHAPE = Architecture(3, 48, 96, 4, max_positions=16)
 needs_vnni = pytest.mark.skipif(missing() is not None, reason="needs a CPU with VNNI or AMX")
 
 
@@ -65,10 +67,15 @@ def test_what_is_all_alike_and_what_is_no_number() -> None:
     ],
     ids=["roberta", "modernbert", "albert"],
 )
-def test_an_encoder_is_near_float32(monkeypatch: pytest.MonkeyPatch, shape: object) -> None:
+def test_an_encoder_is_near_float32(monkeypatch: pytest.MonkeyPatch, shape: Architecture) -> None:
     """In chunks that end anywhere, too."""
-    encoder = build(shape).eval()  # type: ignore[arg-type]
-    eight, tokens = copy.deepcopy(encoder), tokens_of()
+    torch.manual_seed(3)
+    encoder = Encoder(shape, nn.Embedding(60, 48, padding_idx=PAD)).eval()
+    for parameter in encoder.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    eight, tokens = copy.deepcopy(encoder), torch.randint(4, 60, (4, 11))
+    for row, length in enumerate((11, 7, 1, 10)):
+        tokens[row, length:] = PAD
     quantise(eight)
     with torch.inference_mode():
         expected, found = encoder(tokens), eight(tokens)
