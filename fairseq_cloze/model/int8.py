@@ -113,5 +113,5 @@ def _attention_type() -> torch.dtype:
 
 
 def _capabilities() -> Mapping[str, Any]:
-    """What the CPU can do, by names of instructions; nothing where torch is older than 2.11 or so."""
+    """What the CPU can do, by names of instructions; nothing where torch cannot tell."""
     return getattr(torch.cpu, "get_capabilities", dict)()
