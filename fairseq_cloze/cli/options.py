@@ -80,6 +80,7 @@ _LIMITS = (
     click.option("--max-tokens", type=click.IntRange(min=1), help="Most tokens in a batch.  [default: 4096]"),
     click.option("--fp16", is_flag=True, help="Compute in half precision."),
     click.option("--bf16", is_flag=True, help="Compute in bfloat16 where that is safe."),
+    click.option("--int8", is_flag=True, help="Multiply weights as 8-bit integers, on CPUs with VNNI or AMX."),
 )
 _SETTINGS = (
     click.option("--view", type=click.Choice(VIEWS), help="How a passage becomes input.  [default: as in training]"),

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from ..data.vocabulary import PAD
 from .architecture import FIRST_POSITION, Architecture
 from .attention import Reads, Rows, attend, rows_of
+from .int8 import Int8Weight, products
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -297,16 +298,30 @@ def before_attention(
         rotation: the first *turned* parts, those but the value, are turned by it in each of the *heads*, see
             :func:`rotated`
     """
-    weight = torch.cat([each.to(x.dtype) for each in weights])
-    bias = None if biases[0] is None else torch.cat([each.to(x.dtype) for each in biases])
     if norm is not None:
         scale, shift = (part if part is None else part.to(x.dtype) for part in norm)
         x = F.layer_norm(x, x.shape[-1:], scale, shift, eps)
-    product = F.linear(x, weight, bias)
+    product = linear(x, weights, biases)
     if rotation is None:
         return product
     parts = product.view(len(product), len(weights), heads, -1)
     return torch.cat([rotated(parts[:, :turned], rotation), parts[:, turned:]], dim=1).flatten(1)
+
+
+def linear(x: Tensor, weights: list[Any], biases: list[Any]) -> Tensor:
+    """What linear layers make of *x*, ``(tokens, inputs)``, side by side in one product, in its type.
+
+    Args:
+        weights: of each, all tensors or all :class:`Int8Weight`
+        biases: of each, all tensors or all ``None``
+    """
+    if isinstance(weights[0], Int8Weight):
+        return products(x, weights, biases)
+    weights = [weight.to(x.dtype) for weight in weights]
+    biases = [bias if bias is None else bias.to(x.dtype) for bias in biases]
+    if len(weights) == 1:
+        return F.linear(x, weights[0], biases[0])
+    return F.linear(x, torch.cat(weights), None if biases[0] is None else torch.cat(biases))
 
 
 def rotated(heads: Tensor, rotation: Tensor) -> Tensor:
@@ -339,19 +354,19 @@ def after_attention(
         norm_first: the first norm is of what goes into the feed-forward layers alone, and there is no second one
         gated: half of the first feed-forward product is multiplied by the activation of the other
     """
-    cast: list[Any] = [parameter if parameter is None else parameter.to(x.dtype) for parameter in parameters]
+    cast = [part.to(x.dtype) if isinstance(part, Tensor) else part for part in parameters]
     out_weight, out_bias, norm_1, shift_1, weight_1, bias_1, weight_2, bias_2, norm_2, shift_2 = cast
     width = x.shape[-1:]
-    x = x + _drop(F.linear(attended, out_weight, out_bias), dropout)
+    x = x + _drop(linear(attended, [out_weight], [out_bias]), dropout)
     normed = F.layer_norm(x, width, norm_1, shift_1, eps)
     x = x if norm_first else normed
-    inner = F.linear(normed, weight_1, bias_1)
+    inner = linear(normed, [weight_1], [bias_1])
     if gated:
         inner, gate = inner.chunk(2, dim=-1)
         inner = activation(inner) * gate
     else:
         inner = activation(inner)
-    x = x + _drop(F.linear(_drop(inner, activation_dropout), weight_2, bias_2), dropout)
+    x = x + _drop(linear(_drop(inner, activation_dropout), [weight_2], [bias_2]), dropout)
     return x if norm_first else F.layer_norm(x, width, norm_2, shift_2, eps)
 
 

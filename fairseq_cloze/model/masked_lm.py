@@ -17,6 +17,7 @@ from ..data.vocabulary import PAD
 from .architecture import Architecture
 from .encoder import Encoder
 from .heads import LMHead, RankingHead
+from .int8 import quantise
 from .names import ENCODER, HEAD_NAME
 
 
@@ -82,6 +83,10 @@ class MaskedLM(nn.Module):
         with torch.autocast(device, torch.bfloat16) if self.autocast else nullcontext():
             encoder, lm_head = self.encoder.sentence_encoder, self.encoder.lm_head
             return outputs(encoder, lm_head, self.classification_heads, src_tokens, **inputs), {}
+
+    def to_int8(self) -> None:
+        """Multiply the weights of the encoder's layers as 8-bit integers from now on, on a CPU."""
+        quantise(self.encoder.sentence_encoder)
 
     def max_positions(self) -> int:
         """Most tokens of an input."""

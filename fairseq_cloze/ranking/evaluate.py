@@ -42,6 +42,7 @@ class Evaluation:
     device: str
     fp16: bool
     bf16: bool
+    int8: bool
     accuracy: float
     mrr: float
     chance: float
@@ -158,6 +159,7 @@ def _judge(ranker: Ranker, store: Store, scores: Scores, counts: dict[str, int],
         device=str(ranker.members[0].device),
         fp16=ranker.resources.fp16,
         bf16=ranker.resources.bf16,
+        int8=ranker.members[0].int8,
         majority=100.0 * int(letters.max()) / counts["n_blanks"] if counts["n_blanks"] else float("nan"),
         majority_answer=LETTERS[int(letters.argmax())],
         seconds=scores.seconds,

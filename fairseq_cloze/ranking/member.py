@@ -9,7 +9,8 @@ import torch
 
 from ..data.store import Store
 from ..data.vocabulary import Vocabulary
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ClozeError
+from ..model import int8
 from ..model.masked_lm import MaskedLM
 from ..model.memory import Limit, cannot_split, in_parts
 from ..model.names import HEAD_NAME, HEADS
@@ -53,6 +54,7 @@ class Member:
         self._notes = [*checkpoint.notes, *([] if proved else [line])]
         self._fp16 = resources.fp16
         self.device = _open_device(resources.device)
+        self.int8 = resources.int8 and self._can_compute_int8(resources)  #: does it compute so?
         head = self.settings.scorer == "head"
         if head:
             checkpoint.require_ranking_head()
@@ -64,6 +66,20 @@ class Member:
         weights = {name: value for name, value in checkpoint.weights.items() if not name.startswith(prefixes)}
         model = MaskedLM.from_weights(self.architecture, weights, ranking_head=head, autocast=resources.bf16)
         self.model = (model.half() if resources.fp16 else model.float()).to(self.device).eval()
+        if self.int8:
+            self.model.to_int8()
+
+    def _can_compute_int8(self, resources: Resources) -> bool:
+        """Whether int8 is of use here, noted where it is not; ``ClozeError`` where it does not go with the rest."""
+        for other in ("fp16", "bf16"):
+            if getattr(resources, other):
+                raise ClozeError(f"--int8 and --{other}: expected one of them, as each says what computes")
+        if self.device.type != "cpu":
+            raise ClozeError(f"--int8 is for CPUs, and the device is {self.device}; take --device cpu")
+        missing = int8.missing()
+        if missing:
+            self._notes.append(f"--int8: {missing}, so it was computed in float32")
+        return missing is None
 
     @property
     def notes(self) -> list[str]:

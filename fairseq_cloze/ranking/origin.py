@@ -65,6 +65,7 @@ class Origin:
     device: str
     fp16: bool
     bf16: bool
+    int8: bool = False  #: files of before do not say it
     data_bin: str | None = None  #: that was scored, from the root on
     split: str | None = None
     inputs: list[str] = field(default_factory=list)  #: or raw passages, the first :data:`_MOST_INPUTS` of them
@@ -99,6 +100,7 @@ def origin_of(
         device=str(members[0].device),
         fp16=resources.fp16,
         bf16=resources.bf16,
+        int8=members[0].int8,
         data_bin=None if data_bin is None else os.path.abspath(data_bin),
         split=split,
         inputs=[str(path) if str(path) == "-" else os.path.abspath(path) for path in inputs[:_MOST_INPUTS]],
@@ -211,8 +213,8 @@ _ORIGIN_FIELDS = {
     "checkpoints": ("a list with at least one checkpoint", lambda value: isinstance(value, list) and bool(value)),
     "encoding": _OBJECT,
     "device": _TEXT,
-    **dict.fromkeys(("fp16", "bf16"), _YES_OR_NO),
+    **dict.fromkeys(("fp16", "bf16", "int8"), _YES_OR_NO),
     **dict.fromkeys(("data_bin", "split"), _TEXT),
     "inputs": _TEXTS,
 }
-_OPTIONAL = ("data_bin", "split", "inputs", "training", "logs")
+_OPTIONAL = ("int8", "data_bin", "split", "inputs", "training", "logs")

@@ -210,6 +210,7 @@ def load(
     device: str | None = None,
     fp16: bool = False,
     bf16: bool = False,
+    int8: bool = False,
     batch_size: int | None = None,
     max_tokens: int | None = None,
     view: str | None = None,
@@ -229,6 +230,7 @@ def load(
         weights: one for each in the average; equal where they are not given
         device: ``cpu``, ``cuda``, ``cuda:1``, ...; CUDA where there is one
         fp16, bf16: compute in half precision, or in bfloat16 where that is safe
+        int8: multiply the encoder's weights as 8-bit integers, on CPUs with VNNI or AMX
         batch_size, max_tokens: most items and tokens in a batch, 4096 tokens where neither limit is given
         view: ``joint``, ``full`` or ``neighbors``; as each checkpoint was trained where it is not given, and so below
         scorer: ``mean``, ``kmask``, ``l2r`` or ``head``
@@ -251,7 +253,7 @@ def load(
     if gpt2_bpe is not None and checkpoints[0].vocabulary is None:
         vocabulary = Vocabulary.load(gpt2_bpe)
     settings = PartialSettings(view, scorer, other_blanks, contrast)
-    resources = Resources(device, batch_size, max_tokens, fp16, bf16)
+    resources = Resources(device, batch_size, max_tokens, fp16, bf16, int8)
     return Ranker(checkpoints, vocabulary, str(gpt2_bpe), settings, resources, weights, language, blank)
 
 

@@ -14,6 +14,7 @@ class Resources:
     max_tokens: int | None = None  #: most tokens in a batch, padding and every candidate counted
     fp16: bool = False  #: compute in half precision
     bf16: bool = False  #: compute in bfloat16 where that is safe
+    int8: bool = False  #: multiply the encoder's weights as 8-bit integers, on a CPU that is fast at it
 
 
 DEFAULT_RESOURCES = Resources()

@@ -13,6 +13,7 @@ import torch
 from fairseq_cloze.data.fairseq_files import FAIRSEQ_FILES
 from fairseq_cloze.data.prepare import prepare
 from fairseq_cloze.errors import CheckpointError, ClozeError
+from fairseq_cloze.model.int8 import missing
 from fairseq_cloze.passages.passage import LETTERS
 from fairseq_cloze.passages.reading import read_passages
 from fairseq_cloze.ranking.evaluate import evaluate
@@ -56,6 +57,7 @@ def test_the_command_and_its_json(tmp_path: Path, finetuned: Path, data_bin: Pat
         "device": "cpu",
         "fp16": False,
         "bf16": False,
+        "int8": False,
         "accuracy": pytest.approx(100 * correct / 102),
         "chance": pytest.approx(25.0),
         "majority": pytest.approx(100 * gold.count(majority) / 102),
@@ -98,6 +100,46 @@ def test_half_precision(finetuned: Path, data_bin: Path) -> None:
     half, full = (evaluate(checkpoint, data_bin, "train", resources=Resources(fp16=fp16)) for fp16 in (True, False))
     assert (half.n_blanks, half.fp16) == (405, True)
     assert abs(half.accuracy - full.accuracy) <= 100 * 2 / 405
+
+
+@pytest.mark.skipif(missing() is not None, reason="needs a CPU with VNNI or AMX")
+def test_int8(tmp_path: Path, finetuned: Path, data_bin: Path) -> None:
+    """Both results and the prediction file say it; several checkpoints work; no batch size changes the answers."""
+    checkpoint, out = finetuned / "checkpoint_last.pt", tmp_path / "p.json"
+    full, eight = (evaluate(checkpoint, data_bin, "train", resources=Resources("cpu", int8=each)) for each in (0, 1))
+    assert (full.int8, eight.int8) == (False, True)
+    assert abs(eight.accuracy - full.accuracy) <= 100 * 6 / 405 and abs(eight.mrr - full.mrr) < 0.01
+    small = Resources("cpu", batch_size=3, int8=True)
+    several = evaluate(f"{checkpoint}:{checkpoint}", data_bin, "train", resources=small, predictions_path=out)
+    assert (several.accuracy, several.mrr) == (eight.accuracy, pytest.approx(eight.mrr, abs=1e-4))
+    assert json.loads(out.read_text())["fairseq_cloze"]["int8"] is True
+
+
+def test_int8_where_the_cpu_is_not_made_for_it(
+    monkeypatch: pytest.MonkeyPatch, finetuned: Path, data_bin: Path
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True}, raising=False)
+    checkpoint = finetuned / "checkpoint_last.pt"
+    full, other = (evaluate(checkpoint, data_bin, resources=Resources("cpu", int8=each)) for each in (False, True))
+    assert (other.int8, other.accuracy, other.mrr) == (False, full.accuracy, full.mrr)
+    assert set(other.notes) - set(full.notes) == {
+        "--int8: this CPU has neither VNNI nor AMX, so it was computed in float32"
+    }
+
+
+@pytest.mark.parametrize(
+    ("resources", "problem"),
+    [
+        (Resources("cpu", bf16=True, int8=True), "--int8 and --bf16: expected one of them, as each says what computes"),
+        (Resources("cpu", fp16=True, int8=True), "--int8 and --fp16: expected one of them, as each says what computes"),
+        (Resources("meta", int8=True), "--int8 is for CPUs, and the device is meta; take --device cpu"),
+    ],
+)
+def test_int8_beside_what_it_does_not_go_with(
+    finetuned: Path, data_bin: Path, resources: Resources, problem: str
+) -> None:
+    with pytest.raises(ClozeError, match=f"^{problem}$"):
+        evaluate(finetuned / "checkpoint_last.pt", data_bin, resources=resources)
 
 
 def test_chance_is_said_to_be_chance(pretrained: Path, data_bin: Path) -> None:

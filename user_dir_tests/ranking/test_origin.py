@@ -32,6 +32,7 @@ HOW = {
     "device": "cpu",
     "fp16": False,
     "bf16": False,
+    "int8": False,
 }
 
 
@@ -89,6 +90,11 @@ def test_a_passage_may_have_its_name(tmp_path: Path, finetuned: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps(passage))
     predict(finetuned / "checkpoint_last.pt", [tmp_path / "a.jsonl"], with_probabilities=True, out=tmp_path / "p.json")
     assert len(read_predictions(tmp_path / "p.json")["fairseq_cloze"].answers) == 1
+
+
+def test_a_file_of_before_int8_is_read() -> None:
+    before = {name: value for name, value in ORIGIN.items() if name != "int8"}
+    assert read_origin(before) == read_origin(ORIGIN)
 
 
 def test_in_a_file_of_lines(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ ORIGIN: dict[str, Any] = {
     "version": "0.1.0",
     "checkpoints": [SOURCE],
     **{"encoding": {"text_norm": "none", "sentence_case": True, "language": "fr"}, "device": "cuda:0"},
-    **{"fp16": True, "bf16": False, "data_bin": "/data/bin", "split": "test"},
+    **{"fp16": True, "bf16": False, "int8": False, "data_bin": "/data/bin", "split": "test"},
 }
 CHANCE = {
     **{"type": "chance", "update": 4, "epoch": 1, "text": "updates 1 to 4 are at chance: accuracy is 25.0%"},

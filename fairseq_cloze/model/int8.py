@@ -1,0 +1,117 @@
+"""int8: the encoder's layers with weights in 8-bit integers, for scoring on a CPU.
+
+A weight becomes int8 once, with a scale for each output.  What goes into a product becomes 8-bit levels at each call,
+between the smallest and the largest number of each token, so what a token gets does not depend on what else is in the
+batch.  Sums of products of levels are exact.  Everything else is float32; attention is bfloat16 where the CPU has it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+#: Instructions that multiply 8-bit integers: without one of them oneDNN is slow, and its sums of uint8 may overflow.
+INSTRUCTIONS = ("avx512_vnni", "avx_vnni", "amx_int8")
+
+#: Instructions that multiply bfloat16.
+_BFLOAT16 = ("avx512_bf16", "amx_bf16")
+
+#: Largest level of a weight, and of what goes in, to both sides of 0.
+_LEVELS = 127
+
+#: What stands for level 0 of what goes in: oneDNN is fast for uint8 there, and slow for int8.
+_ZERO = 128
+
+#: Least largest number, for what is all alike.
+_SMALLEST = 1e-30
+
+#: Tokens that are computed at a time, for each thread.
+_CHUNK = 512
+
+
+class Int8Weight:
+    """The weight of a linear layer, ``(outputs, inputs)``, all of it finite, ready for :func:`products`."""
+
+    def __init__(self, weight: Tensor) -> None:
+        weight = weight.detach().float()
+        self._scales = weight.abs().amax(dim=1).clamp(min=_SMALLEST) / _LEVELS
+        levels = (weight / self._scales[:, None]).round()
+        self.sums = (levels.sum(dim=1) * self._scales)[None]  #: over all inputs, ``float32 (1, outputs)``
+        self._packed = torch.ops.onednn.qlinear_prepack(levels.to(torch.int8), None)
+        self._zeros = torch.zeros(len(weight), dtype=torch.int32)
+
+    def times(self, levels: Tensor) -> Tensor:
+        """The product with *levels*, ``uint8 (tokens, inputs)`` around 128, ``float32 (tokens, outputs)``."""
+        weight = (self._packed, self._scales, self._zeros)
+        plain: tuple[Any, ...] = (None, 1.0, 0, torch.float32, "none", [], "")  # no bias, float32, nothing afterwards
+        out: Tensor = torch.ops.onednn.qlinear_pointwise(levels, 1.0, _ZERO, *weight, *plain)
+        return out
+
+
+def products(x: Tensor, weights: Sequence[Int8Weight], biases: Sequence[Tensor | None]) -> Tensor:
+    """What linear layers make of *x*, ``(tokens, inputs)``, side by side, ``float32 (tokens, all outputs)``.
+
+    Args:
+        biases: float32, one for each weight; ``None`` where there is none
+    """
+    x = x.float()
+    top, low = x.amax(dim=1, keepdim=True), x.amin(dim=1, keepdim=True)
+    middle = (top + low) / 2
+    scales = (top - low).clamp_(min=_SMALLEST) / (2 * _LEVELS)
+    levels = (x - middle).mul_(scales.reciprocal()).round_().to(torch.int8).view(torch.uint8).bitwise_xor_(_ZERO)
+    out = []
+    for weight, bias in zip(weights, biases):
+        product = weight.times(levels).mul_(scales).addcmul_(middle, weight.sums)
+        out.append(product if bias is None else product.add_(bias))
+    return out[0] if len(out) == 1 else torch.cat(out, dim=1)
+
+
+def quantise(encoder: nn.Module) -> None:
+    """Give the linear layers of the layers of an encoder int8 weights, in place; it can only score from now on."""
+    layers: Any = encoder.layers
+    for layer in layers:
+        for part in layer.modules():
+            if isinstance(part, nn.Linear):
+                weight = Int8Weight(part.weight)
+                del part.weight
+                part.weight = weight  # type: ignore[assignment]
+        layer.before_attention = _in_chunks(layer.before_attention, _attention_type())
+        layer.after_attention = _in_chunks(layer.after_attention, torch.float32)
+
+
+def _in_chunks(function: Callable[..., Tensor], dtype: torch.dtype) -> Callable[..., Tensor]:
+    """A function of tensors, with a result in *dtype*, computed for some tokens at a time.
+
+    What lies between its steps stays in the cache then.  Tensors have a row per token; that of a rotation has a column.
+    """
+
+    def call(x: Tensor, *arguments: Any) -> Tensor:
+        size = _CHUNK * torch.get_num_threads()
+
+        def part(argument: Any, start: int) -> Any:
+            if not isinstance(argument, Tensor):
+                return argument
+            return argument.narrow(0 if len(argument) == len(x) else 1, start, min(size, len(x) - start))
+
+        starts = range(0, len(x), size)
+        return torch.cat([function(*(part(each, start) for each in (x, *arguments))).to(dtype) for start in starts])
+
+    return call
+
+
+def missing() -> str | None:
+    """Why int8 is of no use on this machine, in words; ``None`` where it is of use."""
+    capabilities = _capabilities()
+    if any(capabilities.get(name) for name in INSTRUCTIONS):
+        return None
+    return "this CPU has neither VNNI nor AMX" if capabilities else "this torch does not say whether the CPU has VNNI"
+
+
+def _attention_type() -> torch.dtype:
+    return torch.bfloat16 if any(_capabilities().get(name) for name in _BFLOAT16) else torch.float32
+
+
+def _capabilities() -> Mapping[str, Any]:
+    """What the CPU can do, by names of instructions; nothing where torch cannot tell."""
+    return getattr(torch.cpu, "get_capabilities", dict)()

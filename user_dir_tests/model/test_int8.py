@@ -1,0 +1,106 @@
+"""int8 weights: what they compute is what is written down, and near what float32 computes."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fairseq_cloze.data.vocabulary import PAD
+from fairseq_cloze.model import int8
+from fairseq_cloze.model.architecture import Architecture
+from fairseq_cloze.model.encoder import Encoder
+from fairseq_cloze.model.int8 import Int8Weight, missing, products, quantise
+
+SHAPE = Architecture(3, 48, 96, 4, max_positions=16)
+needs_vnni = pytest.mark.skipif(missing() is not None, reason="needs a CPU with VNNI or AMX")
+
+
+def by_hand(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The same quantisation, in float64."""
+    x, weight = x.double(), weight.double()
+    scale = weight.abs().amax(dim=1, keepdim=True) / 127
+    weight = (weight / scale).round() * scale
+    low, top = x.amin(dim=1, keepdim=True), x.amax(dim=1, keepdim=True)
+    step, middle = (top - low) / 254, (top + low) / 2
+    x = ((x - middle) / step).round() * step + middle
+    out = x @ weight.T
+    return out if bias is None else out + bias.double()
+
+
+@needs_vnni
+@pytest.mark.parametrize("tokens", [1, 37])
+def test_products_are_those_of_the_levels(tokens: int) -> None:
+    """One outlier stands in a row, another row is far from 0; a bias may be missing."""
+    torch.manual_seed(1)
+    x = torch.randn(tokens, 48)
+    x[0, 5], x[-1] = 60.0, x[-1] + 9
+    weights, bias = [torch.randn(size, 48) * 0.05 for size in (64, 20)], torch.randn(64)
+    out = products(x, [Int8Weight(weight) for weight in weights], [bias, None])
+    expected = torch.cat([by_hand(x, weights[0], bias), by_hand(x, weights[1], None)], dim=1)
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=2e-5)
+
+
+@needs_vnni
+def test_what_is_all_alike_and_what_is_no_number() -> None:
+    """Zeros and constants are exact; NaN and infinity stay in their row, and a token sees no other one."""
+    weight, bias = torch.tensor([[1.0, -2.0, 127.0], [0.0, 0.0, 0.0]]), torch.tensor([0.5, 0.25])
+    bad = torch.tensor([[0.0, float("nan"), 1.0], [0.0, float("inf"), 1.0]])
+    x = torch.cat([torch.zeros(1, 3), torch.full((1, 3), 2.0), bad])
+    out = products(x, [Int8Weight(weight)], [bias])
+    assert out[:2].tolist() == [[0.5, 0.25], [252.5, 0.25]]
+    assert not out[2:, 0].isfinite().any()
+    assert torch.equal(products(x[1:2], [Int8Weight(weight)], [bias]), out[1:2])
+
+
+@needs_vnni
+@pytest.mark.parametrize(
+    "shape",
+    [
+        SHAPE,
+        replace(SHAPE, norm_first=True, gated=True, without_biases=True, rotary_base=1e4, local_rotary_base=1e4),
+        replace(SHAPE, shared_layers=True),
+    ],
+    ids=["roberta", "modernbert", "albert"],
+)
+def test_an_encoder_is_near_float32(monkeypatch: pytest.MonkeyPatch, shape: Architecture) -> None:
+    """In chunks that end anywhere, too."""
+    torch.manual_seed(3)
+    encoder = Encoder(shape, nn.Embedding(60, 48, padding_idx=PAD)).eval()
+    for parameter in encoder.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    eight, tokens = copy.deepcopy(encoder), torch.randint(4, 60, (4, 11))
+    for row, length in enumerate((11, 7, 1, 10)):
+        tokens[row, length:] = PAD
+    quantise(eight)
+    with torch.inference_mode():
+        expected, found = encoder(tokens), eight(tokens)
+        monkeypatch.setattr(int8, "_CHUNK", 8)
+        in_chunks = eight(tokens)
+    assert not torch.equal(found, expected)
+    assert (found - expected).norm() < 0.05 * expected.norm()
+    assert torch.equal(in_chunks, found) or (in_chunks - found).norm() < 0.02 * expected.norm()
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "why"),
+    [
+        ({"avx512_vnni": True}, None),
+        ({"avx_vnni": True, "avx512_vnni": False}, None),
+        ({"amx_int8": True}, None),
+        ({"avx2": True, "avx512_vnni": False}, "this CPU has neither VNNI nor AMX"),
+        (None, "this torch does not say whether the CPU has VNNI"),
+    ],
+)
+def test_what_the_cpu_can_do(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool] | None, why: str | None
+) -> None:
+    if capabilities is None:
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert missing() == why
