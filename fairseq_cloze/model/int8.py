@@ -60,11 +60,15 @@ def products(x: Tensor, weights: Sequence[Int8Weight], biases: Sequence[Tensor |
     middle = (top + low) / 2
     scales = (top - low).clamp_(min=_SMALLEST) / (2 * _LEVELS)
     levels = (x - middle).mul_(scales.reciprocal()).round_().to(torch.int8).view(torch.uint8).bitwise_xor_(_ZERO)
-    out = []
-    for weight, bias in zip(weights, biases):
-        product = weight.times(levels).mul_(scales).addcmul_(middle, weight.sums)
-        out.append(product if bias is None else product.add_(bias))
-    return out[0] if len(out) == 1 else torch.cat(out, dim=1)
+    out = x.new_empty(len(x), sum(weight.sums.size(1) for weight in weights))
+    for part, weight, bias in zip(
+        torch.split(out, [weight.sums.size(1) for weight in weights], dim=1), weights, biases
+    ):
+        torch.mul(weight.times(levels), scales, out=part)
+        part.addcmul_(middle, weight.sums)
+        if bias is not None:
+            part.add_(bias)
+    return out
 
 
 def quantise(encoder: nn.Module) -> None:
@@ -94,8 +98,13 @@ def _in_chunks(function: Callable[..., Tensor], dtype: torch.dtype) -> Callable[
                 return argument
             return argument.narrow(0 if len(argument) == len(x) else 1, start, min(size, len(x) - start))
 
-        starts = range(0, len(x), size)
-        return torch.cat([function(*(part(each, start) for each in (x, *arguments))).to(dtype) for start in starts])
+        out = None
+        for start in range(0, len(x), size):
+            computed = function(*(part(each, start) for each in (x, *arguments)))
+            if out is None:
+                out = computed.new_empty(len(x), *computed.shape[1:], dtype=dtype)
+            out[start : start + size] = computed
+        return x.new_empty(0) if out is None else out
 
     return call
 
