@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import re
 import shutil
 import signal
 import time
@@ -156,7 +157,8 @@ def test_the_whole_round_told_to_stop_and_started_again(tmp_path: Path, pretrain
     updates = [row["num_updates"] for row in words.metrics("train_inner")]
     assert min(updates) > stopped and max(updates) == 60
     assert " | INFO | " not in text + ran.text
-    assert f"\nupdate {stopped} of 60, " in ran.text and "\nupdate 60 of 60, " in ran.text
+    told = [int(number) for number in re.findall(r"\nupdate (\d+) of 60, ", ran.text)]
+    assert told[0] >= stopped and told[-1] == 60
     assert ran.text.count("the log of fairseq-train: out/train.log\n") == 1
     rows = [json.loads(line) for line in (checkpoints / "validation.jsonl").read_text().splitlines()]
     scored: dict[int, Any] = {row["updates"]: row for row in rows}
