@@ -135,6 +135,7 @@ class SentenceRanking:
         self.criterion = self.task.build_criterion(config.criterion)
         self.task.load_dataset(SPLIT)
         self.dataset = self.task.dataset(SPLIT)
+        self.numbers = [int(self.dataset[index]["id"]) for index in range(len(self.dataset))]  #: of the blanks
         self.model = self.task.build_model(config.model)
         for module in self.model.modules():  # fairseq has no option for it
             if isinstance(module, torch.nn.LayerNorm):
@@ -162,7 +163,8 @@ class SentenceRanking:
             the best candidate of each blank, ``int64 (blanks,)``
         """
         written = self.criterion.prediction_h = io.StringIO()  # as with --save-predictions
-        order = evenly(self.dataset.ordered_indices().tolist(), size or len(self.dataset))
+        chosen = set(evenly(range(len(self.numbers)), size or len(self.numbers)))  # those that the other peers take
+        order = [index for index in self.dataset.ordered_indices().tolist() if self.numbers[index] in chosen]
         for start in range(0, len(order), batch_size):
             sample = self.dataset.collater([self.dataset[index] for index in order[start : start + batch_size]])
             self.task.valid_step(to_device(sample, self.device), self.model, self.criterion)
