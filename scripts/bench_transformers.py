@@ -331,13 +331,10 @@ def multiple_choice(job: dict[str, Any]) -> Built:
 
     work, device = Path(job["work"]), job["device"]
     tokenizer, longest = AutoTokenizer.from_pretrained(work / "hf"), job["architecture"]["max_positions"]
-    questions = [  # sentence_ranking ends a text with two </s>, and answers are compared with its own
-        [
-            np.array([*row, row[-1]])
-            for row in tokenizer(filled(**each), truncation=True, max_length=longest - 1).input_ids
-        ]
-        for each in json.loads((work / "questions.json").read_text())
-    ]
+    texts = [filled(**each) for each in json.loads((work / "questions.json").read_text())]
+    rows = [tokenizer(each, truncation=True, max_length=longest - 1)["input_ids"] for each in texts]
+    # sentence_ranking ends a text with two </s>, and answers are compared with its own.
+    questions = [[np.array([*row, row[-1]]) for row in each] for each in rows]
     model = _chooser(work / "hf").to(device)
     first = min(4, len(questions))
 

@@ -1,5 +1,8 @@
 """Registration: what fairseq is told of this package, once per process."""
 
+import atexit
+import gc
+
 from .ending import print_errors_plainly, stop_reading_at_exit
 from .names import TASK_NAME
 from .requirements import require_fairseq
@@ -20,3 +23,5 @@ def register_all() -> None:
         from . import criterion, model, optimizer, task  # noqa: F401
 
         stop_reading_at_exit()
+        # Or Python looks through all of torch and fairseq for circles once more, for as long as an import of torch.
+        atexit.register(gc.freeze)
