@@ -98,13 +98,8 @@ def _in_chunks(function: Callable[..., Tensor], dtype: torch.dtype) -> Callable[
                 return argument
             return argument.narrow(0 if len(argument) == len(x) else 1, start, min(size, len(x) - start))
 
-        out = None
-        for start in range(0, len(x), size):
-            computed = function(*(part(each, start) for each in (x, *arguments)))
-            if out is None:
-                out = computed.new_empty(len(x), *computed.shape[1:], dtype=dtype)
-            out[start : start + size] = computed
-        return x.new_empty(0) if out is None else out
+        starts = range(0, len(x) or 1, size)  # of no tokens, one chunk of none
+        return torch.cat([function(*(part(each, start) for each in (x, *arguments))).to(dtype) for start in starts])
 
     return call
 

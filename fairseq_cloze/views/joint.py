@@ -162,9 +162,10 @@ class JointView(View):
         token_reads = np.broadcast_to(np.arange(len(blanks))[:, None, None], candidate_tokens.shape).copy()
         before = len(blanks)
         for blank, copy in copies:
+            offsets = copy.offsets
             for offset, candidate, place in copy.reads:
-                token_reads[blank, candidate, place] = before + copy.offsets.index(offset)
-            before += len(copy.offsets)
+                token_reads[blank, candidate, place] = before + offsets.index(offset)
+            before += len(offsets)
         sample = self._sample(items, blanks, rows, reads)
         sample["net_input"].update(
             candidate_tokens=torch.from_numpy(candidate_tokens),
