@@ -154,3 +154,12 @@ def test_what_fits(tmp_path: Path, options: list[str]) -> None:
     for tokens, fits in ((found["max_tokens"], True), (2 * found["max_tokens"], False)):
         ran = run(sys.executable, "-c", script, tokens, *options, cwd=ROOT)
         assert f"'fits': {fits}" in ran.text
+
+
+def test_help_says_the_share_that_is_taken() -> None:
+    """The help of commands loads no module that computes, so it has the number in words."""
+    from click.testing import CliRunner
+
+    from fairseq_cloze.cli.fit_batch import command
+
+    assert f"[default: {fitting.SHARE}]" in CliRunner().invoke(command, ["--help"]).output
