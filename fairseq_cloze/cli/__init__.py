@@ -18,8 +18,8 @@ from ..version import __version__
 
 #: Sub-commands, each of a module of that name, which is loaded when it is used, as torch alone takes seconds.
 COMMANDS = (
-    "examples convert prepare import-hf export-hf clean learn-bpe fit-batch train evaluate predict try generate doctor "
-    "compare average run watch mail report"
+    "examples convert prepare import-hf export-hf clean learn-bpe calibrate fit-batch train evaluate predict try "
+    "generate doctor compare average run watch mail report"
 ).split()
 
 atexit.register(gc.freeze)  # or Python looks through all of torch for circles once more: a quarter of its start-up

@@ -27,9 +27,10 @@ class LMHead(nn.Module):
         """Logits of the whole vocabulary, ``(..., rows)``; with *masked_tokens*, there alone, ``(positions, rows)``."""
         if masked_tokens is not None:
             features = features[masked_tokens]
-        return F.linear(self._transform(features), self.weight) + self.bias
+        return F.linear(self.transform(features), self.weight) + self.bias
 
-    def _transform(self, features: Tensor) -> Tensor:
+    def transform(self, features: Tensor) -> Tensor:
+        """What embeddings are multiplied with, ``(..., width of the embeddings)``, from encoder output."""
         x = self.dense(features)
         x = self.activation_fn(x.float()).to(x.dtype)  # as fairseq; there are few tokens here
         return self.layer_norm(x)
@@ -57,7 +58,7 @@ class LMHead(nn.Module):
             contrast: 0 to 1; 0 is used in windows of one blank
             normalise: log-probabilities instead of logits, which needs the logits of the whole vocabulary
         """
-        x = self._transform(features)
+        x = self.transform(features)
         share = contrast_shares(windows, contrast).to(x)
         others = mean_of_others(x[: len(windows)], windows) * share[:, None]
         flat, reads = candidate_tokens.flatten(1), token_reads.flatten(1)

@@ -17,6 +17,9 @@ INSTRUCTIONS = ("avx512_vnni", "avx_vnni", "amx_int8")
 #: Instructions that multiply bfloat16.
 _BFLOAT16 = ("avx512_bf16", "amx_bf16")
 
+#: oneDNN's operators in torch, which promises neither that they are there nor that they stay.
+_OPERATORS = ("qlinear_prepack", "qlinear_pointwise")
+
 #: Largest level of a weight, and of what goes in, to both sides of 0.
 _LEVELS = 127
 
@@ -105,7 +108,10 @@ def _in_chunks(function: Callable[..., Tensor], dtype: torch.dtype) -> Callable[
 
 
 def missing() -> str | None:
-    """Why int8 is of no use on this machine, in words; ``None`` where it is of use."""
+    """Why int8 is of no use here, in words; ``None`` where it is of use."""
+    absent = [name for name in _OPERATORS if not hasattr(torch.ops.onednn, name)]
+    if absent:
+        return f"torch {torch.__version__} has no operator onednn::{absent[0]}"
     capabilities = _capabilities()
     if any(capabilities.get(name) for name in INSTRUCTIONS):
         return None

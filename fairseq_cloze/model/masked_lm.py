@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -79,10 +79,21 @@ class MaskedLM(nn.Module):
 
     def forward(self, src_tokens: Tensor, **inputs: Any) -> tuple[Tensor, dict[str, Any]]:
         """As fairseq's RoBERTa, with no extras: :func:`outputs`, computed in bfloat16 where the model was asked to."""
-        device = src_tokens.device.type
-        with torch.autocast(device, torch.bfloat16) if self.autocast else nullcontext():
+        with self._precision(src_tokens.device):
             encoder, lm_head = self.encoder.sentence_encoder, self.encoder.lm_head
             return outputs(encoder, lm_head, self.classification_heads, src_tokens, **inputs), {}
+
+    def at_reads(self, src_tokens: Tensor, reads: Tensor, **lengths: Any) -> Tensor:
+        """What the LM head multiplies embeddings with where something is read, ``float32 (reads, width)``.
+
+        *lengths*: ``row_lengths`` and ``read_counts``, see :meth:`fairseq_cloze.model.encoder.Encoder.forward`.
+        """
+        with self._precision(src_tokens.device):
+            features = self.encoder.sentence_encoder(src_tokens, reads=reads, **lengths)
+            return self.encoder.lm_head.transform(features).float()
+
+    def _precision(self, device: torch.device) -> AbstractContextManager[Any]:
+        return torch.autocast(device.type, torch.bfloat16) if self.autocast else nullcontext()
 
     def to_int8(self) -> None:
         """Multiply the weights of the encoder's layers as 8-bit integers from now on, on a CPU."""

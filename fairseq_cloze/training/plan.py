@@ -14,15 +14,16 @@ from ..model.names import ANY_ARCHITECTURE
 from ..plugin.names import CRITERION_NAME, MODEL_NAME, TASK_NAME
 
 TOKENS = 8192  #: of an update: so the models of docs/results.md were trained
-LEAST_TOKENS = 1024  #: of an update where there are few passages
-UPDATES = 20  #: that an epoch is to have at least
+LEAST_TOKENS = 1024  #: of an update of a short training
+UPDATES = 120  #: that a training is to have at least
 CPU_TOKENS = 4096  #: most of a batch where no device's memory is measured
 WARMUP = 0.1  #: share of the updates in which the learning rate rises
 SAVES = 10  #: in a training
 
-#: Learning rate of a model of that many parameters (RoBERTa-large).  Smaller ones bear more: 2e-5 of a base model,
-#: 3e-5 of one of 6 layers, 2e-4 of the small one in ``examples/``.
-RATE, RATE_PARAMETERS, RATE_POWER, HIGHEST_RATE = 1e-5, 355e6, 0.75, 3e-4
+#: Learning rate of a model of that many parameters (RoBERTa-large).  Smaller ones bear more: 5e-5 of a base model,
+#: 9e-5 of one of 6 layers, 3e-4 of the small one in ``examples/``.
+RATE, RATE_PARAMETERS, RATE_POWER = 1e-5, 355e6, 1.5
+LOWEST_RATE, HIGHEST_RATE = 3e-6, 3e-4
 
 #: What a training here decides by itself, and what says it instead.
 _FIXED = {
@@ -130,6 +131,7 @@ class Plan:
     given: tuple[str, ...]  #: what the user gave, behind them
     updates: int
     epochs: float  #: that so many updates are
+    tokens: int  #: that an update is to have
     save_dir: Path
 
     @property
@@ -147,13 +149,14 @@ class Plan:
 
 def learning_rate(parameters: int) -> float:
     """The learning rate of a model of that size, rounded to one digit."""
-    rate = min(RATE * (RATE_PARAMETERS / max(parameters, 1)) ** RATE_POWER, HIGHEST_RATE)
+    rate = RATE * (RATE_PARAMETERS / max(parameters, 1)) ** RATE_POWER
+    rate = min(max(rate, LOWEST_RATE), HIGHEST_RATE)
     return float(f"{rate:.0e}")
 
 
-def tokens_of_update(facts: Facts) -> int:
-    """How many tokens an update is to have: fewer than usual where an epoch would have few updates."""
-    wanted = min(TOKENS, max(LEAST_TOKENS, math.ceil(facts.tokens / UPDATES)))
+def tokens_of_update(facts: Facts, epochs: float) -> int:
+    """How many tokens an update is to have: fewer than usual where a training would have few updates."""
+    wanted = min(TOKENS, max(LEAST_TOKENS, math.ceil(facts.tokens * epochs / UPDATES)))
     return max(wanted, facts.largest)
 
 
@@ -176,6 +179,7 @@ def make_plan(
     epochs: float = 3.0,
     watched: bool = False,
     fits: int | None = None,
+    is_calibrated: bool = False,
 ) -> Plan:
     """Decide on a training.
 
@@ -185,12 +189,15 @@ def make_plan(
         epochs: how often to train on each passage, as far as *given* does not say when to end
         watched: somebody else scores the checkpoints, so the training does not validate
         fits: most tokens of a batch that the device has memory for, where that was measured
+        is_calibrated: the weights are, so they score without contrast
 
     Raises:
         ClozeError: *given* does not fit
     """
     processes = given.number("--distributed-world-size") or max(device.gpus, 1)
-    wanted = max(math.ceil(tokens_of_update(facts) / processes), facts.largest)  # of each in an update
+    epochs = float(given.number("--max-epoch") or epochs)
+    tokens = tokens_of_update(facts, epochs)
+    wanted = max(math.ceil(tokens / processes), facts.largest)  # of each in an update
     max_tokens, batch_size = given.number("--max-tokens"), given.number("--batch-size")
     update_freqs = given.numbers("--update-freq") or [1]  # of the first epochs; the last one of all that follow
     if max_tokens is None and batch_size is None:
@@ -198,7 +205,6 @@ def make_plan(
         max_tokens = max(min(wanted, most), facts.largest)
         if "--update-freq" not in given:
             update_freqs = [math.ceil(wanted / max_tokens)]
-    epochs = float(given.number("--max-epoch") or epochs)
     batches = facts.batches(max_tokens, batch_size)
     sizes = [math.ceil(batches / (processes * update_freq)) for update_freq in update_freqs]
     updates = max(1, round(_updates_in(sizes, epochs)))
@@ -215,6 +221,7 @@ def make_plan(
         ("--criterion", CRITERION_NAME),
         ("--arch", MODEL_NAME if is_own else ANY_ARCHITECTURE),
         *([] if given.any_of(OTHER_STARTS) else [("--finetune-from-model", str(weights))]),
+        *([("--contrast", "0")] if is_calibrated else []),
         *([] if given.any_of((*_PRECISIONS, "--cpu")) or not device.gpus else [precision(device)]),
         ("--optimizer", optimizer),
         *([("--adam-betas", "(0.9, 0.98)"), ("--adam-eps", "1e-6"), ("--weight-decay", "0.01")] if is_adam else []),
@@ -244,8 +251,11 @@ def make_plan(
     elif not given.any_of(("--disable-validation", "--best-checkpoint-metric")):
         options += [("--best-checkpoint-metric", "accuracy"), ("--maximize-best-checkpoint-metric",)]
     options += [("--log-format", "simple"), ("--log-interval", str(max(1, math.ceil(updates / 50))))]
+    planned = _epochs_of(sizes, updates)
+    if planned <= 1.0:  # no passage is seen twice, so none can be learned by heart
+        options += [("--dropout", "0"), ("--attention-dropout", "0")]
     kept = tuple(option for option in options if option[0] not in given)
-    return Plan(data_bin, kept, tuple(given.words), updates, _epochs_of(sizes, updates), save_dir)
+    return Plan(data_bin, kept, tuple(given.words), updates, planned, tokens, save_dir)
 
 
 def _updates_in(sizes: Sequence[int], epochs: float) -> float:

@@ -14,6 +14,7 @@ from ..files import PathLike, alone_in, write_text
 from ..plugin.fitting import fit_batch
 from ..plugin.requirements import require_installed
 from ..ranking.resources import check_device
+from .calibrating import calibrated
 from .facts import find_device, gather_facts
 from .inputs import CHECKPOINTS, claim, make_materials, read_inputs
 from .launch import claim_save_dir, requeued_by_signals, run_training, wait_for, watching
@@ -28,7 +29,7 @@ from .outcome import (
     score_before,
     split_to_judge,
 )
-from .plan import OTHER_STARTS, Device, Given, Plan, make_plan, tokens_of_update, with_save_dir
+from .plan import OTHER_STARTS, Device, Given, Plan, make_plan, with_save_dir
 from .progress import Progress
 
 REPORT, RESULT = "report.html", "result.json"
@@ -110,12 +111,14 @@ def _decide(data_bin: Path, weights: Path, folder: Path, given: Given, epochs: f
     facts, device = gather_facts(data_bin, weights, given), find_device(given)
     if watched and not facts.has_valid:
         raise ClozeError("--watch: there are no answers in a split 'valid' to score; give --valid, or leave it out")
+    start = calibrated(data_bin, weights, folder, given, device, say)
 
     def plan(fits: int | None = None) -> Plan:
         return make_plan(
             *(facts, device, given),
             data_bin=data_bin,
-            weights=weights,
+            weights=start or weights,
+            is_calibrated=start is not None,
             save_dir=folder / CHECKPOINTS,
             user_dir=Path(__file__).resolve().parents[1],
             epochs=epochs,
@@ -125,10 +128,10 @@ def _decide(data_bin: Path, weights: Path, folder: Path, given: Given, epochs: f
 
     decided = plan()
     if device.gpus and not given.any_of(("--max-tokens", "--batch-size")):
-        decided = plan(_fitting(decided, device, tokens_of_update(facts), folder / _FIT, say))
+        decided = plan(_fitting(decided, device, decided.tokens, folder / _FIT, say))
     say(
         f"{facts.parameters:,} parameters on {device.name}; {decided.updates:,} updates of about "
-        f"{tokens_of_update(facts):,} tokens, {decided.epochs:.2g} epochs"
+        f"{decided.tokens:,} tokens, {decided.epochs:.2g} epochs"
     )
     return decided
 

@@ -104,3 +104,8 @@ def test_what_the_cpu_can_do(
     else:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     assert missing() == why
+
+
+def test_an_operator_that_torch_no_longer_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fairseq_cloze.model.int8._OPERATORS", ("qlinear_prepack", "qlinear_of_old"))
+    assert missing() == f"torch {torch.__version__} has no operator onednn::qlinear_of_old"

@@ -31,6 +31,8 @@ CLOTH = Facts(
     ),
     has_valid=True,
 )
+#: Of a training that sees no passage twice.
+NO_DROPOUT = {"--dropout": "0", "--attention-dropout": "0"}
 CPU, H100, V100 = Device(), Device("H100", 1, True), Device("V100", 1, False)
 
 
@@ -61,7 +63,7 @@ def test_the_whole_line() -> None:
     --adam-eps 1e-6 \
     --weight-decay 0.01 \
     --clip-norm 1.0 \
-    --lr 2e-05 \
+    --lr 5e-05 \
     --lr-scheduler polynomial_decay \
     --warmup-updates 66 \
     --total-num-update 660 \
@@ -84,12 +86,12 @@ def test_the_whole_line() -> None:
     ("parameters", "rate"),
     [
         (355_000_000, 1e-5),
-        (125_000_000, 2e-5),
-        (82_000_000, 3e-5),
-        (7_371_137, 2e-4),
+        (125_000_000, 5e-5),
+        (82_000_000, 9e-5),
+        (7_371_137, 3e-4),
         (3_800_000, 3e-4),
         (1, 3e-4),
-        (3_000_000_000, 2e-6),
+        (3_000_000_000, 3e-6),
     ],
 )
 def test_learning_rate(parameters: int, rate: float) -> None:
@@ -98,11 +100,11 @@ def test_learning_rate(parameters: int, rate: float) -> None:
 
 @pytest.mark.parametrize(
     ("tokens", "largest", "wanted"),
-    [(1_800_000, 512, 8192), (100_000, 300, 5000), (2000, 300, 1024), (2000, 4000, 4000), (1_800_000, 9000, 9000)],
+    [(1_800_000, 512, 8192), (200_000, 300, 5000), (2000, 300, 1024), (2000, 4000, 4000), (1_800_000, 9000, 9000)],
 )
 def test_tokens_of_an_update(tokens: int, largest: int, wanted: int) -> None:
-    """As many as usual, fewer where an epoch would have few updates, never less than an item needs."""
-    assert tokens_of_update(replace(CLOTH, tokens=tokens, largest=largest)) == wanted
+    """As many as usual, fewer where a training would have few updates, never less than an item needs."""
+    assert tokens_of_update(replace(CLOTH, tokens=tokens, largest=largest), epochs=3.0) == wanted
 
 
 def test_what_does_not_fit_is_accumulated() -> None:
@@ -129,6 +131,18 @@ def test_what_does_not_fit_is_accumulated() -> None:
 )
 def test_precision(device: Device, words: tuple[str, ...], found: list[str]) -> None:
     assert [name for name in options(planned(*words, device=device)) if name in ("--fp16", "--autocast")] == found
+
+
+@pytest.mark.parametrize(("words", "epochs"), [((), 1.0), (("--max-epoch", "1"), 3.0), (("--max-update", "9"), 3.0)])
+def test_nothing_is_dropped_where_nothing_is_seen_twice(words: tuple[str, ...], epochs: float) -> None:
+    found = options(planned(*words, epochs=epochs))
+    assert (found["--dropout"], found["--attention-dropout"]) == ("0", "0")
+    assert "--dropout" not in options(planned(*words, "--dropout", "0.3", epochs=epochs))
+    assert "--dropout" not in options(planned(epochs=1.1))
+
+
+def test_calibrated_weights_need_no_contrast() -> None:
+    assert options(planned(is_calibrated=True)) == {**options(planned()), "--contrast": "0"}
 
 
 def test_how_long_it_is() -> None:
@@ -166,12 +180,12 @@ def test_gpus_share_an_update() -> None:
         (("--lr=1e-6",), {"--lr": None}),
         (
             ("--max-update", "50"),
-            {"--max-update": None, "--total-num-update": "50", "--warmup-updates": "5", "--save-interval-updates": "5",
-             "--log-interval": "1"},
+            {**NO_DROPOUT, "--max-update": None, "--total-num-update": "50", "--warmup-updates": "5",
+             "--save-interval-updates": "5", "--log-interval": "1"},
         ),
         (
             ("--max-epoch", "1"),
-            {"--max-update": None, "--total-num-update": "220", "--warmup-updates": "22",
+            {**NO_DROPOUT, "--max-update": None, "--total-num-update": "220", "--warmup-updates": "22",
              "--save-interval-updates": "22", "--log-interval": "5"},
         ),
         (("--max-tokens", "4096"), {"--max-tokens": None, "--update-freq": None, "--max-update": "1320",
@@ -183,7 +197,7 @@ def test_gpus_share_an_update() -> None:
                                     "--warmup-updates": "55", "--save-interval-updates": "55",
                                     "--log-interval": "11"}),
         (("--max-epoch", "1", "--max-update", "500"),
-         {"--max-update": None, "--total-num-update": "220", "--warmup-updates": "22",
+         {**NO_DROPOUT, "--max-update": None, "--total-num-update": "220", "--warmup-updates": "22",
           "--save-interval-updates": "22", "--log-interval": "5"}),
         (("--optimizer", "sgd"), {"--optimizer": None, "--adam-betas": None, "--adam-eps": None,
                                   "--weight-decay": None}),

@@ -28,11 +28,12 @@ from ..support.commands import PASSAGES, PLUGIN, run
 #: As somebody would write the line by hand for the passages of the tests and the small model.
 BY_HAND = """
 fairseq-train out/data-bin --user-dir PLUGIN --task cloze_ranking --criterion cloze_ranking --arch cloze_roberta
-    --finetune-from-model WEIGHTS --optimizer fused_adamw --adam-betas '(0.9, 0.98)' --adam-eps 1e-6
-    --weight-decay 0.01 --clip-norm 1.0 --lr 0.0003 --lr-scheduler polynomial_decay --warmup-updates 1
-    --total-num-update 9 --max-update 9 --max-tokens 1524 --save-dir SAVE --save-interval-updates 1
+    --finetune-from-model out/calibrated.pt --contrast 0
+    --optimizer fused_adamw --adam-betas '(0.9, 0.98)' --adam-eps 1e-6 --weight-decay 0.01
+    --clip-norm 1.0 --lr 0.0003 --lr-scheduler polynomial_decay --warmup-updates 1
+    --total-num-update 13 --max-update 13 --max-tokens 1024 --save-dir SAVE --save-interval-updates 2
     --keep-interval-updates 2 --no-epoch-checkpoints --best-checkpoint-metric accuracy
-    --maximize-best-checkpoint-metric --log-format simple --log-interval 1
+    --maximize-best-checkpoint-metric --log-format simple --log-interval 1 --dropout 0 --attention-dropout 0
 """
 
 
@@ -41,9 +42,8 @@ def losses(save_dir: Path) -> list[float]:
     return [event["loss"] for event in events if event["type"] == "update"]
 
 
-def by_hand(save_dir: str, pretrained: Path) -> list[str]:
-    words = BY_HAND.replace("PLUGIN", str(PLUGIN)).replace("WEIGHTS", str(pretrained / "model.pt"))
-    return shlex.split(words.replace("SAVE", save_dir))
+def by_hand(save_dir: str) -> list[str]:
+    return shlex.split(BY_HAND.replace("PLUGIN", str(PLUGIN)).replace("SAVE", save_dir))
 
 
 def printed(text: str) -> list[str]:
@@ -57,17 +57,17 @@ def test_it_is_the_line_by_hand(tmp_path: Path, pretrained: Path) -> None:
     """To the last digit of the losses."""
     words = ("fairseq-cloze", "train", PASSAGES, "--pretrained", pretrained, "--out", "out", "--epochs", "0.4")
     ran = run(*words, cwd=tmp_path)
-    assert printed(ran.text) == by_hand("out/checkpoints", pretrained)
-    run(*by_hand("by-hand", pretrained), cwd=tmp_path)
+    assert printed(ran.text) == by_hand("out/checkpoints")
+    run(*by_hand("by-hand"), cwd=tmp_path)
     found = losses(tmp_path / "out" / "checkpoints")
-    assert len(found) == 9 and found == losses(tmp_path / "by-hand")
+    assert len(found) == 13 and found == losses(tmp_path / "by-hand")
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert (result["split"], result["n_blanks"]) == ("test", 98)
     before, after = f"{result['pretrained']:10.2f}", f"{result['mean']:10.2f}"
     lines = ran.text.splitlines()
     steps = [line.split(", ")[0] for line in lines[lines.index("the log of fairseq-train: out/train.log") :]][1:-7]
-    assert steps[-1] == "update 9 of 9"
-    assert set(steps) <= {f"update {number} of 9" for number in range(10)}  # not a word of fairseq's own
+    assert steps[-1] == "update 13 of 13"
+    assert set(steps) <= {f"update {number} of 13" for number in range(14)}  # not a word of fairseq's own
     assert '"valid" subset' in (tmp_path / "out" / "train.log").read_text()
     *_, title, chance, zero_shot, tuned, difference, checkpoint, page = lines
     assert title == "test, 98 blanks                   accuracy %   95% interval"

@@ -1,0 +1,60 @@
+"""Calibrating: the weights that a training starts from, fitted to the task before it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from ..errors import ClozeError
+from ..ranking.calibration import SETTINGS
+from ..runs.names import LAST_CHECKPOINT
+from .plan import OTHER_STARTS, Device, Given
+
+CALIBRATED = "calibrated.pt"
+
+#: What calibrated weights are made for.
+_FITTED_TO = {"--view": SETTINGS.view, "--scorer": SETTINGS.scorer}
+
+
+def calibrated(
+    data_bin: Path, weights: Path, folder: Path, given: Given, device: Device, say: Callable[[str], None]
+) -> Path | None:
+    """Calibrated weights in *folder*, made unless they are there; ``None`` where the training takes the others.
+
+    That is where it has another view or scorer or a contrast of its own, and where it goes on from a checkpoint that
+    was made without.
+
+    Raises:
+        ClozeError: weights and data cannot be used, or do not belong together
+    """
+    path = folder / CALIBRATED
+    differs = any(given.text(name, own) != own for name, own in _FITTED_TO.items())
+    if differs or given.any_of((*OTHER_STARTS, "--contrast")):
+        return None
+    if path.exists():
+        return path
+    if any(folder.rglob(LAST_CHECKPOINT)):
+        return None
+    say("calibrating the LM head (docs/training.md#calibration)")
+    _run(data_bin, weights, path, device, say)
+    return path
+
+
+def _run(data_bin: Path, weights: Path, path: Path, device: Device, say: Callable[[str], None]) -> None:
+    """In a process of its own on a GPU, of whose memory this one would keep some otherwise."""
+    if not device.gpus:
+        from ..ranking.calibration import calibrate
+        from ..ranking.resources import Resources
+
+        for line in calibrate(weights, data_bin, path, resources=Resources(device="cpu")).lines():
+            say(line)
+        return
+    package = Path(__file__).resolve().parents[1]
+    search = os.pathsep.join(filter(None, [str(package.parent), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-m", package.name, "calibrate", str(weights), str(data_bin), "--out", str(path)]
+    ran = subprocess.run(command, env={**os.environ, "PYTHONPATH": search}, text=True, capture_output=True)
+    if ran.returncode:
+        raise ClozeError(f"calibrating failed: {ran.stderr.strip().removeprefix('Error: ')}")
+    for line in ran.stdout.splitlines():
+        say(line)
