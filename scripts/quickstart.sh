@@ -16,7 +16,7 @@ updates=${QUICKSTART_UPDATES:-100}
 rm -rf "$out"
 mkdir -p "$out/checkpoints"
 step=0
-say() { step=$((step + 1)) && printf '\n== %s of 6: %s\n' "$step" "$*"; }
+say() { step=$((step + 1)) && printf '\n== %s of 7: %s\n' "$step" "$*"; }
 shown() { "$@" 2>"$out/last.log" || { cat "$out/last.log" >&2; exit 1; }; } # without warnings, unless it fails
 
 progress() { # the events of a training (docs/formats.md) as lines
@@ -37,9 +37,12 @@ say "what the pretrained model knows ($mini)"
 shown fairseq-cloze evaluate $mini/model.pt "$out/data-bin" --split test \
     --predictions "$out/zero-shot-answers.json"
 
+say "calibrate it"
+shown fairseq-cloze calibrate $mini/model.pt "$out/data-bin" --out "$out/calibrated.pt"
+
 say "fine-tune it (log: $out/checkpoints/train.log)"
 FAIRSEQ_CLOZE_EVENTS=/dev/fd/3 fairseq-train "$out/data-bin" --user-dir fairseq_cloze --task cloze_ranking --criterion cloze_ranking \
-    --arch cloze_roberta --finetune-from-model $mini/model.pt --seed "$seed" \
+    --arch cloze_roberta --finetune-from-model "$out/calibrated.pt" --contrast 0 --seed "$seed" \
     --optimizer adam --adam-betas "(0.9, 0.98)" --adam-eps 1e-6 --weight-decay 0.01 --clip-norm 1.0 \
     --lr 3e-4 --lr-scheduler polynomial_decay --warmup-updates $((updates / 10)) --total-num-update "$updates" \
     --max-update "$updates" --max-tokens 4096 --save-dir "$out/checkpoints" --no-epoch-checkpoints \

@@ -72,12 +72,13 @@ def test_quickstart_in_a_copy(tmp_path: Path) -> None:
     ran = run("bash", "scripts/quickstart.sh", cwd=copy, env=env)
     lines = ran.text.splitlines()
     assert [line for line in lines if line.startswith("== ")] == [
-        "== 1 of 6: prepare: passages -> data-bin",
-        "== 2 of 6: what the pretrained model knows (examples/pretrained/mini)",
-        "== 3 of 6: fine-tune it (log: work/quickstart/checkpoints/train.log)",
-        "== 4 of 6: validate with fairseq's own command",
-        "== 5 of 6: answer the test passages",
-        "== 6 of 6: the page",
+        "== 1 of 7: prepare: passages -> data-bin",
+        "== 2 of 7: what the pretrained model knows (examples/pretrained/mini)",
+        "== 3 of 7: calibrate it",
+        "== 4 of 7: fine-tune it (log: work/quickstart/checkpoints/train.log)",
+        "== 5 of 7: validate with fairseq's own command",
+        "== 6 of 7: answer the test passages",
+        "== 7 of 7: the page",
     ]
     assert any(line.startswith("update 10 of 10, epoch ") for line in lines)
     assert any(line.startswith("loss ") and "| n_blanks 102 |" in line for line in lines)

@@ -118,6 +118,12 @@ COMMANDS: dict[str, Command] = {
         ),
         same=False,
     ),
+    "calibrate": Command(
+        lambda at: (
+            *("calibrate", at / "weights/model.pt", at / "bin", "--split", "valid"),
+            *("--out", "out/calibrated.pt"),
+        )
+    ),
     "average": Command(lambda at: ("average", at / "weights/model.pt", at / "other.pt", "--out", "out/mean.pt")),
     "export-hf": Command(lambda at: ("export-hf", at / "weights/model.pt", "--out", "out/hf")),
     "import-hf": Command(lambda at: ("import-hf", at / "hf", "--out", "out/weights")),

@@ -26,6 +26,7 @@ CALLS = {
     "export-hf": ["nix.pt", "--out", "weights"],
     "clean": ["nix.pt", "plain.pt"],
     "learn-bpe": ["nix.txt", "--out", "weights"],
+    "calibrate": ["nix.pt", "bin", "--out", "calibrated.pt"],
     "fit-batch": ["nix", "--finetune-from-model", "nix.pt"],
     "train": ["nix", "--pretrained", "nix", "--out", "out"],
     "evaluate": ["nix.pt", "bin"],

@@ -36,7 +36,7 @@ def scores_of(path: Path, data_bin: Path) -> tuple[torch.Tensor, torch.Tensor]:
 def test_the_weights_score_as_the_formula(tmp_path: Path, pretrained: Path, data_bin: Path) -> None:
     """Loss and accuracy that were promised are those of the file that was written, scored as any other."""
     source, out = pretrained / "model.pt", tmp_path / "out.pt"
-    found = calibrate(source, data_bin, out, passages=10_000)
+    found = calibrate(source, data_bin, out, blanks=10_000)
     for path, loss, accuracy in (
         (source, found.loss_before, found.accuracy_before),
         (out, found.loss_after, found.accuracy_after),
