@@ -203,6 +203,7 @@ class ClozeRankingTask(RecoveringTask):
             self.source = find_source(self.cfg)
             if self.source is not None:
                 self._check_vocabulary(self.source)
+                self._check_contrast(self.source)
                 fit_model(self.source, cfg)
         elif self.cfg.path:  # fairseq-validate
             checkpoint = Checkpoint.read(Path(self.cfg.path))
@@ -238,6 +239,15 @@ class ClozeRankingTask(RecoveringTask):
         line, proved = checkpoint.check_vocabulary(self.vocabulary, f"data-bin {self.shards[0].folder}")
         logger.log(logging.INFO if proved else logging.WARNING, "%s", line)
         self._beginning.vocabulary, self._beginning.vocabulary_proved = line, proved
+
+    def _check_contrast(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.carried.contrast == 0 and self.settings.contrast and self.settings.view == "joint":
+            logger.warning(
+                "%s was made to be scored without contrast, as 'fairseq-cloze calibrate' makes weights, and this "
+                "training has --contrast %g, which takes away the same once more; pass --contrast 0",
+                checkpoint.name,
+                self.settings.contrast,
+            )
 
     def begin_epoch(self, epoch: int, model: nn.Module) -> None:
         """Before the first update, prove that the model holds the checkpoint's weights, or stop every worker."""

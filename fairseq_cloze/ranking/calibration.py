@@ -116,7 +116,7 @@ def calibrate(
     fitted = (features.terms, features.distinct, features.gold)
     before, after = torch.tensor(AS_PRETRAINED, dtype=torch.float64), fit(*fitted)
     alpha, beta, gamma = after.tolist()
-    weights = _with(dict(source.weights), features.mean.cpu(), alpha, beta, gamma)
+    weights = holding(dict(source.weights), features.mean.cpu(), alpha, beta, gamma)
     carried = carried_state(data.vocabulary, data.encoding, SETTINGS)
     save_state({**source.state, "model": weights, **FRESH, "task_state": carried}, target)
     return Calibration(
@@ -155,6 +155,18 @@ def fit(terms: Tensor, distinct: Tensor, gold: Tensor) -> Tensor:
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]
     return numbers.detach()
+
+
+def holding(weights: dict[str, Tensor], mean: Tensor, alpha: float, beta: float, gamma: float) -> dict[str, Tensor]:
+    """Weights, by fairseq's names, changed so that the LM head's logits hold the three numbers; *mean* is x̄."""
+    for part in ("weight", "bias"):
+        name = f"{LM_HEAD}layer_norm.{part}"
+        if name in weights:
+            weights[name] = (weights[name].float() * alpha).to(weights[name].dtype)
+    anywhere = weights[f"{LM_HEAD}weight"].float() @ mean
+    bias = weights[f"{LM_HEAD}bias"]
+    weights[f"{LM_HEAD}bias"] = (gamma * bias.float() - beta * anywhere).to(bias.dtype)
+    return weights
 
 
 class _Features:
@@ -213,15 +225,3 @@ def _accuracy(terms: Tensor, distinct: Tensor, gold: Tensor, numbers: Tensor) ->
     """In percent."""
     best = (terms @ numbers).masked_fill(~distinct, float("-inf")).argmax(dim=1)
     return 100.0 * float(best.eq(gold).double().mean())
-
-
-def _with(weights: dict[str, Tensor], mean: Tensor, alpha: float, beta: float, gamma: float) -> dict[str, Tensor]:
-    """The weights of an LM head with these numbers inside."""
-    for part in ("weight", "bias"):
-        name = f"{LM_HEAD}layer_norm.{part}"
-        if name in weights:
-            weights[name] = (weights[name].float() * alpha).to(weights[name].dtype)
-    anywhere = weights[f"{LM_HEAD}weight"].float() @ mean
-    bias = weights[f"{LM_HEAD}bias"]
-    weights[f"{LM_HEAD}bias"] = (gamma * bias.float() - beta * anywhere).to(bias.dtype)
-    return weights

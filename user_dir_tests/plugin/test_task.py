@@ -16,6 +16,7 @@ from fairseq_cloze.data.fairseq_files import DICTIONARY_FILE, MERGES_FILE
 from fairseq_cloze.data.prepare import prepare
 from fairseq_cloze.data.vocabulary import Vocabulary
 from fairseq_cloze.errors import CheckpointError, ClozeError, DataBinError
+from fairseq_cloze.ranking.calibration import calibrate
 from fairseq_cloze.weights.hugging_face import import_hf
 
 from ..support.commands import PASSAGES, start, train, validate
@@ -161,6 +162,15 @@ def test_a_checkpoint_without_any_vocabulary(tmp_path: Path, data_bin: Path, pre
         "dictionary has the checkpoint's 600 rows; "
         f"it and the tokenizer could not be compared, {tmp_path / 'model.pt'} came without",
     )
+
+
+@pytest.mark.parametrize(("contrast", "said"), [(0.7, 1), (0.0, 0)])
+def test_calibrated_weights_are_trained_without_contrast(
+    contrast: float, said: int, tmp_path: Path, data_bin: Path, pretrained: Path, caplog: Any
+) -> None:
+    calibrate(pretrained / "model.pt", data_bin, tmp_path / "calibrated.pt")
+    build(data_bin, tmp_path, finetune_from_model=tmp_path / "calibrated.pt", contrast=contrast)
+    assert caplog.text.count("this training has --contrast 0.7, which takes away the same once more") == said
 
 
 def test_a_dictionary_beside_the_checkpoint_is_compared(

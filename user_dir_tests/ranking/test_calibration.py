@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +14,10 @@ from hypothesis import strategies as st
 from fairseq_cloze.data.databin import DataBin
 from fairseq_cloze.data.prepare import prepare
 from fairseq_cloze.errors import ClozeError
+from fairseq_cloze.model.architecture import Architecture
 from fairseq_cloze.model.masked_lm import MaskedLM
 from fairseq_cloze.model.scores import candidate_scores
-from fairseq_cloze.ranking.calibration import SETTINGS, calibrate, fit
+from fairseq_cloze.ranking.calibration import SETTINGS, calibrate, fit, holding
 from fairseq_cloze.ranking.evaluate import evaluate
 from fairseq_cloze.views.making import make_view
 from fairseq_cloze.weights.checkpoint import Checkpoint
@@ -53,6 +55,26 @@ def test_the_weights_score_as_the_formula(tmp_path: Path, pretrained: Path, data
     assert changed == {f"encoder.lm_head.{name}" for name in ("layer_norm.weight", "layer_norm.bias", "bias")}
 
 
+@pytest.mark.parametrize(
+    "parts", [{}, {"without_biases": True}, {"embedding_dim": 6}, {"untie_weights_roberta": True}], ids=str
+)
+def test_every_kind_of_head_holds_the_numbers(parts: dict[str, Any]) -> None:
+    """Logits of the changed weights are the formula's, whatever the LM head is made of."""
+    torch.manual_seed(1)
+    model = MaskedLM(Architecture(1, 12, 20, 3, 30, **parts), 50)
+    for parameter in model.encoder.lm_head.parameters():
+        torch.nn.init.normal_(parameter)
+    features = torch.randn(7, 12)
+    alpha, beta, gamma = 0.4, 0.3, 0.2
+    with torch.no_grad():
+        x = model.encoder.lm_head.transform(features)
+        mean, rows, bias = x.mean(dim=0), model.encoder.lm_head.weight, model.encoder.lm_head.bias
+        expected = alpha * x @ rows.T - beta * (rows @ mean) + gamma * bias
+        changed = holding(dict(model.state_dict()), mean, alpha, beta, gamma)
+        model.load_state_dict(changed)
+        torch.testing.assert_close(model.encoder.lm_head(features), expected)
+
+
 def test_a_second_time_finds_nothing(tmp_path: Path, pretrained: Path, data_bin: Path) -> None:
     """Calibrated weights are the best that these three numbers can do."""
     calibrate(pretrained / "model.pt", data_bin, tmp_path / "once.pt")
@@ -76,7 +98,7 @@ def test_it_finds_what_made_the_answers(seed: int, numbers: tuple[float, float, 
 
 
 def test_the_command(tmp_path: Path, pretrained: Path, data_bin: Path) -> None:
-    """It says what it found, and writes what the function writes; ``train`` writes the same."""
+    """It says what it found, and writes what the function writes."""
     ran = run("fairseq-cloze", "calibrate", pretrained, data_bin, "--out", "out.pt", cwd=tmp_path)
     found = calibrate(pretrained / "model.pt", data_bin, tmp_path / "same.pt")
     assert ran.text.splitlines() == [*found.lines(), "wrote out.pt"]

@@ -17,6 +17,7 @@ from fairseq_cloze.data.encoding import EncodingOptions
 from fairseq_cloze.data.prepare import prepare
 from fairseq_cloze.errors import ClozeError
 from fairseq_cloze.files import alone_in
+from fairseq_cloze.ranking.calibration import calibrate
 from fairseq_cloze.training.facts import gather_facts
 from fairseq_cloze.training.inputs import make_materials, read_inputs
 from fairseq_cloze.training.known_options import known_options
@@ -58,6 +59,9 @@ def test_it_is_the_line_by_hand(tmp_path: Path, pretrained: Path) -> None:
     words = ("fairseq-cloze", "train", PASSAGES, "--pretrained", pretrained, "--out", "out", "--epochs", "0.4")
     ran = run(*words, cwd=tmp_path)
     assert printed(ran.text) == by_hand("out/checkpoints")
+    again = tmp_path / "again.pt"
+    calibrate(pretrained / "model.pt", tmp_path / "out" / "data-bin", again)
+    assert again.read_bytes() == (tmp_path / "out" / "calibrated.pt").read_bytes()
     run(*by_hand("by-hand"), cwd=tmp_path)
     found = losses(tmp_path / "out" / "checkpoints")
     assert len(found) == 13 and found == losses(tmp_path / "by-hand")
