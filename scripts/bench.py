@@ -138,7 +138,7 @@ class Bench:
             SystemExit: our own part failed, or answers differ
         """
         options = self.options
-        if self.quiet["others"] > BUSY or self.quiet["load"] > 0.5:
+        if self.quiet["others"] > BUSY:
             print(
                 f"this machine is busy: others take {100 * self.quiet['others']:.0f}% of its CPUs, load "
                 f"{self.quiet['load']}; figures that they disturb are marked",
