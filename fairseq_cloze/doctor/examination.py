@@ -457,7 +457,7 @@ class _Examination:
         )
         if gain > 3 * error and loss < blind:
             verdict, fault = OK if gain > GOOD_GAIN else DOUBT, "weak language model"
-            advice = "small, or trained on little text, or layers missing; calibrate and fine-tuning on candidates weaken it, too"
+            advice = "small, or trained on little text, or layers missing; calibrating and fine-tuning weaken it, too"
         self.add(
             "masked-LM loss", verdict,
             f"{loss:.2f} nats on {len(real)} tokens of {self.source}, {other:.2f} with its words shuffled",

@@ -186,7 +186,7 @@ class _Features:
         head = member.model.encoder.lm_head
         parts = []
         for features, sample in found:
-            labelled = sample["labelled"] = (sample["gold"] >= 0).nonzero()[:, 0]
+            labelled = (sample["gold"] != UNLABELLED).nonzero()[:, 0]
             tokens = sample["net_input"]["candidate_tokens"][labelled]
             present = tokens.ne(PAD)
             with torch.inference_mode():

@@ -1,14 +1,13 @@
 """Calibrating: the weights that a training starts from, fitted to the task before it."""
 
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import ClozeError
 from ..ranking.calibration import SETTINGS
 from ..runs.names import LAST_CHECKPOINT
+from .launch import own_command
 from .plan import OTHER_STARTS, Device, Given
 
 CALIBRATED = "calibrated.pt"
@@ -50,10 +49,8 @@ def _run(data_bin: Path, weights: Path, path: Path, device: Device, say: Callabl
         for line in calibrate(weights, data_bin, path, resources=Resources(device="cpu")).lines():
             say(line)
         return
-    package = Path(__file__).resolve().parents[1]
-    search = os.pathsep.join(filter(None, [str(package.parent), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", package.name, "calibrate", str(weights), str(data_bin), "--out", str(path)]
-    ran = subprocess.run(command, env={**os.environ, "PYTHONPATH": search}, text=True, capture_output=True)
+    command, environ = own_command("calibrate", str(weights), str(data_bin), "--out", str(path))
+    ran = subprocess.run(command, env=environ, text=True, capture_output=True)
     if ran.returncode:
         raise ClozeError(f"calibrating failed: {ran.stderr.strip().removeprefix('Error: ')}")
     for line in ran.stdout.splitlines():

@@ -89,6 +89,13 @@ def wait_for(watch: subprocess.Popen[bytes], progress: Progress) -> int:
             progress.look()
 
 
+def own_command(*words: str) -> tuple[list[str], dict[str, str]]:
+    """What runs a command of this package in a process of its own, and in which environment."""
+    package = Path(__file__).resolve().parents[1]
+    path = os.pathsep.join(filter(None, [str(package.parent), os.environ.get("PYTHONPATH")]))
+    return [sys.executable, "-m", package.name, *words], {**os.environ, "PYTHONPATH": path}
+
+
 def claim_save_dir(save_dir: Path) -> None:
     """Make sure that nobody else trains into a folder, which is made where it is missing.
 
@@ -113,12 +120,10 @@ def watching(
         yield None
         return
     (save_dir / RUN_FILE).unlink(missing_ok=True)  # of an earlier run: the watch would see that one end
-    package = Path(__file__).resolve().parents[1]
-    path = os.pathsep.join(filter(None, [str(package.parent), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", package.name, "watch", str(save_dir), str(data_bin), "--device", device]
+    command, environ = own_command("watch", str(save_dir), str(data_bin), "--device", device)
     watch = subprocess.Popen(
         command,
-        env={**os.environ, "PYTHONPATH": path},
+        env=environ,
         stdout=progress.log_fd,
         stderr=progress.log_fd,
         start_new_session=True,

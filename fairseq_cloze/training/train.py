@@ -131,7 +131,7 @@ def _decide(data_bin: Path, weights: Path, folder: Path, given: Given, epochs: f
         decided = plan(_fitting(decided, device, decided.tokens, folder / _FIT, say))
     say(
         f"{facts.parameters:,} parameters on {device.name}; {decided.updates:,} updates of about "
-        f"{decided.tokens:,} tokens, {decided.epochs:.2g} epochs"
+        f"{facts.tokens * decided.epochs / decided.updates:,.0f} tokens, {decided.epochs:.2g} epochs"
     )
     return decided
 
