@@ -11,6 +11,7 @@ from ..data.databin import DataBin
 from ..runs.curves import MOST_UPDATES, History, finite
 from ..secrecy import hide_secrets
 from ..statistics import chance_interval, wilson_interval
+from ..views.settings import CARRIED
 from .answer_figures import JsonObject, count_right, rounded
 from .sources import Run
 
@@ -135,8 +136,9 @@ def _data_format(run: Run) -> str | None:
     record: Mapping[str, Any] = run.scores[-1] if run.scores else {}
     if run.origin is not None:
         record = asdict(run.origin.checkpoints[0])
+    chosen = {name: run.history.setting("task", name) for name in CARRIED}
     view, scorer, other_blanks, contrast = (
-        run.history.setting("task", name) or record.get(name) for name in ("view", "scorer", "other_blanks", "contrast")
+        record.get(name) if value is None else value for name, value in chosen.items()
     )
     encodings = [DataBin(place).encoding.to_dict() for place in run.places[:1]]
     encodings += [run.origin.encoding] if run.origin is not None and not encodings else []

@@ -127,6 +127,14 @@ def test_both_formats_of_the_log_say_the_same(tmp_path: Path) -> None:
     assert {**a, "label": "", "files": []} == {**b, "label": "", "files": []}
 
 
+def test_no_contrast_is_said(tmp_path: Path) -> None:
+    """As those of calibrated weights have none: 0 is a choice, too."""
+    path = tmp_path / "a.log"
+    path.write_text(log_text().replace("'contrast': 0.7", "'contrast': 0.0"))
+    [found] = report([path]).data["runs"]
+    assert found["format"] == "view joint, scorer mean, contrast 0"
+
+
 def test_a_real_training(finetuned: Path, data_bin: Path) -> None:
     """A save-dir with the events of its training."""
     made = report([finetuned])
