@@ -30,13 +30,12 @@ from ..errors import ClozeError
 from ..files import PathLike, check_writable
 from ..model.names import LM_HEAD
 from ..passages.passage import UNLABELLED
-from ..views.batches import cut_batches
 from ..views.making import make_view
 from ..views.settings import PartialSettings, Settings
 from ..views.view import View, to_device
 from ..weights.carried import FRESH, carried_state, save_state
 from ..weights.checkpoint import Checkpoint
-from .member import DEFAULT_MAX_TOKENS, Member
+from .member import Member, batches_of
 from .resources import DEFAULT_RESOURCES, Resources
 
 #: Blanks to fit to: ten times as many brought nothing, with a tenth a model gained half of what it does.
@@ -174,10 +173,7 @@ class _Features:
 
     def __init__(self, member: Member, view: View, items: np.ndarray, resources: Resources) -> None:
         found: list[tuple[Tensor, dict[str, Any]]] = []
-        limit = resources.max_tokens
-        if limit is None and resources.batch_size is None:
-            limit = max(DEFAULT_MAX_TOKENS, int(view.cost[items].max()))
-        for batch in cut_batches(view, items, limit, resources.batch_size):
+        for batch in batches_of(view, items, resources):
             sample = view.collate([view.item(int(index)) for index in batch])
             with torch.inference_mode():
                 inputs = {name: sample["net_input"][name] for name in _READ}

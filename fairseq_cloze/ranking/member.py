@@ -92,12 +92,9 @@ class Member:
         Arguments and errors are those of :meth:`Ranker.score`.
         """
         view = make_view(self.settings, store, self.vocabulary, self.architecture.max_positions)
-        max_tokens = resources.max_tokens
-        if resources.batch_size is None and max_tokens is None:
-            max_tokens = max(DEFAULT_MAX_TOKENS, int(view.cost.max(initial=0)))
         out = Scores.empty(store)
         start, shown = time.perf_counter(), 0
-        batches = cut_batches(view, longest_first(view), max_tokens, resources.batch_size)
+        batches = batches_of(view, longest_first(view), resources)
         for number in sharing.deal(len(batches)):
             blanks = self._score_batch(view, [view.item(int(index)) for index in batches[number]], out)
             out.scored.append(blanks)
@@ -142,6 +139,14 @@ class Member:
         out.add(sample)
         out.raw[blanks, : scores.size(1)] = scores.numpy()
         return blanks
+
+
+def batches_of(view: View, order: np.ndarray, resources: Resources) -> list[np.ndarray]:
+    """Items in an order, ``int64 (items,)``, as batches within what scoring may use."""
+    max_tokens = resources.max_tokens
+    if resources.batch_size is None and max_tokens is None:
+        max_tokens = max(DEFAULT_MAX_TOKENS, int(view.cost[order].max(initial=0)))
+    return cut_batches(view, order, max_tokens, resources.batch_size)
 
 
 def _open_device(name: str | None) -> torch.device:

@@ -11,13 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fairseq_cloze.cli.calibrate import command
 from fairseq_cloze.data.databin import DataBin
 from fairseq_cloze.data.prepare import prepare
 from fairseq_cloze.errors import ClozeError
 from fairseq_cloze.model.architecture import Architecture
 from fairseq_cloze.model.masked_lm import MaskedLM
 from fairseq_cloze.model.scores import candidate_scores
-from fairseq_cloze.ranking.calibration import SETTINGS, calibrate, fit, holding
+from fairseq_cloze.ranking.calibration import BLANKS, SETTINGS, calibrate, fit, holding
 from fairseq_cloze.ranking.evaluate import evaluate
 from fairseq_cloze.views.making import make_view
 from fairseq_cloze.weights.checkpoint import Checkpoint
@@ -104,6 +105,12 @@ def test_the_command(tmp_path: Path, pretrained: Path, data_bin: Path) -> None:
     assert ran.text.splitlines() == [*found.lines(), "wrote out.pt"]
     one, other = (Checkpoint.read(tmp_path / name) for name in ("out.pt", "same.pt"))
     assert one.identity == other.identity
+
+
+def test_the_help_names_the_default() -> None:
+    """The command line may not import torch for it."""
+    [blanks] = [option.default for option in command.params if option.name == "blanks"]
+    assert blanks == BLANKS
 
 
 def test_what_is_refused(tmp_path: Path, pretrained: Path, data_bin: Path) -> None:
