@@ -15,9 +15,9 @@ All three go into the weights: α into the LM head's last layer norm, the rest i
 checkpoint like any other, scored without contrast.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from ..model.names import LM_HEAD
 from ..passages.passage import UNLABELLED
 from ..views.making import make_view
 from ..views.settings import PartialSettings, Settings
-from ..views.view import View, to_device
+from ..views.view import Item, Sample, View, to_device
 from ..weights.carried import FRESH, carried_state, save_state
 from ..weights.checkpoint import Checkpoint
 from .member import Member, batches_of
@@ -66,6 +66,7 @@ class Calibration:
     loss_after: float
     accuracy_before: float  #: percent
     accuracy_after: float
+    notes: list[str]  #: what the user should know of the checkpoint, and of the memory
 
     def lines(self) -> list[str]:
         """What was found, for people."""
@@ -73,6 +74,7 @@ class Calibration:
             f"calibrated on {self.n_passages:,} passages with {self.n_blanks:,} blanks: loss {self.loss_before:.3f} -> "
             f"{self.loss_after:.3f}, accuracy {self.accuracy_before:.1f} -> {self.accuracy_after:.1f}%",
             f"alpha {self.alpha:.3f}, beta {self.beta:.3f}, gamma {self.gamma:.3f}",
+            *self.notes,
         ]
 
 
@@ -96,6 +98,7 @@ def calibrate(
     Raises:
         ClozeError: checkpoint and data-bin cannot be read or do not belong together, no blank has an answer, or *out*
             cannot be written
+        OutOfMemory: memory is too small for one passage alone
     """
     target = Path(out)
     check_writable(target)
@@ -128,6 +131,7 @@ def calibrate(
         loss_after=float(_loss(*fitted, after)),
         accuracy_before=_accuracy(*fitted, before),
         accuracy_after=_accuracy(*fitted, after),
+        notes=member.notes,
     )
 
 
@@ -172,12 +176,16 @@ class _Features:
     """The terms of every labelled blank of some passages, on the CPU."""
 
     def __init__(self, member: Member, view: View, items: np.ndarray, resources: Resources) -> None:
-        found: list[tuple[Tensor, dict[str, Any]]] = []
-        for batch in batches_of(view, items, resources):
-            sample = view.collate([view.item(int(index)) for index in batch])
+
+        def read(part: Sequence[Item]) -> tuple[Tensor, Sample]:
+            sample = view.collate(part)
+            inputs = {name: sample["net_input"][name] for name in _READ}
             with torch.inference_mode():
-                inputs = {name: sample["net_input"][name] for name in _READ}
-                found.append((member.model.at_reads(**to_device(inputs, member.device)), sample))
+                return member.model.at_reads(**to_device(inputs, member.device)), sample
+
+        found: list[tuple[Tensor, Sample]] = []
+        for batch in batches_of(view, items, resources):
+            found += member.in_parts(view, [view.item(int(index)) for index in batch], read)
         self.mean = torch.cat([features for features, _ in found]).mean(dim=0)
         head = member.model.encoder.lm_head
         parts = []

@@ -1,8 +1,8 @@
 """Member: one checkpoint of a ranker, its model on a device, and how it scores."""
 
 import time
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from .scores import Scores
 
 #: Most tokens of a batch where neither limit is given, unless one item alone costs more.
 DEFAULT_MAX_TOKENS = 4096
+
+
+T = TypeVar("T")
 
 
 class Member:
@@ -107,8 +110,12 @@ class Member:
             progress.update(store.blanks - shown)
         return out
 
-    def _score_batch(self, view: View, items: list[Item], out: Scores) -> np.ndarray:
-        """Score the blanks of a batch into *out* and return their numbers."""
+    def in_parts(self, view: View, items: list[Item], compute: Callable[[Sequence[Item]], T]) -> list[T]:
+        """Compute something of a batch, in halves where memory runs out.
+
+        Raises:
+            ClozeError: memory is too small for one item alone
+        """
 
         def cost(part: Sequence[Item]) -> int:
             return view.tokens_of([item["index"] for item in part])
@@ -118,8 +125,12 @@ class Member:
             advice = "--device cpu has more memory, --fp16 or --bf16 need less"
             raise cannot_split(f"passage '{passage}'", cost([item]), advice)
 
-        parts = in_parts(items, lambda part: self._score_items(view, part, out), cost, self.memory, too_large)
-        return np.concatenate(parts)
+        return in_parts(items, compute, cost, self.memory, too_large)
+
+    def _score_batch(self, view: View, items: list[Item], out: Scores) -> np.ndarray:
+        """Score the blanks of a batch into *out* and return their numbers."""
+
+        return np.concatenate(self.in_parts(view, items, lambda part: self._score_items(view, part, out)))
 
     def _score_items(self, view: View, items: Sequence[Item], out: Scores) -> np.ndarray:
         sample = view.collate(items)

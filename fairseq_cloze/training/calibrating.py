@@ -12,8 +12,9 @@ from .plan import OTHER_STARTS, Device, Given
 
 CALIBRATED = "calibrated.pt"
 
-#: What calibrated weights are made for.
-_FITTED_TO = {"--view": SETTINGS.view, "--scorer": SETTINGS.scorer}
+#: What calibrated weights are made for; whoever gives a contrast wants weights that need one.
+_FITTED_TO = {"--view": SETTINGS.view, "--scorer": SETTINGS.scorer, "--contrast": ""}
+_NOT = "the LM head is not calibrated: "
 
 
 def calibrated(
@@ -28,12 +29,16 @@ def calibrated(
         ClozeError: weights and data cannot be used, or do not belong together
     """
     path = folder / CALIBRATED
-    differs = any(given.text(name, own) != own for name, own in _FITTED_TO.items())
-    if differs or given.any_of((*OTHER_STARTS, "--contrast")):
+    if given.any_of(OTHER_STARTS):
         return None
+    for name, own in _FITTED_TO.items():
+        if (value := given.text(name, own)) != own:
+            say(f"{_NOT}{name} {value} was given")
+            return None
     if path.exists():
         return path
     if any(folder.rglob(LAST_CHECKPOINT)):
+        say(f"{_NOT}this training began without")
         return None
     say("calibrating the LM head (docs/training.md#calibration)")
     _run(data_bin, weights, path, device, say)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -123,14 +123,11 @@ def score(data_bin: Path, checkpoint: Path, path: Path, split: str, name: str) -
 
 
 def score_before(data_bin: Path, weights: Path, settings: PartialSettings, path: Path, split: str) -> Scored | None:
-    """The same with weights that a training started from, in its view; ``None`` where they cannot score so.
-
-    Contrast is theirs, as those trained from calibrated weights need none.
-    """
+    """The same with weights that a training started from; ``None`` where they cannot score so."""
     before = Checkpoint.read(weights)
     if settings.scorer == "head" and not before.has_ranking_head:
         return None
-    evaluate(before, data_bin, split, replace(settings, contrast=None), predictions_path=path)
+    evaluate(before, data_bin, split, settings, predictions_path=path)
     return read_scored(path, "pretrained")
 
 

@@ -6,6 +6,7 @@ The same call goes on where it was interrupted.
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,8 @@ def _judge(
         scored.append(found)
     before = None
     if not given.any_of(OTHER_STARTS):
+        if "--contrast" not in given:  # those trained from calibrated weights need none
+            settings = replace(settings, contrast=None)
         before = score_before(data_bin, weights, settings, folder / BEFORE, split)
     paths = [run.path for run in scored]
     differences = [difference("fine-tuned - pretrained", paths, [before.path])] if before else []

@@ -128,6 +128,17 @@ def test_evaluate(tmp_path: Path, pretrained: Path, data_bin: Path) -> None:
     assert re.search(r"^batches that ran out of memory: [1-9]\d*, and split ahead: \d+; no score is ", short.text, re.M)
 
 
+def test_calibrate(tmp_path: Path, pretrained: Path, data_bin: Path) -> None:
+    command = ("fairseq-cloze", "calibrate", pretrained / "model.pt", data_bin, "--max-tokens", "40000", "--out")
+    plain = run(*command, tmp_path / "plain.pt").text.splitlines()
+    short = limited(44, *command, tmp_path / "short.pt").text.splitlines()
+    assert short[:2] == plain[:2]
+    assert re.match(r"batches that ran out of memory: [1-9]\d*, and split ahead: \d+; no score is ", short[2])
+    first, second = (torch.load(tmp_path / name, weights_only=False)["model"] for name in ("plain.pt", "short.pt"))
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name])
+
+
 @pytest.mark.slow
 def test_validate(pretrained: Path, data_bin: Path) -> None:
     command = ("fairseq-validate", data_bin, "--user-dir", PLUGIN, "--task", "cloze_ranking", "--num-workers", "0")

@@ -63,6 +63,7 @@ def main() -> None:
     kinds: tuple[Any, ...] = (ClozeRobertaModel, RobertaModel, MaskedLM)
     for kind in kinds:
         kind.forward = limiting(kind.forward)
+    MaskedLM.at_reads = limiting(MaskedLM.at_reads)  # type: ignore[method-assign]
     module, function = ENTRIES[sys.argv[2]]
     sys.argv = sys.argv[2:]
     getattr(importlib.import_module(module), function)()

@@ -36,14 +36,26 @@ def test_it_is_done_once(tmp_path: Path, pretrained: Path, data_bin: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "words",
-    [("--view", "full"), ("--scorer=kmask",), ("--contrast", "0.7"), ("--from-scratch",), ("--restore-file", "a.pt")],
+    ("words", "said"),
+    [
+        (("--view", "full"), ["the LM head is not calibrated: --view full was given"]),
+        (("--scorer=kmask",), ["the LM head is not calibrated: --scorer kmask was given"]),
+        (("--contrast", "0.7"), ["the LM head is not calibrated: --contrast 0.7 was given"]),
+        (("--from-scratch",), []),
+        (("--restore-file", "a.pt"), []),
+    ],
 )
-def test_who_chooses_otherwise_gets_the_weights_as_they_are(words: tuple[str, ...], tmp_path: Path) -> None:
-    assert calibrated(tmp_path / "bin", tmp_path / "model.pt", tmp_path, Given(words), CPU, print) is None
+def test_who_chooses_otherwise_gets_the_weights_as_they_are(
+    words: tuple[str, ...], said: list[str], tmp_path: Path
+) -> None:
+    told: list[str] = []
+    assert calibrated(tmp_path / "bin", tmp_path / "model.pt", tmp_path, Given(words), CPU, told.append) is None
+    assert told == said
 
 
 def test_a_training_that_began_without_goes_on_without(tmp_path: Path) -> None:
     (tmp_path / "seed1" / "checkpoints").mkdir(parents=True)
     (tmp_path / "seed1" / "checkpoints" / "checkpoint_last.pt").touch()
-    assert calibrated(tmp_path / "bin", tmp_path / "model.pt", tmp_path, Given([]), CPU, print) is None
+    told: list[str] = []
+    assert calibrated(tmp_path / "bin", tmp_path / "model.pt", tmp_path, Given([]), CPU, told.append) is None
+    assert told == ["the LM head is not calibrated: this training began without"]

@@ -18,11 +18,13 @@ from fairseq_cloze.data.prepare import prepare
 from fairseq_cloze.errors import ClozeError
 from fairseq_cloze.files import alone_in
 from fairseq_cloze.ranking.calibration import calibrate
+from fairseq_cloze.ranking.evaluate import evaluate
 from fairseq_cloze.training.facts import gather_facts
 from fairseq_cloze.training.inputs import make_materials, read_inputs
 from fairseq_cloze.training.known_options import known_options
 from fairseq_cloze.training.plan import Device, Given, make_plan
 from fairseq_cloze.training.train import _fitting, train
+from fairseq_cloze.views.settings import PartialSettings
 
 from ..support.commands import PASSAGES, PLUGIN, run
 
@@ -82,6 +84,19 @@ def test_it_is_the_line_by_hand(tmp_path: Path, pretrained: Path) -> None:
     assert [checkpoint, page] == ["fine-tuned: out/checkpoints/checkpoint_best.pt", "report: out/report.html"]
     shown = (tmp_path / "out" / "report.html").read_text()
     assert shown.startswith("<!DOCTYPE html>") and "pretrained-answers" in shown
+
+
+def test_a_given_contrast_holds_for_the_pretrained_weights_too(
+    tmp_path: Path, pretrained: Path, data_bin: Path
+) -> None:
+    words = ("fairseq-cloze", "train", data_bin, "--pretrained", pretrained, "--out", "out", "--max-update", "1")
+    ran = run(*words, "--contrast", "0.3", cwd=tmp_path)
+    assert ran.text.startswith("the LM head is not calibrated: --contrast 0.3 was given\n")
+    found = json.loads((tmp_path / "out" / "pretrained-answers.json").read_text())
+    for contrast, same in ((0.3, True), (None, False)):
+        path = tmp_path / "answers.json"
+        evaluate(pretrained / "model.pt", data_bin, "test", PartialSettings(contrast=contrast), predictions_path=path)
+        assert (json.loads(path.read_text()) == found) is same
 
 
 @pytest.mark.slow
