@@ -54,7 +54,8 @@ def rows_of(present: Tensor) -> Rows:
 
 def attend(
     query: Tensor,
-    key_value: Tensor,
+    key: Tensor,
+    value: Tensor,
     rows: Rows,
     dropout: float = 0.0,
     reach: int | None = None,
@@ -68,7 +69,7 @@ def attend(
 
     Args:
         query: of each token, or of each of *reads*, ``(queries, heads, head width)``
-        key_value: key and value of each token, ``(tokens, 2, heads, head width)``
+        key, value: of each token, ``(tokens, heads, head width)``
         rows: where the rows lie
         dropout: probability of dropping an attention weight
         reach: how many tokens to each side a token looks at; ``None``: at all of its row
@@ -77,15 +78,16 @@ def attend(
     asking = rows if reads is None else reads.rows
     if query.device.type == "cpu":
         places = [None] * len(rows.lengths) if reads is None else torch.split(_places(reads, rows), asking.lengths)
-        parts = zip(torch.split(query, asking.lengths), torch.split(key_value, rows.lengths), places)
+        keys, values = (torch.split(part, rows.lengths) for part in (key, value))
+        parts = zip(torch.split(query, asking.lengths), keys, values, places)
         return torch.cat([_attend_row(*part, dropout, reach) for part in parts])
     # A kernel's window is counted from the ends of rows, so it has no place for a few queries.
     usable = not dropout and _has_flash(query) and (reach is None or reads is None)
     kernel = _varlen_attention(reach is not None) if usable else None
     if kernel is None:
-        return attend_padded(query, key_value, rows, dropout, reach, reads)
+        return attend_padded(query, key, value, rows, dropout, reach, reads)
     window = {} if reach is None else {"window_size": (reach, reach)}
-    return kernel(query, *key_value.unbind(dim=1), asking.ends, rows.ends, asking.longest, rows.longest, **window)
+    return kernel(query, key, value, asking.ends, rows.ends, asking.longest, rows.longest, **window)
 
 
 def _places(reads: Reads, rows: Rows) -> Tensor:
@@ -97,18 +99,21 @@ def _places(reads: Reads, rows: Rows) -> Tensor:
 _BLOCK = 64
 
 
-def _attend_row(query: Tensor, key_value: Tensor, places: Tensor | None, dropout: float, reach: int | None) -> Tensor:
+def _attend_row(
+    query: Tensor, key: Tensor, value: Tensor, places: Tensor | None, dropout: float, reach: int | None
+) -> Tensor:
     """:func:`attend` in one row, whose queries are of the tokens at *places*."""
     query = query.transpose(0, 1) * query.size(-1) ** -0.5
-    key, value = key_value.permute(1, 2, 0, 3)  # (2, heads, length, head width)
-    if reach is None or len(key_value) <= reach + 1:
+    key, value = key.transpose(0, 1), value.transpose(0, 1)  # (heads, length, head width)
+    length = key.size(1)
+    if reach is None or length <= reach + 1:
         return _weigh(query, key, value, dropout).transpose(0, 1)
     if places is not None:
-        far = (torch.arange(len(key_value)) - places[:, None]).abs() > reach
+        far = (torch.arange(length) - places[:, None]).abs() > reach
         return _weigh(query, key, value, dropout, far).transpose(0, 1)
     # A block of queries looks at its own block of keys and at one on each side, so memory grows with the length alone.
     block = max(reach, _BLOCK)
-    queries, keys, values = (part.split(block, dim=1) for part in (query, key, value))
+    queries, keys, values = (torch.split(part, block, dim=1) for part in (query, key, value))
     around = torch.arange(3 * block)
     far = (around - around[block : 2 * block, None]).abs() > reach
     out = []
@@ -147,7 +152,8 @@ def _has_flash(query: Tensor) -> bool:
 
 def attend_padded(
     query: Tensor,
-    key_value: Tensor,
+    key: Tensor,
+    value: Tensor,
     rows: Rows,
     dropout: float = 0.0,
     reach: int | None = None,
@@ -158,8 +164,8 @@ def attend_padded(
     torch's memory-efficient kernel has a form for packed rows too, but drops the same weights in every row then.
     """
     asking = rows if reads is None else reads.rows
-    (key, value), _ = _pad(key_value, rows)
-    (padded,), index = _pad(query[:, None], asking)
+    keys, values = (_pad(part, rows)[0] for part in (key, value))
+    queries, index = _pad(query, asking)
     place = torch.arange(rows.longest, device=query.device)
     seen = (place < rows.ends.diff()[:, None])[:, None, None]
     if reach is not None:
@@ -168,12 +174,12 @@ def attend_padded(
         at = place.new_full((len(rows.lengths) * asking.longest,), -rows.longest).index_copy(0, index, here)
         at = at.view(len(rows.lengths), 1, -1, 1)
         seen = seen & ((place - at).abs().le(reach) | at.lt(0))
-    out = F.scaled_dot_product_attention(padded, key, value, seen, dropout)
+    out = F.scaled_dot_product_attention(queries, keys, values, seen, dropout)
     return out.transpose(1, 2).flatten(0, 1)[index]
 
 
 def _pad(packed: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
-    """*packed*, ``(tokens, parts, heads, width)``, as ``(parts, rows, heads, longest, width)``; the tokens' places."""
+    """*packed*, ``(tokens, heads, width)``, as ``(rows, heads, longest, width)``; the tokens' places."""
     index = rows.padded_places(rows.longest)
     padded = packed.new_zeros(len(rows.lengths) * rows.longest, *packed.shape[1:]).index_copy(0, index, packed)
-    return padded.view(len(rows.lengths), rows.longest, *packed.shape[1:]).permute(2, 0, 3, 1, 4), index
+    return padded.view(len(rows.lengths), rows.longest, *packed.shape[1:]).transpose(1, 2), index

@@ -5,7 +5,7 @@ are read, the last layer computes keys and values of all, and everything else of
 their order are fairseq's where it has them, so RoBERTa's checkpoints go both ways.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from ..data.vocabulary import PAD
 from .architecture import FIRST_POSITION, Architecture
 from .attention import Reads, Rows, attend, rows_of
 from .int8 import Int8Weight, products
+from .packed import PackedWeight
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -80,7 +81,7 @@ class EncoderLayer(nn.Module):
         self,
         architecture: Architecture,
         training: TrainingOptions,
-        compiled: tuple[Callable[..., Tensor], ...],
+        compiled: tuple[Callable[..., Any], ...],
         number: int = 0,
     ) -> None:
         super().__init__()
@@ -113,25 +114,27 @@ class EncoderLayer(nn.Module):
         eps, own_norm = self.final_layer_norm.eps, getattr(self, "self_attn_layer_norm", None)
         norm = _parameters(own_norm) if self.norm_first and own_norm is not None else None
 
-        def project(x: Tensor, rotation: Tensor | None, turned: int, *projections: nn.Linear) -> Tensor:
+        def project(x: Tensor, rotation: Tensor | None, turned: int, *projections: nn.Linear) -> Sequence[Tensor]:
             weights, biases = [each.weight for each in projections], [each.bias for each in projections]
-            product = self.before_attention(x, weights, biases, norm, eps, attention.heads, rotation, turned)
-            return product.view(len(x), len(projections), attention.heads, -1)
+            made: Sequence[Tensor] = self.before_attention(
+                x, weights, biases, norm, eps, attention.heads, rotation, turned
+            )
+            return made
 
         if reads is None:
-            qkv = project(x, rotation, 2, attention.q_proj, attention.k_proj, attention.v_proj)
-            query, key_value = qkv[:, 0], qkv[:, 1:]
+            query, key, value = project(x, rotation, 2, attention.q_proj, attention.k_proj, attention.v_proj)
         else:
-            key_value = project(x, rotation, 1, attention.k_proj, attention.v_proj)
+            key, value = project(x, rotation, 1, attention.k_proj, attention.v_proj)
             x = x[reads.tokens]
             rotation = None if rotation is None else rotation[:, reads.tokens]
-            query = project(x, rotation, 1, attention.q_proj)[:, 0]
-        attended = attend(query, key_value, rows, options.attention_dropout, self.reach, reads)
+            [query] = project(x, rotation, 1, attention.q_proj)
+        attended = attend(query, key, value, rows, options.attention_dropout, self.reach, reads)
         norms = (self.final_layer_norm, None) if self.norm_first else (own_norm, self.final_layer_norm)
         parts = (attention.out_proj, norms[0], self.fc1, self.fc2, norms[1])
         parameters = [parameter for part in parts for parameter in _parameters(part)]
         how = (eps, options.dropout, options.activation_dropout, self.activation_fn, self.norm_first, self.gated)
-        return self.after_attention(x, attended.flatten(1), parameters, *how)
+        out: Tensor = self.after_attention(x, attended.flatten(1), parameters, *how)
+        return out
 
 
 def make_norm(architecture: Architecture, width: int) -> nn.LayerNorm:
@@ -179,7 +182,7 @@ class Encoder(nn.Module):
         self.layernorm_embedding = make_norm(architecture, width)
         if architecture.embedding_dim:
             self.project_in_dim = nn.Linear(width, architecture.encoder_embed_dim)
-        functions: tuple[Callable[..., Tensor], ...] = (before_attention, after_attention)
+        functions: tuple[Callable[..., Any], ...] = (before_attention, after_attention)
         if compiled:
             functions = tuple(compile_for_all_layers(function) for function in functions)
         made = 1 if architecture.shared_layers else architecture.encoder_layers
@@ -280,15 +283,15 @@ class Encoder(nn.Module):
 
 def before_attention(
     x: Tensor,
-    weights: list[Tensor],
+    weights: list[Any],
     biases: list[Any],
     norm: tuple[Any, Any] | None = None,
     eps: float = 0.0,
     heads: int = 1,
     rotation: Tensor | None = None,
     turned: int = 2,
-) -> Tensor:
-    """Query, key and value of ``(tokens, width)``, or some of them, in one product, ``(tokens, parts * width)``.
+) -> tuple[Tensor, ...]:
+    """Query, key and value of ``(tokens, width)``, or some of them, each ``(tokens, heads, head width)``.
 
     A function of tensors, as :func:`after_attention` is, so that all layers share its compilation.
 
@@ -301,36 +304,54 @@ def before_attention(
     if norm is not None:
         scale, shift = (part if part is None else part.to(x.dtype) for part in norm)
         x = F.layer_norm(x, x.shape[-1:], scale, shift, eps)
-    product = linear(x, weights, biases)
-    if rotation is None:
-        return product
-    parts = product.view(len(product), len(weights), heads, -1)
-    return torch.cat([rotated(parts[:, :turned], rotation), parts[:, turned:]], dim=1).flatten(1)
+    parts = [part.view(len(x), heads, part.size(1) // heads) for part in _side_by_side(x, weights, biases)]
+    if rotation is not None:
+        parts[:turned] = [rotated(part, rotation) for part in parts[:turned]]
+    return tuple(parts)
 
 
-def linear(x: Tensor, weights: list[Any], biases: list[Any]) -> Tensor:
-    """What linear layers make of *x*, ``(tokens, inputs)``, side by side in one product, in its type.
-
-    Args:
-        weights: of each, all tensors or all :class:`Int8Weight`
-        biases: of each, all tensors or all ``None``
-    """
+def _side_by_side(x: Tensor, weights: list[Any], biases: list[Any]) -> Sequence[Tensor]:
+    """What some linear layers make of the same *x*, in one product where that is faster; as :func:`linear`."""
+    if len(weights) == 1 or isinstance(weights[0], PackedWeight):
+        return [linear(x, weight, bias) for weight, bias in zip(weights, biases)]
     if isinstance(weights[0], Int8Weight):
         return products(x, weights, biases)
-    weights = [weight.to(x.dtype) for weight in weights]
-    biases = [bias if bias is None else bias.to(x.dtype) for bias in biases]
-    if len(weights) == 1:
-        return F.linear(x, weights[0], biases[0])
-    return F.linear(x, torch.cat(weights), None if biases[0] is None else torch.cat(biases))
+    weights, biases = ([part if part is None else part.to(x.dtype) for part in parts] for parts in (weights, biases))
+    product = F.linear(x, torch.cat(weights), None if biases[0] is None else torch.cat(biases))
+    return torch.split(product, [len(weight) for weight in weights], dim=1)
+
+
+def linear(x: Tensor, weight: Any, bias: Any, activation: Activation | None = None) -> Tensor:
+    """What a linear layer, and an activation function behind it, make of *x*, ``(tokens, inputs)``, in its type.
+
+    Args:
+        weight: a tensor, or one that is ready for scoring
+        bias: may be ``None``
+    """
+    bias = bias if bias is None else bias.to(x.dtype)
+    if isinstance(weight, PackedWeight):
+        return weight.times(x, bias, activation)
+    if isinstance(weight, Int8Weight):
+        [out] = products(x, [weight], [bias])
+    else:
+        out = F.linear(x, weight.to(x.dtype), bias)
+    return out if activation is None else activation(out)
+
+
+def _residual(x: Tensor, branch: Tensor, weight: Any, bias: Any, dropout: float) -> Tensor:
+    """*x* and what a linear layer makes of *branch*, with dropout."""
+    if isinstance(weight, PackedWeight):
+        return weight.added(branch, bias, x)
+    return x + _drop(linear(branch, weight, bias), dropout)
 
 
 def rotated(heads: Tensor, rotation: Tensor) -> Tensor:
-    """*heads*, ``(tokens, ..., width)``, turned: number i with number i + width / 2, as Su et al. (2021) have it.
+    """*heads*, ``(tokens, heads, width)``, turned: number i with number i + width / 2, as Su et al. (2021) have it.
 
     Args:
         rotation: cosine and sine, the same in both halves of a head, ``float32 (2, tokens, width)``
     """
-    cosine, sine = rotation[:, :, None, None]
+    cosine, sine = rotation[:, :, None]
     left, right = heads.chunk(2, dim=-1)
     return (heads * cosine + torch.cat([-right, left], dim=-1) * sine).to(heads.dtype)
 
@@ -357,29 +378,27 @@ def after_attention(
     cast = [part.to(x.dtype) if isinstance(part, Tensor) else part for part in parameters]
     out_weight, out_bias, norm_1, shift_1, weight_1, bias_1, weight_2, bias_2, norm_2, shift_2 = cast
     width = x.shape[-1:]
-    x = x + _drop(linear(attended, [out_weight], [out_bias]), dropout)
+    x = _residual(x, attended, out_weight, out_bias, dropout)
     normed = F.layer_norm(x, width, norm_1, shift_1, eps)
     x = x if norm_first else normed
-    inner = linear(normed, [weight_1], [bias_1])
     if gated:
-        inner, gate = inner.chunk(2, dim=-1)
+        inner, gate = linear(normed, weight_1, bias_1).chunk(2, dim=-1)
         inner = activation(inner) * gate
     else:
-        inner = activation(inner)
-    x = x + _drop(linear(_drop(inner, activation_dropout), [weight_2], [bias_2]), dropout)
+        inner = linear(normed, weight_1, bias_1, activation)
+    x = _residual(x, _drop(inner, activation_dropout), weight_2, bias_2, dropout)
     return x if norm_first else F.layer_norm(x, width, norm_2, shift_2, eps)
 
 
-def compile_for_all_layers(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def compile_for_all_layers(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function of tensors with a row per token and lists, compiled at its first call for any number of tokens."""
     compiled = torch.compile(function)
 
-    def call(*arguments: Any) -> Tensor:
+    def call(*arguments: Any) -> Any:
         for argument in arguments:
             if isinstance(argument, Tensor):
                 torch._dynamo.maybe_mark_dynamic(argument, 0)
-        out: Tensor = compiled(*arguments)
-        return out
+        return compiled(*arguments)
 
     return call
 

@@ -5,17 +5,13 @@ between the smallest and the largest number of each token, so what a token gets 
 batch.  Sums of products of levels are exact.  Everything else is float32; attention is bfloat16 where the CPU has it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-#: Instructions that multiply 8-bit integers: without one of them oneDNN is slow, and its sums of uint8 may overflow.
-INSTRUCTIONS = ("avx512_vnni", "avx_vnni", "amx_int8")
-
-#: Instructions that multiply bfloat16.
-_BFLOAT16 = ("avx512_bf16", "amx_bf16")
+from .cpu import BFLOAT16, INT8, capabilities, has_any
 
 #: oneDNN's operators in torch, which promises neither that they are there nor that they stay.
 _OPERATORS = ("qlinear_prepack", "qlinear_pointwise")
@@ -52,8 +48,8 @@ class Int8Weight:
         return out
 
 
-def products(x: Tensor, weights: Sequence[Int8Weight], biases: Sequence[Tensor | None]) -> Tensor:
-    """What linear layers make of *x*, ``(tokens, inputs)``, side by side, ``float32 (tokens, all outputs)``.
+def products(x: Tensor, weights: Sequence[Int8Weight], biases: Sequence[Tensor | None]) -> list[Tensor]:
+    """What linear layers make of *x*, ``(tokens, inputs)``, each ``float32 (tokens, outputs)``.
 
     Args:
         biases: float32, one for each weight; ``None`` where there is none
@@ -63,37 +59,37 @@ def products(x: Tensor, weights: Sequence[Int8Weight], biases: Sequence[Tensor |
     middle = (top + low) / 2
     scales = (top - low).clamp_(min=_SMALLEST) / (2 * _LEVELS)
     levels = (x - middle).mul_(scales.reciprocal()).round_().to(torch.int8).view(torch.uint8).bitwise_xor_(_ZERO)
-    out = x.new_empty(len(x), sum(weight.sums.size(1) for weight in weights))
-    for part, weight, bias in zip(
-        torch.split(out, [weight.sums.size(1) for weight in weights], dim=1), weights, biases
-    ):
-        torch.mul(weight.times(levels), scales, out=part)
-        part.addcmul_(middle, weight.sums)
-        if bias is not None:
-            part.add_(bias)
+    out = []
+    for weight, bias in zip(weights, biases):
+        part = weight.times(levels).mul_(scales).addcmul_(middle, weight.sums)
+        out.append(part if bias is None else part.add_(bias))
     return out
 
 
 def quantise(encoder: nn.Module) -> None:
     """Give the linear layers of the layers of an encoder int8 weights, in place; it can only score from now on."""
     layers: Any = encoder.layers
+    attention_type = torch.bfloat16 if has_any(BFLOAT16) else torch.float32
     for layer in layers:
         for part in layer.modules():
             if isinstance(part, nn.Linear):
                 weight = Int8Weight(part.weight)
                 del part.weight
                 part.weight = weight  # type: ignore[assignment]
-        layer.before_attention = _in_chunks(layer.before_attention, _attention_type())
+        layer.before_attention = _in_chunks(layer.before_attention, attention_type)
         layer.after_attention = _in_chunks(layer.after_attention, torch.float32)
 
 
-def _in_chunks(function: Callable[..., Tensor], dtype: torch.dtype) -> Callable[..., Tensor]:
-    """A function of tensors, with a result in *dtype*, computed for some tokens at a time.
+def _in_chunks(function: Callable[..., Any], dtype: torch.dtype) -> Callable[..., Any]:
+    """A function of tensors, with a result or some in *dtype*, computed for some tokens at a time.
 
     What lies between its steps stays in the cache then.  Tensors have a row per token; that of a rotation has a column.
     """
 
-    def call(x: Tensor, *arguments: Any) -> Tensor:
+    def joined(parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat([part.to(dtype) for part in parts])
+
+    def call(x: Tensor, *arguments: Any) -> Any:
         size = _CHUNK * torch.get_num_threads()
 
         def part(argument: Any, start: int) -> Any:
@@ -102,7 +98,8 @@ def _in_chunks(function: Callable[..., Tensor], dtype: torch.dtype) -> Callable[
             return argument.narrow(0 if len(argument) == len(x) else 1, start, min(size, len(x) - start))
 
         starts = range(0, len(x) or 1, size)  # of no tokens, one chunk of none
-        return torch.cat([function(*(part(each, start) for each in (x, *arguments))).to(dtype) for start in starts])
+        made = [function(*(part(each, start) for each in (x, *arguments))) for start in starts]
+        return joined(made) if isinstance(made[0], Tensor) else tuple(joined(parts) for parts in zip(*made))
 
     return call
 
@@ -112,16 +109,6 @@ def missing() -> str | None:
     absent = [name for name in _OPERATORS if not hasattr(torch.ops.onednn, name)]
     if absent:
         return f"torch {torch.__version__} has no operator onednn::{absent[0]}"
-    capabilities = _capabilities()
-    if any(capabilities.get(name) for name in INSTRUCTIONS):
+    if has_any(INT8):
         return None
-    return "this CPU has neither VNNI nor AMX" if capabilities else "this torch does not say whether the CPU has VNNI"
-
-
-def _attention_type() -> torch.dtype:
-    return torch.bfloat16 if any(_capabilities().get(name) for name in _BFLOAT16) else torch.float32
-
-
-def _capabilities() -> Mapping[str, Any]:
-    """What the CPU can do, by names of instructions; nothing where torch cannot tell."""
-    return getattr(torch.cpu, "get_capabilities", dict)()
+    return "this CPU has neither VNNI nor AMX" if capabilities() else "this torch does not say whether the CPU has VNNI"

@@ -19,6 +19,7 @@ from .encoder import Encoder
 from .heads import LMHead, RankingHead
 from .int8 import quantise
 from .names import ENCODER, HEAD_NAME
+from .packed import can_pack, pack
 
 
 class EncoderAndLMHead(nn.Module):
@@ -94,6 +95,16 @@ class MaskedLM(nn.Module):
 
     def _precision(self, device: torch.device) -> AbstractContextManager[Any]:
         return torch.autocast(device.type, torch.bfloat16) if self.autocast else nullcontext()
+
+    def pack(self) -> None:
+        """Lay out the weights of the encoder's layers as a CPU's products read them, where that is faster.
+
+        The model can only score from now on, and on the CPU.
+        """
+        weight = self.encoder.sentence_encoder.embed_tokens.weight
+        dtype = torch.bfloat16 if self.autocast else weight.dtype
+        if weight.device.type == "cpu" and can_pack(dtype):
+            pack(self.encoder.sentence_encoder, dtype)
 
     def to_int8(self) -> None:
         """Multiply the weights of the encoder's layers as 8-bit integers from now on, on a CPU."""

@@ -41,11 +41,6 @@ def packed(lengths: list[int], device: str = "cpu") -> Rows:
     return rows_of(present)
 
 
-def of_all(qkv: Tensor) -> tuple[Tensor, Tensor]:
-    """Queries, and keys with values."""
-    return qkv[:, 0], qkv[:, 1:]
-
-
 def test_rows_of_a_padded_input() -> None:
     present = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]], dtype=torch.bool)
     rows = rows_of(present)
@@ -66,7 +61,7 @@ def test_output_and_gradient_are_those_of_the_formula(lengths: list[int], traini
     ours = torch.randn(sum(lengths), 3, 2, 4, dtype=torch.float64, requires_grad=True)
     theirs = ours.detach().clone().requires_grad_()
     with torch.set_grad_enabled(training):
-        found = attend(*of_all(ours), rows)
+        found = attend(*ours.unbind(1), rows)
     expected = by_formula(theirs, rows)
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
     if training:
@@ -84,7 +79,7 @@ def test_local_attention_is_that_of_the_formula(reach: int, attend: Any) -> None
     rows = packed(lengths)
     ours = torch.randn(sum(lengths), 3, 2, 4, dtype=torch.float64, requires_grad=True)
     reference = ours.detach().clone().requires_grad_()
-    found, expected = attend(*of_all(ours), rows, 0.0, reach), by_formula(reference, rows, reach)
+    found, expected = attend(*ours.unbind(1), rows, 0.0, reach), by_formula(reference, rows, reach)
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
     found.square().sum().backward()
     expected.square().sum().backward()
@@ -106,8 +101,8 @@ def test_queries_of_some_tokens_get_what_they_get_among_all(attend: Any, device:
     reads = Reads(read.nonzero()[:, 0], Rows.of_lengths(counts, read.device))
     ours = torch.randn(sum(lengths), 3, 2, 4, dtype=torch.float64, device=device, requires_grad=True)
     theirs = ours.detach().clone().requires_grad_()
-    query, key_value = of_all(ours)
-    found = attend(query[reads.tokens], key_value, rows, 0.0, reach, reads)
+    query, key, value = ours.unbind(1)
+    found = attend(query[reads.tokens], key, value, rows, 0.0, reach, reads)
     expected = by_formula(theirs, rows, reach)[reads.tokens]
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
     found.square().sum().backward()
@@ -127,7 +122,7 @@ def test_local_attention_needs_memory_by_the_token() -> None:
 
         held: list[Tensor] = []
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-            attend(*of_all(qkv), packed([length]), 0.0, reach)
+            attend(*qkv.unbind(1), packed([length]), 0.0, reach)
         return sum(seen.values())
 
     assert kept(2048, 64) < 2.05 * kept(1024, 64)
@@ -141,7 +136,7 @@ def test_every_type_on_every_device(device: str, dtype: torch.dtype) -> None:
     lengths = [70, 1, 33, 128]
     exact = torch.randn(sum(lengths), 3, 4, 64, dtype=dtype).double()
     ours, theirs = exact.to(device, dtype).requires_grad_(), exact.requires_grad_()
-    found, expected = attend(*of_all(ours), packed(lengths, device)), by_formula(theirs, packed(lengths))
+    found, expected = attend(*ours.unbind(1), packed(lengths, device)), by_formula(theirs, packed(lengths))
     weight = torch.randn_like(expected)
     (found * weight.to(found)).sum().backward()
     (expected * weight).sum().backward()
@@ -160,12 +155,12 @@ def test_dropout_takes_attention_weights(attend: Any, device: str, dtype: torch.
     qkv = torch.zeros(500 * 20, 3, 4, 8, device=device, dtype=dtype)
     qkv[:, 2] = 1
     rows = packed([20] * 500, device)
-    out = attend(*of_all(qkv), rows, 0.25).float()
+    out = attend(*qkv.unbind(1), rows, 0.25).float()
     assert float(out.mean()) == pytest.approx(1, abs=0.01)
     by_row = out[..., 0].view(500, 20 * 4)
     assert 0.1 < float(by_row.std()) < 0.16  # sqrt(0.25 / 0.75 / 20) = 0.129
     assert 0.1 < float(by_row.std(dim=0).mean()) < 0.16  # rows have numbers of their own
-    torch.testing.assert_close(attend(*of_all(qkv), rows, 0.0), qkv[:, 2])
+    torch.testing.assert_close(attend(*qkv.unbind(1), rows, 0.0), qkv[:, 2])
 
 
 def test_torchs_attention_for_packed_rows_takes_what_it_is_given() -> None:

@@ -1,0 +1,56 @@
+"""Packed weights: those of the encoder's layers, laid out as oneDNN reads them, for scoring on a CPU.
+
+A weight is laid out once instead of at each product.  Bias, GELU and the sum with what went in come with the product,
+while its result is still in the cache.  Numbers are those of torch's own products up to rounding.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .cpu import BFLOAT16, has_any
+
+#: oneDNN's operators in torch, which promises neither that they are there nor that they stay.
+_OPERATORS = ("_reorder_linear_weight", "_linear_pointwise")
+
+#: What oneDNN calls activation functions.
+_FUSED: Mapping[Callable[[Tensor], Tensor], tuple[str, str]] = {F.gelu: ("gelu", "none")}
+
+_PLAIN = ("none", "")
+
+
+class PackedWeight:
+    """The weight of a linear layer, ``(outputs, inputs)``, for inputs of a type."""
+
+    def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype))
+
+    def times(self, x: Tensor, bias: Tensor | None, activation: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """The product with *x*, ``(tokens, inputs)``, bias added, as *activation* makes it, ``(tokens, outputs)``."""
+        name, algorithm = _FUSED.get(activation, _PLAIN) if activation else _PLAIN
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, bias, name, [], algorithm)
+        return out if activation is None or activation in _FUSED else activation(out)
+
+    def added(self, x: Tensor, bias: Tensor | None, other: Tensor) -> Tensor:
+        """The product with *x*, bias and *other*, ``(tokens, outputs)``, added."""
+        out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, other, self._packed, bias, "add")
+        return out
+
+
+def pack(encoder: nn.Module, dtype: torch.dtype) -> None:
+    """Pack the linear layers of the layers of an encoder, in place; it can only score in that type from now on."""
+    layers: Any = encoder.layers
+    for part in layers.modules():
+        if isinstance(part, nn.Linear):
+            weight = PackedWeight(part.weight, dtype)
+            del part.weight
+            part.weight = weight  # type: ignore[assignment]
+
+
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether that pays here for products in that type: torch has the operators, and the CPU the instructions."""
+    needed = {torch.float32: ("avx2",), torch.bfloat16: BFLOAT16}
+    return all(hasattr(torch.ops.mkldnn, name) for name in _OPERATORS) and has_any(needed.get(dtype, ()))
