@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .dropout import dropout
+
 
 class Rows(NamedTuple):
     """Where rows lie in a tensor of tokens."""
@@ -57,7 +59,7 @@ def attend(
     key: Tensor,
     value: Tensor,
     rows: Rows,
-    dropout: float = 0.0,
+    probability: float = 0.0,
     reach: int | None = None,
     reads: Reads | None = None,
 ) -> Tensor:
@@ -71,7 +73,7 @@ def attend(
         query: of each token, or of each of *reads*, ``(queries, heads, head width)``
         key, value: of each token, ``(tokens, heads, head width)``
         rows: where the rows lie
-        dropout: probability of dropping an attention weight
+        probability: of dropping an attention weight
         reach: how many tokens to each side a token looks at; ``None``: at all of its row
         reads: which tokens the queries are of; ``None``: of all
     """
@@ -80,12 +82,12 @@ def attend(
         places = [None] * len(rows.lengths) if reads is None else torch.split(_places(reads, rows), asking.lengths)
         keys, values = (torch.split(part, rows.lengths) for part in (key, value))
         parts = zip(torch.split(query, asking.lengths), keys, values, places)
-        return torch.cat([_attend_row(*part, dropout, reach) for part in parts])
+        return torch.cat([_attend_row(*part, probability, reach) for part in parts])
     # A kernel's window is counted from the ends of rows, so it has no place for a few queries.
-    usable = not dropout and _has_flash(query) and (reach is None or reads is None)
+    usable = not probability and _has_flash(query) and (reach is None or reads is None)
     kernel = _varlen_attention(reach is not None) if usable else None
     if kernel is None:
-        return attend_padded(query, key, value, rows, dropout, reach, reads)
+        return attend_padded(query, key, value, rows, probability, reach, reads)
     window = {} if reach is None else {"window_size": (reach, reach)}
     return kernel(query, key, value, asking.ends, rows.ends, asking.longest, rows.longest, **window)
 
@@ -100,17 +102,17 @@ _BLOCK = 64
 
 
 def _attend_row(
-    query: Tensor, key: Tensor, value: Tensor, places: Tensor | None, dropout: float, reach: int | None
+    query: Tensor, key: Tensor, value: Tensor, places: Tensor | None, probability: float, reach: int | None
 ) -> Tensor:
     """:func:`attend` in one row, whose queries are of the tokens at *places*."""
     query = query.transpose(0, 1) * query.size(-1) ** -0.5
     key, value = key.transpose(0, 1), value.transpose(0, 1)  # (heads, length, head width)
     length = key.size(1)
     if reach is None or length <= reach + 1:
-        return _weigh(query, key, value, dropout).transpose(0, 1)
+        return _weigh(query, key, value, probability).transpose(0, 1)
     if places is not None:
         far = (torch.arange(length) - places[:, None]).abs() > reach
-        return _weigh(query, key, value, dropout, far).transpose(0, 1)
+        return _weigh(query, key, value, probability, far).transpose(0, 1)
     # A block of queries looks at its own block of keys and at one on each side, so memory grows with the length alone.
     block = max(reach, _BLOCK)
     queries, keys, values = (torch.split(part, block, dim=1) for part in (query, key, value))
@@ -122,16 +124,16 @@ def _attend_row(
         seen = torch.cat(keys[near], dim=1)
         start = 0 if number else block
         hidden = far[: part.size(1), start : start + seen.size(1)]
-        out.append(_weigh(part, seen, torch.cat(values[near], dim=1), dropout, hidden))
+        out.append(_weigh(part, seen, torch.cat(values[near], dim=1), probability, hidden))
     return torch.cat(out, dim=1).transpose(0, 1)
 
 
-def _weigh(query: Tensor, key: Tensor, value: Tensor, dropout: float, hidden: Tensor | None = None) -> Tensor:
+def _weigh(query: Tensor, key: Tensor, value: Tensor, probability: float, hidden: Tensor | None = None) -> Tensor:
     """Values by softmax of products, ``(heads, length, head width)``; *hidden* says which keys a query does not see."""
     products = query @ key.transpose(-1, -2)
     if hidden is not None:
         products = products.masked_fill(hidden, float("-inf"))
-    return F.dropout(products.softmax(dim=-1), dropout) @ value
+    return dropout(products.softmax(dim=-1), probability) @ value
 
 
 @cache
@@ -155,7 +157,7 @@ def attend_padded(
     key: Tensor,
     value: Tensor,
     rows: Rows,
-    dropout: float = 0.0,
+    probability: float = 0.0,
     reach: int | None = None,
     reads: Reads | None = None,
 ) -> Tensor:
@@ -174,7 +176,7 @@ def attend_padded(
         at = place.new_full((len(rows.lengths) * asking.longest,), -rows.longest).index_copy(0, index, here)
         at = at.view(len(rows.lengths), 1, -1, 1)
         seen = seen & ((place - at).abs().le(reach) | at.lt(0))
-    out = F.scaled_dot_product_attention(queries, keys, values, seen, dropout)
+    out = F.scaled_dot_product_attention(queries, keys, values, seen, probability)
     return out.transpose(1, 2).flatten(0, 1)[index]
 
 

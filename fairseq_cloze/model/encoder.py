@@ -17,8 +17,9 @@ from torch.utils.checkpoint import checkpoint
 from ..data.vocabulary import PAD
 from .architecture import FIRST_POSITION, Architecture
 from .attention import Reads, Rows, attend, rows_of
+from .dropout import dropout
 from .int8 import Int8Weight, products
-from .packed import PackedWeight
+from .onednn import PackedWeight, product
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -245,7 +246,7 @@ class Encoder(nn.Module):
             else:
                 x = x + self.embed_positions(positions)
             x = _layer_norm(x, self.layernorm_embedding)
-            x = F.dropout(x, self.in_training.dropout, self.training)
+            x = dropout(x, self.in_training.dropout if self.training else 0.0)
             if hasattr(self, "project_in_dim"):
                 x = self.project_in_dim(x)
             x = x if dtype is None else x.to(dtype)
@@ -317,8 +318,8 @@ def _side_by_side(x: Tensor, weights: list[Any], biases: list[Any]) -> Sequence[
     if isinstance(weights[0], Int8Weight):
         return products(x, weights, biases)
     weights, biases = ([part if part is None else part.to(x.dtype) for part in parts] for parts in (weights, biases))
-    product = F.linear(x, torch.cat(weights), None if biases[0] is None else torch.cat(biases))
-    return torch.split(product, [len(weight) for weight in weights], dim=1)
+    joined = product(x, torch.cat(weights), None if biases[0] is None else torch.cat(biases))
+    return torch.split(joined, [len(weight) for weight in weights], dim=1)
 
 
 def linear(x: Tensor, weight: Any, bias: Any, activation: Activation | None = None) -> Tensor:
@@ -334,15 +335,15 @@ def linear(x: Tensor, weight: Any, bias: Any, activation: Activation | None = No
     if isinstance(weight, Int8Weight):
         [out] = products(x, [weight], [bias])
     else:
-        out = F.linear(x, weight.to(x.dtype), bias)
+        out = product(x, weight.to(x.dtype), bias)
     return out if activation is None else activation(out)
 
 
-def _residual(x: Tensor, branch: Tensor, weight: Any, bias: Any, dropout: float) -> Tensor:
-    """*x* and what a linear layer makes of *branch*, with dropout."""
+def _residual(x: Tensor, branch: Tensor, weight: Any, bias: Any, probability: float) -> Tensor:
+    """*x* and what a linear layer makes of *branch*, with dropout of that *probability*."""
     if isinstance(weight, PackedWeight):
         return weight.added(branch, bias, x)
-    return x + _drop(linear(branch, weight, bias), dropout)
+    return x + dropout(linear(branch, weight, bias), probability)
 
 
 def rotated(heads: Tensor, rotation: Tensor) -> Tensor:
@@ -361,8 +362,8 @@ def after_attention(
     attended: Tensor,
     parameters: list[Any],
     eps: float,
-    dropout: float,
-    activation_dropout: float,
+    probability: float,
+    inner_probability: float,
     activation: Activation,
     norm_first: bool = False,
     gated: bool = False,
@@ -372,13 +373,14 @@ def after_attention(
     Args:
         parameters: weight and bias of output projection, first layer norm, both feed-forward layers, second layer norm;
             ``None`` for what is not there
+        probability, inner_probability: of dropout after each branch, and inside the feed-forward layers
         norm_first: the first norm is of what goes into the feed-forward layers alone, and there is no second one
         gated: half of the first feed-forward product is multiplied by the activation of the other
     """
     cast = [part.to(x.dtype) if isinstance(part, Tensor) else part for part in parameters]
     out_weight, out_bias, norm_1, shift_1, weight_1, bias_1, weight_2, bias_2, norm_2, shift_2 = cast
     width = x.shape[-1:]
-    x = _residual(x, attended, out_weight, out_bias, dropout)
+    x = _residual(x, attended, out_weight, out_bias, probability)
     normed = F.layer_norm(x, width, norm_1, shift_1, eps)
     x = x if norm_first else normed
     if gated:
@@ -386,7 +388,7 @@ def after_attention(
         inner = activation(inner) * gate
     else:
         inner = linear(normed, weight_1, bias_1, activation)
-    x = _residual(x, _drop(inner, activation_dropout), weight_2, bias_2, dropout)
+    x = _residual(x, dropout(inner, inner_probability), weight_2, bias_2, probability)
     return x if norm_first else F.layer_norm(x, width, norm_2, shift_2, eps)
 
 
@@ -416,7 +418,3 @@ def _locate(reads: Tensor, index: Tensor, rows: int, length: int, counts: list[i
 def _layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
     weight, bias = (part if part is None else part.to(x.dtype) for part in _parameters(norm))
     return F.layer_norm(x, x.shape[-1:], weight, bias, norm.eps)
-
-
-def _drop(x: Tensor, probability: float) -> Tensor:
-    return F.dropout(x, probability) if probability else x

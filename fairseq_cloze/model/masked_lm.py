@@ -19,7 +19,7 @@ from .encoder import Encoder
 from .heads import LMHead, RankingHead
 from .int8 import quantise
 from .names import ENCODER, HEAD_NAME
-from .packed import can_pack, pack
+from .onednn import is_faster, pack
 
 
 class EncoderAndLMHead(nn.Module):
@@ -103,7 +103,7 @@ class MaskedLM(nn.Module):
         """
         weight = self.encoder.sentence_encoder.embed_tokens.weight
         dtype = torch.bfloat16 if self.autocast else weight.dtype
-        if weight.device.type == "cpu" and can_pack(dtype):
+        if weight.device.type == "cpu" and is_faster(dtype):
             pack(self.encoder.sentence_encoder, dtype)
 
     def to_int8(self) -> None:

@@ -148,7 +148,7 @@ def test_bfloat16_and_half_precision(checkpoint: Checkpoint, model: MaskedLM, to
 
 
 def test_the_room_knows_no_fairseq() -> None:
-    rooms = "architecture attention cpu encoder heads int8 losses masked_lm memory names packed scores".split()
+    rooms = "architecture attention cpu dropout encoder heads int8 losses masked_lm memory names onednn scores".split()
     found = sorted(path.stem for path in (ROOT / "fairseq_cloze" / "model").glob("*.py") if path.stem != "__init__")
     assert found == rooms
     script = "import importlib, sys\n"

@@ -1,4 +1,4 @@
-"""Packed weights: they compute what the weights compute."""
+"""oneDNN: its products are torch's."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from fairseq_cloze.data.databin import DataBin
 from fairseq_cloze.data.vocabulary import PAD
 from fairseq_cloze.model.architecture import Architecture
 from fairseq_cloze.model.encoder import Encoder
-from fairseq_cloze.model.packed import PackedWeight, can_pack, pack
+from fairseq_cloze.model.onednn import PackedWeight, is_faster, pack, product
 from fairseq_cloze.ranking.ranker import Ranker
 from fairseq_cloze.ranking.resources import Resources
 from fairseq_cloze.weights.checkpoint import Checkpoint
 
 SHAPE = Architecture(3, 48, 96, 4, max_positions=16)
 TYPES = [
-    pytest.param(dtype, marks=pytest.mark.skipif(not can_pack(dtype), reason=f"nothing is gained in {dtype} here"))
+    pytest.param(dtype, marks=pytest.mark.skipif(not is_faster(dtype), reason=f"nothing is gained in {dtype} here"))
     for dtype in (torch.float32, torch.bfloat16)
 ]
 ROUNDING = {torch.float32: 1e-6, torch.bfloat16: 8e-3}  # relative
@@ -33,7 +33,7 @@ ROUNDING = {torch.float32: 1e-6, torch.bfloat16: 8e-3}  # relative
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("activation", [None, F.gelu, torch.tanh])
 @pytest.mark.parametrize("tokens", [0, 1, 37])
-def test_a_product(tokens: int, activation: Callable[[Tensor], Tensor] | None, dtype: torch.dtype) -> None:
+def test_a_packed_product(tokens: int, activation: Callable[[Tensor], Tensor] | None, dtype: torch.dtype) -> None:
     """With a bias or without, with an activation function, and with something added."""
     torch.manual_seed(1)
     x, weight, bias, other = (torch.randn(size).to(dtype) for size in ((tokens, 48), (64, 48), (64,), (tokens, 64)))
@@ -46,6 +46,26 @@ def test_a_product(tokens: int, activation: Callable[[Tensor], Tensor] | None, d
             torch.testing.assert_close(out.double(), expected, rtol=ROUNDING[dtype], atol=4 * ROUNDING[dtype])
 
 
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("tokens", [0, 1, 37])
+def test_a_product_and_its_gradient(tokens: int, with_bias: bool) -> None:
+    """In all that goes in, or in some of it; of a gradient that lies elsewhere, too."""
+    torch.manual_seed(1)
+    given = [torch.randn(size) for size in ((tokens, 48), (64, 48), (64,))][: 2 + with_bias]
+    direction = torch.randn(64, tokens, dtype=torch.float64).t()
+    for needed in ((0, 1, 2), (1,), (0,)):
+        inputs = [each.clone().requires_grad_(number in needed) for number, each in enumerate(given)]
+        exact = [each.double().requires_grad_(number in needed) for number, each in enumerate(given)]
+        out, expected = product(*inputs, *[None] * (3 - len(given))), F.linear(*exact)  # type: ignore[arg-type]
+        torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
+        out.backward(direction.float())
+        expected.backward(direction)
+        for one, other in zip(inputs, exact):
+            assert (one.grad is None) == (other.grad is None)
+            if one.grad is not None and other.grad is not None:
+                torch.testing.assert_close(one.grad.double(), other.grad, rtol=1e-5, atol=5e-5)
+
+
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize(
     "shape",
@@ -56,7 +76,7 @@ def test_a_product(tokens: int, activation: Callable[[Tensor], Tensor] | None, d
     ],
     ids=["roberta", "modernbert", "albert"],
 )
-def test_an_encoder(shape: Architecture, dtype: torch.dtype) -> None:
+def test_a_packed_encoder(shape: Architecture, dtype: torch.dtype) -> None:
     """All of its output, and what is read alone."""
     torch.manual_seed(3)
     encoder = Encoder(shape, nn.Embedding(60, 48, padding_idx=PAD)).eval()
@@ -79,7 +99,7 @@ def test_an_encoder(shape: Architecture, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "capabilities", "pays"),
+    ("dtype", "capabilities", "faster"),
     [
         (torch.float32, {"avx2": True}, True),
         (torch.float32, {"avx2": False}, False),
@@ -92,19 +112,19 @@ def test_an_encoder(shape: Architecture, dtype: torch.dtype) -> None:
     ],
     ids=str,
 )
-def test_where_it_pays(
-    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, capabilities: dict[str, bool] | None, pays: bool
+def test_where_it_is_faster(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, capabilities: dict[str, bool] | None, faster: bool
 ) -> None:
     if capabilities is None:
         monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     else:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert can_pack(dtype) is pays
-    monkeypatch.setattr("fairseq_cloze.model.packed._OPERATORS", ("_linear_of_old",))
-    assert not can_pack(dtype)
+    assert is_faster(dtype) is faster
+    monkeypatch.setattr("fairseq_cloze.model.onednn._OPERATORS", ("_linear_of_old",))
+    assert not is_faster(dtype)
 
 
-@pytest.mark.skipif(not can_pack(torch.float32), reason="nothing is gained here")
+@pytest.mark.skipif(not is_faster(torch.float32), reason="nothing is gained here")
 def test_the_first_scoring_packs(pretrained: Path, data_bin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until then the weights are tensors, as the doctor wants them; scores are those of before."""
     store = DataBin(data_bin).open("test")
@@ -117,7 +137,7 @@ def test_the_first_scoring_packs(pretrained: Path, data_bin: Path, monkeypatch: 
     assert isinstance(fc1.weight, nn.Parameter)
     found, again, _ = packing.score(store).raw, packing.score(store).raw, half.score(store)
     assert isinstance(fc1.weight, PackedWeight) and isinstance(fc1_of_half.weight, nn.Parameter)
-    monkeypatch.setattr("fairseq_cloze.model.packed._OPERATORS", ("_linear_of_old",))
+    monkeypatch.setattr("fairseq_cloze.model.onednn._OPERATORS", ("_linear_of_old",))
     plain, fc1 = ranker()
     np.testing.assert_allclose(found, plain.score(store).raw, rtol=0, atol=1e-5)
     assert isinstance(fc1.weight, nn.Parameter) and (found == again).all()
