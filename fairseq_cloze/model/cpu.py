@@ -20,3 +20,8 @@ def capabilities() -> Mapping[str, Any]:
 def has_any(names: tuple[str, ...]) -> bool:
     """Whether it has one of some instructions."""
     return any(capabilities().get(name) for name in names)
+
+
+def is_amd() -> bool:
+    """Whether AMD made it."""
+    return "AMD" in str(capabilities().get("cpu_name"))

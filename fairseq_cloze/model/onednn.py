@@ -2,7 +2,7 @@
 
 For scoring, weights are packed: laid out once as oneDNN reads them, instead of at each product.  Bias, GELU and the sum
 with what went in come with the product, while its result is still in the cache.  In training, weights change all the
-time; there torch multiplies float32 by MKL, which is slower in two of three products.
+time; there torch multiplies float32 by MKL, which is slower on AMD's CPUs in two of three products.
 
 Numbers are those of torch's own products up to rounding.
 """
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .cpu import BFLOAT16, has_any
+from .cpu import BFLOAT16, has_any, is_amd
 
 #: oneDNN's operators in torch, which promises neither that they are there nor that they stay.
 _OPERATORS = ("_reorder_linear_weight", "_linear_pointwise")
@@ -26,9 +26,13 @@ _PLAIN = ("none", "")
 
 
 def is_faster(dtype: torch.dtype) -> bool:
-    """Whether it is, here, for products in that type: torch has the operators, and the CPU the instructions."""
-    needed = {torch.float32: ("avx2",), torch.bfloat16: BFLOAT16}
-    return all(hasattr(torch.ops.mkldnn, name) for name in _OPERATORS) and has_any(needed.get(dtype, ()))
+    """Whether it is, here, for products in that type: torch has the operators, and the CPU is of the right kind.
+
+    In float32 those of AMD are, as torch multiplies by Intel's MKL.
+    """
+    if not all(hasattr(torch.ops.mkldnn, name) for name in _OPERATORS):
+        return False
+    return has_any(BFLOAT16) if dtype == torch.bfloat16 else dtype == torch.float32 and is_amd() and has_any(("avx2",))
 
 
 class PackedWeight:

@@ -101,9 +101,10 @@ def test_a_packed_encoder(shape: Architecture, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("dtype", "capabilities", "faster"),
     [
-        (torch.float32, {"avx2": True}, True),
-        (torch.float32, {"avx2": False}, False),
-        (torch.float32, {"neon": True}, False),
+        (torch.float32, {"avx2": True, "cpu_name": "AMD EPYC"}, True),
+        (torch.float32, {"avx2": False, "cpu_name": "AMD Opteron"}, False),
+        (torch.float32, {"avx2": True, "cpu_name": "Intel(R) Xeon(R)"}, False),
+        (torch.float32, {"avx2": True}, False),
         (torch.bfloat16, {"avx2": True, "avx512_f": True}, False),
         (torch.bfloat16, {"avx2": True, "avx512_bf16": True}, True),
         (torch.bfloat16, {"amx_bf16": True}, True),
