@@ -28,11 +28,14 @@ def find_device(given: Given) -> Device:
     """What ``fairseq-train`` will run on."""
     import torch
 
+    from ..model.cpu import BFLOAT16, has_any
+
+    cpu = Device(has_bfloat16=has_any(BFLOAT16))
     if "--cpu" in given or not torch.cuda.device_count():
-        return Device()
+        return cpu
     ran = subprocess.run([sys.executable, "-c", _ASK], capture_output=True, text=True)
     answer = json.loads(ran.stdout) if not ran.returncode else []
-    return Device(*answer) if answer else Device()
+    return Device(*answer) if answer else cpu
 
 
 def gather_facts(data_bin: Path, weights: Path, given: Given) -> Facts:

@@ -47,7 +47,7 @@ class Device:
 
     name: str = "CPU"
     gpus: int = 0
-    has_bfloat16: bool = False  #: computes in bfloat16 as fast as in float16
+    has_bfloat16: bool = False  #: has instructions for bfloat16
 
 
 @dataclass(frozen=True)
@@ -160,11 +160,11 @@ def tokens_of_update(facts: Facts, epochs: float) -> int:
     return max(wanted, facts.largest)
 
 
-def precision(device: Device) -> tuple[str, ...]:
-    """The option of the precision to compute in."""
-    if not device.gpus:
-        return ()
-    return ("--autocast",) if device.has_bfloat16 else ("--fp16",)
+def precision(device: Device) -> list[tuple[str, ...]]:
+    """The option of the precision to compute in, if any."""
+    if device.has_bfloat16:
+        return [("--autocast",)]
+    return [("--fp16",)] if device.gpus else []
 
 
 def make_plan(
@@ -222,7 +222,7 @@ def make_plan(
         ("--arch", MODEL_NAME if is_own else ANY_ARCHITECTURE),
         *([] if given.any_of(OTHER_STARTS) else [("--finetune-from-model", str(weights))]),
         *([("--contrast", "0")] if is_calibrated else []),
-        *([] if given.any_of((*_PRECISIONS, "--cpu")) or not device.gpus else [precision(device)]),
+        *([] if given.any_of(_PRECISIONS) else precision(device)),
         ("--optimizer", optimizer),
         *([("--adam-betas", "(0.9, 0.98)"), ("--adam-eps", "1e-6"), ("--weight-decay", "0.01")] if is_adam else []),
         ("--clip-norm", "1.0"),

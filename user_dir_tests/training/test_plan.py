@@ -125,7 +125,8 @@ def test_what_does_not_fit_is_accumulated() -> None:
         (V100, (), ["--fp16"]),
         (H100, (), ["--autocast"]),
         (H100, ("--fp16",), []),
-        (H100, ("--cpu",), []),
+        (Device(has_bfloat16=True), (), ["--autocast"]),
+        (Device(has_bfloat16=True), ("--autocast",), []),
         (CPU, ("--autocast",), []),
     ],
 )

@@ -19,7 +19,7 @@ from fairseq_cloze.errors import ClozeError
 from fairseq_cloze.files import alone_in
 from fairseq_cloze.ranking.calibration import calibrate
 from fairseq_cloze.ranking.evaluate import evaluate
-from fairseq_cloze.training.facts import gather_facts
+from fairseq_cloze.training.facts import find_device, gather_facts
 from fairseq_cloze.training.inputs import make_materials, read_inputs
 from fairseq_cloze.training.known_options import known_options
 from fairseq_cloze.training.plan import Device, Given, make_plan
@@ -31,7 +31,7 @@ from ..support.commands import PASSAGES, PLUGIN, run
 #: As somebody would write the line by hand for the passages of the tests and the small model.
 BY_HAND = """
 fairseq-train out/data-bin --user-dir PLUGIN --task cloze_ranking --criterion cloze_ranking --arch cloze_roberta
-    --finetune-from-model out/calibrated.pt --contrast 0
+    --finetune-from-model out/calibrated.pt --contrast 0 PRECISION
     --optimizer fused_adamw --adam-betas '(0.9, 0.98)' --adam-eps 1e-6 --weight-decay 0.01
     --clip-norm 1.0 --lr 0.0003 --lr-scheduler polynomial_decay --warmup-updates 1
     --total-num-update 13 --max-update 13 --max-tokens 1024 --save-dir SAVE --save-interval-updates 2
@@ -46,7 +46,9 @@ def losses(save_dir: Path) -> list[float]:
 
 
 def by_hand(save_dir: str) -> list[str]:
-    return shlex.split(BY_HAND.replace("PLUGIN", str(PLUGIN)).replace("SAVE", save_dir))
+    precision = "--autocast" if find_device(Given([])).has_bfloat16 else ""
+    line = BY_HAND.replace("PLUGIN", str(PLUGIN)).replace("SAVE", save_dir).replace("PRECISION", precision)
+    return shlex.split(line)
 
 
 def printed(text: str) -> list[str]:
