@@ -1,10 +1,11 @@
 """Outcome: what a training is worth, in a table, against the pretrained weights and against other trainings."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 from ..data.databin import DataBin
 from ..errors import CheckpointError, ClozeError
@@ -15,11 +16,14 @@ from ..ranking.evaluate import evaluate
 from ..runs.names import BEST_CHECKPOINT, LAST_CHECKPOINT
 from ..statistics import sign_flip, wilson_interval
 from ..views.settings import PartialSettings
+from ..weights.averaging import average_checkpoints
 from ..weights.checkpoint import Checkpoint
 from .facts import is_labelled
+from .plan import Given
 
 ANSWERS = "answers.json"  #: predictions of a training
 BEFORE = "pretrained-answers.json"  #: those of the weights it started from
+AVERAGE, OF_AVERAGE = "average.pt", "average-answers.json"  #: mean of the weights of several trainings, and its answers
 WATCHED_BEST = "checkpoint_best_accuracy.pt"  #: that a watch chose
 
 _WIDTH = 34
@@ -38,6 +42,10 @@ class Scored:
     def accuracy(self) -> float:
         """In percent."""
         return 100.0 * self.right / self.blanks
+
+    def to_dict(self) -> dict[str, Any]:
+        """It in the result."""
+        return {"name": self.name, "accuracy": self.accuracy, "predictions": str(self.path)}
 
     def line(self) -> str:
         """A row of the table."""
@@ -69,12 +77,18 @@ class Outcome:
     chance: float
     before: Scored | None  #: the weights they started from
     runs: list[Scored]
+    average: Scored | None  #: one model, the mean of the weights of the runs
     differences: list[Difference]
 
     @property
     def spread(self) -> float:
         """Standard deviation of the accuracies of the runs."""
         return stdev(run.accuracy for run in self.runs)
+
+    @property
+    def all(self) -> list[Scored]:
+        """What was scored, the weights they started from first."""
+        return [scored for scored in (self.before, *self.runs, self.average) if scored is not None]
 
     def lines(self) -> list[str]:
         """The table."""
@@ -84,11 +98,13 @@ class Outcome:
         if len(self.runs) > 1:
             mean = fmean(run.accuracy for run in self.runs)
             out.append(f"{f'mean of {len(self.runs)} seeds':{_WIDTH}}{mean:10.2f}   ± {self.spread:.2f} between seeds")
+        if self.average:
+            out.append(self.average.line())
         return out + [difference.line() for difference in self.differences]
 
     def to_json(self) -> str:
         """The result as JSON."""
-        runs = [{"name": run.name, "accuracy": run.accuracy, "predictions": str(run.path)} for run in self.runs]
+        runs, average = [run.to_dict() for run in self.runs], self.average
         mean = {"mean": fmean(run.accuracy for run in self.runs)}
         result = {
             "split": self.split,
@@ -97,6 +113,7 @@ class Outcome:
             "pretrained": self.before and self.before.accuracy,
             "runs": runs,
             **({**mean, "spread": self.spread} if len(runs) > 1 else mean),
+            **({"average": average.to_dict()} if average else {}),
             "differences": [asdict(difference) for difference in self.differences],
         }
         return json.dumps(result, indent=1, ensure_ascii=False) + "\n"
@@ -109,6 +126,20 @@ def find_result(save_dir: Path, watched: bool) -> Path:
         if (save_dir / name).exists():
             return save_dir / name
     raise CheckpointError(f"{save_dir}: the training has left no checkpoint; leave out --no-save to have one")
+
+
+def average(results: Sequence[Path], given: Given, folder: Path, say: Callable[[str], None]) -> Path | None:
+    """One checkpoint of several that differ by their seeds; ``None`` where they have not started from the same weights.
+
+    It is about as good as all of them together (Wortsman et al., "Model soups", ICML 2022).
+    """
+    if len(results) < 2 or "--from-scratch" in given or given.text("--scorer", "") == "head":
+        return None
+    try:
+        return average_checkpoints(results, folder / AVERAGE)
+    except CheckpointError as error:
+        say(f"no average of the weights: {error}")
+        return None
 
 
 def score(data_bin: Path, checkpoint: Path, path: Path, split: str, name: str) -> tuple[Scored, float, PartialSettings]:

@@ -22,7 +22,9 @@ from .launch import claim_save_dir, requeued_by_signals, run_training, wait_for,
 from .outcome import (
     ANSWERS,
     BEFORE,
+    OF_AVERAGE,
     Outcome,
+    average,
     difference,
     find_result,
     prediction_files,
@@ -35,6 +37,7 @@ from .progress import Progress
 
 REPORT, RESULT = "report.html", "result.json"
 _FIT = "fit.json"
+_AVERAGE = "average of their weights"
 _NOTHING = "no split has answers to judge the result by; give --valid or --test to have a table"
 
 Tell = Callable[[str], None]
@@ -100,11 +103,13 @@ def train(
         for run in runs.values():
             tell(run.line)
             _train(run, watch, say)
-        outcome = _judge(runs, data_bin, weights, folder, watch is not None, given)
+        results = {name: find_result(run.save_dir, watch is not None) for name, run in runs.items()}
+        mean = average(list(results.values()), given, folder, say)
+        outcome = _judge(results, mean, data_bin, weights, folder, given)
         if outcome is not None and others:
             ones = [run.path for run in outcome.runs]
             outcome.differences.append(difference(f"fine-tuned - {against}", ones, others))
-        _finish(outcome, runs, data_bin, folder, watch is not None, say)
+        _finish(outcome, results, mean, data_bin, folder, say)
     return outcome
 
 
@@ -168,16 +173,17 @@ def _train(plan: Plan, watch: str | None, say: Tell) -> None:
 
 
 def _judge(
-    runs: dict[str, Plan], data_bin: Path, weights: Path, folder: Path, watched: bool, given: Given
+    results: Mapping[str, Path], mean: Path | None, data_bin: Path, weights: Path, folder: Path, given: Given
 ) -> Outcome | None:
     split = split_to_judge(data_bin)
     if split is None:
         return None
     scored = []
-    for name, run in runs.items():
-        checkpoint = find_result(run.save_dir, watched)
-        found, chance, settings = score(data_bin, checkpoint, run.save_dir.parent / ANSWERS, split, name)
+    for name, checkpoint in results.items():
+        answers = checkpoint.parents[1] / ANSWERS
+        found, chance, settings = score(data_bin, checkpoint, answers, split, name)
         scored.append(found)
+    of_mean = None if mean is None else score(data_bin, mean, folder / OF_AVERAGE, split, _AVERAGE)[0]
     before = None
     if not given.any_of(OTHER_STARTS):
         if "--contrast" not in given:  # those trained from calibrated weights need none
@@ -185,21 +191,23 @@ def _judge(
         before = score_before(data_bin, weights, settings, folder / BEFORE, split)
     paths = [run.path for run in scored]
     differences = [difference("fine-tuned - pretrained", paths, [before.path])] if before else []
-    return Outcome(split, chance, before, scored, differences)
+    return Outcome(split, chance, before, scored, of_mean, differences)
 
 
 def _finish(
-    outcome: Outcome | None, runs: dict[str, Plan], data_bin: Path, folder: Path, watched: bool, say: Tell
+    outcome: Outcome | None, results: Mapping[str, Path], mean: Path | None, data_bin: Path, folder: Path, say: Tell
 ) -> None:
     from ..report.page import report, write_report
 
-    shown: list[PathLike] = [run.save_dir for run in runs.values()]
+    shown: list[PathLike] = [checkpoint.parent for checkpoint in results.values()]
     if outcome is not None:
         write_text(folder / RESULT, outcome.to_json())
-        shown += [scored.path for scored in (*([outcome.before] if outcome.before else []), *outcome.runs)]
+        shown += [scored.path for scored in outcome.all]
     write_report(report(shown, passages=data_bin if outcome is not None else None), folder / REPORT)
     for line in outcome.lines() if outcome is not None else [_NOTHING]:
         say(line)
-    for name, run in runs.items():
-        say(f"{name}: {find_result(run.save_dir, watched)}")
+    for name, checkpoint in results.items():
+        say(f"{name}: {checkpoint}")
+    if mean is not None:
+        say(f"{_AVERAGE}: {mean}")
     say(f"report: {folder / REPORT}")

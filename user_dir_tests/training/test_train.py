@@ -107,7 +107,7 @@ def test_seeds(tmp_path: Path, pretrained: Path) -> None:
     words = ("fairseq-cloze", "train", PASSAGES, "--pretrained", pretrained, "--out", "out", "--epochs", "0.1")
     run(*words, "--seeds", "2", cwd=tmp_path)
     first, second = (losses(tmp_path / "out" / f"seed{number}" / "checkpoints") for number in (1, 2))
-    assert len(first) == len(second) == 2 and first != second
+    assert len(first) == len(second) == 3 and first != second
     ran = run(*words, "--seeds", "3", "--against", "out/seed1/answers.json", cwd=tmp_path)
     assert [losses(tmp_path / "out" / f"seed{number}" / "checkpoints") for number in (1, 2)] == [first, second]
     result = json.loads((tmp_path / "out" / "result.json").read_text())
@@ -116,6 +116,12 @@ def test_seeds(tmp_path: Path, pretrained: Path) -> None:
     assert (
         f"mean of 3 seeds                   {result['mean']:10.2f}   ± {result['spread']:.2f} between seeds" in ran.text
     )
+    own = tmp_path / "own.json"
+    evaluate(tmp_path / "out" / "average.pt", tmp_path / "out" / "data-bin", "test", predictions_path=own)
+    answers = [json.loads(path.read_text()) for path in (own, tmp_path / "out" / "average-answers.json")]
+    assert answers[0] == answers[1]
+    assert f"average of their weights          {result['average']['accuracy']:10.2f}   " in ran.text
+    assert ran.text.splitlines()[-2] == "average of their weights: out/average.pt"
     [_, against] = result["differences"]
     assert against["name"] == "fine-tuned - out/seed1/answers.json"
     assert against["points"] == pytest.approx(result["mean"] - accuracies[0])
