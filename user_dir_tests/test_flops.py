@@ -50,12 +50,10 @@ def counted(function: Any) -> int:
 def test_our_model(pretrained: Path, data_bin: Path) -> None:
     """Forward and backward pass, passage by passage, as padding would count there.
 
-    The counter knows torch's products of matrices, which those in float64 are; the candidates' rows are multiplied
-    element by element.
+    The counter knows products of matrices; the candidates' rows are multiplied element by element.
     """
     data = DataBin(data_bin)
     [member] = load(pretrained / "model.pt", device="cpu").members
-    member.model.double()
     view = make_view(member.settings, data.open("valid"), data.vocabulary, member.architecture.max_positions)
     for index in (0, len(view) // 2, len(view) - 1):
         sample = view.collate([view.item(index)])

@@ -19,7 +19,8 @@ from .architecture import FIRST_POSITION, Architecture
 from .attention import Reads, Rows, attend, rows_of
 from .dropout import dropout
 from .int8 import Int8Weight, products
-from .onednn import PackedWeight, product
+from .memory import make_sure_of_room
+from .onednn import PackedWeight
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -318,7 +319,7 @@ def _side_by_side(x: Tensor, weights: list[Any], biases: list[Any]) -> Sequence[
     if isinstance(weights[0], Int8Weight):
         return products(x, weights, biases)
     weights, biases = ([part if part is None else part.to(x.dtype) for part in parts] for parts in (weights, biases))
-    joined = product(x, torch.cat(weights), None if biases[0] is None else torch.cat(biases))
+    joined = _product(x, torch.cat(weights), None if biases[0] is None else torch.cat(biases))
     return torch.split(joined, [len(weight) for weight in weights], dim=1)
 
 
@@ -335,8 +336,14 @@ def linear(x: Tensor, weight: Any, bias: Any, activation: Activation | None = No
     if isinstance(weight, Int8Weight):
         [out] = products(x, [weight], [bias])
     else:
-        out = product(x, weight.to(x.dtype), bias)
+        out = _product(x, weight.to(x.dtype), bias)
     return out if activation is None else activation(out)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if x.dtype != torch.float32:  # which is MKL's on a CPU
+        make_sure_of_room(x)
+    return F.linear(x, weight, bias)
 
 
 def _residual(x: Tensor, branch: Tensor, weight: Any, bias: Any, probability: float) -> Tensor:

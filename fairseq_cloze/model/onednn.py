@@ -1,10 +1,8 @@
-"""oneDNN: products on a CPU by its operators in torch, where they are faster than what torch takes by itself.
+"""oneDNN: products for scoring on a CPU by its operators in torch, faster than those that torch takes by itself.
 
-For scoring, weights are packed: laid out once as oneDNN reads them, instead of at each product.  Bias, GELU and the sum
-with what went in come with the product, while its result is still in the cache.  In training, weights change all the
-time; there torch multiplies float32 by MKL, which is slower on AMD's CPUs in two of three products.
-
-Numbers are those of torch's own products up to rounding.
+Weights are packed: laid out once as oneDNN reads them, instead of at each product.  Bias, GELU and the sum
+with what went in come with the product, while its result is still in the cache.  Numbers are those of torch's own
+products up to rounding.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .cpu import BFLOAT16, has_any, is_amd
+from .memory import make_sure_of_room
 
 #: oneDNN's operators in torch, which promises neither that they are there nor that they stay.
 _OPERATORS = ("_reorder_linear_weight", "_linear_pointwise")
@@ -48,6 +47,7 @@ class PackedWeight:
 
     def added(self, x: Tensor, bias: Tensor | None, other: Tensor) -> Tensor:
         """The product with *x*, bias and *other*, ``(tokens, outputs)``, added."""
+        make_sure_of_room(x)
         out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, other, self._packed, bias, "add")
         return out
 
@@ -62,33 +62,7 @@ def pack(encoder: nn.Module, dtype: torch.dtype) -> None:
             part.weight = weight  # type: ignore[assignment]
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """What ``F.linear`` computes, with its gradient, for *x*, ``(tokens, inputs)``, by whoever is faster."""
-    if x.device.type != "cpu" or x.dtype != torch.float32 or torch.compiler.is_compiling() or not is_faster(x.dtype):
-        return F.linear(x, weight, bias)
-    out: Tensor = _Product.apply(x, weight, bias)  # type: ignore[no-untyped-call]
-    return out
-
-
-class _Product(torch.autograd.Function):
-    """The gradient of the weight is MKL's, which is faster there."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return _linear(x, weight, bias)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        of_x, of_weight, of_bias = ctx.needs_input_grad
-        return (
-            _linear(gradient.contiguous(), weight.t(), None) if of_x else None,
-            gradient.t() @ x if of_weight else None,
-            gradient.sum(dim=0) if of_bias else None,
-        )
-
-
 def _linear(x: Tensor, weight: Any, bias: Tensor | None, activation: str = "none", algorithm: str = "") -> Tensor:
+    make_sure_of_room(x)
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], algorithm)
     return out

@@ -146,11 +146,8 @@ def test_what_is_read_alone_is_what_it_is_among_all(shape: str, recompute: bool,
 
 
 def test_the_last_layer_computes_no_more_than_is_read() -> None:
-    """Keys and values of all tokens, everything else of two: counted in multiplications with their additions.
-
-    torch counts its own products alone, which those in float64 are.
-    """
-    encoder, tokens, inner = build().eval().double(), tokens_of((9, 9)), 96
+    """Keys and values of all tokens, everything else of two: counted in multiplications with their additions."""
+    encoder, tokens, inner = build().eval(), tokens_of((9, 9)), 96
     with FlopCounterMode(display=False) as counter:
         assert encoder(tokens, reads=torch.tensor([3, 12])).shape == (2, WIDTH)
 

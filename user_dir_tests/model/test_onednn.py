@@ -17,7 +17,7 @@ from fairseq_cloze.data.databin import DataBin
 from fairseq_cloze.data.vocabulary import PAD
 from fairseq_cloze.model.architecture import Architecture
 from fairseq_cloze.model.encoder import Encoder
-from fairseq_cloze.model.onednn import PackedWeight, is_faster, pack, product
+from fairseq_cloze.model.onednn import PackedWeight, is_faster, pack
 from fairseq_cloze.ranking.ranker import Ranker
 from fairseq_cloze.ranking.resources import Resources
 from fairseq_cloze.weights.checkpoint import Checkpoint
@@ -44,26 +44,6 @@ def test_a_packed_product(tokens: int, activation: Callable[[Tensor], Tensor] | 
         for out, expected in zip(found, (exact if activation is None else activation(exact), exact + other.double())):
             assert out.dtype == dtype
             torch.testing.assert_close(out.double(), expected, rtol=ROUNDING[dtype], atol=4 * ROUNDING[dtype])
-
-
-@pytest.mark.parametrize("with_bias", [True, False])
-@pytest.mark.parametrize("tokens", [0, 1, 37])
-def test_a_product_and_its_gradient(tokens: int, with_bias: bool) -> None:
-    """In all that goes in, or in some of it; of a gradient that lies elsewhere, too."""
-    torch.manual_seed(1)
-    given = [torch.randn(size) for size in ((tokens, 48), (64, 48), (64,))][: 2 + with_bias]
-    direction = torch.randn(64, tokens, dtype=torch.float64).t()
-    for needed in ((0, 1, 2), (1,), (0,)):
-        inputs = [each.clone().requires_grad_(number in needed) for number, each in enumerate(given)]
-        exact = [each.double().requires_grad_(number in needed) for number, each in enumerate(given)]
-        out, expected = product(*inputs, *[None] * (3 - len(given))), F.linear(*exact)  # type: ignore[arg-type]
-        torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
-        out.backward(direction.float())
-        expected.backward(direction)
-        for one, other in zip(inputs, exact):
-            assert (one.grad is None) == (other.grad is None)
-            if one.grad is not None and other.grad is not None:
-                torch.testing.assert_close(one.grad.double(), other.grad, rtol=1e-5, atol=5e-5)
 
 
 @pytest.mark.parametrize("dtype", TYPES)

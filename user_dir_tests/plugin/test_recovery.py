@@ -58,7 +58,7 @@ def assert_same(one: Path, two: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("tokens", "update_freq", "megabytes"), [(16000, 1, 70), pytest.param(8000, 2, 45, marks=pytest.mark.slow)]
+    ("tokens", "update_freq", "megabytes"), [(16000, 1, 70), pytest.param(8000, 2, 54, marks=pytest.mark.slow)]
 )
 def test_training_equals_one_with_enough_memory(
     tmp_path: Path, pretrained: Path, data_bin: Path, tokens: int, update_freq: int, megabytes: float
@@ -137,6 +137,16 @@ def test_calibrate(tmp_path: Path, pretrained: Path, data_bin: Path) -> None:
     first, second = (torch.load(tmp_path / name, weights_only=False)["model"] for name in ("plain.pt", "short.pt"))
     for name, value in first.items():
         torch.testing.assert_close(value, second[name])
+
+
+@pytest.mark.parametrize("options", [(), ("--bf16",)], ids=["float32", "bfloat16"])
+def test_onednn_is_not_asked_where_there_is_no_room(
+    tmp_path: Path, pretrained: Path, data_bin: Path, options: Any
+) -> None:
+    """It would end the process without a word."""
+    command = ("fairseq-cloze", "evaluate", pretrained / "model.pt", data_bin, "--split", "train", *options)
+    ran = limited(6, *command, code=5)
+    assert re.fullmatch(r"Error: out of memory: passage '.*' alone, \d+ tokens, .*", ran.text.splitlines()[-1])
 
 
 @pytest.mark.slow
