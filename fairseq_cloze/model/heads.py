@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .architecture import Architecture
 from .encoder import activation_of, make_norm
+from .memory import make_sure_of_room
 
 
 class LMHead(nn.Module):
@@ -31,6 +32,8 @@ class LMHead(nn.Module):
 
     def transform(self, features: Tensor) -> Tensor:
         """What embeddings are multiplied with, ``(..., width of the embeddings)``, from encoder output."""
+        if features.dtype != torch.float32:
+            make_sure_of_room(features)
         x = self.dense(features)
         x = self.activation_fn(x.float()).to(x.dtype)  # as fairseq; there are few tokens here
         return self.layer_norm(x)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .cpu import BFLOAT16, INT8, capabilities, has_any
+from .memory import make_sure_of_room
 
 #: oneDNN's operators in torch, which promises neither that they are there nor that they stay.
 _OPERATORS = ("qlinear_prepack", "qlinear_pointwise")
@@ -42,6 +43,7 @@ class Int8Weight:
 
     def times(self, levels: Tensor) -> Tensor:
         """The product with *levels*, ``uint8 (tokens, inputs)`` around 128, ``float32 (tokens, outputs)``."""
+        make_sure_of_room(levels)
         weight = (self._packed, self._scales, self._zeros)
         plain: tuple[Any, ...] = (None, 1.0, 0, torch.float32, "none", [], "")  # no bias, float32, nothing afterwards
         out: Tensor = torch.ops.onednn.qlinear_pointwise(levels, 1.0, _ZERO, *weight, *plain)

@@ -1,8 +1,8 @@
 """oneDNN: products for scoring on a CPU by its operators in torch, faster than those that torch takes by itself.
 
-Weights are packed: laid out once as oneDNN reads them, instead of at each product.  Bias, GELU and the sum
-with what went in come with the product, while its result is still in the cache.  Numbers are those of torch's own
-products up to rounding.
+Weights are packed: laid out once as oneDNN reads them, instead of at each product.  Bias, GELU and the sum with what
+went in come with the product, while its result is still in the cache.  Numbers are those of torch's own products up to
+rounding.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,9 +19,8 @@ from .memory import make_sure_of_room
 _OPERATORS = ("_reorder_linear_weight", "_linear_pointwise")
 
 #: What oneDNN calls activation functions.
-_FUSED: Mapping[Callable[[Tensor], Tensor], tuple[str, str]] = {F.gelu: ("gelu", "none")}
-
-_PLAIN = ("none", "")
+_FUSED: Mapping[Callable[[Tensor], Tensor] | None, tuple[str, str]] = {F.gelu: ("gelu", "none")}
+_NONE = ("none", "")
 
 
 def is_faster(dtype: torch.dtype) -> bool:
@@ -42,7 +41,9 @@ class PackedWeight:
 
     def times(self, x: Tensor, bias: Tensor | None, activation: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """The product with *x*, ``(tokens, inputs)``, bias added, as *activation* makes it, ``(tokens, outputs)``."""
-        out = _linear(x, self._packed, bias, *(_FUSED.get(activation, _PLAIN) if activation else _PLAIN))
+        name, algorithm = _FUSED.get(activation, _NONE)
+        make_sure_of_room(x)
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, bias, name, [], algorithm)
         return out if activation is None or activation in _FUSED else activation(out)
 
     def added(self, x: Tensor, bias: Tensor | None, other: Tensor) -> Tensor:
@@ -60,9 +61,3 @@ def pack(encoder: nn.Module, dtype: torch.dtype) -> None:
             weight = PackedWeight(part.weight, dtype)
             del part.weight
             part.weight = weight  # type: ignore[assignment]
-
-
-def _linear(x: Tensor, weight: Any, bias: Tensor | None, activation: str = "none", algorithm: str = "") -> Tensor:
-    make_sure_of_room(x)
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], algorithm)
-    return out

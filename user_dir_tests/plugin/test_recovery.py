@@ -139,7 +139,7 @@ def test_calibrate(tmp_path: Path, pretrained: Path, data_bin: Path) -> None:
         torch.testing.assert_close(value, second[name])
 
 
-@pytest.mark.parametrize("options", [(), ("--bf16",)], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("options", [(), ("--bf16",), ("--int8",)], ids=["float32", "bfloat16", "int8"])
 def test_onednn_is_not_asked_where_there_is_no_room(
     tmp_path: Path, pretrained: Path, data_bin: Path, options: Any
 ) -> None:
