@@ -131,8 +131,7 @@ def _attend_row(
 
 def _weigh(query: Tensor, key: Tensor, value: Tensor, probability: float, hidden: Tensor | None = None) -> Tensor:
     """Values by softmax of products, ``(heads, length, head width)``; *hidden* says which keys a query does not see."""
-    if query.dtype != torch.float32:  # which is MKL's
-        make_sure_of_room(query)
+    make_sure_of_room(query)
     products = query @ key.transpose(-1, -2)
     if hidden is not None:
         products = products.masked_fill(hidden, float("-inf"))

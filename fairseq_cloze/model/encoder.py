@@ -341,8 +341,7 @@ def linear(x: Tensor, weight: Any, bias: Any, activation: Activation | None = No
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if x.dtype != torch.float32:  # which is MKL's on a CPU
-        make_sure_of_room(x)
+    make_sure_of_room(x)
     return F.linear(x, weight, bias)
 
 

@@ -32,8 +32,7 @@ class LMHead(nn.Module):
 
     def transform(self, features: Tensor) -> Tensor:
         """What embeddings are multiplied with, ``(..., width of the embeddings)``, from encoder output."""
-        if features.dtype != torch.float32:
-            make_sure_of_room(features)
+        make_sure_of_room(features)
         x = self.dense(features)
         x = self.activation_fn(x.float()).to(x.dtype)  # as fairseq; there are few tokens here
         return self.layer_norm(x)

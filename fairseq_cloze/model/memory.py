@@ -56,12 +56,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(text in str(error) for text in TEXTS)
 
 
-def make_sure_of_room(x: Tensor) -> None:
+def make_sure_of_room(x: Tensor, packed: bool = False) -> None:
     """Raise a RuntimeError where there is no memory for what oneDNN takes beside a product of *x* on a CPU.
 
-    It does not look whether it got that, and would end the process.
+    It does not look whether it got that, and would end the process.  In float32 torch's products are MKL's, but those
+    with *packed* weights are oneDNN's.
     """
-    if x.device.type == "cpu":
+    if x.device.type == "cpu" and (packed or x.dtype != torch.float32):
         torch.empty(_ROOM, dtype=torch.uint8)
 
 

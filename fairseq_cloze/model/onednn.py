@@ -42,22 +42,25 @@ class PackedWeight:
     def times(self, x: Tensor, bias: Tensor | None, activation: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """The product with *x*, ``(tokens, inputs)``, bias added, as *activation* makes it, ``(tokens, outputs)``."""
         name, algorithm = _FUSED.get(activation, _NONE)
-        make_sure_of_room(x)
+        make_sure_of_room(x, packed=True)
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, bias, name, [], algorithm)
         return out if activation is None or activation in _FUSED else activation(out)
 
     def added(self, x: Tensor, bias: Tensor | None, other: Tensor) -> Tensor:
         """The product with *x*, bias and *other*, ``(tokens, outputs)``, added."""
-        make_sure_of_room(x)
+        make_sure_of_room(x, packed=True)
         out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, other, self._packed, bias, "add")
         return out
 
 
 def pack(encoder: nn.Module, dtype: torch.dtype) -> None:
-    """Pack the linear layers of the layers of an encoder, in place; it can only score in that type from now on."""
+    """Pack the linear layers of the layers of an encoder, in place; it can only score in that type from now on.
+
+    Those whose weight is no tensor any more stay as they are.
+    """
     layers: Any = encoder.layers
     for part in layers.modules():
-        if isinstance(part, nn.Linear):
+        if isinstance(part, nn.Linear) and isinstance(part.weight, Tensor):
             weight = PackedWeight(part.weight, dtype)
             del part.weight
             part.weight = weight  # type: ignore[assignment]

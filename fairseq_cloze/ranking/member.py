@@ -71,7 +71,6 @@ class Member:
         self.model = (model.half() if resources.fp16 else model.float()).to(self.device).eval()
         if self.int8:
             self.model.to_int8()
-        self._packed = self.int8  # are the weights laid out for scoring?
 
     def _can_compute_int8(self, resources: Resources) -> bool:
         """Whether int8 is of use here, noted where it is not; ``ClozeError`` where it does not go with the rest."""
@@ -95,7 +94,7 @@ class Member:
 
         Arguments and errors are those of :meth:`Ranker.score`.
         """
-        self._pack()
+        self.model.pack()  # until the first scoring it can be examined, or changed
         view = make_view(self.settings, store, self.vocabulary, self.architecture.max_positions)
         out = Scores.empty(store)
         start, shown = time.perf_counter(), 0
@@ -111,12 +110,6 @@ class Member:
         if progress is not None:
             progress.update(store.blanks - shown)
         return out
-
-    def _pack(self) -> None:
-        """Lay out the weights before the first batch; until then the model can be examined, or changed."""
-        if not self._packed:
-            self.model.pack()
-        self._packed = True
 
     def in_parts(self, view: View, items: list[Item], compute: Callable[[Sequence[Item]], T]) -> list[T]:
         """Compute something of a batch, in halves where memory runs out.

@@ -14,25 +14,11 @@ from fairseq_cloze.model.architecture import Architecture
 from fairseq_cloze.model.encoder import (
     ACTIVATIONS,
     Encoder,
-    TrainingOptions,
     after_attention,
     compile_for_all_layers,
 )
 
-PAD, WIDTH, LAYERS, ENTRIES = 1, 48, 3, 60
-SHAPE = Architecture(LAYERS, WIDTH, 96, 4, max_positions=16)
-#: Tokens of each row, and the longest.
-LENGTHS = (11, 7, 1, 10)
-
-
-def build(shape: Architecture = SHAPE, compiled: bool = False, **options: Any) -> Encoder:
-    """Random weights that are the same for the same shape."""
-    torch.manual_seed(3)
-    embed_tokens = nn.Embedding(ENTRIES, shape.embedding_width, padding_idx=PAD)
-    encoder = Encoder(shape, embed_tokens, TrainingOptions(**options), compiled)
-    for parameter in encoder.parameters():
-        nn.init.normal_(parameter, std=0.2)
-    return encoder
+from ..support.encoders import ENTRIES, LAYERS, LENGTHS, PAD, SHAPE, WIDTH, build, tokens_of
 
 
 def fairseqs(encoder: Encoder, activation: str = "gelu", eps: float = 1e-5) -> nn.Module:
@@ -56,12 +42,6 @@ def fairseqs(encoder: Encoder, activation: str = "gelu", eps: float = 1e-5) -> n
     assert [name for name, _ in model.named_parameters()] == [name for name, _ in encoder.named_parameters()]
     model.load_state_dict(encoder.state_dict())
     return model
-
-
-def tokens_of(lengths: tuple[int, ...] = LENGTHS) -> Tensor:
-    torch.manual_seed(4)
-    tokens = torch.randint(4, ENTRIES, (len(lengths), max(lengths)))
-    return tokens.masked_fill(torch.arange(max(lengths)) >= torch.tensor(lengths)[:, None], PAD)
 
 
 def with_gradients(model: nn.Module, features: Tensor, tokens: Tensor) -> dict[str, Tensor]:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fairseq_cloze.data.vocabulary import PAD
 from fairseq_cloze.model import int8
 from fairseq_cloze.model.architecture import Architecture
-from fairseq_cloze.model.encoder import Encoder
 from fairseq_cloze.model.int8 import Int8Weight, missing, products, quantise
 
-SHAPE = Architecture(3, 48, 96, 4, max_positions=16)
+from ..support.encoders import FAMILIES, build, tokens_of
+
 needs_vnni = pytest.mark.skipif(missing() is not None, reason="needs a CPU with VNNI or AMX")
 
 
@@ -58,24 +56,11 @@ def test_what_is_all_alike_and_what_is_no_number() -> None:
 
 
 @needs_vnni
-@pytest.mark.parametrize(
-    "shape",
-    [
-        SHAPE,
-        replace(SHAPE, norm_first=True, gated=True, without_biases=True, rotary_base=1e4, local_rotary_base=1e4),
-        replace(SHAPE, shared_layers=True),
-    ],
-    ids=["roberta", "modernbert", "albert"],
-)
+@pytest.mark.parametrize("shape", FAMILIES.values(), ids=FAMILIES)
 def test_an_encoder_is_near_float32(monkeypatch: pytest.MonkeyPatch, shape: Architecture) -> None:
     """In chunks that end anywhere, too."""
-    torch.manual_seed(3)
-    encoder = Encoder(shape, nn.Embedding(60, 48, padding_idx=PAD)).eval()
-    for parameter in encoder.parameters():
-        nn.init.normal_(parameter, std=0.2)
-    eight, tokens = copy.deepcopy(encoder), torch.randint(4, 60, (4, 11))
-    for row, length in enumerate((11, 7, 1, 10)):
-        tokens[row, length:] = PAD
+    encoder, tokens = build(shape).eval(), tokens_of()
+    eight = copy.deepcopy(encoder)
     quantise(eight)
     with torch.inference_mode():
         expected, found = encoder(tokens), eight(tokens)

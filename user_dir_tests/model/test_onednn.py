@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairseq_cloze.data.databin import DataBin
-from fairseq_cloze.data.vocabulary import PAD
 from fairseq_cloze.model.architecture import Architecture
-from fairseq_cloze.model.encoder import Encoder
 from fairseq_cloze.model.onednn import PackedWeight, is_faster, pack
 from fairseq_cloze.ranking.ranker import Ranker
 from fairseq_cloze.ranking.resources import Resources
 from fairseq_cloze.weights.checkpoint import Checkpoint
 
-SHAPE = Architecture(3, 48, 96, 4, max_positions=16)
+from ..support.encoders import FAMILIES, build, tokens_of
+
 TYPES = [
     pytest.param(dtype, marks=pytest.mark.skipif(not is_faster(dtype), reason=f"nothing is gained in {dtype} here"))
     for dtype in (torch.float32, torch.bfloat16)
@@ -47,24 +45,11 @@ def test_a_packed_product(tokens: int, activation: Callable[[Tensor], Tensor] | 
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize(
-    "shape",
-    [
-        SHAPE,
-        replace(SHAPE, norm_first=True, gated=True, without_biases=True, rotary_base=1e4, local_rotary_base=1e4),
-        replace(SHAPE, shared_layers=True, activation_fn="gelu_accurate"),
-    ],
-    ids=["roberta", "modernbert", "albert"],
-)
+@pytest.mark.parametrize("shape", FAMILIES.values(), ids=FAMILIES)
 def test_a_packed_encoder(shape: Architecture, dtype: torch.dtype) -> None:
     """All of its output, and what is read alone."""
-    torch.manual_seed(3)
-    encoder = Encoder(shape, nn.Embedding(60, 48, padding_idx=PAD)).eval()
-    for parameter in encoder.parameters():
-        nn.init.normal_(parameter, std=0.2)
-    packed, tokens = copy.deepcopy(encoder), torch.randint(4, 60, (4, 11))
-    for row, length in enumerate((11, 7, 1, 10)):
-        tokens[row, length:] = PAD
+    encoder, tokens = build(shape).eval(), tokens_of()
+    packed = copy.deepcopy(encoder)
     pack(packed, dtype)
     for reads in (None, torch.tensor([1, 4, 11, 33, 40])):
         with torch.inference_mode():
