@@ -148,7 +148,7 @@ def test_new_size(start: Start) -> None:
 
 def test_keys(start: Start) -> None:
     """What is typed is read by the command, which also decides what is shown of it; then all is as before."""
-    ran = start(shell("stty -echo; echo name?; read x; echo got $x; stty echo; read y; echo and $y"))
+    ran = start(shell("stty -echo; echo name?; read x; stty echo; echo got $x; read y; echo and $y"))
     before = ran.settings()
     ran.shown(b"name?")
     ran.type(b"secret\n")
