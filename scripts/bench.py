@@ -29,6 +29,8 @@ from bench_peers import DEFAULT, PEERS, ROOT, interpreter, split
 from bench_transformers import load_rows
 from bench_worker import Worker, WorkerError
 
+from fairseq_cloze.files import replacing
+
 #: Parts, and how the time is divided among them.
 PARTS = {"scoring": 0.56, "training": 0.30, "prepare": 0.14}
 FUNCTIONS = {"scoring": "bench_ours:scoring", "training": "bench_ours:training", "prepare": "bench_ours:preparation"}
@@ -109,11 +111,8 @@ class Bench:
         """What is known so far."""
         self.result["seconds"] = round(self.spent(), 1)
         found = derived(self.result)
-        path = self.options.json
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.new")
-        temporary.write_text(json.dumps(found, indent=1, default=Rates.to_dict) + "\n")
-        temporary.replace(path)
+        with replacing(self.options.json) as new:
+            new.write_text(json.dumps(found, indent=1, default=Rates.to_dict) + "\n")
         if self.options.write:
             write_block(self.options.write, render(found))
 
@@ -418,6 +417,8 @@ def main() -> int:
         try:
             bench.run()
         except KeyboardInterrupt:
+            if "seconds" in bench.result:
+                bench.write()  # what was interrupted may have been the writing
             kept = f"the figures so far are in {options.json}" if "seconds" in bench.result else "nothing was measured"
             print(f"stopped after {_clock(bench.spent())}: {kept}", file=sys.stderr)
             return 130

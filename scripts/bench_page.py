@@ -8,6 +8,8 @@ from typing import Any
 
 from bench_measure import BUSY, Rates
 
+from fairseq_cloze.files import replacing
+
 BEGIN = "<!-- figures: scripts/bench writes what stands between here and the end of figures -->"
 END = "<!-- end of figures -->"
 
@@ -49,7 +51,8 @@ def write_block(page: Path, text: str) -> None:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise SystemExit(f"{page}: expected the lines '{BEGIN}' and '{END}', which the figures go between")
-    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+    with replacing(page) as new:
+        new.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
 
 
 def render(result: dict[str, Any]) -> str:

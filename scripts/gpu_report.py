@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fairseq_cloze.files import replacing
+
 
 class Goal(NamedTuple):
     """A figure that is to be reached."""
@@ -96,7 +98,8 @@ class Report:
         lines = ["# GPU check", "", "| verdict | |", "|---|---|", *rows, "", "| figure | |", "|---|---|"]
         lines += [f"| {name} | {show(value)} |" for name, value in self.figures.items()]
         text = "\n".join(lines) + "\n"
-        self.page_path.write_text(text, encoding="utf-8")
+        with replacing(self.page_path) as new:
+            new.write_text(text, encoding="utf-8")
         return text
 
 

@@ -68,7 +68,8 @@ def test_bench(tmp_path: Path, pretrained: Path) -> None:
     scoring, training, prepared = result["scoring"], result["training"], result["prepare"]
     ours = ("ours", f"ours at {commit}")
     both = {f"{who} {dtype}" for who in (*ours, "transformers", "gemm") for dtype in DTYPES}
-    assert set(scoring["rates"]) == {*both, "sentence_ranking float32", "multiple-choice float32"}
+    int8 = {f"{who} int8" for who in ours}
+    assert set(scoring["rates"]) == {*both, *int8, "sentence_ranking float32", "multiple-choice float32"}
     assert set(training["rates"]) == both
     assert set(prepared["rates"]) == {
         f"{who} {what}" for who in (*ours, "sentence_ranking") for what in ("commands", "encoding")

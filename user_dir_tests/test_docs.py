@@ -66,8 +66,9 @@ SLOW = (
 
 
 def _shortened(command: str) -> str:
-    assert re.search(r"--max-update |\bUPDATES=", command)
+    assert re.search(r"--max-update |--epochs |\bUPDATES=", command)
     command = re.sub(r"(--max-update |--total-num-update |\bUPDATES=)\d+", r"\g<1>4", command)
+    command = re.sub(r"(--epochs )[\d.]+", r"\g<1>0.1", command)
     command = re.sub(r"(--warmup-updates |--save-interval-updates |\bWARMUP=|\bSAVE_EVERY=)\d+", r"\g<1>2", command)
     return command if torch.cuda.is_available() else command.replace("--fp16", "")
 

@@ -102,6 +102,7 @@ def test_logits_of_real_weights_equal_transformers(weights: Path, roberta6: Path
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_predictions_equal_a_transformers_loop(weights: Path, roberta6: Path, gpt2_bpe: Path, cloth: Path) -> None:
     """100 passages, one at a time, tokenised by transformers, the mean logit at the mask."""
     from transformers import RobertaForMaskedLM, RobertaTokenizerFast
@@ -149,7 +150,7 @@ def test_zero_shot_at_every_batch_size(weights: Path, cloth_bin: Path) -> None:
     results = [evaluate(weights / "model.pt", cloth_bin, resources=Resources(batch_size=size)) for size in (1, 7, 64)]
     assert [result.n_blanks for result in results] == [11067] * 3
     assert len({result.accuracy for result in results}) == 1
-    assert results[0].accuracy == pytest.approx(43.41, abs=0.05)
+    assert results[0].accuracy == pytest.approx(45.95, abs=0.05)
     assert results[0].chance == pytest.approx(25.0, abs=0.01)
 
 

@@ -113,7 +113,10 @@ def soak(folder: Path, updates: int, every: int, source: Path, server: Server) -
             if not records.exists() or records.read_bytes().count(b"\n") < BEGINNING:
                 continue
             try:
-                for pid, name in family(process.pid).items():
+                members = family(process.pid)
+                if process is training and sum("fairseq-train" in name for name in members.values()) < 2:
+                    continue  # it has ended, and its wrapper draws the last mail
+                for pid, name in members.items():
                     looks.setdefault(pid, (name, []))[1].append(Sample.of(pid))
             except (OSError, ValueError):
                 pass  # one has just ended

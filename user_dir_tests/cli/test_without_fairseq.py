@@ -127,8 +127,9 @@ def test_generate_and_the_doctor(tmp_path: Path) -> None:
         ["generate", prose, "--out", "judged.jsonl", *options, "--lm", weights],
         ["doctor", weights],
     )
-    assert found["generate"] == ["lemminflect", "textblob"]
-    assert found["doctor"] == ["torch", "lemminflect", "textblob"]
+    theirs = "scipy"  # textblob's, where it is installed
+    assert [name for name in found["generate"] if name != theirs] == ["lemminflect", "textblob"]
+    assert [name for name in found["doctor"] if name != theirs] == ["torch", "lemminflect", "textblob"]
     assert len((tmp_path / "judged.jsonl").read_text().splitlines()) == 2
 
 
