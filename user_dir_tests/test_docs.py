@@ -64,6 +64,8 @@ SLOW = (
     *("steps.md", "watch.md", "weights.md", "generate.md", "round.md"),
 )
 
+SLOWLY = (pytest.mark.slow, pytest.mark.timeout(1800))
+
 
 def _shortened(command: str) -> str:
     assert re.search(r"--max-update |--epochs |\bUPDATES=", command)
@@ -81,7 +83,7 @@ def _command(kind: str, text: str) -> str:
 
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, marks=[pytest.mark.slow] if page.name in SLOW else []) for page in PAGES],
+    [pytest.param(page, marks=SLOWLY if page.name in SLOW else []) for page in PAGES],
     ids=lambda page: page.name,
 )
 def test_commands(page: Path, sandbox: Path) -> None:
