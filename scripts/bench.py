@@ -417,9 +417,10 @@ def main() -> int:
         try:
             bench.run()
         except KeyboardInterrupt:
+            kept = "nothing was measured"
             if "seconds" in bench.result:
                 bench.write()  # what was interrupted may have been the writing
-            kept = f"the figures so far are in {options.json}" if "seconds" in bench.result else "nothing was measured"
+                kept = f"the figures so far are in {options.json}"
             print(f"stopped after {_clock(bench.spent())}: {kept}", file=sys.stderr)
             return 130
         finally:

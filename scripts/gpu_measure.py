@@ -125,8 +125,7 @@ class Measures:
             "seconds": result.seconds,
         }
         self.check.figure(f"memory / {shape}", figures)
-        # On a CPU the peak is that of the process, of which the system may take back a tenth while it runs.
-        off, most = abs(result.predicted - result.peak) / result.peak, 0.03 if self.check.cuda else 0.2
+        off, most = abs(result.predicted - result.peak) / result.peak, 0.03 if self.check.cuda else 0.1
         self.check.expect(
             f"{shape}: the peak that fit-batch predicts is the measured one within {most:.0%}", off <= most
         )

@@ -34,7 +34,7 @@ class _Dropout(torch.autograd.Function):
         drawn = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(1 << 63), None)
         drawn = drawn.view(torch.int16)[: x.numel()].view(x.shape)
         # 15 bits less as many numbers as are kept: negative for those, and the last shift fills all bits with the sign.
-        # (Inverted first, which changes no odds: so a seed drops the elements that it always dropped.)
+        # Inverted first, so that it is the lowest of the numbers drawn that are dropped.
         kept = drawn.bitwise_not_().bitwise_right_shift_(1).add_(dropped - _PARTS // 2).bitwise_right_shift_(15)
         ctx.save_for_backward(kept)
         ctx.scale = _PARTS / (_PARTS - dropped)
