@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fairseq_cloze.data.prepare import prepare
-from fairseq_cloze.data.vocabulary import Vocabulary
+from fairseq_cloze.data.vocabulary import EOS, PAD, Vocabulary
 from fairseq_cloze.model.architecture import Architecture
 from fairseq_cloze.ranking.evaluate import evaluate
 from fairseq_cloze.weights.checkpoint import Checkpoint
@@ -23,6 +30,173 @@ MINI = ROOT / "examples" / "pretrained" / "mini"
 PROSE = ROOT / "examples" / "prose" / "stories.txt"
 
 SMALL = {"ROWS": "500", "LAYERS": "0 1", "DIM": "24", "HEADS": "2", "LENGTH": "64", "BATCH": "8", "WARMUP": "2"}
+
+
+@contextmanager
+def examples_on_path() -> Iterator[None]:
+    sys.path.insert(0, str(PRETRAIN))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(PRETRAIN))
+
+
+@cache
+def mini_vocabulary() -> Vocabulary:
+    return Vocabulary.load(MINI)
+
+
+@cache
+def words_of(text: str) -> Any:
+    with examples_on_path():
+        from masked_words.words import Words
+
+    vocabulary = mini_vocabulary()
+    return Words(np.concatenate([*vocabulary.encode([text]), [EOS]]), vocabulary)
+
+
+@cache
+def stories() -> Any:
+    return words_of(PROSE.read_text(encoding="utf-8"))
+
+
+def test_words_are_counted_whole() -> None:
+    """A word of several tokens is one, the same at each place; punctuation is none."""
+    words = words_of("The zebrafish saw a zebrafish, and the zebrafish's tail.")
+    vocabulary = mini_vocabulary()
+    firsts = np.flatnonzero(words.starts)
+    found = [vocabulary.decode(part.tolist()) for part in np.split(words.tokens, firsts[1:])]
+    assert found == [
+        "The", " zebrafish", " saw", " a", " zebrafish", ",", " and", " the", " zebrafish", "'s", " tail", ".", "</s>",
+    ]  # fmt: skip
+    assert words.counts.tolist() == [1, 3, 1, 1, 3, 1, 1, 1, 3, 1, 1, 1, 1]
+    assert not words.starts.all()
+
+
+def test_common_words_are_masked_less_often() -> None:
+    """By how often they stand in the text; no end of a paragraph ever, other things hardly ever."""
+    with examples_on_path():
+        from masked_words.words import Words
+
+    vocabulary = mini_vocabulary()
+    text = " the" * 70_000 + " of" * 17_000 + " old" * 2_000 + " river" * 20 + "," * 100
+    known = Words(np.concatenate([*vocabulary.encode([text]), [EOS]]), vocabulary)
+    [row] = vocabulary.encode([" the of old river grob,"])
+    tokens = np.tile(np.concatenate([row, [EOS]]), 20_000)
+    words = Words(tokens, vocabulary, known)
+    masked = words.masked(0, len(tokens), 0.5, np.random.default_rng(1))
+    ends = {vocabulary.decode([token]): int((masked.hidden == token).sum()) / 20_000 for token in {*row.tolist(), EOS}}
+    expected = {" the": 0.097, " of": 0.196, " old": 0.5, " river": 0.404, ",": 0.04, "</s>": 0.0}
+    assert {name: ends[name] for name in expected} == pytest.approx(expected, abs=0.01)
+    assert ends[" gro"] == ends["b"] == pytest.approx(0.15, abs=0.01)  # not in the text that is known
+
+
+@given(start=st.integers(0, 4000), length=st.integers(1, 300), share=st.floats(0.0, 1.0), seed=st.integers(0, 2**31))
+def test_each_mask_stands_for_a_whole_word(start: int, length: int, share: float, seed: int) -> None:
+    """Whoever puts the hidden tokens back has the text again; a word weighs as much as any other."""
+    words, mask = stories(), mini_vocabulary().mask
+    masked = words.masked(start, start + length, share, np.random.default_rng(seed))
+    back, n_masks = [], 0
+    for place, token in enumerate(masked.tokens.tolist()):
+        hidden = masked.hidden[masked.places == place].tolist()
+        assert bool(hidden) == (token == mask)
+        n_masks += bool(hidden)
+        assert masked.weights[masked.places == place].sum() == pytest.approx(int(bool(hidden)))
+        back += hidden or [token]
+    assert back == words.tokens[start : start + length].tolist()
+    assert len(masked.hidden) == len(masked.places) == len(masked.weights)
+    assert masked.weights.sum() == pytest.approx(n_masks)
+
+
+def test_samples_of_an_epoch() -> None:
+    """They lie one behind the other, begin elsewhere in the next epoch, and are masked anew."""
+    with examples_on_path():
+        from masked_words.task import MaskedWords
+
+    words = stories()
+    data = MaskedWords(words, 64, 0.3, seed=1)
+    assert len(data) == (len(words.tokens) - 63) // 63 and set(data.sizes) == {64}
+    assert sorted(data.ordered_indices()) == list(range(len(data)))
+    assert [*map(np.ndarray.tolist, data[3])] == [*map(np.ndarray.tolist, data[3])]
+    first = data[3], data.offset
+    data.set_epoch(2)
+    assert data.offset != first[1] and data[3].tokens.tolist() != first[0].tokens.tolist()
+    data.set_epoch(1)
+    assert data[3].tokens.tolist() == first[0].tokens.tolist()
+
+    samples = [data[index] for index in range(5)]
+    batch = data.collater(samples)
+    inputs = batch["net_input"]
+    tokens, lengths = inputs["src_tokens"], inputs["row_lengths"]
+    assert sorted(lengths, reverse=True) == lengths == tokens.ne(PAD).sum(dim=1).tolist()
+    assert (batch["ntokens"], batch["nsentences"]) == (sum(lengths), 5)
+    masks = (tokens.flatten() == mini_vocabulary().mask).nonzero()[:, 0]
+    assert inputs["reads"].tolist() == masks.tolist() and batch["n_masks"] == len(masks) == sum(inputs["read_counts"])
+    assert set(batch["masks"].tolist()) == set(range(len(masks)))
+    hidden = sorted(token for sample in samples for token in sample.hidden.tolist())
+    assert sorted(batch["target"].tolist()) == hidden
+    assert float(batch["weights"].sum()) == pytest.approx(len(masks))
+    with pytest.raises(ValueError, match="a text of 20000 tokens at least, found 5"):
+        MaskedWords(words_of("Too short."), 10_001, 0.3, seed=1)
+
+
+def test_the_loss_is_the_mean_over_the_tokens_of_a_word() -> None:
+    """Nats per mask, by hand; in bits in the log."""
+    with examples_on_path():
+        from masked_words.criterion import MaskedWordsCriterion
+
+    logits = torch.tensor([[0.0, 1.0, 2.0], [3.0, 0.0, 1.0]])
+    sample = {
+        "net_input": {},
+        "masks": torch.tensor([0, 1, 1]),
+        "target": torch.tensor([2, 0, 1]),
+        "weights": torch.tensor([1.0, 0.5, 0.5]),
+        "n_masks": 2,
+        "ntokens": 9,
+        "nsentences": 1,
+    }
+    criterion = MaskedWordsCriterion.__new__(MaskedWordsCriterion)
+    torch.nn.Module.__init__(criterion)
+    loss, masks, logged = criterion(lambda: (logits,), sample)
+    by_hand = -torch.log_softmax(logits, dim=1)
+    assert float(loss) == pytest.approx(float(by_hand[0, 2] + (by_hand[1, 0] + by_hand[1, 1]) / 2))
+    assert masks == 2 and {**logged, "loss": 0} == {"loss": 0, "sample_size": 2, "ntokens": 9, "nsentences": 1}
+
+
+def test_muon_for_matrices_inside_layers() -> None:
+    """The same updates as torch's two optimizers, also on from a saved state."""
+    with examples_on_path():
+        from masked_words.optimizer import INNER, Muon, MuonConfig
+
+    def parameters() -> list[torch.nn.Parameter]:
+        torch.manual_seed(1)
+        made = [torch.nn.Parameter(torch.randn(shape)) for shape in ((6, 4), (5, 4), (4,))]
+        setattr(made[0], INNER, True)
+        return made
+
+    config = MuonConfig(lr=[0.02])
+    ours, theirs = parameters(), parameters()
+    optimizer = Muon(config, ours)
+    muon = torch.optim.Muon(theirs[:1], lr=0.01, momentum=0.95, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    adam = torch.optim.AdamW(theirs[1:], lr=0.01, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01)
+    for step in range(4):
+        if step == 2:
+            saved = optimizer.state_dict()
+            optimizer = Muon(config, ours)
+            optimizer.load_state_dict(saved, optimizer.optimizer_config)
+            assert optimizer.get_lr() == 0.02
+        optimizer.set_lr(0.01)
+        for each in (ours, theirs):
+            torch.manual_seed(step)
+            for parameter in each:
+                parameter.grad = torch.randn_like(parameter)
+        optimizer.step()
+        muon.step()
+        adam.step()
+    for one, other in zip(ours, theirs):
+        torch.testing.assert_close(one, other)
+    with pytest.raises(ValueError, match="expected matrices inside layers"):
+        Muon(config, parameters()[1:])
 
 
 @pytest.mark.slow
@@ -53,11 +227,8 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_small_model_starts_from_a_larger_one(tmp_path: Path, pretrained: Path) -> None:
     """At full width and depth it computes nearly what the larger one does; a narrow one has the shape asked for."""
-    sys.path.insert(0, str(PRETRAIN))
-    try:
+    with examples_on_path():
         import shrink
-    finally:
-        sys.path.remove(str(PRETRAIN))
     checkpoint = Checkpoint.read(pretrained / "model.pt")
     shape = checkpoint.architecture
     weights = {name: value.float() for name, value in checkpoint.weights.items()}

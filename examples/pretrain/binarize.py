@@ -1,4 +1,4 @@
-"""Prose → a vocabulary and the binary data of fairseq's masked_lm task.
+"""Prose → a vocabulary and the binary data of the task masked_words.
 
 python binarize.py TEXT --out DIR [--size ROWS]
 

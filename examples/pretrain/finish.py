@@ -1,9 +1,10 @@
-"""A checkpoint of masked_lm as a small folder of weights: float16, without optimiser state, with its vocabulary.
+"""A checkpoint of masked_words as a small folder of weights: float16, without optimiser state, with its vocabulary.
 
 python finish.py CHECKPOINT DATA --out DIR
 
 DATA is the folder that binarize.py wrote.  Positions that no sample was long enough to train are left out; longer
-passages then become windows.
+passages then become windows.  The weights carry that they are scored without contrast: words that are common anywhere
+were masked less often, so the model does not prefer them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 import torch
 
 from fairseq_cloze.data.vocabulary import PAD, Vocabulary
+from fairseq_cloze.views.settings import Settings
 from fairseq_cloze.weights.carried import MODEL_FILE, pretrained_state, save_state
 from fairseq_cloze.weights.checkpoint import Checkpoint
 
@@ -41,7 +43,8 @@ def main() -> None:
     vocabulary = Vocabulary.load(options.data)
     options.out.mkdir(parents=True, exist_ok=True)
     vocabulary.save(options.out)
-    save_state(pretrained_state(weights, architecture, vocabulary), options.out / MODEL_FILE)
+    state = pretrained_state(weights, architecture, vocabulary, settings=Settings(contrast=0.0))
+    save_state(state, options.out / MODEL_FILE)
     size = sum(path.stat().st_size for path in options.out.iterdir())
     print(f"wrote {options.out}, {size / 1e6:.1f} MB")
 

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Pretrain a small RoBERTa on prose: vocabulary, data, fairseq's masked_lm, a folder of float16 weights.
+# Pretrain a small RoBERTa on prose: vocabulary, data, masked words, a folder of float16 weights.
 #
 #   examples/pretrain/pretrain.sh TEXT OUT                            from random weights
 #   TEACHER=weights/model.pt examples/pretrain/pretrain.sh TEXT OUT   from a larger RoBERTa, made small (shrink.py)
+#   START=weights/model.pt examples/pretrain/pretrain.sh TEXT OUT     on from weights of the same shape and vocabulary
 #
 # TEXT holds a paragraph per line, OUT/weights is the result. Run it again to go on where it was interrupted. Options
 # after OUT go to fairseq-train. On a CPU, PROCESSES=2 trains with a process per core, each with one thread.
@@ -20,7 +21,7 @@ length=${LENGTH:-128}      # tokens of a sample
 batch=${BATCH:-128}        # samples of an update, over all processes
 updates=${UPDATES:-3400}
 warmup=${WARMUP:-100}
-rate=${LR:-1.2e-3}
+rate=${LR:-1e-3}
 processes=${PROCESSES:-1}
 
 mkdir -p "$out"
@@ -30,28 +31,23 @@ if [ ! -d "$out/data" ]; then
     mv "$out/data.partial" "$out/data"
 fi
 start=()
-if [ -n "${TEACHER:-}" ]; then
+if [ -n "${START:-}" ]; then
+    start=(--finetune-from-model "$START")
+elif [ -n "${TEACHER:-}" ]; then
     # shellcheck disable=SC2086
     [ -f "$out/start/model.pt" ] || python "$here/shrink.py" "$TEACHER" "$text" "$out/data" --out "$out/start/model.pt" \
         --layers $layers --dim "$dim" --ffn "$ffn" --heads "$heads" --length "$length"
     start=(--finetune-from-model "$out/start/model.pt")
 fi
-precision=(--autocast)
-if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-    precision=(--fp16)
-fi
-
 train() { # options of one process; stands for it, so that a signal reaches it
-    exec fairseq-train "$out/data" --user-dir "$here/../../fairseq_cloze" --task masked_lm --criterion masked_lm \
+    exec fairseq-train "$out/data" --user-dir "$here/masked_words" --task masked_words --criterion masked_words \
         --arch cloze_roberta_base --encoder-layers "$(wc -w <<<"$layers")" --encoder-embed-dim "$dim" \
         --encoder-ffn-embed-dim "$ffn" --encoder-attention-heads "$heads" --max-positions "$length" "${start[@]}" \
-        --tokens-per-sample "$length" --sample-break-mode none --batch-size $((batch / processes)) \
-        --mask-prob 0.2 --leave-unmasked-prob 0 --random-token-prob 0 --dropout 0 --attention-dropout 0 \
-        --optimizer adam --adam-betas "(0.9, 0.98)" --adam-eps 1e-6 --weight-decay 0.01 --clip-norm 1.0 \
+        --tokens-per-sample "$length" --batch-size $((batch / processes)) --dropout 0 --attention-dropout 0 \
+        --optimizer muon --clip-norm 1.0 --autocast \
         --lr "$rate" --lr-scheduler polynomial_decay --warmup-updates "$warmup" --total-num-update "$updates" \
         --max-update "$updates" --save-dir "$out/checkpoints" --save-interval-updates 200 --keep-interval-updates 1 \
-        --no-epoch-checkpoints --validate-interval-updates 200 --log-format simple --log-interval 20 --num-workers 1 \
-        "${precision[@]}" "$@"
+        --no-epoch-checkpoints --validate-interval-updates 200 --log-format simple --log-interval 20 --num-workers 1 "$@"
 }
 
 if [ "$processes" = 1 ]; then
