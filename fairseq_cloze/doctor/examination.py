@@ -89,7 +89,7 @@ class _Examination:
             match = LAYER.match(name)
             if match:
                 self.layers.setdefault(int(match[1]), {})[match[2]] = value
-        self.usable = self.embeddings_trained = True
+        self.usable = self.embeddings_trained = self.lm_head_trained = True
         self.vocabulary: Vocabulary | None = None
         self.ranker: Ranker | None = None
         self.store = self._sample()
@@ -131,6 +131,8 @@ class _Examination:
         not_loaded = "" if self.ranker else "the model could not be loaded"
         self.check_unless(not_loaded, self.check_half_precision, "half precision")
         causes = self.diagnosis.faults(UNFIT)
+        if not self.lm_head_trained and not causes:  # a doubt alone, but nothing is known from what a random one says
+            causes = ["random LM head"]
         no_trials = not_loaded or (f"{', '.join(causes)} comes first" if causes else "")
         self.check_unless(no_trials, self.check_arrangement, "arrangement")
         self.check_unless(no_trials, self.check_special_rows, "special rows")
@@ -242,6 +244,7 @@ class _Examination:
 
     def check_lm_head(self) -> None:
         ratio = spectral_ratio(self.weights[f"{LM_HEAD}dense.weight"])
+        self.lm_head_trained = ratio > RANDOM
         verdict, measured = OK, f"spectral ratio {ratio:.2f}"
         advice = "never trained or never loaded, many conversions leave it out; convert the masked-LM model again"
         if ratio <= RANDOM:
