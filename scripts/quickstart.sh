@@ -12,7 +12,7 @@ mini=examples/pretrained/mini
 passages=examples/passages
 out=work/quickstart
 seed=${SEED:-1}
-updates=${QUICKSTART_UPDATES:-100}
+updates=${QUICKSTART_UPDATES:-160}
 rm -rf "$out"
 mkdir -p "$out/checkpoints"
 step=0

@@ -215,6 +215,15 @@ def test_from_prose_to_weights_and_on_after_an_end(tmp_path: Path) -> None:
     assert "binarize" not in again.text and "num_updates 9" in again.text
     assert "Loaded checkpoint" in again.text and "num_updates 6" not in again.text
 
+    assert checkpoint.carried.contrast == 0
+
+    before = Checkpoint.read(weights / "model.pt").weights
+    environment = {**SMALL, "UPDATES": "2", "START": str(weights / "model.pt")}
+    run("bash", PRETRAIN / "pretrain.sh", PROSE, tmp_path / "on", env=environment)
+    after = Checkpoint.read(tmp_path / "on" / "weights" / "model.pt").weights
+    moved = [float((after[name].float() - value.float()).abs().max()) for name, value in before.items()]
+    assert 0 < max(moved) < 0.01  # two updates with a learning rate of 0.001 at most
+
 
 @pytest.mark.slow  # another minute for the same lines
 def test_two_processes_train_one_model(tmp_path: Path) -> None:
