@@ -185,7 +185,9 @@ def test_muon_for_matrices_inside_layers() -> None:
             optimizer = Muon(config, ours)
             optimizer.load_state_dict(saved, optimizer.optimizer_config)
             assert optimizer.get_lr() == 0.02
-        optimizer.set_lr(0.01)
+        optimizer.set_lr(0.01 / (step + 1))
+        for part in (muon, adam):
+            part.param_groups[0]["lr"] = 0.01 / (step + 1)
         for each in (ours, theirs):
             torch.manual_seed(step)
             for parameter in each:
@@ -223,6 +225,10 @@ def test_from_prose_to_weights_and_on_after_an_end(tmp_path: Path) -> None:
     after = Checkpoint.read(tmp_path / "on" / "weights" / "model.pt").weights
     moved = [float((after[name].float() - value.float()).abs().max()) for name, value in before.items()]
     assert 0 < max(moved) < 0.01  # two updates with a learning rate of 0.001 at most
+
+    start = MINI / "model.pt"
+    refused = run("bash", PRETRAIN / "pretrain.sh", PROSE, tmp_path / "on", env={**SMALL, "START": str(start)}, code=1)
+    assert f"the dictionary of {tmp_path}/on/data does not belong to {start}: expected 16,000 embedding" in refused.text
 
 
 @pytest.mark.slow  # another minute for the same lines

@@ -32,6 +32,18 @@ if [ ! -d "$out/data" ]; then
 fi
 start=()
 if [ -n "${START:-}" ]; then
+    python - "$START" "$out/data" <<'CHECK'
+import sys
+from fairseq_cloze.data.vocabulary import Vocabulary
+from fairseq_cloze.errors import ClozeError
+from fairseq_cloze.weights.checkpoint import Checkpoint
+
+weights, data = sys.argv[1:]
+try:
+    print(Checkpoint.read(weights).check_vocabulary(Vocabulary.load(data), data)[0])
+except ClozeError as error:
+    sys.exit(f"Error: {error}")
+CHECK
     start=(--finetune-from-model "$START")
 elif [ -n "${TEACHER:-}" ]; then
     # shellcheck disable=SC2086
@@ -39,6 +51,7 @@ elif [ -n "${TEACHER:-}" ]; then
         --layers $layers --dim "$dim" --ffn "$ffn" --heads "$heads" --length "$length"
     start=(--finetune-from-model "$out/start/model.pt")
 fi
+
 train() { # options of one process; stands for it, so that a signal reaches it
     exec fairseq-train "$out/data" --user-dir "$here/masked_words" --task masked_words --criterion masked_words \
         --arch cloze_roberta_base --encoder-layers "$(wc -w <<<"$layers")" --encoder-embed-dim "$dim" \

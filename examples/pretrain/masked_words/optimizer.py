@@ -54,15 +54,11 @@ class Muon(FairseqOptimizer):
 
 
 class _Both(torch.optim.Optimizer):
-    """Two optimizers as one."""
+    """Two optimizers as one, which has their groups of parameters."""
 
     def __init__(self, *parts: torch.optim.Optimizer) -> None:
         super().__init__([group for part in parts for group in part.param_groups], {})
         self.parts = parts
-        self._share()
-
-    def _share(self) -> None:
-        self.param_groups = [group for part in self.parts for group in part.param_groups]
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for part in self.parts:
@@ -74,4 +70,4 @@ class _Both(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
-        self._share()
+        self.param_groups = [group for part in self.parts for group in part.param_groups]  # they have new ones now
