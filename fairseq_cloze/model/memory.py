@@ -3,6 +3,7 @@
 Losses and scores are computed per blank, so the parts of a batch give what the batch would have given.
 """
 
+import ctypes
 import gc
 import logging
 from collections.abc import Callable, Sequence
@@ -38,6 +39,12 @@ LIMIT_SHARE = 0.9
 
 #: Bytes that oneDNN takes beside a product; 4 MB were enough in all trials, with 1 MB some crashed.
 _ROOM = 1 << 23
+
+#: Freed bytes that a process keeps for the next tensors, and bytes from which on glibc gives each its own pages.
+_KEPT, _OWN_PAGES = 1 << 28, 1 << 25
+
+#: glibc's numbers of these two.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 #: Names of the sums in logging outputs: how often memory ran out, and batches that were split ahead.
 COUNTED = OOM, SPLIT = "oom", "split_ahead"
@@ -92,6 +99,17 @@ def empty_cuda_cache() -> None:
     """After an error on a GPU: give back what torch keeps there."""
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep memory that tensors on the CPU no longer need, where the C library is glibc.
+
+    Otherwise much of it goes back to the system, which clears every page before it gives it out again.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _OWN_PAGES)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT)
 
 
 @dataclass

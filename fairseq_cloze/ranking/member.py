@@ -12,7 +12,7 @@ from ..data.vocabulary import Vocabulary
 from ..errors import CheckpointError, ClozeError
 from ..model import int8
 from ..model.masked_lm import MaskedLM
-from ..model.memory import Limit, cannot_split, in_parts
+from ..model.memory import Limit, cannot_split, in_parts, keep_freed_memory
 from ..model.names import HEAD_NAME, HEADS
 from ..model.scores import candidate_scores
 from ..views.batches import cut_batches, longest_first
@@ -95,6 +95,8 @@ class Member:
         Arguments and errors are those of :meth:`Ranker.score`.
         """
         self.model.pack()  # until the first scoring it can be examined, or changed
+        if self.device.type == "cpu":
+            keep_freed_memory()
         view = make_view(self.settings, store, self.vocabulary, self.architecture.max_positions)
         out = Scores.empty(store)
         start, shown = time.perf_counter(), 0

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
+import sys
 import weakref
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -42,6 +45,35 @@ def test_what_does_not(error: Exception) -> None:
 
 def _raise(error: BaseException) -> NoReturn:
     raise error
+
+
+FREED = """
+import resource, sys, torch
+from fairseq_cloze.model.memory import keep_freed_memory
+
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+for _ in range(10):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    tensors = [torch.ones(5_000_000) for _ in range(6)]
+    del tensors
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
+def test_freed_memory_is_kept() -> None:
+    """Tensors of 120 MB that are made again and again: the last time, no page of them is new.
+
+    What glibc does by itself depends on the order in which memory was freed, so it is told to give back all.
+    """
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+    new_pages = {}
+    for how in ("keep", "give back"):
+        command = [sys.executable, "-c", FREED, how]
+        done = subprocess.run(command, check=True, capture_output=True, env=environment)
+        new_pages[how] = int(done.stdout)
+    assert 10 * new_pages["keep"] < new_pages["give back"]
 
 
 def test_what_a_failed_attempt_held_is_free() -> None:
