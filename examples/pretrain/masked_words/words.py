@@ -55,9 +55,8 @@ class Words:
         else:
             self._names, self._counts = known._names, known._counts
         found = np.searchsorted(self._names, names).clip(max=len(self._names) - 1)
-        #: How often each word stands in the known text, ``(words,)``.
-        self.counts = np.where(self._names[found] == names, self._counts[found], 0)
-        relative = np.interp(np.log2(self.counts + 1), _COMMONNESS, _RELATIVE)
+        counts = np.where(self._names[found] == names, self._counts[found], 0)
+        relative = np.interp(np.log2(counts + 1), _COMMONNESS, _RELATIVE)
         of_words = np.where(is_word[tokens[firsts]], relative, 0.0)
         numbers = np.cumsum(self.starts) - 1
         self._relative = of_words.astype(np.float32)[numbers]  # of each token's word
