@@ -216,13 +216,20 @@ def peak_rss() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MB
 
 
+#: Seconds after which a data-bin that was found sound is remembered.
+SETTLED = 3
+
+
 def measure(count: int, work: Path, pretrained: Path = PRETRAINED, workers: int | None = None) -> dict[str, float]:
     """All figures for one number of passages."""
     files = make_passages(count, work / f"passages-{count}")
     out = work / f"bin-{count}"
+    prepared = measure_prepare(files, out, pretrained, workers)
+    time.sleep(SETTLED)
     return {
         "input_mb": sum(file.stat().st_size for file in files) / MB,
-        **measure_prepare(files, out, pretrained, workers),
+        **prepared,
+        **{f"first_{name}": value for name, value in in_fresh_process(open_store, out).items()},
         **in_fresh_process(open_store, out),
         **in_fresh_process(start_epoch, out),
     }
@@ -238,8 +245,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     results = []
-    columns = ("prepare_seconds", "prepare_peak_mb", "store_mb", "open_seconds", "open_mb", "start_seconds")
-    columns += ("start_mb", "start_peak_rss_mb", "padding_percent")
+    columns = ("prepare_seconds", "prepare_peak_mb", "store_mb", "first_open_seconds", "open_seconds", "open_mb")
+    columns += ("start_seconds", "start_mb", "start_peak_rss_mb", "padding_percent")
     print(f"{'passages':>10}" + "".join(f"{name:>19}" for name in columns))
     for count in map(int, options.passages.split(",")):
         result = measure(count, options.work, options.pretrained, options.workers)
