@@ -128,6 +128,13 @@ def test_samples_of_an_epoch() -> None:
     data.set_epoch(1)
     assert data[3].tokens.tolist() == first[0].tokens.tolist()
 
+    order = data.ordered_indices()
+    batches = data.batch_by_size(order, max_sentences=8, required_batch_size_multiple=8)
+    assert np.concatenate(batches).tolist() == order.tolist() and {len(batch) for batch in batches[:-1]} == {8}
+    assert [len(batch) for batch in data.batch_by_size(order[:7], 300, 8)] == [4, 3]
+    [batch] = data.batch_by_size(order[:7], max_sentences=128, required_batch_size_multiple=8)
+    assert batch.tolist() == order[:7].tolist()
+
     samples = [data[index] for index in range(5)]
     batch = data.collater(samples)
     inputs = batch["net_input"]
@@ -142,6 +149,22 @@ def test_samples_of_an_epoch() -> None:
     assert float(batch["weights"].sum()) == pytest.approx(len(masks))
     with pytest.raises(ValueError, match="a text of 20000 tokens at least, found 5"):
         MaskedWords(words_of("Too short."), 10_001, 0.3, seed=1)
+
+
+def test_a_text_too_short_to_validate_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with examples_on_path():
+        import binarize
+
+    text = tmp_path / "short.txt"
+    text.write_text("\n\n".join(PROSE.read_text(encoding="utf-8").split("\n\n")[:6]), encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["binarize.py", str(text), "--out", str(tmp_path / "out"), "--size", "400"])
+    with pytest.raises(SystemExit) as ended:
+        binarize.main()
+    assert ended.value.code == 2
+    found = len([line for line in text.read_text(encoding="utf-8").splitlines() if line])
+    assert f"{text}: expected more than 20 paragraphs, one per line, found {found}\n" in capsys.readouterr().err
 
 
 def test_the_loss_is_the_mean_over_the_tokens_of_a_word() -> None:

@@ -57,6 +57,8 @@ def main() -> None:
                 builders[split].add_item(torch.tensor([*rows.tolist(), EOS]))
                 tokens[split] += len(rows) + 1
             progress.update(len(block))
+    if not tokens["valid"]:
+        parser.error(f"{options.text}: expected more than {BLOCK} paragraphs, one per line, found {progress.n}")
     for split, builder in builders.items():
         builder.finalize(str(options.out / f"{split}.idx"))
     print(f"{tokens['train']:,} tokens to train on, {tokens['valid']:,} to validate, {len(vocabulary):,} rows")

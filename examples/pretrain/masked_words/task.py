@@ -110,6 +110,18 @@ class MaskedWords(FairseqDataset):
         """All samples; fairseq shuffles the batches, and here it is drawn who is in one."""
         return np.random.default_rng(self.seed).permutation(len(self))
 
+    def batch_by_size(
+        self,
+        indices: np.ndarray,
+        max_tokens: int | None = None,
+        max_sentences: int | None = None,
+        required_batch_size_multiple: int = 1,
+    ) -> list[np.ndarray]:
+        """Batches of all samples; any multiple is ignored, for which fairseq would leave some out."""
+        most = (max_sentences or len(self), (max_tokens or self.sizes.sum()) // self.sizes[0])
+        size = max(min(most), 1)
+        return [indices[start : start + size] for start in range(0, len(indices), size)]
+
     def collater(self, samples: list[Masked]) -> dict[str, Any]:
         """A batch: masks are what the model reads, and each hidden token knows the number of its mask."""
         samples = sorted(samples, key=lambda sample: -len(sample.tokens))
