@@ -6,6 +6,7 @@ Losses and scores are computed per blank, so the parts of a batch give what the 
 import ctypes
 import gc
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -104,10 +105,11 @@ def empty_cuda_cache() -> None:
 def keep_freed_memory() -> None:
     """Let this process keep memory that tensors on the CPU no longer need, where the C library is glibc.
 
-    Otherwise much of it goes back to the system, which clears every page before it gives it out again.
+    Otherwise much of it goes back to the system, which clears every page before it gives it out again.  Whoever set
+    one of glibc's variables keeps what it says.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
+    if mallopt is not None and not any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         mallopt(_M_MMAP_THRESHOLD, _OWN_PAGES)
         mallopt(_M_TRIM_THRESHOLD, _KEPT)
 
