@@ -83,16 +83,16 @@ def test_common_words_are_masked_less_often() -> None:
     text = " the" * 70_000 + " of" * 17_000 + " old" * 2_000 + " river" * 20 + " zebrafish" * 2_000 + "," * 100
     known = Words(np.concatenate([*vocabulary.encode([text]), [EOS]]), vocabulary)
     [row] = vocabulary.encode([" the of old river grob zebrafish,"])
-    tokens = np.tile(np.concatenate([row, [EOS]]), 20_000)
+    tokens = np.tile(np.concatenate([row, [EOS]]), 60_000)
     words = Words(tokens, vocabulary, known)
     masked = words.masked(0, len(tokens), 0.5, np.random.default_rng(1))
-    ends = {vocabulary.decode([token]): int((masked.hidden == token).sum()) / 20_000 for token in {*row.tolist(), EOS}}
+    ends = {vocabulary.decode([token]): int((masked.hidden == token).sum()) / 60_000 for token in {*row.tolist(), EOS}}
     expected = {" the": 0.097, " of": 0.196, " old": 0.5, " river": 0.404, ",": 0.04, "</s>": 0.0}
-    assert {name: ends[name] for name in expected} == pytest.approx(expected, abs=0.015)
-    assert ends[" gro"] == ends["b"] == pytest.approx(0.15, abs=0.015)  # not in the text that is known
+    assert {name: ends[name] for name in expected} == pytest.approx(expected, abs=0.01)
+    assert ends[" gro"] == ends["b"] == pytest.approx(0.15, abs=0.01)  # not in the text that is known
     [zebrafish] = vocabulary.encode([" zebrafish"])
     assert len(zebrafish) > 1  # counted as a whole
-    assert [ends[vocabulary.decode([token])] for token in zebrafish] == pytest.approx([0.5] * len(zebrafish), abs=0.015)
+    assert [ends[vocabulary.decode([token])] for token in zebrafish] == pytest.approx([0.5] * len(zebrafish), abs=0.01)
 
 
 @given(start=st.integers(0, 4000), length=st.integers(1, 300), share=st.floats(0.0, 1.0), seed=st.integers(0, 2**31))

@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import NoReturn, TypeVar
 
 import torch
@@ -102,6 +102,7 @@ def empty_cuda_cache() -> None:
         torch.cuda.empty_cache()
 
 
+@cache  # once for a process
 def keep_freed_memory() -> None:
     """Let this process keep memory that tensors on the CPU no longer need, where the C library is glibc.
 

@@ -117,10 +117,9 @@ class MaskedWords(FairseqDataset):
         max_sentences: int | None = None,
         required_batch_size_multiple: int = 1,
     ) -> list[np.ndarray]:
-        """Batches of all samples; any multiple is ignored, for which fairseq would leave some out."""
-        most = (max_sentences or len(self), (max_tokens or self.sizes.sum()) // self.sizes[0])
-        size = max(min(most), 1)
-        return [indices[start : start + size] for start in range(0, len(indices), size)]
+        """fairseq's batches of all samples: any multiple is ignored, for which it would leave some out."""
+        batches: list[np.ndarray] = super().batch_by_size(indices, max_tokens, max_sentences)
+        return batches
 
     def collater(self, samples: list[Masked]) -> dict[str, Any]:
         """A batch: masks are what the model reads, and each hidden token knows the number of its mask."""
