@@ -7,6 +7,7 @@ import ctypes
 import gc
 import logging
 import os
+import resource
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -41,10 +42,7 @@ LIMIT_SHARE = 0.9
 #: Bytes that oneDNN takes beside a product; 4 MB were enough in all trials, with 1 MB some crashed.
 _ROOM = 1 << 23
 
-#: Freed bytes that a process keeps for the next tensors, and bytes from which on glibc gives each its own pages.
-_KEPT, _OWN_PAGES = 1 << 28, 1 << 25
-
-#: glibc's numbers of these two.
+#: glibc's numbers of what :func:`_keep` sets.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 #: Names of the sums in logging outputs: how often memory ran out, and batches that were split ahead.
@@ -91,9 +89,12 @@ def attempt(work: Callable[[], R]) -> tuple[R] | None:
 
 
 def free_memory() -> None:
-    """Give back what nothing refers to."""
+    """Give back what nothing refers to; in a process with a limit of memory, at once from now on."""
     gc.collect()
     empty_cuda_cache()
+    if _has_limit() and (libc := _glibc()):
+        _keep(libc, 1 << 17, 1 << 17)  # what glibc starts with; by itself it raises both
+        libc.malloc_trim(0)
 
 
 def empty_cuda_cache() -> None:
@@ -106,13 +107,30 @@ def empty_cuda_cache() -> None:
 def keep_freed_memory() -> None:
     """Let this process keep memory that tensors on the CPU no longer need, where the C library is glibc.
 
-    Otherwise much of it goes back to the system, which clears every page before it gives it out again.  Whoever set
-    one of glibc's variables keeps what it says.
+    Otherwise much of it goes back to the system, which clears every page before it gives it out again.  But it has
+    gaps that not everything fits into, so a process with a limit of memory keeps none.  Whoever set one of glibc's
+    variables keeps what it says.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None and not any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
-        mallopt(_M_MMAP_THRESHOLD, _OWN_PAGES)
-        mallopt(_M_TRIM_THRESHOLD, _KEPT)
+    if not _has_limit() and (libc := _glibc()):
+        _keep(libc, 1 << 28, 1 << 25)
+
+
+def _has_limit() -> bool:
+    limits = (resource.getrlimit(limit)[0] for limit in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+    return any(limit != resource.RLIM_INFINITY for limit in limits)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """The C library, if it is glibc and nobody has told it what to keep."""
+    libc = ctypes.CDLL(None)
+    told = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
+    return libc if hasattr(libc, "mallopt") and not told else None
+
+
+def _keep(libc: ctypes.CDLL, kept: int, own_pages: int) -> None:
+    """Keep that many freed bytes; what has *own_pages* bytes or more gets pages of its own, and gives them back."""
+    libc.mallopt(_M_MMAP_THRESHOLD, own_pages)
+    libc.mallopt(_M_TRIM_THRESHOLD, kept)
 
 
 @dataclass
