@@ -85,16 +85,15 @@ def attempt(work: Callable[[], R]) -> tuple[R] | None:
             raise
         logger.info("%s", first_line(error))
     free_memory()
+    if _has_limit():
+        _give_back_at_once()
     return None
 
 
 def free_memory() -> None:
-    """Give back what nothing refers to; in a process with a limit of memory, at once from now on."""
+    """Give back what nothing refers to."""
     gc.collect()
     empty_cuda_cache()
-    if _has_limit() and (libc := _glibc()):
-        _keep(libc, 1 << 17, 1 << 17)  # what glibc starts with; by itself it raises both
-        libc.malloc_trim(0)
 
 
 def empty_cuda_cache() -> None:
@@ -113,6 +112,13 @@ def keep_freed_memory() -> None:
     """
     if not _has_limit() and (libc := _glibc()):
         _keep(libc, 1 << 28, 1 << 25)
+
+
+def _give_back_at_once() -> None:
+    """Let this process give back what tensors on the CPU no longer need, from now on as soon as they do not."""
+    if libc := _glibc():
+        _keep(libc, 1 << 17, 1 << 17)  # what glibc starts with; by itself it raises both
+        libc.malloc_trim(0)
 
 
 def _has_limit() -> bool:

@@ -30,6 +30,9 @@ from .dataset import ClozeDataset
 
 Answer = dict[str, Any]
 
+#: Bytes of a process on a CPU that threads and the C library set aside and do not use, of small trainings, and more.
+_SET_ASIDE = 1 << 27
+
 
 class CudaMemory:
     """Memory of a GPU, in bytes of tensors; all that is free, or *limit*."""
@@ -73,8 +76,8 @@ class CpuMemory:
 
     def enforce(self) -> None:
         """From now on memory runs out in this process, instead of the system killing another."""
-        # Of all limits the one that counts what is used: not code, not address space that is only set aside.
-        allowed = _status("VmData") + self.headroom
+        # Of all limits the one that comes closest to what is used: it does not count code.
+        allowed = _status("VmData") + self.headroom + _SET_ASIDE
         resource.setrlimit(resource.RLIMIT_DATA, (allowed, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
     def reset(self) -> None:
@@ -213,9 +216,9 @@ class Steps:
             self.memory.reset()
             done = attempt(step)
             self.trainer.zero_grad()
-            if done is None:
-                return {"fits": False}
             update, reserved = max(update, self.memory.peak()), max(reserved, self.memory.reserved())
+            if done is None or max(update, self._backward_peak) > self.memory.limit:
+                return {"fits": False}
         peaks = {"backward": self._backward_peak, "update": update, "reserved": reserved}
         return {"fits": True, **peaks, "outside": self.memory.outside()}
 
