@@ -112,13 +112,18 @@ def test_commands(page: Path, sandbox: Path) -> None:
         assert answers in ran.text and "\nwent\n" in ran.text, ran.text
 
 
-@pytest.mark.slow
-def test_slow_commands(sandbox: Path) -> None:
-    commands = [text for page in PAGES for kind, text in blocks(page) if kind == "bash slow"]
-    assert commands
-    made = next(text for _, text in blocks(ROOT / "docs" / "training.md") if "--out data-bin" in text)  # what they take
-    env = {"HF_HUB_CACHE": str(sandbox / "hub")}
-    run("bash", "-c", "set -euo pipefail\n" + "\n".join([made, *commands]), cwd=sandbox, env=env)
+SLOW_COMMANDS = [
+    pytest.param(text, id=f"{page.name}-{number}", marks=SLOWLY)
+    for page in PAGES
+    for number, (kind, text) in enumerate(blocks(page))
+    if kind == "bash slow"
+]
+
+
+@pytest.mark.parametrize("command", SLOW_COMMANDS)
+def test_slow_commands(command: str, sandbox: Path) -> None:
+    made = next(text for _, text in blocks(ROOT / "docs" / "training.md") if "--out data-bin" in text)  # what some take
+    run("bash", "-c", f"set -euo pipefail\n{made}\n{command}", cwd=sandbox, env={"HF_HUB_CACHE": str(sandbox / "hub")})
 
 
 def test_what_is_said_again_is_run_elsewhere() -> None:
