@@ -331,12 +331,9 @@ def linear(x: Tensor, weight: Any, bias: Any, activation: Activation | None = No
         bias: may be ``None``
     """
     bias = bias if bias is None else bias.to(x.dtype)
-    if isinstance(weight, PackedWeight):
+    if isinstance(weight, (PackedWeight, Int8Weight)):
         return weight.times(x, bias, activation)
-    if isinstance(weight, Int8Weight):
-        [out] = products(x, [weight], [bias])
-    else:
-        out = _product(x, weight.to(x.dtype), bias)
+    out = _product(x, weight.to(x.dtype), bias)
     return out if activation is None else activation(out)
 
 
@@ -346,8 +343,8 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _residual(x: Tensor, branch: Tensor, weight: Any, bias: Any, probability: float) -> Tensor:
-    """*x* and what a linear layer makes of *branch*, with dropout of that *probability*."""
-    if isinstance(weight, PackedWeight):
+    """*x* and what a linear layer makes of *branch*, which may be overwritten, with dropout of that *probability*."""
+    if isinstance(weight, (PackedWeight, Int8Weight)):
         return weight.added(branch, bias, x)
     return x + dropout(linear(branch, weight, bias), probability)
 

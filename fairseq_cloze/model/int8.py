@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .cpu import BFLOAT16, INT8, capabilities, has_any
@@ -41,7 +42,20 @@ class Int8Weight:
         self._packed = torch.ops.onednn.qlinear_prepack(levels.to(torch.int8), None)
         self._zeros = torch.zeros(len(weight), dtype=torch.int32)
 
-    def times(self, levels: Tensor) -> Tensor:
+    def times(self, x: Tensor, bias: Tensor | None, activation: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """The product with *x*, ``(tokens, inputs)``, bias added, as *activation* makes it, ``(tokens, outputs)``."""
+        [out] = products(x, [self], [bias])
+        if activation is F.gelu:
+            torch.ops.aten.gelu_(out)
+            return out
+        return out if activation is None else activation(out)
+
+    def added(self, x: Tensor, bias: Tensor | None, other: Tensor) -> Tensor:
+        """The product with *x*, which may be overwritten, bias and *other*, ``(tokens, outputs)``, added."""
+        [out] = products(x, [self], [bias], overwritten=True)
+        return out.add_(other)
+
+    def of_levels(self, levels: Tensor) -> Tensor:
         """The product with *levels*, ``uint8 (tokens, inputs)`` around 128, ``float32 (tokens, outputs)``."""
         make_sure_of_room(levels)
         weight = (self._packed, self._scales, self._zeros)
@@ -50,20 +64,24 @@ class Int8Weight:
         return out
 
 
-def products(x: Tensor, weights: Sequence[Int8Weight], biases: Sequence[Tensor | None]) -> list[Tensor]:
+def products(
+    x: Tensor, weights: Sequence[Int8Weight], biases: Sequence[Tensor | None], overwritten: bool = False
+) -> list[Tensor]:
     """What linear layers make of *x*, ``(tokens, inputs)``, each ``float32 (tokens, outputs)``.
 
     Args:
         biases: float32, one for each weight; ``None`` where there is none
+        overwritten: whether *x* may be
     """
-    x = x.float()
-    top, low = x.amax(dim=1, keepdim=True), x.amin(dim=1, keepdim=True)
+    y = x.float()
+    top, low = y.amax(dim=1, keepdim=True), y.amin(dim=1, keepdim=True)
     middle = (top + low) / 2
     scales = (top - low).clamp_(min=_SMALLEST) / (2 * _LEVELS)
-    levels = (x - middle).mul_(scales.reciprocal()).round_().to(torch.int8).view(torch.uint8).bitwise_xor_(_ZERO)
+    y = y.sub_(middle) if overwritten or y is not x else y - middle
+    levels = y.mul_(scales.reciprocal()).round_().to(torch.int8).view(torch.uint8).bitwise_xor_(_ZERO)
     out = []
     for weight, bias in zip(weights, biases):
-        part = weight.times(levels).mul_(scales).addcmul_(middle, weight.sums)
+        part = weight.of_levels(levels).mul_(scales).addcmul_(middle, weight.sums)
         out.append(part if bias is None else part.add_(bias))
     return out
 
@@ -88,9 +106,6 @@ def _in_chunks(function: Callable[..., Any], dtype: torch.dtype) -> Callable[...
     What lies between its steps stays in the cache then.  Tensors have a row per token; that of a rotation has a column.
     """
 
-    def joined(parts: Sequence[Tensor]) -> Tensor:
-        return torch.cat([part.to(dtype) for part in parts])
-
     def call(x: Tensor, *arguments: Any) -> Any:
         size = _CHUNK * torch.get_num_threads()
 
@@ -99,9 +114,15 @@ def _in_chunks(function: Callable[..., Any], dtype: torch.dtype) -> Callable[...
                 return argument
             return argument.narrow(0 if len(argument) == len(x) else 1, start, min(size, len(x) - start))
 
-        starts = range(0, len(x) or 1, size)  # of no tokens, one chunk of none
-        made = [function(*(part(each, start) for each in (x, *arguments))) for start in starts]
-        return joined(made) if isinstance(made[0], Tensor) else tuple(joined(parts) for parts in zip(*made))
+        results: list[Tensor] = []
+        made: Any = None
+        for start in range(0, len(x) or 1, size):  # of no tokens, one chunk of none
+            made = function(*(part(each, start) for each in (x, *arguments)))
+            parts = [made] if isinstance(made, Tensor) else made
+            results = results or [each.new_empty((len(x), *each.shape[1:]), dtype=dtype) for each in parts]
+            for result, each in zip(results, parts):
+                result[start : start + len(each)] = each
+        return results[0] if isinstance(made, Tensor) else tuple(results)
 
     return call
 

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fairseq_cloze.model import int8
@@ -53,6 +54,21 @@ def test_what_is_all_alike_and_what_is_no_number() -> None:
     assert out[:2].tolist() == [[0.5, 0.25], [252.5, 0.25]]
     assert not out[2:, 0].isfinite().any()
     assert torch.equal(products(x[1:2], [Int8Weight(weight)], [bias])[0], out[1:2])
+
+
+@needs_vnni
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_comes_behind_a_product(dtype: torch.dtype) -> None:
+    """Only where something is added, what went in may be overwritten."""
+    torch.manual_seed(1)
+    x, bias, other = torch.randn(5, 48).to(dtype), torch.randn(20), torch.randn(5, 20)
+    weight, before = Int8Weight(torch.randn(20, 48)), x.clone()
+    [plain] = products(x, [weight], [bias])
+    for activation in (None, F.gelu, F.relu):
+        out = weight.times(x, bias, activation)
+        torch.testing.assert_close(out, plain if activation is None else activation(plain), rtol=1e-6, atol=1e-6)
+    assert torch.equal(x, before)
+    assert torch.equal(weight.added(x, bias, other), plain + other)
 
 
 @needs_vnni
