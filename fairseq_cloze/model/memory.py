@@ -111,13 +111,13 @@ def keep_freed_memory() -> None:
     variables keeps what it says.
     """
     if not _has_limit() and (libc := _glibc()):
-        _keep(libc, 1 << 28, 1 << 25)
+        _keep(libc, 1 << 28, 1 << 25)  # 256 and 32 MB
 
 
 def _give_back_at_once() -> None:
     """Let this process give back what tensors on the CPU no longer need, from now on as soon as they do not."""
     if libc := _glibc():
-        _keep(libc, 1 << 17, 1 << 17)  # what glibc starts with; by itself it raises both
+        _keep(libc, 1 << 17, 1 << 17)  # 128 KB, what glibc starts with; by itself it raises both
         libc.malloc_trim(0)
 
 

@@ -156,6 +156,14 @@ def test_what_fits(tmp_path: Path, options: list[str]) -> None:
         assert f"'fits': {fits}" in ran.text
 
 
+def test_what_takes_more_than_the_limit_does_not_fit(options: list[str]) -> None:
+    """Also where it is so little more that memory does not run out."""
+    with pytest.raises(
+        OutOfMemory, match=r"^the most expensive item alone, \d+ tokens, does not fit into 0\.\d+ GiB on cpu"
+    ):
+        fit_batch(options, memory_limit=1)  # what the process has already is more
+
+
 def test_help_says_the_share_that_is_taken() -> None:
     """The help of commands loads no module that computes, so it has the number in words."""
     from click.testing import CliRunner
