@@ -216,16 +216,14 @@ def peak_rss() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MB
 
 
-#: Seconds after which a data-bin that was found sound is remembered.
-SETTLED = 3
-
-
 def measure(count: int, work: Path, pretrained: Path = PRETRAINED, workers: int | None = None) -> dict[str, float]:
     """All figures for one number of passages."""
+    from fairseq_cloze.data.checking import SETTLED
+
     files = make_passages(count, work / f"passages-{count}")
     out = work / f"bin-{count}"
     prepared = measure_prepare(files, out, pretrained, workers)
-    time.sleep(SETTLED)
+    time.sleep(SETTLED / 1e9 + 1)  # until then, a data-bin that was found sound is not remembered
     return {
         "input_mb": sum(file.stat().st_size for file in files) / MB,
         **prepared,

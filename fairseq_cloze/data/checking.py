@@ -23,7 +23,7 @@ from .store import OFFSETS, Store, damaged
 from .vocabulary import UNK, Vocabulary
 
 _RULES = 1  # other rules, other memories
-_SETTLED = 2 * 10**9  # nanoseconds: what was changed later may change again with the same time
+SETTLED = 2 * 10**9  # nanoseconds: what was changed later may change again with the same time
 _FORGOTTEN = 90 * 86_400.0  # seconds after which a split is read again
 _PASSAGES = 4096  # that are looked at in one go
 _ENTRIES = 1 << 20
@@ -54,7 +54,7 @@ def remember(store: Store, manifest: str) -> None:
     """Remember that a split was found sound."""
     place = _place(store, manifest)
     newest = max(max(file[-2:]) for file in store.files)
-    if place is not None and time.time_ns() - newest > _SETTLED:
+    if place is not None and time.time_ns() - newest > SETTLED:
         with suppress(OSError):  # a home that is full or read-only
             place.parent.mkdir(parents=True, exist_ok=True)
             place.touch()

@@ -273,7 +273,7 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     check = checking.check_split
     for module in ("fairseq_cloze.data.databin", "fairseq_cloze.data.checking"):
         monkeypatch.setattr(f"{module}.check_split", lambda *given: (found.append(given[1].name), check(*given))[1])
-    monkeypatch.setattr(checking, "_SETTLED", 0)
+    monkeypatch.setattr(checking, "SETTLED", 0)
     return found
 
 
